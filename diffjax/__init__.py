@@ -1,0 +1,58 @@
+"""diffjax: diffusion models as pure functions in JAX.
+
+`import diffjax as dj` brings the functional core, which needs jax and numpy alone. Networks, data,
+training and evaluation are imported by name: `from diffjax.models import UNet`.
+"""
+
+from diffjax import (
+    denoisers,
+    ema,
+    grids,
+    guidance,
+    losses,
+    parametrisations,
+    process,
+    rng,
+    samplers,
+    schedules,
+    time_sampling,
+    weightings,
+)
+from diffjax.denoisers import denoiser, edm_denoiser
+from diffjax.errors import UserError
+from diffjax.guidance import clip_x0, dynamic_threshold
+from diffjax.losses import diffusion_loss
+from diffjax.parametrisations import Estimates, convert
+from diffjax.process import q_posterior, q_sample, q_step
+from diffjax.samplers import Samples
+from diffjax.schedules import Scales
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Estimates",
+    "Samples",
+    "Scales",
+    "UserError",
+    "clip_x0",
+    "convert",
+    "denoiser",
+    "denoisers",
+    "diffusion_loss",
+    "dynamic_threshold",
+    "edm_denoiser",
+    "ema",
+    "grids",
+    "guidance",
+    "losses",
+    "parametrisations",
+    "process",
+    "q_posterior",
+    "q_sample",
+    "q_step",
+    "rng",
+    "samplers",
+    "schedules",
+    "time_sampling",
+    "weightings",
+]

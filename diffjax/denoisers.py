@@ -1,0 +1,98 @@
+"""A network becomes a denoiser: denoise(x_t, t, cond) -> Estimates(x_0, eps).
+
+This is the interface between models and samplers. Whatever a network was trained to predict, a
+sampler sees estimates of x_0 and eps; whatever changes an estimate (clipping, thresholding,
+guidance, inpainting) takes a denoiser and returns one.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+
+from diffjax.parametrisations import Estimates, Parametrisation, edm
+from diffjax.process import scales_like
+from diffjax.schedules import Array, Scales, Schedule
+
+# network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32.
+Network = Callable[[Array, Array, Any], Array]
+# (t, schedule) -> what the network's time embedding is fed.
+TimeInput = Callable[[Array, Schedule], Array]
+
+
+class Denoiser(Protocol):
+    """denoise(x_t, t, cond): x_t (B, ...), t scalar or (B,), cond any pytree or None."""
+
+    def __call__(self, x_t: Array, t: Array, cond: Any = None) -> Estimates: ...
+
+
+def scaled_time(t: Array, schedule: Schedule) -> Array:
+    """1000 t / T: the range that sinusoidal embeddings are made for, whatever T is."""
+    return jnp.asarray(t, jnp.float32) * (1000.0 / schedule.T)
+
+
+def quarter_log_sigma(t: Array, schedule: Schedule) -> Array:
+    """EDM's c_noise = log(noise_scale / signal_scale) / 4 (Karras et al. 2022, table 1)."""
+    return -schedule.log_snr(jnp.asarray(t)) / 8
+
+
+def predict(
+    network: Network,
+    x_t: Array,
+    *,
+    t: Array,
+    cond: Any,
+    schedule: Schedule,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+) -> tuple[Array, Scales]:
+    """The network's raw output at (x_t, t), in x_t's type, and the scales at t.
+
+    t is spread over the batch, so that one compiled network serves samplers (one t for all) and
+    training (one t an example).
+    """
+    scales = scales_like(schedule, t, x_t)
+    times = jnp.broadcast_to(time_input(t, schedule), x_t.shape[:1])
+    output = network(parametrisation.input_scale(scales) * x_t, times, cond)
+    return output.astype(x_t.dtype), scales
+
+
+def denoiser(
+    network: Network,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+) -> Denoiser:
+    """A network with a parametrisation (x0, eps, v, score, velocity, edm(...)) as a denoiser.
+
+    Args:
+      network: (x, time_input, cond) -> output of x's shape.
+      schedule: the noise schedule the network was trained with.
+      parametrisation: what the output means.
+      time_input: what the network's time embedding is fed.
+
+    Raises (when called): ValueError if the output's shape is not x_t's.
+    """
+
+    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        output, scales = predict(
+            network, x_t, t=t, cond=cond,
+            schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+        )  # fmt: skip
+        if output.shape != x_t.shape:
+            raise ValueError(f"the network returned {output.shape} for x_t of {x_t.shape}")
+        return parametrisation.estimates(output, x_t, scales)
+
+    return denoise
+
+
+def edm_denoiser(network: Network, schedule: Schedule, *, sigma_data: float = 0.5) -> Denoiser:
+    """EDM's preconditioned denoiser, D = c_skip x + c_out F(c_in x; c_noise).
+
+    Karras et al. 2022, equation 7 and table 1; on a schedule other than `karras` it is the same
+    denoiser of x_t / signal_scale.
+    """
+    return denoiser(
+        network, schedule, parametrisation=edm(sigma_data), time_input=quarter_log_sigma
+    )

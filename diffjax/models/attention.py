@@ -1,0 +1,64 @@
+"""Self-attention over the pixels of a feature map, pre-norm and residual."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.norm import GroupNorm
+from diffjax.models.types import Array, Dtype
+
+# (queries, keys, values), each (B, pixels, heads, D) -> (B, pixels, heads, D).
+Mixer = Callable[[Array, Array, Array], Array]
+
+
+def linear_attention(q: Array, k: Array, v: Array) -> Array:
+    """Attention whose cost is linear in the number of pixels (Shen et al. 2021, "Efficient Attention").
+
+    Queries are normalised over features and keys over pixels, so that q (k^T v) stands for
+    (q k^T) v and no pixels x pixels matrix is made.
+
+    Args:
+      q, k, v: (B, L, heads, D).
+
+    Returns:
+      (B, L, heads, D).
+    """
+    q = jax.nn.softmax(q, axis=-1)
+    k = jax.nn.softmax(k, axis=1)
+    context = jnp.einsum("blhd,blhe->bhde", k, v)
+    return jnp.einsum("blhd,bhde->blhe", q, context)
+
+
+class SelfAttention(nn.Module):
+    """x + out(mix(q, k, v)) of the normalised x, with multi-head q, k, v.
+
+    Attributes:
+      head_channels: channels a head; the number of heads is channels / head_channels.
+      mix: `jax.nn.dot_product_attention` (Vaswani et al. 2017) or `linear_attention`.
+      dtype: compute type.
+    """
+
+    head_channels: int = 32
+    mix: Mixer = jax.nn.dot_product_attention
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x: (B, H, W, C) -> the same shape."""
+        batch, height, width, channels = x.shape
+        if channels % self.head_channels:
+            raise ValueError(
+                f"attention over {channels} channels can't have heads of {self.head_channels}: "
+                "head_channels must divide them"
+            )
+        heads = channels // self.head_channels
+        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(batch, height * width, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * heads, self.head_channels), 3, axis=2)
+        h = self.mix(q, k, v).reshape(batch, height, width, channels)
+        # A zero start makes the block the identity, as in DDPM and ADM.
+        return x + nn.Dense(
+            channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="out"
+        )(h)

@@ -1,0 +1,158 @@
+"""The U-Net's residual blocks and changes of resolution."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.norm import GroupNorm
+from diffjax.models.types import Array, Dtype
+
+
+def conv3x3(
+    features: int, *, dtype: Dtype, name: str, stride: int = 1, zero: bool = False
+) -> nn.Conv:
+    """A 3x3 convolution with a border of one pixel on every side; `zero` starts it at zero."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        dtype=dtype,
+        kernel_init=nn.initializers.zeros_init() if zero else nn.linear.default_kernel_init,
+        name=name,
+    )
+
+
+class ResNetBlock(nn.Module):
+    """DDPM's residual block, GroupNorm - SiLU - conv twice (Ho et al. 2020, appendix B).
+
+    The embedding enters between the two, as a scale and a shift of the second normalisation (ADM;
+    Dhariwal & Nichol 2021, table 3) or, with scale_shift = False, as a sum (DDPM).
+
+    Attributes:
+      features: output channels.
+      dropout: rate before the second convolution.
+      scale_shift: how the embedding enters.
+      dtype: compute type.
+    """
+
+    features: int
+    dropout: float = 0.0
+    scale_shift: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
+        """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
+
+        width = 2 * self.features if self.scale_shift else self.features
+        e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+        e = e[:, None, None, :]
+        norm2 = GroupNorm(dtype=self.dtype, name="norm2")
+        if self.scale_shift:
+            scale, shift = jnp.split(e, 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + e)
+
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=True)(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+class ConvNeXtBlock(nn.Module):
+    """A ConvNeXt block with an embedding (Liu et al. 2022).
+
+    Depthwise 7x7, normalisation, embedding, then dense layers of `expansion` times the channels,
+    added to x.
+
+    Attributes:
+      features: output channels.
+      dropout: rate before the last dense layer.
+      scale_shift: as in `ResNetBlock`.
+      expansion: width of the hidden layer over `features`.
+      dtype: compute type.
+    """
+
+    features: int
+    dropout: float = 0.0
+    scale_shift: bool = True
+    expansion: int = 2
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
+        """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
+        channels = x.shape[-1]
+        h = nn.Conv(
+            channels, (7, 7), padding=3, feature_group_count=channels, dtype=self.dtype,
+            name="depthwise",
+        )(x)  # fmt: skip
+        h = GroupNorm(groups=1, dtype=self.dtype, name="norm")(h)
+
+        width = 2 * channels if self.scale_shift else channels
+        e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+        e = e[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(e, 2, axis=-1)
+            h = h * (1 + scale) + shift
+        else:
+            h = h + e
+
+        h = nn.gelu(nn.Dense(self.expansion * self.features, dtype=self.dtype, name="expand")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = nn.Dense(
+            self.features,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros_init(),
+            name="contract",
+        )(h)
+        if channels != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution with stride 2: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return conv3x3(x.shape[-1], stride=2, dtype=self.dtype, name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbours, cut to the size that was halved, then a 3x3 convolution.
+
+    The cut is what lets odd sizes through: 7 -> 4 -> 8 -> 7.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, height: int, width: int) -> Array:
+        """x: (B, H, W, C) -> (B, height, width, C), height and width about 2H and 2W."""
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
+        return conv3x3(x.shape[-1], dtype=self.dtype, name="conv")(x)
+
+
+def space_to_depth(x: Array, patch: int) -> Array:
+    """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C); edges are repeated where p does not divide."""
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0)), mode="edge")
+    rows, columns = x.shape[1] // patch, x.shape[2] // patch
+    x = x.reshape(batch, rows, patch, columns, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1)
+
+
+def depth_to_space(x: Array, patch: int, height: int, width: int) -> Array:
+    """The inverse of `space_to_depth`, cut to (B, height, width, C)."""
+    batch, rows, columns, depth = x.shape
+    x = x.reshape(batch, rows, columns, patch, patch, depth // patch**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)
+    return jax.lax.slice_in_dim(x[:, :height], 0, width, axis=2)

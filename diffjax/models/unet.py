@@ -1,0 +1,150 @@
+"""The DDPM / ADM U-Net."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.attention import Mixer, SelfAttention
+from diffjax.models.blocks import (
+    Downsample,
+    ResNetBlock,
+    Upsample,
+    conv3x3,
+    depth_to_space,
+    space_to_depth,
+)
+from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding
+from diffjax.models.norm import GroupNorm
+from diffjax.models.types import Array, Dtype
+
+
+class UNet(nn.Module):
+    """A U-Net over images of any size, conditioned on time and, if asked, on a class.
+
+    Ho et al. 2020, appendix B, with Dhariwal & Nichol 2021's scale-shift normalisation. Level i has
+    multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size; each level of the way
+    down is `blocks` blocks and a halving, each of the way up `blocks` + 1 blocks and a doubling, and
+    every map of the way down is concatenated to its counterpart on the way up. Odd sizes are halved
+    to the ceiling and cut back on the way up.
+
+    Attributes:
+      channels: channels at the first level.
+      multipliers: channels of each level over `channels`.
+      blocks: residual blocks a level.
+      attention_resolutions: heights of the maps (after the patch stem) that get self-attention;
+        the lowest map's middle block has it always.
+      head_channels: channels an attention head.
+      dropout: rate in the residual blocks, when train = True.
+      num_classes: 0 for an unconditional network; else cond holds labels, negative for no class.
+      patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
+      block: `ResNetBlock` or `ConvNeXtBlock`.
+      scale_shift: how the embedding enters a block.
+      mix: `jax.nn.dot_product_attention` or `attention.linear_attention`.
+      out_channels: None for as many as the input has.
+      dtype: compute type; parameters stay float32.
+      remat: whether blocks are computed anew on the way back, to save memory.
+    """
+
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention_resolutions: tuple[int, ...] = ()
+    head_channels: int = 32
+    dropout: float = 0.0
+    num_classes: int = 0
+    patch: int = 1
+    block: Callable[..., nn.Module] = ResNetBlock
+    scale_shift: bool = True
+    mix: Mixer = jax.nn.dot_product_attention
+    out_channels: int | None = None
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False) -> Array:
+        """Maps a noisy image to the network's statement about it.
+
+        Args:
+          x: (B, H, W, C) float images.
+          t: (B,) times, about 0..1000.
+          cond: (B,) int labels where num_classes > 0; None stands for no class.
+          train: whether dropout is on; needs a "dropout" key then.
+
+        Returns:
+          (B, H, W, out_channels) float32.
+
+        Raises:
+          ValueError: labels for an unconditional network, or an attention resolution that no level
+            has.
+        """
+        batch, height, width, channels = x.shape
+        self._check_resolutions(height)
+        embedding = self._embedding(t, cond, batch)
+        block = nn.remat(self.block, static_argnums=(3,)) if self.remat else self.block
+
+        def residual(h: Array, level: int, name: str, attend: bool) -> Array:
+            h = block(
+                self.channels * self.multipliers[level],
+                dropout=self.dropout,
+                scale_shift=self.scale_shift,
+                dtype=self.dtype,
+                name=name,
+            )(h, embedding, train)
+            if attend:
+                h = SelfAttention(
+                    self.head_channels, mix=self.mix, dtype=self.dtype, name=f"{name}_attention"
+                )(h)
+            return h
+
+        levels = range(len(self.multipliers))
+        h = space_to_depth(x, self.patch).astype(self.dtype)
+        h = conv3x3(self.channels, dtype=self.dtype, name="stem")(h)
+        skips = [h]
+        for level in levels:
+            attend = h.shape[1] in self.attention_resolutions
+            for i in range(self.blocks):
+                h = residual(h, level, f"down{level}_{i}", attend)
+                skips.append(h)
+            if level != levels[-1]:
+                h = Downsample(dtype=self.dtype, name=f"down{level}")(h)
+                skips.append(h)
+
+        h = residual(h, levels[-1], "middle_0", attend=True)
+        h = residual(h, levels[-1], "middle_1", attend=False)
+
+        for level in reversed(levels):
+            attend = h.shape[1] in self.attention_resolutions
+            for i in range(self.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = residual(h, level, f"up{level}_{i}", attend)
+            if level:
+                h = Upsample(dtype=self.dtype, name=f"up{level}")(h, *skips[-1].shape[1:3])
+
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm")(h))
+        out_channels = self.out_channels or channels
+        h = conv3x3(out_channels * self.patch**2, dtype=self.dtype, name="head", zero=True)(h)
+        return depth_to_space(h, self.patch, height, width).astype(jnp.float32)
+
+    def _embedding(self, t: Array, cond: Array | None, batch: int) -> Array:
+        width = 4 * self.channels
+        embedding = TimeEmbedding(self.channels, width, dtype=self.dtype, name="time")(t)
+        if self.num_classes:
+            labels = jnp.full(batch, -1) if cond is None else cond
+            embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
+            embedding = embedding + embed(labels)
+        elif cond is not None:
+            raise ValueError("labels were given to an unconditional U-Net: set num_classes")
+        return embedding
+
+    def _check_resolutions(self, height: int) -> None:
+        heights = [-(-height // self.patch)]
+        for _ in self.multipliers[1:]:
+            heights.append(-(-heights[-1] // 2))
+        missing = set(self.attention_resolutions) - set(heights)
+        if missing:
+            raise ValueError(
+                f"attention_resolutions {sorted(missing)} are not among this network's map "
+                f"heights {heights} for images {height} high"
+            )

@@ -1,0 +1,170 @@
+r"""What a network's output means: x_0, eps, v, score or velocity, and EDM's preconditioned output.
+
+With x_t = signal x_0 + noise eps every one of them is linear in (x_0, eps):
+
+    x0        x_0                                                                        (1)
+    eps       eps                                          Ho et al. 2020                (2)
+    v         signal eps - noise x_0                       Salimans & Ho 2022            (3)
+    score     grad log q(x_t | x_0) = -eps / noise         Song et al. 2021b             (4)
+    velocity  eps - x_0                                    Liu et al. 2023               (5)
+    edm       (noise x_0 / s - signal s eps) / c           Karras et al. 2022            (6)
+              where s = sigma_data, c^2 = signal^2 s^2 + noise^2
+
+Velocity is that of the straight path from x_0 to eps: dx_t/dt of a rectified flow. (6) is the
+target of F in EDM's D = c_skip x + c_out F(c_in x), table 1, written for any (signal, noise); for
+sigma_data = 1 on a variance preserving schedule it is -v.
+
+A `Parametrisation` holds the map from (x_0, eps) and its inverse given x_t; `convert` goes between
+any two. The scales are arrays that broadcast against the images (`process.scales_like`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from diffjax.schedules import Array, Scales
+
+
+class Estimates(NamedTuple):
+    """A pair with x_t = signal_scale x_0 + noise_scale eps; both of x_t's shape."""
+
+    x_0: Array
+    eps: Array
+
+
+def x0_from_eps(x_t: Array, eps: Array, scales: Scales) -> Array:
+    """x_0 = (x_t - noise_scale eps) / signal_scale; infinite where the signal is zero."""
+    return (x_t - scales.noise_scale * eps) / scales.signal_scale
+
+
+def eps_from_x0(x_t: Array, x_0: Array, scales: Scales) -> Array:
+    """eps = (x_t - signal_scale x_0) / noise_scale; infinite where the noise is zero."""
+    return (x_t - scales.signal_scale * x_0) / scales.noise_scale
+
+
+def _one(scales: Scales) -> Array:
+    return jnp.ones_like(scales.signal_scale)
+
+
+class Parametrisation(NamedTuple):
+    """The meaning of a network's output.
+
+    Attributes:
+      name: its name in configs.
+      target: (x_0, eps, scales) -> the value that the network should return.
+      estimates: (value, x_t, scales) -> Estimates, the inverse of `target` given x_t.
+      input_scale: scales -> the factor on x_t before it enters the network (EDM's c_in).
+      needs_signal: whether the estimates are infinite where signal_scale is zero.
+    """
+
+    name: str
+    target: Callable[[Array, Array, Scales], Array]
+    estimates: Callable[[Array, Array, Scales], Estimates]
+    input_scale: Callable[[Scales], Array] = _one
+    needs_signal: bool = False
+
+
+def _eps_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+    return Estimates(x0_from_eps(x_t, value, scales), value)
+
+
+def _v_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+    signal, noise = scales
+    # signal^2 + noise^2 is 1 on variance preserving schedules.
+    power = signal**2 + noise**2
+    return Estimates((signal * x_t - noise * value) / power, (noise * x_t + signal * value) / power)
+
+
+def _velocity_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+    signal, noise = scales
+    total = signal + noise
+    return Estimates((x_t - noise * value) / total, (x_t + signal * value) / total)
+
+
+x0 = Parametrisation(
+    "x0",
+    target=lambda x_0, eps, scales: x_0,
+    estimates=lambda value, x_t, scales: Estimates(value, eps_from_x0(x_t, value, scales)),
+)
+eps = Parametrisation(
+    "eps",
+    target=lambda x_0, eps, scales: eps,
+    estimates=_eps_estimates,
+    needs_signal=True,
+)
+v = Parametrisation(
+    "v",
+    target=lambda x_0, eps, scales: scales.signal_scale * eps - scales.noise_scale * x_0,
+    estimates=_v_estimates,
+)
+score = Parametrisation(
+    "score",
+    target=lambda x_0, eps, scales: -eps / scales.noise_scale,
+    estimates=lambda value, x_t, scales: _eps_estimates(-scales.noise_scale * value, x_t, scales),
+    needs_signal=True,
+)
+velocity = Parametrisation(
+    "velocity",
+    target=lambda x_0, eps, scales: eps - x_0,
+    estimates=_velocity_estimates,
+)
+
+
+def edm(sigma_data: float = 0.5) -> Parametrisation:
+    """EDM's preconditioning, equation (6), with c_in = 1 / c.
+
+    Args:
+      sigma_data: the data's standard deviation (EDM's default: 0.5, for images in [-1, 1]).
+    """
+
+    def power(scales: Scales) -> Array:
+        return (scales.signal_scale * sigma_data) ** 2 + scales.noise_scale**2
+
+    def target(x_0: Array, eps: Array, scales: Scales) -> Array:
+        signal, noise = scales
+        return (noise / sigma_data * x_0 - signal * sigma_data * eps) / jnp.sqrt(power(scales))
+
+    def estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+        signal, noise = scales
+        c2 = power(scales)
+        c_skip, c_out = signal * sigma_data**2 / c2, noise * sigma_data / jnp.sqrt(c2)
+        # eps solved from both equations at once: no division by a small noise scale.
+        return Estimates(
+            c_skip * x_t + c_out * value,
+            noise / c2 * x_t - signal * sigma_data / jnp.sqrt(c2) * value,
+        )
+
+    return Parametrisation("edm", target, estimates, lambda scales: 1 / jnp.sqrt(power(scales)))
+
+
+def convert(
+    value: Array, x_t: Array, *, source: Parametrisation, target: Parametrisation, scales: Scales
+) -> Array:
+    """The same statement about (x_0, eps) given x_t, said in another parametrisation.
+
+    Args:
+      value: (B, ...) the quantity that `source` names.
+      x_t: (B, ...) noisy data.
+      source, target: parametrisations.
+      scales: the pair at t, broadcasting against x_t.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> p, scales = dj.parametrisations, dj.Scales(jnp.array(0.8), jnp.array(0.6))
+    >>> x_t = jnp.array([1.0])
+    >>> dj.convert(jnp.array([0.5]), x_t, source=p.eps, target=p.x0, scales=scales).tolist()
+    [0.875]
+    """
+    return target.target(*source.estimates(value, x_t, scales), scales)
+
+
+def gain(target: Parametrisation, scales: Scales) -> Array:
+    """How many times a squared error in x_0 counts in `target`, at a given x_t.
+
+    An error d in x_0 is an error -signal/noise d in eps, and `target` is linear: SNR for eps, 1 for
+    x0, SNR + 1 for v on a variance preserving schedule. `losses` uses it to bring one weighting to
+    every parametrisation.
+    """
+    error_in_x0 = _one(scales)
+    error_in_eps = -scales.signal_scale / scales.noise_scale
+    return target.target(error_in_x0, error_in_eps, scales) ** 2

@@ -1,0 +1,129 @@
+r"""The forward process q and its posterior, for any schedule and any pair of times s < t.
+
+From the marginals x_t = signal_t x_0 + noise_t eps alone (schedules, equation 1):
+
+    q(x_t | x_s)      = N(signal_ts x_s, var_ts)                                      (1)
+    signal_ts         = signal_t / signal_s
+    var_ts            = noise_t^2 - signal_ts^2 noise_s^2                             (2)
+    q(x_s | x_t, x_0) = N(mean, variance)                                             (3)
+    mean              = signal_ts noise_s^2 / noise_t^2 x_t + signal_s var_ts / noise_t^2 x_0
+    variance          = var_ts noise_s^2 / noise_t^2
+
+With s = t - 1 on a discrete schedule, var_ts is DDPM's beta_t and (3) is its mu-tilde and
+beta-tilde (Ho et al. 2020, equations 6 and 7); with s < t - 1 it is what "respacing" computes from
+a shortened table (Kingma et al. 2021, VDM, appendix A).
+
+Times are scalars or (B,) arrays; images are (B, ...) arrays.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.schedules import Array, Scales, Schedule
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian. mean: (B, ...); variance, log_variance: broadcast against it."""
+
+    mean: Array
+    variance: Array
+    log_variance: Array
+
+
+def broadcast(a: Array, x: Array) -> Array:
+    """A scalar or (B,) array, with axes added so that it multiplies (B, ...) images."""
+    a = jnp.asarray(a)
+    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
+
+
+def scales_like(schedule: Schedule, t: Array, x: Array) -> Scales:
+    """schedule(t), each shaped to multiply the images x: (B, 1, ..., 1) or scalar."""
+    scales = schedule(jnp.asarray(t))
+    return Scales(broadcast(scales.signal_scale, x), broadcast(scales.noise_scale, x))
+
+
+def q_sample(schedule: Schedule, x_0: Array, *, t: Array, eps: Array) -> Array:
+    """Draws x_t ~ q(x_t | x_0) in closed form: signal_scale x_0 + noise_scale eps.
+
+    Ho et al. 2020, equation 4.
+
+    Args:
+      schedule: the noise schedule.
+      x_0: (B, ...) data.
+      t: scalar or (B,) times.
+      eps: standard normal noise of x_0's shape.
+
+    Returns:
+      x_t, of x_0's shape.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow = dj.schedules.rectified_flow()
+    >>> dj.q_sample(flow, jnp.ones((1, 2)), t=0.25, eps=jnp.zeros((1, 2))).tolist()
+    [[0.75, 0.75]]
+    """
+    signal, noise = scales_like(schedule, t, x_0)
+    return signal * x_0 + noise * eps
+
+
+def q_step(schedule: Schedule, x_s: Array, *, s: Array, t: Array, eps: Array) -> Array:
+    """Draws x_t ~ q(x_t | x_s) for s < t: one step of the chain; s = t - 1 is DDPM's (equation 2).
+
+    Args:
+      schedule: the noise schedule.
+      x_s: (B, ...) data at time s.
+      s, t: scalar or (B,) times, s < t.
+      eps: standard normal noise of x_s's shape.
+    """
+    signal_ts, var_ts = transition(scales_like(schedule, s, x_s), scales_like(schedule, t, x_s))
+    return signal_ts * x_s + jnp.sqrt(var_ts) * eps
+
+
+def transition(scales_s: Scales, scales_t: Scales) -> tuple[Array, Array]:
+    """signal_ts and var_ts of equation (2); NumPy in, NumPy (float64) out."""
+    signal_ts = scales_t.signal_scale / scales_s.signal_scale
+    var_ts = scales_t.noise_scale**2 - (signal_ts * scales_s.noise_scale) ** 2
+    # Rounding may take a vanishing step's variance below zero.
+    return signal_ts, var_ts.clip(min=0)
+
+
+def posterior_coefficients(scales_s: Scales, scales_t: Scales) -> tuple[Array, Array, Array]:
+    """(coefficient of x_t, coefficient of x_0, variance) of equation (3)."""
+    signal_ts, var_ts = transition(scales_s, scales_t)
+    noise_s, noise_t = scales_s.noise_scale, scales_t.noise_scale
+    return (
+        signal_ts * (noise_s / noise_t) ** 2,
+        scales_s.signal_scale * var_ts / noise_t**2,
+        var_ts * (noise_s / noise_t) ** 2,
+    )
+
+
+def q_posterior(schedule: Schedule, x_t: Array, *, x_0: Array, s: Array, t: Array) -> Gaussian:
+    """The posterior q(x_s | x_t, x_0), s < t, of equation (3).
+
+    Args:
+      schedule: the noise schedule.
+      x_t: (B, ...) data at time t.
+      x_0: clean data (or a network's estimate), of x_t's shape.
+      s, t: scalar or (B,) times, t_min <= t, s < t.
+
+    Returns:
+      mean (B, ...), variance and log-variance. Where the variance is 0 (at s = 0), the logarithm is
+      clipped: to that of beta-tilde_2 on a discrete schedule, as DDPM's code does; to that of 1e-20
+      on a continuous one.
+    """
+    scales_s, scales_t = scales_like(schedule, s, x_t), scales_like(schedule, t, x_t)
+    of_x_t, of_x_0, variance = posterior_coefficients(scales_s, scales_t)
+    return Gaussian(
+        of_x_t * x_t + of_x_0 * x_0,
+        variance,
+        jnp.log(jnp.where(variance > 0, variance, smallest_variance(schedule))),
+    )
+
+
+def smallest_variance(schedule: Schedule) -> float:
+    """beta-tilde_2 of a discrete schedule, the variance that DDPM lends to t = 1; else 1e-20."""
+    if not schedule.discrete or schedule.T < 2:
+        return 1e-20
+    return float(posterior_coefficients(schedule(np.array(1)), schedule(np.array(2)))[2])

@@ -1,0 +1,390 @@
+r"""Noise schedules: the pair (signal_scale, noise_scale) as a function of time.
+
+Every process in diffjax has the Gaussian marginals
+
+    q(x_t | x_0) = N(signal_scale(t) x_0, noise_scale(t)^2 I)                        (1)
+    log_snr(t)   = log(signal_scale(t)^2 / noise_scale(t)^2)                         (2)
+
+and a schedule is nothing but the map t -> (signal_scale, noise_scale). There are two kinds.
+
+* `DiscreteSchedule`: a float64 table over t = 0..T. t = 0 is clean data (1, 0), t = T is noise.
+  DDPM's step quantities follow from it: alpha_bar_t = signal_scale_t^2 and
+  beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}.
+* `ContinuousSchedule`: log_snr(t) for t in [0, 1], and a geometry that says which of the pairs with
+  that ratio is meant:
+
+    variance preserving   signal^2 + noise^2 = 1       (DDPM, VDM)                   (3)
+    straight              signal + noise = 1           (rectified flow)              (4)
+    variance exploding    signal = 1                   (NCSN, EDM)                   (5)
+
+Both are called the same way, `signal_scale, noise_scale = schedule(t)`, with NumPy times in float64
+(for tables made once on the host) or with JAX times in float32 (inside jit).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any  # jax.Array or numpy.ndarray: the schedules answer in kind.
+MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: no singular step near t = T.
+
+
+class Scales(NamedTuple):
+    """The marginal pair of equation (1); both arrays have the shape of t."""
+
+    signal_scale: Array
+    noise_scale: Array
+
+
+class Schedule(Protocol):
+    """What losses, denoisers and sampling grids ask of a schedule.
+
+    Attributes:
+      T: the largest time, which is noise: the number of steps, or 1.0.
+      t_min: the smallest time at which a network is asked: 1, or a float near 0.
+      discrete: whether times are the integers 0..T.
+    """
+
+    @property
+    def T(self) -> float: ...
+    @property
+    def t_min(self) -> float: ...
+    @property
+    def discrete(self) -> bool: ...
+    def __call__(self, t: Array) -> Scales: ...
+    def log_snr(self, t: Array) -> Array: ...
+    def time(self, log_snr: Array) -> Array: ...
+
+
+def _namespace(t: Array) -> Any:
+    """NumPy for NumPy input and Python scalars (float64), jax.numpy for JAX input (float32)."""
+    return jnp if isinstance(t, jax.Array) else np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiscreteSchedule:
+    """A table of T + 1 marginal pairs; entry 0 is clean data.
+
+    Attributes:
+      signal_scale: (T+1,) float64, starts at 1, falls.
+      noise_scale: (T+1,) float64, starts at 0, rises.
+
+    A time between two steps is met by turning the angle atan2(noise_scale, signal_scale) evenly,
+    which keeps equation (3) and is finite at both ends.
+    """
+
+    signal_scale: np.ndarray
+    noise_scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.signal_scale.ndim != 1 or self.signal_scale.shape != self.noise_scale.shape:
+            raise ValueError(
+                f"signal_scale {self.signal_scale.shape} and noise_scale {self.noise_scale.shape} "
+                "must be two tables of the same length, (T+1,)"
+            )
+        if self.signal_scale[0] != 1 or self.noise_scale[0] != 0:
+            raise ValueError("entry 0 of a discrete schedule is clean data: scales 1 and 0")
+
+    @property
+    def T(self) -> int:
+        return len(self.signal_scale) - 1
+
+    @property
+    def t_min(self) -> int:
+        return 1
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    @property
+    def alpha_bar(self) -> np.ndarray:
+        """(T+1,) float64: DDPM's cumulative product, signal_scale^2."""
+        return self.signal_scale**2
+
+    @property
+    def beta(self) -> np.ndarray:
+        """(T+1,) float64: DDPM's beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}; beta_0 = 0."""
+        with np.errstate(divide="ignore"):
+            log_alpha_bar = 2 * np.log(self.signal_scale)
+        return np.concatenate([[0.0], -np.expm1(np.diff(log_alpha_bar))])
+
+    def __call__(self, t: Array) -> Scales:
+        """The pair at t: integers 0..T exactly as tabled, floats in [0, T] between the steps."""
+        xp = _namespace(t)
+        t = xp.asarray(t)
+        if xp.issubdtype(t.dtype, np.integer):
+            return Scales(xp.asarray(self.signal_scale)[t], xp.asarray(self.noise_scale)[t])
+        angle = xp.interp(t, xp.arange(self.T + 1), xp.asarray(self._angle))
+        return Scales(xp.cos(angle), xp.sin(angle))
+
+    def log_snr(self, t: Array) -> Array:
+        """Equation (2) at t; +inf at t = 0, -inf where the signal is zero."""
+        return _log_snr(self(t))
+
+    def time(self, log_snr: Array) -> Array:
+        """The float time in [0, T] at which log_snr is reached: the inverse of `log_snr`."""
+        xp = _namespace(log_snr)
+        angle = xp.arctan(xp.exp(-log_snr / 2))
+        return xp.interp(angle, xp.asarray(self._angle), xp.arange(self.T + 1.0))
+
+    @property
+    def _angle(self) -> np.ndarray:
+        return np.arctan2(self.noise_scale, self.signal_scale)
+
+
+def variance_preserving(log_snr: Array) -> Scales:
+    """Equation (3): (sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr)))."""
+    xp = _namespace(log_snr)
+    return Scales(
+        xp.exp(-xp.logaddexp(0.0, -log_snr) / 2),
+        xp.exp(-xp.logaddexp(0.0, log_snr) / 2),
+    )
+
+
+def straight(log_snr: Array) -> Scales:
+    """Equation (4): (sigmoid(log_snr / 2), sigmoid(-log_snr / 2))."""
+    xp = _namespace(log_snr)
+    return Scales(
+        xp.exp(-xp.logaddexp(0.0, -log_snr / 2)),
+        xp.exp(-xp.logaddexp(0.0, log_snr / 2)),
+    )
+
+
+def variance_exploding(log_snr: Array) -> Scales:
+    """Equation (5): (1, exp(-log_snr / 2))."""
+    xp = _namespace(log_snr)
+    return Scales(xp.ones_like(log_snr), xp.exp(-log_snr / 2))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ContinuousSchedule:
+    """log_snr falling over t in [0, 1], and the geometry that turns it into a pair.
+
+    Attributes:
+      log_snr: t -> log-SNR, elementwise, for NumPy and JAX arrays alike.
+      time: its inverse.
+      geometry: log-SNR -> Scales: `variance_preserving`, `straight` or `variance_exploding`.
+      t_min: the smallest time at which a network is asked; above 0 where log_snr(0) is infinite.
+    """
+
+    log_snr: Callable[[Array], Array]
+    time: Callable[[Array], Array]
+    geometry: Callable[[Array], Scales]
+    t_min: float = 0.0
+
+    @property
+    def T(self) -> float:
+        return 1.0
+
+    @property
+    def discrete(self) -> bool:
+        return False
+
+    def __call__(self, t: Array) -> Scales:
+        """The pair at t in [0, 1]."""
+        xp = _namespace(t)
+        return self.geometry(self.log_snr(xp.asarray(t, dtype=float)))
+
+
+def _log_snr(scales: Scales) -> Array:
+    xp = _namespace(scales.signal_scale)
+    with np.errstate(divide="ignore"):
+        return 2 * (xp.log(scales.signal_scale) - xp.log(scales.noise_scale))
+
+
+def _check_steps(T: int) -> None:
+    if T < 1:
+        raise ValueError(f"a discrete schedule needs T >= 1 steps, not {T}")
+
+
+def from_beta(beta: np.ndarray) -> DiscreteSchedule:
+    """The variance preserving table of a sequence of step variances.
+
+    alpha_bar_t = prod_{s <= t} (1 - beta_s) (Ho et al. 2020, section 2), summed as logarithms.
+
+    Args:
+      beta: (T,) in (0, 1]: beta_1..beta_T.
+    """
+    beta = np.asarray(beta, np.float64)
+    if beta.ndim != 1 or len(beta) == 0 or not np.all((beta > 0) & (beta <= 1)):
+        raise ValueError("beta must be a non-empty vector of values in (0, 1]")
+    with np.errstate(divide="ignore"):
+        log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-beta))])
+    return DiscreteSchedule(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar)))
+
+
+def from_alpha_bar(alpha_bar: np.ndarray, *, max_beta: float = MAX_BETA) -> DiscreteSchedule:
+    """The table whose alpha_bar is given up to a bound on each step's beta.
+
+    Args:
+      alpha_bar: (T+1,) falling from alpha_bar_0 to alpha_bar_T; divided by alpha_bar_0.
+      max_beta: beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta); 1 changes nothing.
+    """
+    alpha_bar = np.asarray(alpha_bar, np.float64)
+    return from_beta(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+
+
+def _beta_range(T: int, beta_start: float | None, beta_end: float | None) -> tuple[float, float]:
+    # DDPM's end points belong to T = 1000; the same total noise in T steps needs 1000 / T of each.
+    scale = 1000 / T
+    return (
+        min(1e-4 * scale, MAX_BETA) if beta_start is None else beta_start,
+        min(2e-2 * scale, MAX_BETA) if beta_end is None else beta_end,
+    )
+
+
+def linear_beta(
+    T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
+) -> DiscreteSchedule:
+    """DDPM's schedule: beta_t linear in t (Ho et al. 2020, section 4).
+
+    Args:
+      T: number of steps.
+      beta_start, beta_end: beta_1 and beta_T; by default 1e-4 and 0.02 times 1000 / T, at most
+        .999.
+
+    >>> linear_beta(1000).beta[[1, -1]].round(6).tolist()
+    [0.0001, 0.02]
+    """
+    _check_steps(T)
+    return from_beta(np.linspace(*_beta_range(T, beta_start, beta_end), T))
+
+
+def quadratic_beta(
+    T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
+) -> DiscreteSchedule:
+    """beta_t linear in its square root (Song et al. 2021a, DDIM, appendix D.3)."""
+    _check_steps(T)
+    start, end = _beta_range(T, beta_start, beta_end)
+    return from_beta(np.linspace(start**0.5, end**0.5, T) ** 2)
+
+
+def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteSchedule:
+    """alpha_bar linear in t, from 1 to alpha_bar_end.
+
+    With alpha_bar_end = 0 the last step is pure noise, which an eps or score network can't invert:
+    use v, x0 or velocity.
+    """
+    _check_steps(T)
+    return from_alpha_bar(np.linspace(1.0, alpha_bar_end, T + 1), max_beta=1.0)
+
+
+def cosine(T: int = 1000, *, offset: float = 0.008) -> DiscreteSchedule:
+    """alpha_bar_t proportional to cos^2((t/T + offset) / (1 + offset) pi/2), beta <= .999.
+
+    Nichol & Dhariwal 2021, equation 17.
+    """
+    _check_steps(T)
+    t = np.arange(T + 1) / T
+    return from_alpha_bar(np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2)
+
+
+def sigmoid(
+    T: int = 1000, *, start: float = -3.0, end: float = 3.0, temperature: float = 1.0
+) -> DiscreteSchedule:
+    """alpha_bar a falling logistic curve between `start` and `end`, moved to run from 1 to 0.
+
+    Jabri et al. 2022 (section 3.2); Chen 2023, "On the importance of noise scheduling", algorithm
+    1. beta <= .999.
+    """
+    _check_steps(T)
+    curve = 1 / (1 + np.exp(-np.linspace(start, end, T + 1) / temperature))
+    return from_alpha_bar((curve[-1] - curve) / (curve[-1] - curve[0]))
+
+
+def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
+    """Shifts and scales sqrt(alpha_bar) so that x_T holds no signal and t = 1 stays as it was.
+
+    Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed", algorithm 1.
+    An eps or score network can't be inverted at t = T: use v, x0 or velocity.
+    """
+    signal = schedule.signal_scale
+    signal = np.concatenate([[1.0], (signal[1:] - signal[-1]) * signal[1] / (signal[1] - signal[-1])])
+    return DiscreteSchedule(signal, np.sqrt((1 - signal) * (1 + signal)))
+
+
+def continuous_cosine(
+    *, log_snr_min: float = -15.0, log_snr_max: float = 15.0
+) -> ContinuousSchedule:
+    """log_snr(t) = -2 log tan(a t + b), variance preserving, cut at both ends.
+
+    a and b make log_snr(0) = log_snr_max and log_snr(1) = log_snr_min (Hoogeboom et al. 2023,
+    "simple diffusion", appendix; Salimans & Ho 2022, section 2).
+    """
+    b = np.arctan(np.exp(-log_snr_max / 2))
+    a = np.arctan(np.exp(-log_snr_min / 2)) - b
+
+    def log_snr(t: Array) -> Array:
+        xp = _namespace(t)
+        return -2 * xp.log(xp.tan(a * t + b))
+
+    def time(log_snr: Array) -> Array:
+        xp = _namespace(log_snr)
+        return (xp.arctan(xp.exp(-log_snr / 2)) - b) / a
+
+    return ContinuousSchedule(log_snr, time, variance_preserving)
+
+
+def linear_log_snr(
+    *, log_snr_min: float = -10.0, log_snr_max: float = 13.3
+) -> ContinuousSchedule:
+    """log_snr linear in t, variance preserving (Kingma et al. 2021, VDM, appendix; its end points)."""
+    return ContinuousSchedule(
+        lambda t: log_snr_max + t * (log_snr_min - log_snr_max),
+        lambda log_snr: (log_snr_max - log_snr) / (log_snr_max - log_snr_min),
+        variance_preserving,
+    )
+
+
+def karras(
+    *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> ContinuousSchedule:
+    """sigma^(1/rho) linear in t, variance exploding (Karras et al. 2022, EDM, equation 5)."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+    def log_snr(t: Array) -> Array:
+        xp = _namespace(t)
+        return -2 * rho * xp.log(low + t * (high - low))
+
+    def time(log_snr: Array) -> Array:
+        xp = _namespace(log_snr)
+        return (xp.exp(-log_snr / (2 * rho)) - low) / (high - low)
+
+    return ContinuousSchedule(log_snr, time, variance_exploding)
+
+
+def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
+    """x_t = (1 - t) x_0 + t eps (Liu et al. 2023; Lipman et al. 2023).
+
+    log_snr(t) = 2 log((1 - t) / t): infinite at both ends, where the pair is (1, 0) and (0, 1).
+    """
+
+    def log_snr(t: Array) -> Array:
+        xp = _namespace(t)
+        with np.errstate(divide="ignore"):
+            return 2 * (xp.log1p(-t) - xp.log(t))
+
+    def time(log_snr: Array) -> Array:
+        return straight(log_snr).noise_scale
+
+    return ContinuousSchedule(log_snr, time, straight, t_min)
+
+
+def shift_log_snr(schedule: ContinuousSchedule, shift: float) -> ContinuousSchedule:
+    """Adds a constant to log_snr(t): a change of resolution, say.
+
+    Averaging k x k pixels divides the noise's variance by k^2, so the schedule of a base resolution
+    d keeps its meaning at resolution D with shift = 2 log(d / D) (Hoogeboom et al. 2023, equation
+    10). On a rectified flow it is t -> s t / (1 + (s - 1) t) with s = exp(-shift / 2) (Esser et al.
+    2024, equation 23).
+    """
+    return dataclasses.replace(
+        schedule,
+        log_snr=lambda t: schedule.log_snr(t) + shift,
+        time=lambda log_snr: schedule.time(log_snr - shift),
+    )
