@@ -59,14 +59,12 @@ def _scan(
     table = {name: jnp.asarray(value[:steps], x_T.dtype) for name, value in coefficients.items()}
     table["t"] = jnp.asarray(grid.t[:-1], None if grid.t.dtype.kind == "i" else x_T.dtype)
     table["t_next"] = jnp.asarray(grid.t[1:], table["t"].dtype)
+    keys = None if key is None else _per_example_keys(key, len(x_T))
 
     def body(state: tuple[Any, Array], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
         carry, x_t = state
         i, row = inputs
-        if key is None:
-            noise = jnp.zeros_like(x_t)
-        else:
-            noise = jax.random.normal(jax.random.fold_in(key, i), x_t.shape, x_t.dtype)
+        noise = jnp.zeros_like(x_t) if keys is None else _noise(keys, i, x_t)
         carry, x_s = step(carry, x_t, row, noise)
         return (carry, x_s), (x_s if keep_trajectory else None)
 
@@ -74,6 +72,19 @@ def _scan(
     if not keep_trajectory:
         return Samples(x_0, None)
     return Samples(x_0, jnp.concatenate([x_T[None], visited]))
+
+
+def _per_example_keys(key: Array, batch: int) -> Array:
+    if key.ndim:
+        return key
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
+
+
+def _noise(keys: Array, i: Array, x: Array) -> Array:
+    def draw(key: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, i), x.shape[1:], x.dtype)
+
+    return jax.vmap(draw)(keys)
 
 
 def _ends(grid: Grid) -> tuple[Scales, Scales]:
@@ -107,7 +118,8 @@ def ancestral(
       denoise: x_t, t, cond -> Estimates.
       x_T: (B, ...) noise to start from.
       grid: the times.
-      key: PRNG key; needed.
+      key: needed: a PRNG key, or (B,) keys, one an example, so that an example's noise does not
+        depend on the batch it is drawn in.
       cond: passed to the denoiser.
       keep_trajectory: whether to return every x_t.
       variance: "beta_tilde" or "beta".
@@ -151,7 +163,7 @@ def ddim(
 
     Args:
       denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
-      key: PRNG key; needed when eta > 0.
+      key: as in `ancestral`; needed when eta > 0.
       eta: in [0, 1].
 
     Raises:

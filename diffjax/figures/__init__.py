@@ -1,0 +1,20 @@
+"""Pictures of samples and of training: grids, strips, animations and loss curves.
+
+NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
+"""
+
+from diffjax.figures.files import atomic_write, save_gif, save_png
+from diffjax.figures.grids import image_grid, to_uint8
+from diffjax.figures.loss_curve import plot_loss
+from diffjax.figures.trajectories import denoising_frames, denoising_strip
+
+__all__ = [
+    "atomic_write",
+    "denoising_frames",
+    "denoising_strip",
+    "image_grid",
+    "plot_loss",
+    "save_gif",
+    "save_png",
+    "to_uint8",
+]

@@ -1,0 +1,154 @@
+"""Writing pictures so that a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from diffjax.errors import UserError
+
+# Browsers show frames meant to last less than this at a tenth of a second instead.
+SHORTEST_FRAME_MILLISECONDS = 20
+
+
+def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Gives `path` the bytes that `write` puts into the open file it is handed.
+
+    The bytes go to a hidden file in the same folder, are flushed to the disk, and only then
+    take the name `path` in one rename. When `write` raises, `path` is as it was before and
+    the hidden file is gone. Missing parent folders are made.
+
+    Args:
+      path: the file to create or replace.
+      write: called once with a seekable binary file open for writing.
+
+    Raises:
+      UserError: the folder cannot be made or written to, or `path` is a folder.
+      Exception: whatever `write` raises, unchanged.
+    """
+    path = Path(path)
+    # O_EXCL with the process's umask: tempfile would leave the result readable by its owner only.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory")
+        file = open(aside, "xb")  # noqa: SIM115  closed below, before the rename
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; expected a file name in a folder that "
+            "can be written to; choose another path"
+        ) from error
+    try:
+        with file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut, where the system allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8]) -> None:
+    """Writes one picture as a PNG file, whatever the path's suffix.
+
+    Args:
+      path: the file to create or replace; missing parent folders are made.
+      array: uint8 (H, W), (H, W, 1) or (H, W, 3).
+
+    Raises:
+      UserError: another dtype or shape, or a path that cannot be written.
+    """
+    picture = _as_pillow(array)
+    atomic_write(path, lambda file: picture.save(file, format="PNG", optimize=True))
+
+
+def save_gif(
+    path: str | os.PathLike[str],
+    frames: Sequence[npt.NDArray[np.uint8]],
+    *,
+    milliseconds: int,
+    hold_last: int,
+) -> None:
+    """Writes an endlessly looping GIF animation.
+
+    Grey frames are stored exactly; colour ones are reduced to 256 colours each. Times are
+    rounded to the format's hundredths of a second.
+
+    Args:
+      path: the file to create or replace; missing parent folders are made.
+      frames: at least one uint8 (H, W), (H, W, 1) or (H, W, 3), all of one shape.
+      milliseconds: how long each frame but the last is shown; 20 or more.
+      hold_last: how long the last frame is shown, in milliseconds; 20 or more.
+
+    Raises:
+      UserError: no frames, frames of several shapes, another dtype or shape, times under 20 ms,
+        or a path that cannot be written.
+    """
+    if len(frames) == 0:
+        raise UserError("got no frames for a GIF; expected one or more; draw at least one")
+    shapes = sorted({np.shape(frame) for frame in frames})
+    if len(shapes) > 1:
+        raise UserError(
+            f"got GIF frames of shapes {shapes[0]} and {shapes[1]}; expected one shape; "
+            "draw all frames alike"
+        )
+    if min(milliseconds, hold_last) < SHORTEST_FRAME_MILLISECONDS:
+        raise UserError(
+            f"got GIF frame times {milliseconds} and {hold_last} ms; expected "
+            f"{SHORTEST_FRAME_MILLISECONDS} ms or more, since browsers slow shorter ones down; "
+            "use fewer frames"
+        )
+    pictures = [_as_gif_frame(frame) for frame in frames]
+    durations = [round(milliseconds, -1)] * (len(pictures) - 1) + [round(hold_last, -1)]
+    atomic_write(
+        path,
+        lambda file: pictures[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=durations,
+            loop=0,
+        ),
+    )
+
+
+def _as_pillow(array: npt.NDArray[np.uint8]) -> Image.Image:
+    array = np.asarray(array)
+    drawable = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3))
+    if array.dtype != np.uint8 or not drawable or array.size == 0:
+        raise UserError(
+            f"got a picture of dtype {array.dtype} and shape {array.shape}; expected uint8 "
+            "(H, W), (H, W, 1) or (H, W, 3); convert floats in [-1, 1] with to_uint8"
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _as_gif_frame(array: npt.NDArray[np.uint8]) -> Image.Image:
+    picture = _as_pillow(array)
+    # Dithering would add noise of its own to pictures whose noise is the subject.
+    return picture if picture.mode == "L" else picture.quantize(256, dither=Image.Dither.NONE)

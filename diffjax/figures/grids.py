@@ -1,0 +1,134 @@
+"""Many small images on one sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from diffjax.errors import UserError
+
+BACKGROUND = 255
+INK = 40
+
+
+def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Maps [-1, 1] to 0..255, halves rounded up, values outside clipped.
+
+    u = floor(127.5 (x + 1) + 1/2), the inverse of x = u / 127.5 - 1.
+
+    Args:
+      images: floats of any shape; infinities are clipped like any other value.
+
+    Returns:
+      uint8 of the same shape.
+
+    Raises:
+      UserError: integers (already pixels, most likely) or NaN.
+
+    >>> to_uint8([-1.5, -1.0, 0.0, 1.0]).tolist()
+    [0, 0, 128, 255]
+    """
+    values = np.asarray(images)
+    # jnp.bfloat16 is no np.floating, but its kind is neither bool nor integer.
+    if values.dtype.kind in "biu":
+        raise UserError(
+            f"got {values.dtype} images; expected floats in [-1, 1]; leave out to_uint8 for pixels"
+        )
+    values = values.astype(np.float32)
+    missing = int(np.isnan(values).sum())
+    if missing:
+        raise UserError(
+            f"got {missing} NaN among {values.size} pixel values; expected numbers in [-1, 1]; "
+            "look for a diverged model or sampler"
+        )
+    return np.floor(np.clip(values, -1.0, 1.0) * 127.5 + 128.0).astype(np.uint8)
+
+
+def image_grid(
+    images: npt.NDArray[np.uint8],
+    *,
+    columns: int | None = None,
+    padding: int = 2,
+    scale: int = 1,
+    row_labels: Sequence[str] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Lays images out row by row on a white sheet.
+
+    The image in row r, column c (both from 0) has its top left pixel at
+    y = padding + r (scale H + padding), x = L + padding + c (scale W + padding), where L is the
+    width of the label column (0 without labels).
+
+    Args:
+      images: uint8 (N, H, W, C), N >= 1, C = 1 or 3.
+      columns: images in a row, at most N; None makes the sheet as square as it goes.
+      padding: white pixels around and between the images, not scaled; 0 or more.
+      scale: every pixel becomes a square of scale x scale pixels; 1 or more.
+      row_labels: one text for each row, drawn at its left.
+
+    Returns:
+      uint8 (H', W', C).
+
+    Raises:
+      UserError: another dtype or shape, a size out of its range, or a number of labels that is
+        not the number of rows.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"got images of dtype {images.dtype} and shape {images.shape}; expected uint8 "
+            "(N, H, W, 1 or 3); convert floats in [-1, 1] with to_uint8"
+        )
+    if images.size == 0:
+        raise UserError(f"got images of shape {images.shape}; expected one or more; draw some")
+    count, height, width, channels = images.shape
+    if columns is None:
+        columns = math.ceil(math.sqrt(count))
+    if columns < 1 or padding < 0 or scale < 1:
+        raise UserError(
+            f"got a grid of columns={columns}, padding={padding}, scale={scale}; expected "
+            "columns >= 1, padding >= 0 and scale >= 1; mend the value that is out of range"
+        )
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise UserError(
+            f"got {len(row_labels)} row labels for a grid of {rows} rows; expected one a row; "
+            f"mend the labels or columns={columns}"
+        )
+
+    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = height * scale, width * scale
+    sheet = np.full(
+        (padding + rows * (height + padding), padding + columns * (width + padding), channels),
+        BACKGROUND,
+        np.uint8,
+    )
+    for i, tile in enumerate(tiles):
+        y = padding + (i // columns) * (height + padding)
+        x = padding + (i % columns) * (width + padding)
+        sheet[y : y + height, x : x + width] = tile
+    if row_labels is None:
+        return sheet
+    labels = _label_column(row_labels, sheet.shape[0], tile_height=height, padding=padding)
+    return np.concatenate([labels.repeat(channels, axis=2), sheet], axis=1)
+
+
+def _label_column(
+    texts: Sequence[str], sheet_height: int, *, tile_height: int, padding: int
+) -> npt.NDArray[np.uint8]:
+    """Right-aligned texts, each at the middle of its row: uint8 (sheet_height, L, 1)."""
+    size = max(8, min(20, round(0.4 * tile_height)))
+    font = ImageFont.load_default(size)
+    gap = max(3, size // 3)
+    width = math.ceil(max(font.getbbox(text)[2] for text in texts)) + 2 * gap
+    column = Image.new("L", (width, sheet_height), BACKGROUND)
+    draw = ImageDraw.Draw(column)
+    # The font's own middle, not each text's: "rm" keeps labels with and without descenders level.
+    for row, text in enumerate(texts):
+        y = padding + row * (tile_height + padding) + tile_height / 2
+        draw.text((width - gap, y), text, font=font, fill=INK, anchor="rm")
+    return np.asarray(column)[..., None]

@@ -1,0 +1,296 @@
+"""A config's strings become functions, here and nowhere else.
+
+A choice is written as the name of a function in the core, with arguments where the defaults don't
+do: "cosine", "linear_beta(T=500)", "min_snr(gamma=3)". Only literals are read; nothing is evaluated.
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffjax import (
+    denoisers,
+    grids,
+    guidance,
+    parametrisations,
+    samplers,
+    schedules,
+    time_sampling,
+    weightings,
+)
+from diffjax.errors import UserError
+from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
+from diffjax.schedules import Array, Schedule
+
+# Each table maps a name to what makes the object; a maker without parameters takes no arguments.
+SCHEDULES: Mapping[str, Callable[..., Any]] = {
+    make.__name__: make
+    for make in (
+        schedules.linear_beta,
+        schedules.quadratic_beta,
+        schedules.linear_alpha_bar,
+        schedules.cosine,
+        schedules.sigmoid,
+        schedules.continuous_cosine,
+        schedules.linear_log_snr,
+        schedules.karras,
+        schedules.rectified_flow,
+    )
+}
+PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
+    "x0": lambda: parametrisations.x0,
+    "eps": lambda: parametrisations.eps,
+    "v": lambda: parametrisations.v,
+    "score": lambda: parametrisations.score,
+    "velocity": lambda: parametrisations.velocity,
+    "edm": parametrisations.edm,
+}
+WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
+    "uniform": lambda: weightings.uniform,
+    "snr": lambda: weightings.snr,
+    "truncated_snr": lambda: weightings.truncated_snr,
+    "min_snr": weightings.min_snr,
+    "p2": weightings.p2,
+    "sigmoid": weightings.sigmoid,
+    "edm": weightings.edm,
+    "vlb": lambda: weightings.vlb,
+}
+TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
+    "uniform": lambda: time_sampling.uniform,
+    "low_discrepancy": lambda: time_sampling.low_discrepancy,
+    "logit_normal": time_sampling.logit_normal,
+    "log_normal": time_sampling.log_normal,
+}
+SAMPLERS: Mapping[str, Callable[..., Any]] = {
+    "ancestral": lambda variance="beta_tilde": partial(samplers.ancestral, variance=variance),
+    "ddim": lambda eta=0.0: partial(samplers.ddim, eta=eta),
+    "euler": lambda: samplers.euler,
+    "heun": lambda: samplers.heun,
+    "dpm_solver_pp_2m": lambda: samplers.dpm_solver_pp_2m,
+}
+GRIDS: Mapping[str, Callable[..., Any]] = {
+    "leading": lambda: grids.leading,
+    "trailing": lambda: grids.trailing,
+    "linspace": lambda: grids.linspace,
+    "karras": lambda **options: partial(grids.karras, **options),
+}
+THRESHOLDS: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: lambda denoise, schedule: denoise,
+    "clip": lambda low=-1.0, high=1.0: partial(guidance.clip_x0, low=low, high=high),
+    "dynamic": lambda percentile=99.5: partial(guidance.dynamic_threshold, percentile=percentile),
+}
+BLOCKS: Mapping[str, Callable[..., Any]] = {
+    "resnet": lambda: ResNetBlock,
+    "convnext": lambda expansion=2: partial(ConvNeXtBlock, expansion=expansion),
+}
+ATTENTIONS: Mapping[str, Callable[..., Any]] = {
+    "softmax": lambda: jax.nn.dot_product_attention,
+    "linear": lambda: linear_attention,
+}
+DTYPES: Mapping[str, Callable[..., Any]] = {
+    "float32": lambda: jnp.float32,
+    "bfloat16": lambda: jnp.bfloat16,
+}
+LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
+    "constant": lambda: optax.constant_schedule,
+    "cosine": lambda: optax.cosine_decay_schedule,
+}
+OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
+    "adam": lambda b1=0.9, b2=0.999, eps=1e-8: partial(optax.adam, b1=b1, b2=b2, eps=eps),
+    "adamw": lambda b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01: partial(
+        optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+    ),
+}
+
+
+def choose(text: str, choices: Mapping[str, Callable[..., Any]], *, key: str) -> Any:
+    """The object that a config's string names.
+
+    Args:
+      text: "name" or "name(argument=literal, ...)".
+      choices: name -> maker.
+      key: the config's key, for the error.
+
+    Raises:
+      UserError: an unknown name, or arguments that the choice does not take.
+
+    >>> choose("min_snr(gamma=3)", WEIGHTINGS, key="diffusion.weighting").__name__
+    'weight'
+    """
+    what = f"config.{key} = {text!r}"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Name):
+            name, arguments = call.id, {}
+        elif isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+            name = call.func.id
+            arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+            if len(arguments) != len(call.keywords):
+                raise ValueError("unpacking")
+        else:
+            raise ValueError("not a call")
+    except (ValueError, SyntaxError):
+        raise UserError(f"{what}: expected 'name' or 'name(argument=number)'") from None
+    if name not in choices:
+        raise UserError(f"{what}: expected one of {', '.join(choices)}")
+    try:
+        return choices[name](**arguments)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+class Diffusion(NamedTuple):
+    """What a config's `diffusion` section says, as functions."""
+
+    schedule: Schedule
+    parametrisation: parametrisations.Parametrisation
+    target: parametrisations.Parametrisation
+    weighting: weightings.Weighting
+    sample_times: time_sampling.TimeSampler
+    time_input: denoisers.TimeInput
+
+
+def diffusion(config: Any) -> Diffusion:
+    """The functions that `config.diffusion` names.
+
+    Raises:
+      UserError: an unknown name, or a combination that has no finite meaning.
+    """
+    c = config.diffusion
+    schedule = choose(c.schedule, SCHEDULES, key="diffusion.schedule")
+    if c.zero_terminal_snr:
+        if not schedule.discrete:
+            raise UserError(
+                f"config.diffusion.zero_terminal_snr = True needs a discrete schedule, not "
+                f"{c.schedule!r}: set it to False"
+            )
+        schedule = schedules.zero_terminal_snr(schedule)
+    if c.log_snr_shift:
+        if schedule.discrete:
+            raise UserError(
+                f"config.diffusion.log_snr_shift = {c.log_snr_shift} needs a continuous schedule, "
+                f"not {c.schedule!r}: set it to 0"
+            )
+        schedule = schedules.shift_log_snr(schedule, c.log_snr_shift)
+    parametrisation = choose(c.parametrisation, PARAMETRISATIONS, key="diffusion.parametrisation")
+    target = parametrisation
+    if c.loss_target != "same":
+        target = choose(c.loss_target, PARAMETRISATIONS, key="diffusion.loss_target")
+    if parametrisation.needs_signal and float(schedule(schedule.T).signal_scale) == 0:
+        raise UserError(
+            f"config.diffusion.parametrisation = {c.parametrisation!r} can't be inverted where "
+            f"the schedule {c.schedule!r} has no signal: take v, x0 or velocity"
+        )
+    is_edm = parametrisation.name == "edm"
+    return Diffusion(
+        schedule,
+        parametrisation,
+        target,
+        choose(c.weighting, WEIGHTINGS, key="diffusion.weighting"),
+        choose(c.time_sampling, TIME_SAMPLERS, key="diffusion.time_sampling"),
+        denoisers.quarter_log_sigma if is_edm else denoisers.scaled_time,
+    )
+
+
+def model(config: Any, *, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+    """The U-Net of `config.model` for a data set's images.
+
+    Args:
+      config: the config.
+      image_shape: (H, W, C), to check the network against.
+      num_classes: of the data set; used where the config's model is class-conditional.
+
+    Raises:
+      UserError: an unknown name, an unlabelled set for a conditional model, or fields that don't
+        fit each other or the images.
+    """
+    c = config.model
+    if c.class_conditional and not num_classes:
+        raise UserError(
+            f"config.model.class_conditional = True but {config.data.name!r} has no labels: set it "
+            "to False"
+        )
+    network = UNet(
+        channels=c.channels,
+        multipliers=tuple(c.multipliers),
+        blocks=c.blocks,
+        attention_resolutions=tuple(c.attention_resolutions),
+        head_channels=c.head_channels,
+        dropout=c.dropout,
+        num_classes=num_classes if c.class_conditional else 0,
+        patch=c.patch,
+        block=choose(c.block, BLOCKS, key="model.block"),
+        scale_shift=c.scale_shift,
+        mix=choose(c.attention, ATTENTIONS, key="model.attention"),
+        dtype=choose(c.dtype, DTYPES, key="model.dtype"),
+        remat=c.remat,
+    )
+    try:
+        jax.eval_shape(
+            network.init,
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.float32),
+        )
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"config.model: {str(error).splitlines()[0]}") from error
+    return network
+
+
+def learning_rate(config: Any) -> optax.Schedule:
+    """Linear warm-up from 0 to config.train.learning_rate, then constant or cosine to 0."""
+    c = config.train
+    decay = choose(c.schedule, LEARNING_RATES, key="train.schedule")
+    after = max(1, c.steps - c.warmup_steps)
+    rest = decay(c.learning_rate, after) if c.schedule == "cosine" else decay(c.learning_rate)
+    if not c.warmup_steps:
+        return rest
+    warmup = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
+    return optax.join_schedules([warmup, rest], [c.warmup_steps])
+
+
+def optimizer(config: Any) -> optax.GradientTransformation:
+    """Gradient clipping by the global norm (0 for none), then Adam or AdamW."""
+    make = choose(config.train.optimizer, OPTIMIZERS, key="train.optimizer")
+    clip = config.train.grad_clip
+    chain = [optax.clip_by_global_norm(clip)] if clip else []
+    return optax.chain(*chain, make(learning_rate(config)))
+
+
+class Sampling(NamedTuple):
+    """What a config's `sample` section says, as functions."""
+
+    sampler: Callable[..., samplers.Samples]
+    grid: grids.Grid
+    threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
+
+
+def sampling(config: Any, schedule: Schedule) -> Sampling:
+    """The sampler, grid and thresholding that `config.sample` names.
+
+    Raises:
+      UserError: an unknown name, or a number of steps that the schedule does not have.
+    """
+    c = config.sample
+    make_grid = choose(c.grid, GRIDS, key="sample.grid")
+    try:
+        grid = make_grid(schedule, c.steps)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
+        ) from None
+    return Sampling(
+        choose(c.sampler, SAMPLERS, key="sample.sampler"),
+        grid,
+        choose(c.threshold, THRESHOLDS, key="sample.threshold"),
+    )
+
+
+def apply_network(network: UNet, params: Any) -> Callable[[Array, Array, Any], Array]:
+    """The network with fixed parameters, as samplers and evaluation ask for it."""
+    return lambda x, t, cond: network.apply({"params": params}, x, t, cond)

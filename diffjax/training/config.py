@@ -1,0 +1,120 @@
+"""What a config must hold, checked before anything is loaded or written."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from diffjax.errors import UserError
+
+
+class Rule(NamedTuple):
+    """A key's type and what its values must satisfy."""
+
+    kind: type | tuple[type, ...]
+    expected: str
+    holds: Callable[[Any], bool] = lambda value: True
+
+
+def _whole(low: int) -> Rule:
+    return Rule(int, f"a whole number >= {low}", lambda value: value >= low)
+
+
+def _share() -> Rule:
+    return Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
+
+
+TEXT = Rule(str, "a text")
+SWITCH = Rule(bool, "True or False")
+NUMBER = Rule((int, float), "a number")
+POSITIVE = Rule((int, float), "a number > 0", lambda value: value > 0)
+NOT_NEGATIVE = Rule((int, float), "a number >= 0", lambda value: value >= 0)
+WHOLES = Rule(tuple, "a tuple of whole numbers", lambda v: all(type(x) is int for x in v))
+SIZES = Rule(
+    tuple,
+    "a tuple of at least one whole number >= 1",
+    lambda v: len(v) > 0 and all(type(x) is int and x >= 1 for x in v),
+)
+
+RULES: dict[str, Rule] = {
+    "seed": _whole(0),
+    "data.name": TEXT,
+    "data.dir": TEXT,
+    "data.image_size": _whole(0),
+    "data.channels": Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3)),
+    "data.flip": SWITCH,
+    "data.memory_limit_mb": _whole(0),
+    "model.channels": _whole(1),
+    "model.multipliers": SIZES,
+    "model.blocks": _whole(1),
+    "model.attention_resolutions": WHOLES,
+    "model.head_channels": _whole(1),
+    "model.dropout": _share(),
+    "model.class_conditional": SWITCH,
+    "model.patch": _whole(1),
+    "model.block": TEXT,
+    "model.scale_shift": SWITCH,
+    "model.attention": TEXT,
+    "model.dtype": TEXT,
+    "model.remat": SWITCH,
+    "diffusion.schedule": TEXT,
+    "diffusion.zero_terminal_snr": SWITCH,
+    "diffusion.log_snr_shift": NUMBER,
+    "diffusion.parametrisation": TEXT,
+    "diffusion.loss_target": TEXT,
+    "diffusion.weighting": TEXT,
+    "diffusion.time_sampling": TEXT,
+    "diffusion.label_dropout": _share(),
+    "train.steps": _whole(1),
+    "train.batch_size": _whole(1),
+    "train.optimizer": TEXT,
+    "train.learning_rate": POSITIVE,
+    "train.schedule": TEXT,
+    "train.warmup_steps": _whole(0),
+    "train.grad_clip": NOT_NEGATIVE,
+    "train.ema_decay": _share(),
+    "train.log_every": _whole(1),
+    "train.eval_every": _whole(1),
+    "train.checkpoint_every": _whole(1),
+    "train.sample_every": _whole(1),
+    "sample.sampler": TEXT,
+    "sample.grid": TEXT,
+    "sample.steps": _whole(1),
+    "sample.threshold": TEXT,
+    "sample.count": _whole(1),
+    "sample.batch_size": _whole(1),
+    "sample.labels": WHOLES,
+    "sample.seed": _whole(0),
+    "evaluate.num_samples": _whole(2),
+}
+
+
+def check(config: Any) -> None:
+    """Every key is there, none is unknown, and each value is of its kind.
+
+    Raises:
+      UserError: names the first key that is not so.
+    """
+    found = flatten(config)
+    for key in found:
+        if key not in RULES:
+            raise UserError(f"config.{key} is not a key of diffjax's configs: remove it")
+    for key, rule in RULES.items():
+        if key not in found:
+            raise UserError(f"config.{key} is missing: expected {rule.expected}")
+        value = found[key]
+        wrong_kind = not isinstance(value, rule.kind) or (
+            isinstance(value, bool) and rule.kind is not bool
+        )
+        # A comparison with NaN is false, so a rule with bounds refuses it.
+        if wrong_kind or not rule.holds(value) or value != value:
+            raise UserError(f"config.{key} = {value!r}: expected {rule.expected}")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

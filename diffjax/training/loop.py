@@ -1,0 +1,299 @@
+"""The training loop: one pass over config.train.steps, resumable at every checkpoint."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffjax import data
+from diffjax.errors import UserError
+from diffjax.models import UNet
+from diffjax.training import build, pictures, workdir
+from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.logs import MetricsLog, Progress
+from diffjax.training.parallel import AXIS, DataParallel
+from diffjax.training.prefetch import Prefetcher
+from diffjax.training.sampling import Generator
+from diffjax.training.signals import StopRequest
+from diffjax.training.state import init_state, make_eval_loss, make_train_step
+
+EVAL_IMAGES = 512
+
+
+class Experiment(NamedTuple):
+    """A config with everything in it resolved."""
+
+    config: Any
+    source: data.ImageSource
+    network: UNet
+    diffusion: build.Diffusion
+    generator: Generator
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal and saved; it can go on."""
+
+    def __init__(self, signal: int, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.signal = signal
+        self.step = step
+
+
+def experiment(config: Any) -> Experiment:
+    """Loads the data and resolves a config; writes nothing.
+
+    Raises:
+      UserError: whatever in the config can't be.
+    """
+    source = load_split(config, "train")
+    diffusion = build.diffusion(config)
+    network = build.model(
+        config, image_shape=source.image_shape, num_classes=len(source.class_names)
+    )
+    generator = Generator(config, network, diffusion, image_shape=source.image_shape)
+    return Experiment(config, source, network, diffusion, generator)
+
+
+def load_split(config: Any, split: str) -> data.ImageSource:
+    """One split of the config's data set."""
+    c = config.data
+    return data.load(
+        c.name,
+        split=split,
+        data_dir=c.dir or None,
+        image_size=c.image_size or None,
+        channels=c.channels or None,
+        memory_limit_mb=c.memory_limit_mb,
+    )
+
+
+def restore_params(
+    setup: Experiment, folder: Path, *, step: int | None = None
+) -> tuple[int, Any]:
+    """(step, EMA parameters) of a workdir's latest checkpoint, or of `step`.
+
+    Raises:
+      UserError: the workdir belongs to another config or has no checkpoint.
+    """
+    config = setup.config
+    nothing = UserError(
+        f"--workdir={folder} has no checkpoint: train first, with the same command and --mode=train"
+    )
+    if not workdir.check(folder, config) or not (folder / "checkpoints").is_dir():
+        raise nothing
+    like = jax.eval_shape(
+        lambda: init_state(
+            setup.network,
+            build.optimizer(config),
+            seed=config.seed,
+            image_shape=setup.source.image_shape,
+        )
+    )
+    checkpoints = Checkpoints(folder)
+    found = checkpoints.restore(like, step=step)
+    checkpoints.close()
+    if found is None:
+        raise nothing
+    return found.step, jax.device_put(found.state.ema_params)
+
+
+def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print) -> None:
+    """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
+
+    Args:
+      setup: see `experiment`.
+      folder: the workdir.
+      say: where lines for the user go.
+
+    Raises:
+      UserError: bad input, a full disk, a loss that is not finite.
+      Stopped: SIGINT or SIGTERM came; the state is saved.
+    """
+    config = setup.config
+    parallel = DataParallel(config.train.batch_size)
+    optimizer = build.optimizer(config)
+    held_out = _held_out(config)
+    workdir.check(folder, config)
+    workdir.prepare(folder, config)
+
+    state = init_state(
+        setup.network, optimizer, seed=config.seed, image_shape=setup.source.image_shape
+    )
+    batches = data.batches(
+        setup.source, batch_size=config.train.batch_size, seed=config.seed
+    )
+    checkpoints = Checkpoints(folder)
+    restored = checkpoints.restore(state)
+    if restored:
+        state = restored.state
+        batches.set_state(restored.data)
+        say(f"going on from step {restored.step} of {folder}")
+    start = int(state.step)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    say(
+        f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} images "
+        f"{setup.source.image_shape}, {len(parallel.devices)} x "
+        f"{parallel.devices[0].device_kind}, steps {start} to {config.train.steps}"
+    )
+
+    if start < config.train.steps:
+        run = _Run(setup, folder, parallel, checkpoints, held_out, start)
+        try:
+            state = run.go(parallel.replicate(state), optimizer, batches)
+        finally:
+            run.close()
+    checkpoints.close()
+    pictures.final(setup, jax.device_put(state.ema_params), folder, say=say)
+
+
+class _Run:
+    """The loop's own bookkeeping between the first step and the last."""
+
+    def __init__(
+        self,
+        setup: Experiment,
+        folder: Path,
+        parallel: DataParallel,
+        checkpoints: Checkpoints,
+        held_out: dict[str, np.ndarray] | None,
+        start: int,
+    ) -> None:
+        self.setup, self.folder, self.parallel = setup, folder, parallel
+        self.checkpoints, self.held_out = checkpoints, held_out
+        self.config = setup.config.train
+        self.log = MetricsLog(folder, start=start)
+        self.progress = Progress(start=start, total=self.config.steps)
+        self.eval_loss = make_eval_loss(
+            setup.network, setup.diffusion, seed=setup.config.seed
+        )
+        self.learning_rate = build.learning_rate(setup.config)
+        # Metrics stay on the device until they are logged, so no step waits for the host.
+        self.pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self.since = time.monotonic()
+        self.loss = math.nan
+        self.saved = start
+
+    def close(self) -> None:
+        self.progress.close()
+        self.log.close()
+
+    def go(self, state: Any, optimizer: Any, batches: data.BatchIterator) -> Any:
+        """Steps to the end; returns the first device's state."""
+        config = self.config
+        train_step = self.parallel.compile(
+            make_train_step(
+                self.setup.network,
+                self.setup.diffusion,
+                optimizer,
+                seed=self.setup.config.seed,
+                ema_decay=config.ema_decay,
+                label_dropout=self.setup.config.diffusion.label_dropout,
+                flip=self.setup.config.data.flip,
+                axis_name=AXIS,
+            )
+        )
+        first = self.saved
+        prefetcher = Prefetcher(batches, self.parallel.shard)
+        try:
+            with StopRequest() as stop:
+                for step in range(first + 1, config.steps + 1):
+                    state, metrics = train_step(state, next(prefetcher))
+                    self.pending.append((step, metrics))
+                    last = step == config.steps
+                    if step % config.log_every == 0 or last or step == first + 1:
+                        self.flush()
+                    if step % config.eval_every == 0 or last:
+                        self.evaluate(step, state)
+                    if step % config.checkpoint_every == 0 or last or stop.signal:
+                        self.save(step, state, prefetcher.state)
+                    if step % config.sample_every == 0 and not last:
+                        self.sample(step, state)
+                    if stop.signal and not last:
+                        self.checkpoints.wait()
+                        raise Stopped(stop.signal, step)
+        finally:
+            prefetcher.close()
+        self.checkpoints.wait()
+        return self.parallel.first(state)
+
+    def flush(self) -> None:
+        """Fetches the pending metrics, stops on what is not finite, and logs one row."""
+        if not self.pending:
+            return
+        rows = [
+            (step, jax.tree.map(float, self.parallel.first(metrics)))
+            for step, metrics in self.pending
+        ]
+        self.pending = []
+        for step, metrics in rows:
+            if not all(math.isfinite(value) for value in metrics.values()):
+                self.log.write({"step": step, "loss": metrics["loss"]})
+                self._stop_at(step, metrics)
+        now = time.monotonic()
+        rate = len(rows) * self.setup.config.train.batch_size / (now - self.since)
+        self.since = now
+        step = rows[-1][0]
+        self.loss = float(np.mean([metrics["loss"] for _, metrics in rows]))
+        self.log.write(
+            {
+                "step": step,
+                "loss": self.loss,
+                "grad_norm": float(np.mean([metrics["grad_norm"] for _, metrics in rows])),
+                "learning_rate": float(self.learning_rate(step - 1)),
+                "images_per_second": rate,
+            }
+        )
+        self.progress.update(step, loss=self.loss, images_per_second=rate)
+
+    def _stop_at(self, step: int, metrics: dict[str, float]) -> None:
+        self.checkpoints.wait()
+        kept = self.checkpoints.steps()
+        good = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written"
+        bad = ", ".join(f"{k} = {v}" for k, v in metrics.items() if not math.isfinite(v))
+        raise UserError(
+            f"step {step}: {bad}: expected finite numbers; {good}: lower "
+            "config.train.learning_rate or config.train.grad_clip and use a new --workdir"
+        )
+
+    def evaluate(self, step: int, state: Any) -> None:
+        """The EMA parameters' loss on held-out images, at the same noise every time."""
+        if self.held_out is None:
+            return
+        self.flush()
+        params = self.parallel.first(state.ema_params)
+        size = len(self.held_out["image"])
+        losses = []
+        for i in range(0, size, 128):
+            batch = {name: x[i : i + 128] for name, x in self.held_out.items()}
+            losses.append(float(self.eval_loss(params, batch)) * len(batch["image"]))
+        self.loss = sum(losses) / size
+        self.log.write({"step": step, "eval_loss": self.loss})
+        self.since = time.monotonic()
+
+    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+        """A checkpoint, never of a state that a step without a finite loss has touched."""
+        self.flush()
+        self.checkpoints.save(step, self.parallel.first(state), position, loss=self.loss)
+        self.since = time.monotonic()
+
+    def sample(self, step: int, state: Any) -> None:
+        """samples/step_*.png from fixed noise, and loss.png."""
+        self.flush()
+        params = self.parallel.first(state.ema_params)
+        grid = pictures.samples(self.setup, params, self.folder / "samples" / f"step_{step:07}.png")
+        self.log.image("samples", grid, step=step)
+        pictures.loss(self.folder)
+        self.since = time.monotonic()
+
+
+def _held_out(config: Any) -> dict[str, np.ndarray] | None:
+    c = config.data
+    if not data.has_split(c.name, split="test", data_dir=c.dir or None):
+        return None
+    source = load_split(config, "test")
+    batch = next(data.batches(source, batch_size=min(EVAL_IMAGES, len(source)), seed=0))
+    return {"image": batch["image"], "label": batch["label"]}

@@ -1,0 +1,98 @@
+"""The pictures that a run leaves in its workdir."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffjax import figures
+from diffjax.training.logs import read_rows
+from diffjax.training.sampling import Draw
+
+if TYPE_CHECKING:
+    from diffjax.training.loop import Experiment
+
+DENOISED = 10  # samples in denoising.png and denoising.gif
+
+
+def _scale(shape: tuple[int, int, int]) -> int:
+    """Whole factor that brings small images to about 48 pixels."""
+    return max(1, round(48 / max(shape[:2])))
+
+
+def draw_grid(
+    setup: "Experiment", draw: Draw, *, start: int, columns: int | None = None
+) -> np.ndarray:
+    """The samples as one picture: a named row for each class where there are classes."""
+    images = draw.images
+    labels = setup.generator.labels(start, len(images))
+    names = setup.source.class_names
+    scale = _scale(setup.source.image_shape)
+    if labels is None:
+        return figures.image_grid(images, scale=scale, columns=columns)
+    order = np.argsort(labels, kind="stable")
+    shown, counts = np.unique(labels, return_counts=True)
+    if len(shown) == 1 or len(set(counts)) > 1:
+        return figures.image_grid(images[order], scale=scale, columns=columns)
+    rows = [names[label] if label >= 0 else "no class" for label in shown]
+    return figures.image_grid(
+        images[order], scale=scale, columns=int(counts[0]), row_labels=rows
+    )
+
+
+def samples(setup: "Experiment", params: Any, path: Path) -> np.ndarray:
+    """Writes a grid of config.sample.count samples and returns it: uint8 (H, W, C)."""
+    draw = setup.generator(params, start=0, count=setup.config.sample.count)
+    grid = draw_grid(setup, draw, start=0)
+    figures.save_png(path, grid)
+    return grid
+
+
+def generated(setup: "Experiment", params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
+    """Writes config.sample.count samples as a PNG grid and as an .npz; the names say how they came.
+
+    The .npz holds images, uint8 (N, H, W, C), and, with classes, labels, int32 (N,).
+    """
+    config = setup.config.sample
+    draw = setup.generator(params, start=0, count=config.count)
+    labels = setup.generator.labels(0, config.count)
+    classes = "" if not config.labels else "_class" + "-".join(map(str, config.labels))
+    name = (
+        f"{config.sampler}_{config.grid}{config.steps}_seed{config.seed}_n{config.count}{classes}"
+        f"_step{step}"
+    )
+    stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
+    arrays = {"images": draw.images} | ({} if labels is None else {"labels": labels})
+    picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
+    figures.save_png(picture, draw_grid(setup, draw, start=0))
+    figures.atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
+    return picture, archive
+
+
+def loss(folder: Path) -> None:
+    """Writes loss.png from metrics.jsonl."""
+    figures.plot_loss(folder / "loss.png", read_rows(folder / "metrics.jsonl"))
+
+
+def final(
+    setup: "Experiment", params: Any, folder: Path, *, say: Callable[[str], None]
+) -> None:
+    """Writes samples.png, denoising.png, denoising.gif and loss.png."""
+    say("drawing samples")
+    samples(setup, params, folder / "samples.png")
+    draw = setup.generator(params, start=0, count=DENOISED, keep_trajectory=True)
+    assert draw.trajectory is not None
+    scale = _scale(setup.source.image_shape)
+    figures.save_png(
+        folder / "denoising.png", figures.denoising_strip(draw.trajectory, scale=scale)
+    )
+    figures.save_gif(
+        folder / "denoising.gif",
+        figures.denoising_frames(draw.trajectory, scale=scale),
+        milliseconds=120,
+        hold_last=2000,
+    )
+    loss(folder)
+    written = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
+    say(f"wrote {', '.join(str(folder / name) for name in written)}")

@@ -1,0 +1,135 @@
+"""Images from a trained network, as a config's `sample` section asks for them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import denoisers, rng
+from diffjax.errors import UserError
+from diffjax.figures import to_uint8
+from diffjax.models import UNet
+from diffjax.schedules import Array
+from diffjax.training import build
+
+
+class Draw(NamedTuple):
+    """A batch of samples. images: uint8 (n, H, W, C); trajectory: float32 (N+1, n, H, W, C)."""
+
+    images: np.ndarray
+    trajectory: np.ndarray | None
+
+
+class Generator:
+    """Sample number i, for any i: a function of (params, seed, i) and the config's sampler.
+
+    Numbers, not batches, decide the noise and the label, so the first eight samples of a hundred
+    are the eight samples of eight.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        network: UNet,
+        diffusion: build.Diffusion,
+        *,
+        image_shape: tuple[int, int, int],
+    ) -> None:
+        """Resolves the config; nothing is compiled yet.
+
+        Raises:
+          UserError: an unknown sampler, grid or threshold, or labels that the model doesn't have.
+        """
+        self._network = network
+        self._diffusion = diffusion
+        self._image_shape = image_shape
+        self._seed = config.sample.seed
+        self._batch_size = config.sample.batch_size
+        self._sampling = build.sampling(config, diffusion.schedule)
+        self._labels = _labels(tuple(config.sample.labels), network.num_classes)
+        self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+
+    def labels(self, start: int, count: int) -> np.ndarray | None:
+        """The labels of samples start .. start + count - 1: int32 (count,), or None."""
+        if self._labels is None:
+            return None
+        return self._labels[np.arange(start, start + count) % len(self._labels)]
+
+    def __call__(
+        self, params: Any, *, start: int, count: int, keep_trajectory: bool = False
+    ) -> Draw:
+        """Samples start .. start + count - 1, in batches of at most config.sample.batch_size.
+
+        Raises:
+          UserError: a value that is not finite came out.
+        """
+        size = min(self._batch_size, count)
+        draws, paths = [], []
+        for first in range(start, start + count, size):
+            wanted = min(size, start + count - first)
+            indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
+            labels = self.labels(first, size)
+            x_0, trajectory = self._compile(size, keep_trajectory)(params, indices, labels)
+            draws.append(np.asarray(x_0)[:wanted])
+            if keep_trajectory:
+                paths.append(np.asarray(trajectory)[:, :wanted])
+        x_0 = np.concatenate(draws)
+        if not np.isfinite(x_0).all():
+            raise UserError(
+                "the sampler returned values that are not finite: take more config.sample.steps, "
+                "config.sample.threshold='clip', or an earlier checkpoint"
+            )
+        return Draw(to_uint8(x_0), np.concatenate(paths, axis=1) if keep_trajectory else None)
+
+    def _compile(self, size: int, keep_trajectory: bool) -> Callable[..., Any]:
+        if (size, keep_trajectory) not in self._compiled:
+            self._compiled[size, keep_trajectory] = jax.jit(self._function(keep_trajectory))
+        return self._compiled[size, keep_trajectory]
+
+    def _function(self, keep_trajectory: bool) -> Callable[..., Any]:
+        schedule, sampling = self._diffusion.schedule, self._sampling
+
+        def generate(params: Any, indices: Array, labels: Array | None) -> Any:
+            denoise = denoisers.denoiser(
+                build.apply_network(self._network, params),
+                schedule,
+                parametrisation=self._diffusion.parametrisation,
+                time_input=self._diffusion.time_input,
+            )
+            start = rng.stream(self._seed, "sample_start")
+            x_T = rng.per_example(
+                start, indices, lambda k: jax.random.normal(k, self._image_shape)
+            )
+            # At the grid's first time a sample of data at rest is noise_scale eps, for EDM 80 eps.
+            x_T = x_T * jnp.float32(sampling.grid.noise_scale[0])
+            steps = rng.stream(self._seed, "sample_steps")
+            keys = jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
+            return sampling.sampler(
+                sampling.threshold(denoise, schedule),
+                x_T,
+                grid=sampling.grid,
+                key=keys,
+                cond=labels,
+                keep_trajectory=keep_trajectory,
+            )
+
+        return generate
+
+
+def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:
+    if not num_classes:
+        if wanted:
+            raise UserError(
+                f"config.sample.labels = {wanted} but the model is not class-conditional: leave "
+                "it empty"
+            )
+        return None
+    bad = [label for label in wanted if not -1 <= label < num_classes]
+    if bad:
+        raise UserError(
+            f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
+            "no class; leave it empty for every class in turn"
+        )
+    return np.asarray(wanted or range(num_classes), np.int32)
