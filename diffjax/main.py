@@ -1,34 +1,32 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
-One config file says what is trained, `--config.key.name=value` changes a value, `--workdir` says
-where the run lives and `--mode` what to do: train (and go on where the last run stopped), sample,
-evaluate. Errors that the user can mend are one line and exit code 2.
+One config file says what is trained, --config.key.name=value changes a value, --workdir says where
+the run lives, and --mode what to do: train (and go on where the last run stopped), sample, evaluate.
 """
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
+from diffjax import flags
 from diffjax.errors import UserError
 
-MODES = ("train", "sample", "evaluate")
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what the command line asks and returns the exit code.
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line, runs the mode, and returns the exit code.
-
-    0: done; 2: bad input; 128 + signal: stopped by Ctrl-C or SIGTERM after saving.
+    0: done; 2: bad input, told in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
     """
-    arguments = list(sys.argv if argv is None else argv)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"--help", "-h", "-help"} & set(arguments):
+        print(f"{__doc__}\n{flags.help_text()}")
+        return 0
     try:
-        values, name = parse(arguments)
-        run(values.config, Path(values.workdir or Path("runs") / name), values.mode)
+        return run(*flags.parse(arguments))
     except UserError as error:
         if "--debug" in arguments:
             raise
@@ -37,67 +35,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
-    except Exception as error:
-        if type(error).__name__ != "Stopped":
-            raise
-        print(f"{error}: run the same command again to go on", file=sys.stderr)
-        return 128 + error.signal  # type: ignore[attr-defined]
-    return 0
 
 
-def parse(arguments: list[str]) -> tuple[Any, str]:
-    """The flags, and the config's name: its file's, with -variant for file.py:variant.
+def run(config: Any, workdir: Path, mode: str = "train") -> int:
+    """Does what `mode` says with a config, for the command line and for notebooks.
+
+    Args:
+      config: an ml_collections ConfigDict, as experiments/*.py make them.
+      workdir: where the run lives.
+      mode: "train", "sample" or "evaluate".
+
+    Returns:
+      The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
 
     Raises:
-      UserError: no config, a config that can't be read, an unknown key, a value of another type.
+      UserError: bad input.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file, with :variant at will.",
-        flag_values=values, sys_argv=arguments,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "workdir", None, "Where the run lives; runs/<config name> by default.", flag_values=values
-    )
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
-    if {"--help", "-h", "-help"} & set(arguments):
-        print(__doc__)
-        print(values.get_help())
-        raise SystemExit(0)
-    try:
-        rest = values(arguments)[1:]
-    except Exception as error:
-        # ml_collections hands on whatever the config file or a value's parser raised.
-        raise UserError(f"command line: {_one_line(error)}") from error
-    if rest:
-        raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
-    if values.config is None:
-        raise UserError("no config: write --config=experiments/fashion_mnist.py, for example")
-    path, _, variant = _config_flag(arguments).partition(":")
-    return values, f"{Path(path).stem}-{variant}" if variant else Path(path).stem
+    from diffjax.training import loop
+    from diffjax.training.config import check
 
-
-def _config_flag(arguments: list[str]) -> str:
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if name == "config" and argument.startswith("-"):
-            return value if equals else arguments[i + 1]
-    raise UserError("no config: write --config=experiments/fashion_mnist.py, for example")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
-
-
-def use_compilation_cache() -> None:
-    """Keeps what XLA compiled in the user's cache folder, unless JAX was told of another place."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    modes: dict[str, Callable[[loop.Experiment, Path], int]] = {
+        "train": _train,
+        "sample": _sample,
+        "evaluate": _evaluate,
+    }
+    if mode not in modes:
+        raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("diffjax").setLevel(logging.INFO)
+    check(config)
+    use_compilation_cache()
+    return modes[mode](loop.experiment(config), Path(workdir))
 
 
 def cache_folder() -> Path:
@@ -105,44 +73,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffjax"
 
 
-def run(config: Any, workdir: Path, mode: str) -> None:
-    """Does what `mode` says with a config, as the command line and notebooks call it.
+def use_compilation_cache() -> None:
+    """Keeps what XLA compiled in the user's cache folder, unless JAX was told of another place."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        import jax
 
-    Args:
-      config: an ml_collections ConfigDict, as experiments/*.py make them.
-      workdir: where the run lives.
-      mode: "train", "sample" or "evaluate".
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-    Raises:
-      UserError: bad input.
-      training.loop.Stopped: a signal asked the run to stop; it is saved.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("diffjax").setLevel(logging.INFO)
-    use_compilation_cache()
+
+def _train(setup: Any, workdir: Path) -> int:
     from diffjax.training import loop
-    from diffjax.training.config import check
 
-    check(config)
-    setup = loop.experiment(config)
-    modes = {"train": loop.train, "sample": _sample, "evaluate": _evaluate}
-    if mode not in modes:
-        raise UserError(f"--mode={mode}: expected one of {', '.join(modes)}")
-    modes[mode](setup, workdir)
+    try:
+        loop.train(setup, workdir)
+    except loop.Stopped as stopped:
+        print(f"{stopped}: run the same command again to go on", file=sys.stderr)
+        return 128 + stopped.signal
+    return 0
 
 
-def _sample(setup: Any, workdir: Path) -> None:
+def _sample(setup: Any, workdir: Path) -> int:
     from diffjax.training import loop, pictures
 
     step, params = loop.restore_params(setup, workdir)
     for path in pictures.generated(setup, params, workdir, step=step):
         print(f"wrote {path}")
+    return 0
 
 
-def _evaluate(setup: Any, workdir: Path) -> None:
-    import json
-
-    from diffjax.evaluation import evaluate
+def _evaluate(setup: Any, workdir: Path) -> int:
+    from diffjax.evaluation.report import evaluate
     from diffjax.figures import atomic_write
     from diffjax.training import loop
 
@@ -162,11 +123,8 @@ def _evaluate(setup: Any, workdir: Path) -> None:
     text = json.dumps(report, indent=2) + "\n"
     atomic_write(workdir / "evaluation.json", lambda file: file.write(text.encode()))
     print(text, end="")
-
-
-def _exit() -> NoReturn:
-    sys.exit(main())
+    return 0
 
 
 if __name__ == "__main__":
-    _exit()
+    sys.exit(main())

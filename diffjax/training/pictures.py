@@ -63,7 +63,9 @@ def generated(setup: "Experiment", params: Any, folder: Path, *, step: int) -> t
         f"_step{step}"
     )
     stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
-    arrays = {"images": draw.images} | ({} if labels is None else {"labels": labels})
+    arrays: dict[str, Any] = {"images": draw.images}
+    if labels is not None:
+        arrays["labels"] = labels
     picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
     figures.save_png(picture, draw_grid(setup, draw, start=0))
     figures.atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))

@@ -1,0 +1,59 @@
+# make demo    install, get Fashion-MNIST, train a small model, draw garments
+# make test    install and run every test
+# make lint    ruff, mypy, import-linter
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Extras that `make test` and `make lint` install; "test,parity" adds torch to compare with.
+EXTRAS ?= test
+DEMO ?= runs/fashion_mnist-quick
+
+.PHONY: demo test lint install clean
+.DELETE_ON_ERROR:
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: write make PYTHON=python3.12, say" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: $(PYTHON) can't make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 2; }
+
+$(VENV)/installed: $(VENV)/bin/python requirements.txt setup.cfg
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-$(EXTRAS): $(VENV)/bin/python requirements.txt setup.cfg
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@ $(VENV)/installed
+
+install: $(VENV)/installed
+
+demo: install
+	@$(BIN)/python -m diffjax.data fashion_mnist || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Debian's package dataset-fashion-mnist"; \
+	    apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist >/dev/null && \
+	    $(BIN)/python -m diffjax.data fashion_mnist; \
+	  else exit 2; fi; }
+	@$(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py:quick --workdir=$(DEMO)
+	@echo
+	@echo "New garments:       $(DEMO)/samples.png"
+	@echo "From noise to them: $(DEMO)/denoising.png and $(DEMO)/denoising.gif"
+	@echo "The loss:           $(DEMO)/loss.png"
+	@echo
+	@echo "Next, with the same model:"
+	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py:quick --workdir=$(DEMO) --mode=sample --config.sample.labels='(7,8,9)' --config.sample.seed=1"
+	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py:quick --workdir=$(DEMO) --mode=evaluate"
+	@echo "A larger model (one GPU):"
+	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py"
+
+test: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info

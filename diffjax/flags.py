@@ -1,0 +1,151 @@
+"""The command line's flags, and a config file with its overrides, as one checked object.
+
+ml_collections reads the file and applies `--config.key=value`; what is done here beforehand is to
+find out, in words for the user, why it would not.
+"""
+
+import contextlib
+import difflib
+import inspect
+import io
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from diffjax.errors import UserError
+
+MODES = ("train", "sample", "evaluate")
+EXAMPLE = "--config=experiments/fashion_mnist.py"
+
+
+class CommandLine(NamedTuple):
+    """What the user asked for; `config` is a locked ml_collections ConfigDict."""
+
+    config: Any
+    workdir: Path
+    mode: str
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Reads the flags that follow the program's name.
+
+    The workdir is runs/<name> by default, where the name is the config file's, with -variant for
+    file.py:variant. No flag is defined outside this call.
+
+    Raises:
+      UserError: no config, one that can't be read, an unknown flag or key, a value of another type.
+    """
+    flag = _config_flag(arguments)
+    path, _, variant = flag.partition(":")
+    default = _load(Path(path), variant)
+    _check_overrides(arguments, default)
+
+    values = flags.FlagValues()
+    argv = ["diffjax", *arguments]
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file; file.py:variant for a variant.",
+        flag_values=values, sys_argv=argv,
+    )  # fmt: skip
+    _define_others(values)
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise UserError(_tidy(error)) from error
+    if rest:
+        raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
+    name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
+    workdir = Path(values.workdir) if values.workdir else Path("runs") / name
+    return CommandLine(values.config, workdir, values.mode)
+
+
+def help_text() -> str:
+    """The flags and what they mean."""
+    values = flags.FlagValues()
+    _define_others(values)
+    return (
+        "  --config: Config file; file.py:variant for a variant.\n"
+        "  --config.key.name=value: Changes a value of the config.\n"
+        f"{values.get_help(prefix='').strip(chr(10))}"
+    )
+
+
+def _define_others(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "workdir", None, "Where the run lives; runs/<config name> by default.", flag_values=values
+    )
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+
+
+def _config_flag(arguments: Sequence[str]) -> str:
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            value = value if equals else "".join(arguments[i + 1 : i + 2])
+            if value:
+                return value
+    raise UserError(f"no config file was named: write {EXAMPLE}, for example")
+
+
+def _load(path: Path, variant: str) -> Any:
+    if not path.is_file():
+        raise UserError(f"--config={path}: there is no such file: write {EXAMPLE}, for example")
+    try:
+        # What a config file prints while it is read is not the program's output.
+        with contextlib.redirect_stdout(io.StringIO()):
+            get_config = runpy.run_path(str(path)).get("get_config")
+            if get_config is None:
+                raise UserError(f"--config={path}: expected a Python file that has get_config()")
+            if variant and not inspect.signature(get_config).parameters:
+                raise UserError(f"--config={path}:{variant}: this config has no variants")
+            return get_config(variant) if variant else get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        shown = f"{path}:{variant}" if variant else str(path)
+        raise UserError(f"--config={shown}: {type(error).__name__}: {_tidy(error)}") from error
+
+
+def _check_overrides(arguments: Sequence[str], config: Any) -> None:
+    for i, argument in enumerate(arguments):
+        name, equals, text = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        value = config
+        for part in name.split(".")[1:]:
+            known = list(value) if hasattr(value, "keys") else []
+            if part not in known:
+                near = difflib.get_close_matches(part, known, n=1) or known
+                raise UserError(
+                    f"--{name}: the config has no {part!r} there"
+                    + (f": expected {' or '.join(near)}" if near else "")
+                )
+            value = value[part]
+        if hasattr(value, "keys"):
+            raise UserError(f"--{name} is a section: set one of its keys, {', '.join(value)}")
+        if not equals and not isinstance(value, bool):
+            text = "".join(arguments[i + 1 : i + 2])
+        _check_kind(name, text, value)
+
+
+def _check_kind(name: str, text: str, default: Any) -> None:
+    kinds: dict[type, tuple[Any, str]] = {
+        int: (int, "a whole number"),
+        float: (float, "a number"),
+    }
+    if type(default) not in kinds:
+        return
+    convert, expected = kinds[type(default)]
+    try:
+        convert(text)
+    except ValueError:
+        raise UserError(f"--{name}={text}: expected {expected}, such as {default!r}") from None
+
+
+def _tidy(error: BaseException) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split())
