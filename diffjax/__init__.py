@@ -18,6 +18,7 @@ from diffjax import (
     time_sampling,
     weightings,
 )
+from diffjax._version import __version__
 from diffjax.denoisers import denoiser, edm_denoiser
 from diffjax.errors import UserError
 from diffjax.guidance import clip_x0, dynamic_threshold
@@ -27,13 +28,12 @@ from diffjax.process import q_posterior, q_sample, q_step
 from diffjax.samplers import Samples
 from diffjax.schedules import Scales
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Estimates",
     "Samples",
     "Scales",
     "UserError",
+    "__version__",
     "clip_x0",
     "convert",
     "denoiser",

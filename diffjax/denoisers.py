@@ -32,8 +32,12 @@ def scaled_time(t: Array, schedule: Schedule) -> Array:
 
 
 def quarter_log_sigma(t: Array, schedule: Schedule) -> Array:
-    """EDM's c_noise = log(noise_scale / signal_scale) / 4 (Karras et al. 2022, table 1)."""
-    return -schedule.log_snr(jnp.asarray(t)) / 8
+    """EDM's c_noise = log(noise_scale / signal_scale) / 4 (Karras et al. 2022, table 1).
+
+    Cut at +-5, far outside the published range: an embedding of the infinite log-SNR of pure noise
+    would be NaN.
+    """
+    return jnp.clip(-schedule.log_snr(jnp.asarray(t)) / 8, -5.0, 5.0)
 
 
 def predict(
@@ -50,10 +54,15 @@ def predict(
 
     t is spread over the batch, so that one compiled network serves samplers (one t for all) and
     training (one t an example).
+
+    Raises:
+      ValueError: the output's shape is not x_t's.
     """
     scales = scales_like(schedule, t, x_t)
     times = jnp.broadcast_to(time_input(t, schedule), x_t.shape[:1])
     output = network(parametrisation.input_scale(scales) * x_t, times, cond)
+    if output.shape != x_t.shape:
+        raise ValueError(f"the network returned {output.shape} for x_t of {x_t.shape}")
     return output.astype(x_t.dtype), scales
 
 
@@ -80,8 +89,6 @@ def denoiser(
             network, x_t, t=t, cond=cond,
             schedule=schedule, parametrisation=parametrisation, time_input=time_input,
         )  # fmt: skip
-        if output.shape != x_t.shape:
-            raise ValueError(f"the network returned {output.shape} for x_t of {x_t.shape}")
         return parametrisation.estimates(output, x_t, scales)
 
     return denoise

@@ -11,8 +11,8 @@ from diffjax.schedules import Array
 def warmed_up_decay(step: Array, *, decay: float) -> Array:
     """min(decay, (1 + step) / (10 + step)): a young average forgets its random start.
 
-    The warm-up of TensorFlow's ExponentialMovingAverage: after n steps the average spans about n / 9
-    of them until `decay` takes over, so early EMA samples are not noise.
+    The warm-up of TensorFlow's ExponentialMovingAverage: after n steps the average spans about
+    n / 9 of them until `decay` takes over, so early EMA samples are not noise.
 
     Args:
       step: number of updates already made, from 0.

@@ -1,9 +1,9 @@
 """Sampling grids: which times a sampler visits, from noise to clean data.
 
 A grid is made on the host in float64 and holds the marginal pair of every point, so a sampler's
-coefficients are computed once, in float64, from the grid alone. Its last point is always clean data,
-(1, 0): the last step of a sampler lands on the estimate of x_0, also on schedules whose noise does
-not quite vanish at t = 0.
+coefficients are computed once, in float64, from the grid alone. Its last point is always clean
+data, (1, 0): the last step of a sampler lands on the estimate of x_0, also on schedules whose noise
+does not quite vanish at t = 0.
 """
 
 from typing import NamedTuple
@@ -77,15 +77,17 @@ def _whole(schedule: Schedule, times: np.ndarray) -> np.ndarray:
 
 
 def trailing(schedule: Schedule, steps: int) -> Grid:
-    """T, T - T/N, ..., T/N, 0: even steps that start at pure noise (Lin et al. 2024, section 3.3)."""
+    """T, T - T/N, ..., T/N, 0: even steps from pure noise (Lin et al. 2024, section 3.3)."""
     _check_steps(schedule, steps)
-    return from_times(schedule, _whole(schedule, np.arange(steps, 0, -1) * (schedule.T / steps)))
+    # T N / N is T to the last bit; N (T / N) may not be, and log-SNR can be infinite at T.
+    times = schedule.T * np.arange(steps, 0, -1) / steps
+    return from_times(schedule, _whole(schedule, times))
 
 
 def leading(schedule: Schedule, steps: int) -> Grid:
-    """t_min + (N-1) T/N, ..., t_min + T/N, t_min, 0: DDIM's code; starts one stride below T.
+    """t_min + (N-1) d, ..., t_min + d, t_min, 0: DDIM's code; starts one stride d short of the end.
 
-    On a discrete schedule the stride is floor(T / N), as there.
+    d is floor(T / N) on a discrete schedule, as there, and (T - t_min) / N on a continuous one.
     """
     _check_steps(schedule, steps)
     stride = schedule.T // steps if schedule.discrete else (schedule.T - schedule.t_min) / steps

@@ -48,7 +48,15 @@ def diffusion_loss(
 
     Returns:
       (B,) float32; in nats per dimension for `weightings.vlb`.
+
+    Raises:
+      ValueError: eps or the network's output not of x_0's shape, or t not one an example: all of
+        them would broadcast without a word.
     """
+    if eps.shape != x_0.shape:
+        raise ValueError(f"eps of shape {eps.shape} for x_0 of {x_0.shape}: they must be the same")
+    if jnp.shape(t) != x_0.shape[:1]:
+        raise ValueError(f"t must be one time an example, {x_0.shape[:1]}, not {jnp.shape(t)}")
     target = target or parametrisation
     x_t = q_sample(schedule, x_0, t=t, eps=eps)
     output, scales = predict(

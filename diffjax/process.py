@@ -33,8 +33,14 @@ class Gaussian(NamedTuple):
 
 
 def broadcast(a: Array, x: Array) -> Array:
-    """A scalar or (B,) array, with axes added so that it multiplies (B, ...) images."""
+    """A scalar or (B,) array, with axes added so that it multiplies (B, ...) images.
+
+    Raises:
+      ValueError: any other shape.
+    """
     a = jnp.asarray(a)
+    if a.ndim and a.shape != x.shape[:1]:
+        raise ValueError(f"times must be a scalar or one an example, {x.shape[:1]}, not {a.shape}")
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 
@@ -68,13 +74,18 @@ def q_sample(schedule: Schedule, x_0: Array, *, t: Array, eps: Array) -> Array:
 
 
 def q_step(schedule: Schedule, x_s: Array, *, s: Array, t: Array, eps: Array) -> Array:
-    """Draws x_t ~ q(x_t | x_s) for s < t: one step of the chain; s = t - 1 is DDPM's (equation 2).
+    """Draws x_t ~ q(x_t | x_s), s < t, by equation (1): one step of the chain.
+
+    With s = t - 1 it is DDPM's (Ho et al. 2020, equation 2).
 
     Args:
       schedule: the noise schedule.
       x_s: (B, ...) data at time s.
       s, t: scalar or (B,) times, s < t.
       eps: standard normal noise of x_s's shape.
+
+    Returns:
+      x_t, of x_s's shape.
     """
     signal_ts, var_ts = transition(scales_like(schedule, s, x_s), scales_like(schedule, t, x_s))
     return signal_ts * x_s + jnp.sqrt(var_ts) * eps

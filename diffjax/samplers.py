@@ -75,6 +75,11 @@ def _scan(
 
 
 def _per_example_keys(key: Array, batch: int) -> Array:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+        raise ValueError(
+            f"key must be jax.random.key(seed) or one such key an example, ({batch},), not an "
+            f"array of {key.dtype} and shape {key.shape}"
+        )
     if key.ndim:
         return key
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
@@ -111,8 +116,8 @@ def ancestral(
     """DDPM's sampler: x_s ~ N(posterior mean at the estimate of x_0, variance).
 
     Ho et al. 2020, algorithm 2 and section 3.2, for any grid: "beta_tilde" is the variance of
-    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large). The last step adds no
-    noise.
+    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large). The last step adds
+    no noise.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -125,7 +130,7 @@ def ancestral(
       variance: "beta_tilde" or "beta".
 
     Raises:
-      ValueError: no key, or an unknown variance.
+      ValueError: no key, a key of another shape, or an unknown variance.
     """
     _require_key(key, "ancestral")
     if variance not in ("beta_tilde", "beta"):
@@ -204,8 +209,8 @@ def euler(
 
     Divided by signal + noise every process is z = (1 - u) x_0 + u eps with
     u = noise / (signal + noise), and dz/du = eps - x_0 (Liu et al. 2023). For a rectified flow that
-    is x_s = x_t + (s - t) velocity. (1) is linear in u, so it is DDIM (eta = 0) by another route, as
-    EDM's Euler steps are (Karras et al. 2022, section 3).
+    is x_s = x_t + (s - t) velocity. (1) is linear in u, so it is DDIM (eta = 0) by another route,
+    as EDM's Euler steps are (Karras et al. 2022, section 3).
 
     Args:
       denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
@@ -234,10 +239,16 @@ def heun(
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
-    """Heun's method on d(x / signal) / d(noise / signal) = eps. Order 2; 2N - 1 evaluations.
+    """Heun's method: a step (1), corrected by the mean of both ends. Order 2; 2N - 1 evaluations.
 
-    Karras et al. 2022, algorithm 1, for any schedule: a step (1), then again with the mean of eps at
-    both ends. The step to clean data stays a plain one, as does a first step from zero signal.
+    By (1) and its derivative the probability-flow ODE is dx = x_0 dsignal + eps dnoise, and
+
+        x_s = x_t + (signal_s - signal_t) mean x_0 + (noise_s - noise_t) mean eps,
+
+    where the means are over the estimates at x_t and at the first guess of x_s. With signal = 1 it
+    is algorithm 1 of Karras et al. 2022; for a rectified flow, Heun's method on the velocity.
+    Unlike Heun's method on x / signal it is as good where the signal vanishes. The step to clean
+    data stays a plain one.
 
     Args:
       denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
@@ -245,16 +256,12 @@ def heun(
     """
     del key
     now, after = _ends(grid)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = after.signal_scale / now.signal_scale
-    correct = (after.noise_scale > 0) & (now.signal_scale > 0)
-    ratio = np.where(correct, ratio, 0.0)
     coefficients = {
         "of_x_0": after.signal_scale,
         "of_eps": after.noise_scale,
-        "ratio": ratio,
-        "of_mean": after.noise_scale - ratio * now.noise_scale,
-        "correct": correct,
+        "half_dsignal": (after.signal_scale - now.signal_scale) / 2,
+        "half_dnoise": (after.noise_scale - now.noise_scale) / 2,
+        "correct": after.noise_scale > 0,
     }
 
     def step(carry: None, x_t: Array, c: dict[str, Array], noise: Array) -> tuple[None, Array]:
@@ -262,8 +269,9 @@ def heun(
         x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
 
         def corrected(x_s: Array) -> Array:
-            mean = (eps + denoise(x_s, c["t_next"], cond).eps) / 2
-            return c["ratio"] * x_t + c["of_mean"] * mean
+            x_0_s, eps_s = denoise(x_s, c["t_next"], cond)
+            # The first guess holds x_0 and eps in full: half of the change is still to be added.
+            return x_s + c["half_dsignal"] * (x_0_s - x_0) + c["half_dnoise"] * (eps_s - eps)
 
         return carry, jax.lax.cond(c["correct"] > 0, corrected, lambda x_s: x_s, x_s)
 
@@ -283,8 +291,8 @@ def dpm_solver_pp_2m(
 ) -> Samples:
     """DPM-Solver++(2M): multistep, order 2, one evaluation a step.
 
-    Lu et al. 2022, "DPM-Solver++", algorithm 2. With h the step in log(signal / noise) and h' the one
-    before, x_0 is extrapolated to D = x_0 + h / (2 h') (x_0 - previous x_0), and
+    Lu et al. 2022, "DPM-Solver++", algorithm 2. With h the step in log(signal / noise) and h' the
+    one before, x_0 is extrapolated to D = x_0 + h / (2 h') (x_0 - previous x_0), and
 
         x_s = noise_s / noise_t x_t - signal_s (exp(-h) - 1) D.
 

@@ -71,7 +71,10 @@ class DiscreteSchedule:
 
     Attributes:
       signal_scale: (T+1,) float64, starts at 1, falls.
-      noise_scale: (T+1,) float64, starts at 0, rises.
+      noise_scale: (T+1,) float64, starts at 0, rises; with signal_scale it keeps equation (3).
+
+    Raises:
+      ValueError: tables that are not such.
 
     A time between two steps is met by turning the angle atan2(noise_scale, signal_scale) evenly,
     which keeps equation (3) and is finite at both ends.
@@ -86,8 +89,18 @@ class DiscreteSchedule:
                 f"signal_scale {self.signal_scale.shape} and noise_scale {self.noise_scale.shape} "
                 "must be two tables of the same length, (T+1,)"
             )
+        if len(self.signal_scale) < 2:
+            raise ValueError("a discrete schedule needs at least one step after entry 0")
         if self.signal_scale[0] != 1 or self.noise_scale[0] != 0:
             raise ValueError("entry 0 of a discrete schedule is clean data: scales 1 and 0")
+        # Written so that NaN is refused too; noise_scale may round to 1 at several steps.
+        falls = np.all(np.diff(self.signal_scale) < 0)
+        if not (falls and np.all(np.diff(self.noise_scale) >= 0)):
+            raise ValueError("signal_scale must fall and noise_scale rise")
+        if not np.allclose(self.signal_scale**2 + self.noise_scale**2, 1, rtol=0, atol=1e-6):
+            raise ValueError(
+                "a discrete schedule is variance preserving: signal_scale^2 + noise_scale^2 = 1"
+            )
 
     @property
     def T(self) -> int:
@@ -119,8 +132,13 @@ class DiscreteSchedule:
         t = xp.asarray(t)
         if xp.issubdtype(t.dtype, np.integer):
             return Scales(xp.asarray(self.signal_scale)[t], xp.asarray(self.noise_scale)[t])
-        angle = xp.interp(t, xp.arange(self.T + 1), xp.asarray(self._angle))
-        return Scales(xp.cos(angle), xp.sin(angle))
+        # Each scale is a sine of an angle near 0 where it is small: exact in float32 at both ends.
+        steps, angle = np.arange(self.T + 1.0), self._angle
+        complement = np.arctan2(self.signal_scale, self.noise_scale)
+        return Scales(
+            xp.sin(xp.interp(t, xp.asarray(steps), xp.asarray(complement))),
+            xp.sin(xp.interp(t, xp.asarray(steps), xp.asarray(angle))),
+        )
 
     def log_snr(self, t: Array) -> Array:
         """Equation (2) at t; +inf at t = 0, -inf where the signal is zero."""
@@ -238,6 +256,11 @@ def _beta_range(T: int, beta_start: float | None, beta_end: float | None) -> tup
     )
 
 
+def _from_end(start: float, end: float, T: int) -> np.ndarray:
+    # Counted from the end, so that a single step is the noisiest one.
+    return np.linspace(end, start, T)[::-1]
+
+
 def linear_beta(
     T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
 ) -> DiscreteSchedule:
@@ -252,20 +275,25 @@ def linear_beta(
     [0.0001, 0.02]
     """
     _check_steps(T)
-    return from_beta(np.linspace(*_beta_range(T, beta_start, beta_end), T))
+    start, end = _beta_range(T, beta_start, beta_end)
+    return from_beta(_from_end(start, end, T))
 
 
 def quadratic_beta(
     T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
 ) -> DiscreteSchedule:
-    """beta_t linear in its square root (Song et al. 2021a, DDIM, appendix D.3)."""
+    """sqrt(beta_t) linear in t: "quad" in Ho et al. 2020's code.
+
+    Stable Diffusion's "scaled_linear" (Rombach et al. 2022) with beta_start = 8.5e-4,
+    beta_end = 0.012. Arguments as in `linear_beta`.
+    """
     _check_steps(T)
     start, end = _beta_range(T, beta_start, beta_end)
-    return from_beta(np.linspace(start**0.5, end**0.5, T) ** 2)
+    return from_beta(_from_end(start**0.5, end**0.5, T) ** 2)
 
 
 def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteSchedule:
-    """alpha_bar linear in t, from 1 to alpha_bar_end.
+    """alpha_bar linear in t, from 1 to alpha_bar_end (Chen 2023, algorithm 1, "simple linear").
 
     With alpha_bar_end = 0 the last step is pure noise, which an eps or score network can't invert:
     use v, x0 or velocity.
@@ -289,8 +317,8 @@ def sigmoid(
 ) -> DiscreteSchedule:
     """alpha_bar a falling logistic curve between `start` and `end`, moved to run from 1 to 0.
 
-    Jabri et al. 2022 (section 3.2); Chen 2023, "On the importance of noise scheduling", algorithm
-    1. beta <= .999.
+    Jabri et al. 2022; Chen 2023, "On the importance of noise scheduling for diffusion models",
+    algorithm 1. beta <= .999.
     """
     _check_steps(T)
     curve = 1 / (1 + np.exp(-np.linspace(start, end, T + 1) / temperature))
@@ -302,10 +330,23 @@ def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
 
     Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed", algorithm 1.
     An eps or score network can't be inverted at t = T: use v, x0 or velocity.
+
+    Raises:
+      ValueError: a schedule of one step, which can't be both t = 1 and t = T.
     """
-    signal = schedule.signal_scale
-    signal = np.concatenate([[1.0], (signal[1:] - signal[-1]) * signal[1] / (signal[1] - signal[-1])])
+    if schedule.T < 2:
+        raise ValueError("zero_terminal_snr needs a schedule of at least 2 steps")
+    first, last = schedule.signal_scale[1], schedule.signal_scale[-1]
+    moved = (schedule.signal_scale[1:] - last) * (first / (first - last))
+    signal = np.concatenate([[1.0], moved])
     return DiscreteSchedule(signal, np.sqrt((1 - signal) * (1 + signal)))
+
+
+def _check_range(log_snr_min: float, log_snr_max: float) -> None:
+    if not log_snr_min < log_snr_max:
+        raise ValueError(
+            f"log_snr_min must be less than log_snr_max, not {log_snr_min} and {log_snr_max}"
+        )
 
 
 def continuous_cosine(
@@ -316,12 +357,15 @@ def continuous_cosine(
     a and b make log_snr(0) = log_snr_max and log_snr(1) = log_snr_min (Hoogeboom et al. 2023,
     "simple diffusion", appendix; Salimans & Ho 2022, section 2).
     """
-    b = np.arctan(np.exp(-log_snr_max / 2))
-    a = np.arctan(np.exp(-log_snr_min / 2)) - b
+    _check_range(log_snr_min, log_snr_max)
+    b = float(np.arctan(np.exp(-log_snr_max / 2)))
+    c = float(np.arctan(np.exp(log_snr_min / 2)))
+    a = np.pi / 2 - b - c
 
     def log_snr(t: Array) -> Array:
         xp = _namespace(t)
-        return -2 * xp.log(xp.tan(a * t + b))
+        # tan x = sin x / sin(pi/2 - x): both angles are small where float32 needs it.
+        return 2 * (xp.log(xp.sin(a * (1 - t) + c)) - xp.log(xp.sin(a * t + b)))
 
     def time(log_snr: Array) -> Array:
         xp = _namespace(log_snr)
@@ -330,10 +374,12 @@ def continuous_cosine(
     return ContinuousSchedule(log_snr, time, variance_preserving)
 
 
-def linear_log_snr(
-    *, log_snr_min: float = -10.0, log_snr_max: float = 13.3
-) -> ContinuousSchedule:
-    """log_snr linear in t, variance preserving (Kingma et al. 2021, VDM, appendix; its end points)."""
+def linear_log_snr(*, log_snr_min: float = -10.0, log_snr_max: float = 13.3) -> ContinuousSchedule:
+    """log_snr linear in t, variance preserving: VDM's start, before it learns the curve.
+
+    VDM's code (Kingma et al. 2021) goes from 13.3 to -5; -10 is about where DDPM's alpha_bar ends.
+    """
+    _check_range(log_snr_min, log_snr_max)
     return ContinuousSchedule(
         lambda t: log_snr_max + t * (log_snr_min - log_snr_max),
         lambda log_snr: (log_snr_max - log_snr) / (log_snr_max - log_snr_min),
@@ -344,7 +390,13 @@ def linear_log_snr(
 def karras(
     *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> ContinuousSchedule:
-    """sigma^(1/rho) linear in t, variance exploding (Karras et al. 2022, EDM, equation 5)."""
+    """sigma^(1/rho) linear in t, variance exploding (Karras et al. 2022, EDM, equation 5).
+
+    Raises:
+      ValueError: not 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"karras needs 0 < sigma_min < sigma_max, not {sigma_min}, {sigma_max}")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
     def log_snr(t: Array) -> Array:

@@ -15,6 +15,7 @@ min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a t
     vlb            -SNR'(t) / 2, or T (SNR_{t-1} - SNR_t) / 2                            (8)
 """
 
+import math
 from typing import Protocol
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 
 from diffjax.parametrisations import Parametrisation, gain
 from diffjax.process import smallest_variance
-from diffjax.schedules import Array, Schedule
+from diffjax.schedules import Array, Scales, Schedule
 
 
 class Weighting(Protocol):
@@ -31,12 +32,21 @@ class Weighting(Protocol):
     def __call__(self, schedule: Schedule, t: Array, target: Parametrisation) -> Array: ...
 
 
+# Where the signal is zero, SNR / gain would be 0 / 0 for eps: its limit is taken at this scale.
+_LEAST_SIGNAL = 1e-12
+
+
+def _log_snr(schedule: Schedule, t: Array) -> Array:
+    return jnp.maximum(schedule.log_snr(jnp.asarray(t)), 2 * math.log(_LEAST_SIGNAL))
+
+
 def _snr(schedule: Schedule, t: Array) -> Array:
-    return jnp.exp(schedule.log_snr(jnp.asarray(t)))
+    return jnp.exp(_log_snr(schedule, t))
 
 
 def _gain(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
-    return gain(target, schedule(jnp.asarray(t)))
+    signal, noise = schedule(jnp.asarray(t))
+    return gain(target, Scales(jnp.maximum(signal, _LEAST_SIGNAL), noise))
 
 
 def uniform(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
@@ -82,14 +92,17 @@ def sigmoid(bias: float = -1.0) -> Weighting:
     """
 
     def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
-        log_snr = schedule.log_snr(jnp.asarray(t))
+        log_snr = _log_snr(schedule, t)
         return jnp.exp(log_snr) * jax.nn.sigmoid(bias - log_snr) / _gain(schedule, t, target)
 
     return weight
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:
-    """Equation (7) (Karras et al. 2022, table 1: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2)."""
+    """Equation (7): (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
+
+    With `parametrisations.edm` of the same sigma_data it is the uniform weighting.
+    """
 
     def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
         return (_snr(schedule, t) + sigma_data**-2) / _gain(schedule, t, target)

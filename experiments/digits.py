@@ -1,6 +1,6 @@
 """scikit-learn's 8x8 digits: the whole loop in under two minutes on two CPU cores.
 
-    python -m diffjax.main --config=experiments/digits.py
+python -m diffjax.main --config=experiments/digits.py
 """
 
 from ml_collections import ConfigDict

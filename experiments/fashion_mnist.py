@@ -1,7 +1,7 @@
 """Fashion-MNIST, 28x28 grey, ten classes of garments (Xiao et al. 2017; MIT licence).
 
-    python -m diffjax.main --config=experiments/fashion_mnist.py          one GPU
-    python -m diffjax.main --config=experiments/fashion_mnist.py:quick    two CPU cores
+python -m diffjax.main --config=experiments/fashion_mnist.py          one GPU
+python -m diffjax.main --config=experiments/fashion_mnist.py:quick    two CPU cores
 """
 
 from ml_collections import ConfigDict

@@ -31,10 +31,10 @@ def plot_loss(
 ) -> None:
     """Draws the training loss and, where there are any, evaluation losses as a PNG file.
 
-    The raw loss is thin, its moving average (a centred window of about 1/25 of the rows, given
-    20 or more) thick, evaluations are joined dots. Steps whose loss is not finite are ticks at the bottom. The
-    loss axis is logarithmic unless some value is 0 or less. Of rows for the same step (a run
-    that was resumed from an earlier checkpoint) the later one counts.
+    The raw loss is thin, its moving average thick (a centred window of about 1/25 of the rows,
+    given 20 rows or more); evaluations are joined dots. Steps whose loss is not finite are ticks
+    at the bottom. The loss axis is logarithmic unless some value is 0 or less. Of rows for the
+    same step (a run that was resumed from an earlier checkpoint) the later one counts.
 
     Args:
       path: the file to create or replace; missing parent folders are made.

@@ -14,8 +14,9 @@ Mixer = Callable[[Array, Array, Array], Array]
 
 
 def linear_attention(q: Array, k: Array, v: Array) -> Array:
-    """Attention whose cost is linear in the number of pixels (Shen et al. 2021, "Efficient Attention").
+    """Attention whose cost is linear in the number of pixels.
 
+    Shen et al. 2021, "Efficient attention: attention with linear complexities", section 3.
     Queries are normalised over features and keys over pixels, so that q (k^T v) stands for
     (q k^T) v and no pixels x pixels matrix is made.
 

@@ -142,7 +142,7 @@ class Upsample(nn.Module):
 
 
 def space_to_depth(x: Array, patch: int) -> Array:
-    """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C); edges are repeated where p does not divide."""
+    """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C); edges are repeated to fit."""
     batch, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0)), mode="edge")
     rows, columns = x.shape[1] // patch, x.shape[2] // patch

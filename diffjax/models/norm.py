@@ -18,7 +18,7 @@ class GroupNorm(nn.Module):
     time of normalising a (B, H, W, groups, channels / groups) view. Statistics are float32.
 
     Attributes:
-      groups: None takes the largest divisor of the channels that is at most 32.
+      groups: None takes the largest power of two up to 32 that divides the channels.
       eps: added to the variance; 1e-5 as in guided-diffusion.
       dtype: the output's type.
     """
@@ -39,6 +39,7 @@ class GroupNorm(nn.Module):
 
         space = tuple(range(1, x.ndim - 1))
         wide = x.astype(jnp.float32)
+
         # (B, 1.., C) -> mean over a group, repeated for its channels.
         def group_mean(per_channel: Array) -> Array:
             grouped = per_channel.reshape(per_channel.shape[0], groups, channels // groups)

@@ -25,9 +25,9 @@ class UNet(nn.Module):
 
     Ho et al. 2020, appendix B, with Dhariwal & Nichol 2021's scale-shift normalisation. Level i has
     multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size; each level of the way
-    down is `blocks` blocks and a halving, each of the way up `blocks` + 1 blocks and a doubling, and
-    every map of the way down is concatenated to its counterpart on the way up. Odd sizes are halved
-    to the ceiling and cut back on the way up.
+    down is `blocks` blocks and a halving, each of the way up `blocks` + 1 blocks and a doubling,
+    and every map of the way down is concatenated to its counterpart on the way up. Odd sizes are
+    halved to the ceiling and cut back on the way up.
 
     Attributes:
       channels: channels at the first level.
@@ -63,7 +63,9 @@ class UNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False) -> Array:
+    def __call__(
+        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
+    ) -> Array:
         """Maps a noisy image to the network's statement about it.
 
         Args:

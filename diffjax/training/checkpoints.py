@@ -176,4 +176,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): remove it or use another --workdir") from None
+        raise UserError(
+            f"{path} is not JSON ({error}): remove it or use another --workdir"
+        ) from None

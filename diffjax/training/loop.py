@@ -71,9 +71,7 @@ def load_split(config: Any, split: str) -> data.ImageSource:
     )
 
 
-def restore_params(
-    setup: Experiment, folder: Path, *, step: int | None = None
-) -> tuple[int, Any]:
+def restore_params(setup: Experiment, folder: Path, *, step: int | None = None) -> tuple[int, Any]:
     """(step, EMA parameters) of a workdir's latest checkpoint, or of `step`.
 
     Raises:
@@ -123,9 +121,7 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
     state = init_state(
         setup.network, optimizer, seed=config.seed, image_shape=setup.source.image_shape
     )
-    batches = data.batches(
-        setup.source, batch_size=config.train.batch_size, seed=config.seed
-    )
+    batches = data.batches(setup.source, batch_size=config.train.batch_size, seed=config.seed)
     checkpoints = Checkpoints(folder)
     restored = checkpoints.restore(state)
     if restored:
@@ -167,9 +163,7 @@ class _Run:
         self.config = setup.config.train
         self.log = MetricsLog(folder, start=start)
         self.progress = Progress(start=start, total=self.config.steps)
-        self.eval_loss = make_eval_loss(
-            setup.network, setup.diffusion, seed=setup.config.seed
-        )
+        self.eval_loss = make_eval_loss(setup.network, setup.diffusion, seed=setup.config.seed)
         self.learning_rate = build.learning_rate(setup.config)
         # Metrics stay on the device until they are logged, so no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []

@@ -27,9 +27,7 @@ class DataParallel:
                 f"config.train.batch_size = {batch_size} does not divide among "
                 f"{len(self.devices)} devices: take a multiple of {len(self.devices)}"
             )
-        self._sharding = NamedSharding(
-            Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS)
-        )
+        self._sharding = NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
     def compile(self, train_step: TrainStep) -> Any:
         """The step over (devices, ...) states and batches; the old state's buffers are donated."""

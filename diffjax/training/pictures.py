@@ -36,9 +36,7 @@ def draw_grid(
     if len(shown) == 1 or len(set(counts)) > 1:
         return figures.image_grid(images[order], scale=scale, columns=columns)
     rows = [names[label] if label >= 0 else "no class" for label in shown]
-    return figures.image_grid(
-        images[order], scale=scale, columns=int(counts[0]), row_labels=rows
-    )
+    return figures.image_grid(images[order], scale=scale, columns=int(counts[0]), row_labels=rows)
 
 
 def samples(setup: "Experiment", params: Any, path: Path) -> np.ndarray:
@@ -77,9 +75,7 @@ def loss(folder: Path) -> None:
     figures.plot_loss(folder / "loss.png", read_rows(folder / "metrics.jsonl"))
 
 
-def final(
-    setup: "Experiment", params: Any, folder: Path, *, say: Callable[[str], None]
-) -> None:
+def final(setup: "Experiment", params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
     """Writes samples.png, denoising.png, denoising.gif and loss.png."""
     say("drawing samples")
     samples(setup, params, folder / "samples.png")

@@ -99,9 +99,7 @@ class Generator:
                 time_input=self._diffusion.time_input,
             )
             start = rng.stream(self._seed, "sample_start")
-            x_T = rng.per_example(
-                start, indices, lambda k: jax.random.normal(k, self._image_shape)
-            )
+            x_T = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._image_shape))
             # At the grid's first time a sample of data at rest is noise_scale eps, for EDM 80 eps.
             x_T = x_T * jnp.float32(sampling.grid.noise_scale[0])
             steps = rng.stream(self._seed, "sample_steps")

@@ -98,9 +98,7 @@ def make_train_step(
         if flip:
             mirrored = rng.per_example(key("flip"), indices, jax.random.bernoulli)
             x_0 = jnp.where(mirrored[:, None, None, None], x_0[:, :, ::-1], x_0)
-        eps = rng.per_example(
-            key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:])
-        )
+        eps = rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
         t = diffusion.sample_times(
             key("time"), diffusion.schedule, indices=indices, batch_size=local * devices
         )

@@ -1,0 +1,186 @@
+"""Data sets as uint8 images, and endless batches of them.
+
+`load` turns a name into a source, `batches` turns a source into batches that are a function of
+(seed, step):
+
+    source = load("fashion_mnist")
+    iterator = batches(source, batch_size=128, seed=0)
+    batch = next(iterator)      # {"image": uint8 (128, 28, 28, 1), "label": int32 (128,)}
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from diffjax.data.batches import BatchIterator, batches, epoch_permutation
+from diffjax.data.sources import ArraySource, ImageSource, StreamedSource
+from diffjax.errors import UserError
+
+__all__ = [
+    "ArraySource",
+    "BatchIterator",
+    "ImageSource",
+    "StreamedSource",
+    "batches",
+    "epoch_permutation",
+    "has_split",
+    "load",
+]
+
+_logger = logging.getLogger("diffjax")
+
+_NAMES = "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>"
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(f"unknown data set {name!r}; expected one of {_NAMES}")
+
+
+def _locate_tfds(name: str, data_dir: str | None) -> tuple[Path, bool]:
+    """Returns (directory, whether it is a TFDS set; else it is a folder of images)."""
+    from diffjax.data import fashion_mnist, folder, tfds_sets
+
+    root = tfds_sets.default_dir() if data_dir is None else Path(data_dir).expanduser()
+    if data_dir is not None and not root.is_dir():
+        raise UserError(
+            f"--config.data.dir={data_dir} is no folder; expected a TFDS data directory or a "
+            "folder of images with one sub-folder a class"
+        )
+    prepared = tfds_sets.find_prepared(name, root)
+    if prepared is not None:
+        return prepared, True
+    if data_dir is not None and folder.holds_images(root):
+        _logger.info(
+            "tfds:%s: %s holds no such TFDS set; reading it as a folder of images", name, root
+        )
+        return root, False
+    # TFDS's own builder would need TensorFlow for it.
+    if name == fashion_mnist.NAME:
+        return fashion_mnist.locate(data_dir), True
+    return tfds_sets.download(name, root), True
+
+
+def load(
+    name: str,
+    *,
+    split: str = "train",
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    memory_limit_mb: int = 1024,
+) -> ImageSource:
+    """Loads one split of a data set.
+
+    Args:
+      name: one of
+        fashion_mnist: 28x28x1, 10 classes; prepared by TFDS, or from the four IDX files;
+        digits: scikit-learn's 8x8x1 digits, 10 classes;
+        tfds:<name>: any image classification set that TFDS has prepared, or, where `data_dir`
+          holds none but is a folder of images, that folder;
+        folder:<path>: PNG, JPEG and WebP files, with one sub-folder a class or a labels.csv.
+      split: "train" or "test", or another that the set has.
+      data_dir: where the data lies; None is TFDS's own directory ($TFDS_DATA_DIR, else
+        ~/tensorflow_datasets). A given one is used or refused, never replaced.
+      image_size: brings all images to this size, square: the shorter side is resized
+        (bicubic, antialiased), the middle cut out. None keeps the images as they are, which
+        must then be of one size.
+      channels: 1 (grey) or 3 (RGB); None keeps the set's own.
+      memory_limit_mb: a set of more MiB than this, decoded, is streamed from disk.
+
+    Returns:
+      A source: `len`, indexing, `image_shape`, `class_names`.
+
+    Raises:
+      UserError: an unknown name or split, data that is missing, unreadable or damaged, images
+        that differ in size without `image_size`, or an argument that is out of range.
+    """
+    if image_size is not None and (
+        isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
+    ):
+        raise UserError(
+            f"image_size is {image_size!r}; expected a whole number of pixels, at least 1"
+        )
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels is {channels!r}; expected 1 (grey) or 3 (RGB)")
+    kind, _, rest = name.partition(":")
+    data_dir = data_dir or None
+    if data_dir is not None and (name == "digits" or kind == "folder"):
+        raise UserError(
+            f"--config.data.dir={data_dir} has no meaning for {name}, which says itself where "
+            "the data lies; leave it unset"
+        )
+    # One import a branch: each set needs other libraries, and a program that only reads a
+    # folder should not wait for TFDS.
+    if name == "digits":
+        from diffjax.data import digits
+
+        return digits.load_digits(split=split, image_size=image_size, channels=channels)
+    if name == "fashion_mnist":
+        from diffjax.data import fashion_mnist, tfds_sets
+
+        return tfds_sets.read_prepared(
+            fashion_mnist.locate(data_dir),
+            name=name,
+            split=split,
+            image_size=image_size,
+            channels=channels,
+            memory_limit_mb=memory_limit_mb,
+        )
+    if kind == "tfds" and rest:
+        directory, prepared = _locate_tfds(rest, data_dir)
+        if prepared:
+            from diffjax.data import tfds_sets
+
+            return tfds_sets.read_prepared(
+                directory,
+                name=name,
+                split=split,
+                image_size=image_size,
+                channels=channels,
+                memory_limit_mb=memory_limit_mb,
+            )
+    elif kind == "folder" and rest:
+        directory = Path(rest).expanduser()
+    else:
+        raise _unknown(name)
+    from diffjax.data import folder
+
+    return folder.load_folder(
+        directory,
+        name=name,
+        split=split,
+        image_size=image_size,
+        channels=channels,
+        memory_limit_mb=memory_limit_mb,
+    )
+
+
+def has_split(name: str, *, split: str, data_dir: str | None = None) -> bool:
+    """Returns whether `load` would find this split; reads no images.
+
+    Args:
+      name: as for `load`.
+      split: e.g. "test", which a folder of images need not have.
+      data_dir: as for `load`.
+
+    Raises:
+      UserError: an unknown name, or the data set itself is not there.
+    """
+    kind, _, rest = name.partition(":")
+    data_dir = data_dir or None
+    if name in ("digits", "fashion_mnist"):
+        return split in ("train", "test")
+    if kind == "tfds" and rest:
+        directory, prepared = _locate_tfds(rest, data_dir)
+        if prepared:
+            from diffjax.data import tfds_sets
+
+            return split in tfds_sets.splits(directory)
+    elif kind == "folder" and rest:
+        directory = Path(rest).expanduser()
+    else:
+        raise _unknown(name)
+    from diffjax.data import folder
+
+    return split in folder.splits(directory)

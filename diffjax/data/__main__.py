@@ -1,0 +1,40 @@
+"""`python -m diffjax.data fashion_mnist [--dir D]` makes a data set ready to train on."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from diffjax import data
+from diffjax.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Loads a data set, which prepares it if need be, and says what it is.
+
+    Args:
+      arguments: the command line; None takes the process's own.
+
+    Returns:
+      The exit code: 0, or 2 with one line on standard error when the set cannot be had.
+    """
+    parser = argparse.ArgumentParser(prog="python -m diffjax.data", description=__doc__)
+    parser.add_argument("name", help="fashion_mnist, digits, tfds:<name> or folder:<path>")
+    parser.add_argument("--dir", help="where the data lies, as --config.data.dir in training")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("diffjax").setLevel(logging.INFO)
+    try:
+        source = data.load(options.name, data_dir=options.dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    height, width, channels = source.image_shape
+    print(f"{options.name}: {len(source)} images of {height}x{width}x{channels}, ready")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

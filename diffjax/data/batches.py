@@ -1,0 +1,297 @@
+"""Endless batches whose content is a function of (seed, step) alone.
+
+The examples are drawn from the endless concatenation of epochs,
+
+    order(p) = perm_e[p mod N],   e = p div N,                                      (1)
+
+where N is the size of the set and perm_e, a permutation of 0..N-1, depends on (seed, e) only.
+Batch k holds the examples at positions k B .. (k + 1) B - 1, so it may straddle two epochs and
+may be larger than the set. All there is to remember is how many examples were drawn: N steps are
+k steps, a stop, and N - k steps.
+
+In-memory sets and streamed ones share (1), so how much memory a machine has changes how images
+are read but never which ones, and a state saved under either is good for the other. For streamed
+sets Grain reads ahead in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffjax.data.sources import ArraySource, ImageSource
+from diffjax.errors import UserError
+
+
+class BatchIterator(Protocol):
+    """Endless batches of one source, with a state that fits in a JSON file."""
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        """Returns itself."""
+        ...
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        ...
+
+    def get_state(self) -> dict[str, int]:
+        """Returns where the iterator stands; JSON-able, a few bytes."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to where `get_state` was called, on this set or an equal one.
+
+        Raises:
+          UserError: the state belongs to another set, seed or batch size.
+        """
+        ...
+
+
+def epoch_permutation(size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of the examples in one epoch: int64 (size,), each of 0..size-1 once.
+
+    Philox's raw bits are sorted, rather than `Generator.permutation` called, because NumPy
+    promises that the bits stay the same in all versions, and does not promise it for
+    permutations: a run can be resumed under a newer NumPy.
+
+    >>> sorted(epoch_permutation(4, seed=0, epoch=7).tolist())
+    [0, 1, 2, 3]
+    """
+    bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
+    return np.argsort(bits.random_raw(size), kind="stable")
+
+
+class EpochOrder:
+    """The endless order of equation (1); safe to ask from several threads."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self._permutations: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        with self._lock:
+            if epoch not in self._permutations:
+                # Readers ahead and readers behind are never more than two epochs apart,
+                # except when the batch is larger than the set; then an epoch is short.
+                while len(self._permutations) >= 3:
+                    del self._permutations[next(iter(self._permutations))]
+                self._permutations[epoch] = epoch_permutation(
+                    self.size, seed=self.seed, epoch=epoch
+                )
+            return self._permutations[epoch]
+
+    def __getitem__(self, position: int) -> int:
+        """Returns the example at one position of the endless order."""
+        epoch, offset = divmod(position, self.size)
+        return int(self._permutation(epoch)[offset])
+
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """Returns the examples at positions start..stop-1: int64 (stop - start,)."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, self.size)
+            part = self._permutation(epoch)[offset : offset + stop - start]
+            parts.append(part)
+            start += len(part)
+        return np.concatenate(parts)
+
+
+class _Positioned:
+    """The state that both kinds of iterator share."""
+
+    def __init__(self, source: ImageSource, *, batch_size: int, seed: int) -> None:
+        self._position = 0
+        self._name = source.name
+        # The class names tell apart sets of one size and shape (MNIST and Fashion-MNIST);
+        # the path a set was read from does not count, so a moved set can be resumed.
+        classes = zlib.crc32("\n".join(source.class_names).encode())
+        height, width, channels = source.image_shape
+        self._identity = {
+            "source_size": len(source),
+            "height": height,
+            "width": width,
+            "channels": channels,
+            "classes_crc32": classes,
+            "seed": seed,
+            "batch_size": batch_size,
+        }
+
+    def get_state(self) -> dict[str, int]:
+        """Returns {"position": examples drawn} and what tells this iterator from others."""
+        return {"position": self._position, **self._identity}
+
+    def _check_state(self, state: dict[str, Any]) -> int:
+        """Returns the state's position, or raises UserError when it is not this iterator's."""
+        for key, expected in self._identity.items():
+            found = state.get(key, "missing")
+            if found != expected:
+                raise UserError(
+                    f"the saved data position has {key} {found}, but {self._name} now has "
+                    f"{expected}; resume with the data set, seed and batch size it was saved with"
+                )
+        position = state.get("position")
+        if not isinstance(position, int) or position < 0 or position % state["batch_size"]:
+            raise UserError(
+                f"the saved data position is {position!r}; expected a whole number of batches "
+                f"of {state['batch_size']}; the checkpoint is damaged, resume from another"
+            )
+        return position
+
+
+class ArrayBatches(_Positioned):
+    """Batches of a set in memory."""
+
+    def __init__(
+        self,
+        source: ArraySource,
+        *,
+        batch_size: int,
+        seed: int,
+        shard_index: int = 0,
+        shard_count: int = 1,
+    ) -> None:
+        super().__init__(source, batch_size=batch_size, seed=seed)
+        self._source = source
+        self._order = EpochOrder(len(source), seed=seed)
+        self._batch_size = batch_size
+        self._shard = slice(shard_index, None, shard_count)
+
+    def __iter__(self) -> ArrayBatches:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        stop = self._position + self._batch_size
+        rows = self._order.span(self._position, stop)[self._shard]
+        self._position = stop
+        return {"image": self._source.images[rows], "label": self._source.labels[rows]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to where `get_state` was called; UserError for a state of another iterator."""
+        self._position = self._check_state(state)
+
+
+class _EndlessSource:
+    """One shard of a source in the endless order, as Grain wants it: length and indexing."""
+
+    def __init__(self, source: ImageSource, order: EpochOrder, index: int, count: int) -> None:
+        self._source = source
+        self._order = order
+        self._index = index
+        self._count = count
+
+    def __len__(self) -> int:
+        # Grain takes no infinite source; 2^62 examples last longer than any run.
+        return 2**62
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._source[self._order[self._index + self._count * i]]
+
+
+class StreamBatches(_Positioned):
+    """Batches of a set that is read as it goes, ahead of need, in Grain's threads."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int,
+        seed: int,
+        shard_index: int = 0,
+        shard_count: int = 1,
+    ) -> None:
+        import grain
+
+        super().__init__(source, batch_size=batch_size, seed=seed)
+        self._batch_size = batch_size
+        self._shard_count = shard_count
+        order = EpochOrder(len(source), seed=seed)
+        rows = batch_size // shard_count
+        # Elements, not batches, are read ahead: the threads then share out one batch, and the
+        # buffer is two batches rather than Grain's default of 500.
+        options = grain.ReadOptions(
+            num_threads=min(16, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=2 * rows
+        )
+        dataset = (
+            grain.MapDataset.source(_EndlessSource(source, order, shard_index, shard_count))
+            .to_iter_dataset(options)
+            .batch(rows, drop_remainder=True)
+        )
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> StreamBatches:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        batch: dict[str, np.ndarray] = next(self._iterator)
+        self._position += self._batch_size
+        return batch
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to where `get_state` was called; UserError for a state of another iterator."""
+        position = self._check_state(state)
+        self._iterator.set_state({"next_index": position // self._shard_count})
+        self._position = position
+
+
+def batches(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> BatchIterator:
+    """Returns endless shuffled batches of a source, a function of (seed, step) alone.
+
+    Args:
+      source: a set from `diffjax.data.load`, or anything with its interface.
+      batch_size: examples in a batch, over all shards; may exceed the size of the set.
+      seed: of the order, >= 0.
+      shard_index: this process's number, in [0, shard_count).
+      shard_count: how many processes share each batch. Process i gets its rows i,
+        i + shard_count, ...: together they see what one process alone would see.
+
+    Returns:
+      An iterator over {"image": uint8 (B, H, W, C), "label": int32 (B,)} with
+      B = batch_size / shard_count, and with `get_state` and `set_state`.
+
+    Raises:
+      UserError: an argument is out of range, or batch_size does not divide by shard_count.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"seed is {seed!r}; expected a whole number of at least 0")
+    if shard_count < 1 or not 0 <= shard_index < shard_count:
+        raise UserError(f"shard {shard_index} of {shard_count}; expected 0 <= index < count")
+    if batch_size % shard_count:
+        raise UserError(
+            f"batch_size {batch_size} does not divide by the {shard_count} processes that share "
+            f"it; use a multiple of {shard_count}"
+        )
+    if len(source) == 0:
+        raise UserError(f"{source.name}: the set holds no images; expected at least one")
+    if isinstance(source, ArraySource):
+        return ArrayBatches(
+            source,
+            batch_size=batch_size,
+            seed=seed,
+            shard_index=shard_index,
+            shard_count=shard_count,
+        )
+    return StreamBatches(
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        shard_index=shard_index,
+        shard_count=shard_count,
+    )

@@ -1,0 +1,52 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8x8, bundled with the library.
+
+Small enough to train on in a minute, and there without a network: for smoke tests and for trying
+things out, not for numbers that anyone would compare.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffjax.data.images import convert_array
+from diffjax.data.sources import ArraySource
+from diffjax.errors import UserError
+
+SPLITS = ("train", "test")
+
+
+def load_digits(
+    *, split: str = "train", image_size: int | None = None, channels: int | None = None
+) -> ArraySource:
+    """Loads the digits: 1,437 in "train", and 360, every fifth, in "test".
+
+    The stored values 0..16 are scaled to 0..255 and rounded.
+
+    Args:
+      split: "train" or "test".
+      image_size: side of the square images; None keeps 8.
+      channels: 1 or 3; None keeps 1.
+
+    Returns:
+      uint8 (8, 8, 1) images with labels 0..9.
+
+    Raises:
+      UserError: another split, or scikit-learn is not installed.
+    """
+    if split not in SPLITS:
+        raise UserError(f"digits has no split {split!r}; expected one of {', '.join(SPLITS)}")
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise UserError(
+            "digits comes with scikit-learn, which is not installed; pip install scikit-learn"
+        ) from error
+    digits = datasets.load_digits()
+    rows = (np.arange(len(digits.images)) % 5 == 0) == (split == "test")
+    images = np.rint(digits.images[rows, :, :, None] * (255 / 16)).astype(np.uint8)
+    return ArraySource(
+        convert_array(images, image_size=image_size, channels=channels),
+        digits.target[rows].astype(np.int32),
+        name="digits",
+        class_names=tuple(str(digit) for digit in range(10)),
+    )

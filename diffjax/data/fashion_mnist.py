@@ -1,0 +1,267 @@
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747), by way of TensorFlow Datasets.
+
+A set that TFDS has prepared is read as it is. Otherwise it is prepared here, as TFDS would have
+done and where TFDS looks for it, so that any other user of TFDS finds it too. TFDS's own builder
+needs TensorFlow to read the four IDX files and to encode PNGs; the one here does both without.
+
+The four files come from, in this order: the folder that the user names, Debian's package
+dataset-fashion-mnist, TFDS's download manager. These differ in their gzip headers only, so it is
+the SHA-256 of the decompressed bytes that is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import io
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffjax.data import tfds_sets
+from diffjax.errors import UserError
+
+NAME = "fashion_mnist"
+DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
+
+# SHA-256 of the decompressed files.
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+_IDX_UINT8 = 0x08
+_WAYS = (
+    "--config.data.dir=<folder with the four IDX files>, or `apt-get install "
+    "dataset-fashion-mnist`, or a network connection for TFDS's download"
+)
+
+_logger = logging.getLogger("diffjax")
+
+
+def read_idx(path: Path, *, sha256: str) -> np.ndarray:
+    """Reads an IDX file (Y. LeCun's format for MNIST), gzipped or plain.
+
+    The file is a magic number 0, 0, type, number of dimensions; each dimension's size as a
+    big-endian uint32; then the values, the last dimension fastest.
+
+    Args:
+      path: the file; a gzip is told by its first two bytes, whatever the name.
+      sha256: what the decompressed file must hash to, in hexadecimal.
+
+    Returns:
+      A read-only uint8 array.
+
+    Raises:
+      UserError: the file is missing, truncated, or has other content.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"cannot read {path} ({type(error).__name__}: {error}); get the file again"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{path} is not the original: its content has SHA-256 {found[:16]}..., expected "
+            f"{sha256[:16]}...; get the file again"
+        )
+    dimensions = data[3] if data[:3] == bytes([0, 0, _IDX_UINT8]) else 0
+    start = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(data[4:start], ">u4").astype(int))
+    if not shape or len(data) != start + int(np.prod(shape)):
+        raise UserError(f"{path} is no IDX file of bytes; get the file again")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def find_idx(directory: Path) -> dict[str, Path]:
+    """Returns the IDX files that a folder holds, .gz or plain, by their plain names."""
+    found = {}
+    for name in CHECKSUMS:
+        for path in (directory / name, directory / f"{name}.gz"):
+            if path.is_file():
+                found[name] = path
+                break
+    return found
+
+
+def _read_all(paths: dict[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns {"train": (images (N, 28, 28), labels (N,)), "test": ...}, checked."""
+    arrays = {name: read_idx(paths[name], sha256=sha256) for name, sha256 in CHECKSUMS.items()}
+    return {
+        split: (arrays[f"{prefix}-images-idx3-ubyte"], arrays[f"{prefix}-labels-idx1-ubyte"])
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+
+
+def _encode_png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@functools.cache
+def _builder_class() -> Any:
+    """Returns TFDS's builder with the steps that need TensorFlow replaced."""
+    from tensorflow_datasets.image_classification import mnist
+
+    # The class's name is the set's name on disk. It is not registered: within this process
+    # TFDS's own name must keep meaning TFDS's own builder.
+    class FashionMNIST(mnist.FashionMNIST, skip_registration=True):  # type: ignore[call-arg]
+        url_infos = mnist.FashionMNIST.url_infos
+        idx_files: dict[str, Path] | None = None
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[Any]]:
+            paths = self.idx_files
+            if paths is None:
+                urls = {name: f"{self.URL}{name}.gz" for name in CHECKSUMS}
+                tfds_sets.check_reachable(list(urls.values()))
+                paths = {name: Path(p) for name, p in dl_manager.download(urls).items()}
+            return {
+                split: self._generate_examples(*arrays)
+                for split, arrays in _read_all(paths).items()
+            }
+
+        def _generate_examples(
+            self, images: np.ndarray, labels: np.ndarray
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                yield index, {"image": _encode_png(image), "label": int(label)}
+
+    return FashionMNIST
+
+
+def _sync(paths: Iterable[Path]) -> None:
+    """Forces files and directories onto the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
+    """Prepares the set under a TFDS data directory; returns the version's directory.
+
+    It is written aside, forced to the disk and only then renamed to the name by which it is
+    found, so that no interruption leaves a part that a later run takes for the whole.
+    """
+    import tensorflow_datasets as tfds
+
+    aside: Path | None = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f"incomplete.{NAME}.", dir=root))
+        with tfds_sets.quiet():
+            builder = _builder_class()(data_dir=str(aside), file_format="array_record")
+            builder.idx_files = idx_files
+            builder.download_and_prepare(
+                download_dir=str(aside / "downloads"),
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+        written = Path(builder.data_dir)
+        final = root / written.relative_to(aside)
+        _sync([*written.rglob("*"), written])
+        final.parent.mkdir(exist_ok=True)
+        # A second process that was faster leaves a whole set there, which is as good.
+        with contextlib.suppress(OSError):
+            os.rename(written, final)
+        if tfds_sets.find_prepared(NAME, final.parent.parent) is None:
+            raise UserError(
+                f"{final} is in the way and is no whole TFDS set; delete it and run again"
+            )
+        _sync([final.parent])
+        return final
+    except PermissionError as error:
+        raise UserError(
+            f"cannot write {root} ({error.strerror}); set TFDS_DATA_DIR to a folder that you own"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _given(directory: Path) -> tuple[Path | None, dict[str, Path]]:
+    """Returns what a folder that the user names holds: a prepared set, or the IDX files."""
+    if not directory.is_dir():
+        raise UserError(
+            f"--config.data.dir={directory} is no folder; expected one with the four IDX files "
+            "or a TFDS data directory"
+        )
+    prepared = tfds_sets.find_prepared(NAME, directory)
+    idx_files = find_idx(directory)
+    if prepared is None and len(idx_files) < len(CHECKSUMS):
+        missing = [name for name in CHECKSUMS if name not in idx_files]
+        raise UserError(
+            f"--config.data.dir={directory} holds neither {NAME}/<version> nor the four IDX "
+            f"files (missing: {', '.join(missing)}, plain or .gz); leave it unset to use TFDS's "
+            "own directory"
+        )
+    return prepared, idx_files
+
+
+def locate(data_dir: str | None = None) -> Path:
+    """Returns the directory of the prepared set, having prepared it if need be.
+
+    Args:
+      data_dir: a TFDS data directory or a folder with the four IDX files; None looks in TFDS's
+        own directory, then for Debian's package, then on the network.
+
+    Returns:
+      `<TFDS data directory>/fashion_mnist/<version>`.
+
+    Raises:
+      UserError: nothing works, or `data_dir` holds neither, or a file is damaged.
+    """
+    idx_files: dict[str, Path] | None = None
+    if data_dir is not None:
+        directory = Path(data_dir).expanduser()
+        prepared, idx_files = _given(directory)
+        if prepared is not None:
+            _logger.info("%s: read from %s", NAME, prepared)
+            return prepared
+        # Checked even if a prepared set makes reading them needless: a damaged file that the
+        # user named must not pass for a good one.
+        _read_all(idx_files)
+    root = tfds_sets.default_dir()
+    prepared = tfds_sets.find_prepared(NAME, root)
+    if prepared is not None:
+        _logger.info("%s: read from %s", NAME, prepared)
+        return prepared
+    if idx_files is None and DEBIAN_DIR.is_dir():
+        found = find_idx(DEBIAN_DIR)
+        idx_files = found if len(found) == len(CHECKSUMS) else None
+    try:
+        directory = _prepare(root, idx_files)
+    except UserError:
+        raise
+    except Exception as error:
+        if idx_files is not None:
+            raise UserError(
+                f"{NAME} cannot be prepared in {root} ({type(error).__name__}: {error}); free "
+                "space there or set TFDS_DATA_DIR to another folder"
+            ) from error
+        raise UserError(
+            f"{NAME} is not on this machine and cannot be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            f"it needs {_WAYS}"
+        ) from error
+    came_from = "the network" if idx_files is None else next(iter(idx_files.values())).parent
+    _logger.info("%s: prepared in %s from %s", NAME, directory, came_from)
+    return directory

@@ -1,0 +1,177 @@
+"""From a file's bytes to uint8 pixels: one place for everything that images can be.
+
+Whatever a file holds ends as (H, W, C) uint8 with C = 1 (grey) or 3 (RGB): 16-bit grey is scaled,
+palettes and CMYK are converted, transparency is laid on white, and a camera's orientation tag is
+obeyed. What has no such reading (a moving picture, a damaged file) is an `UnreadableImage`, never
+a guess.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
+_ORIENTATION = 0x0112
+
+# What Pillow raises for damaged files, besides its own errors, differs by format.
+_DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnreadableImage(Exception):
+    """The bytes are not one still image; the message says why in a few words."""
+
+
+def open_still(file: BinaryIO) -> Image.Image:
+    """Opens a PNG, JPEG or WebP and reads its header; the pixels are not decoded yet.
+
+    Args:
+      file: open for reading, at its start; left open, for the pixels.
+
+    Raises:
+      UnreadableImage: no image, an unknown format, a moving picture, or so large that it can
+        only be an error or an attack (Pillow's limit, `Image.MAX_IMAGE_PIXELS`).
+    """
+    try:
+        if not file.read(1):
+            raise UnreadableImage("the file is empty")
+        file.seek(0)
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not a PNG, JPEG or WebP image") from error
+    except _DECODE_ERRORS as error:
+        raise UnreadableImage(str(error)) from error
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise UnreadableImage(f"{image.width}x{image.height} is over {limit} pixels")
+    # A camera's JPEG may carry a preview as a second frame (MPO); the first is the picture.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise UnreadableImage("it is animated")
+    return image
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Returns whether an opened image has no colour channels."""
+    return image.mode in _GREY_MODES
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns (height, width) once the orientation tag is obeyed."""
+    if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
+        return image.width, image.height
+    return image.height, image.width
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Returns the image as mode L or RGB, upright, without transparency."""
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        # 65535 / 257 = 255: the whole range of 16 bits onto the whole range of 8.
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip((values + 128) // 257, 0, 255).astype(np.uint8))
+    grey = is_grey(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+        # R = G = B here, and converting by luma weights would only add rounding.
+        return image.getchannel(0) if grey else image
+    return image.convert("L" if grey else "RGB")
+
+
+def fit(image: Image.Image, *, image_size: int | None, channels: int | None) -> np.ndarray:
+    """Brings an L or RGB image to a size and a number of channels.
+
+    With `image_size` the largest centred square is cut out and resampled (bicubic, antialiased),
+    which is the shorter side resized and the middle cropped, in one pass over the pixels.
+
+    Args:
+      image: mode L or RGB.
+      image_size: side of the square result in pixels; None keeps the image's own size.
+      channels: 1 (luma) or 3; None keeps the image's own.
+
+    Returns:
+      uint8 (H, W, C).
+    """
+    if channels is not None:
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode:
+            image = image.convert(mode)
+    if image_size is not None and image.size != (image_size, image_size):
+        width, height = image.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        image = image.resize(
+            (image_size, image_size),
+            Image.Resampling.BICUBIC,
+            box=(left, top, left + side, top + side),
+        )
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def decode(
+    data: bytes, *, image_size: int | None = None, channels: int | None = None
+) -> np.ndarray:
+    """Decodes a PNG, JPEG or WebP.
+
+    Args:
+      data: the file's bytes.
+      image_size: as in `fit`.
+      channels: 1 or 3; None gives 1 for an image without colour and 3 for others.
+
+    Returns:
+      uint8 (H, W, C); read-only.
+
+    Raises:
+      UnreadableImage: the bytes are not one whole still image.
+    """
+    with open_still(io.BytesIO(data)) as image:
+        try:
+            image.load()
+            return fit(_flatten(image), image_size=image_size, channels=channels)
+        except _DECODE_ERRORS as error:
+            raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def convert_array(
+    images: np.ndarray, *, image_size: int | None, channels: int | None
+) -> np.ndarray:
+    """Brings decoded images to a size and a number of channels, as `fit` does.
+
+    Args:
+      images: uint8 (N, H, W, C), C = 1 or 3.
+      image_size: as in `fit`.
+      channels: as in `fit`.
+
+    Returns:
+      uint8 (N, H', W', C'); `images` itself when there is nothing to do.
+    """
+    _, height, width, depth = images.shape
+    same_size = image_size is None or (height, width) == (image_size, image_size)
+    if same_size and channels in (None, depth):
+        return images
+    squeezed = images[..., 0] if depth == 1 else images
+    return np.stack(
+        [fit(Image.fromarray(im), image_size=image_size, channels=channels) for im in squeezed]
+    )

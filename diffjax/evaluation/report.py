@@ -1,0 +1,267 @@
+"""How close samples are to a data set: the classifier Fréchet distance (CFD).
+
+The CFD is the Fréchet distance between the features of generated images and of all training
+images, in the features of a classifier trained on that data set (`classifier_features`). Its
+numbers compare only with numbers from the same data, the same weights and the same count of
+samples: an estimate from n samples is biased upwards by something like 1/n. So every report
+carries its floor: the distance that real images which the classifier never saw have by the same
+measure.
+
+Read the floor with one thing in mind. Most of the variance of these features is between classes,
+so chance in how many samples each class has adds to the distance. Fashion-MNIST's test set has
+exactly 1,000 images of every class, as if drawn by class: its floor is 0.024. Ten thousand of its
+training images drawn at random have 0.023 to 0.050 (six draws), drawn 1,000 a class 0.011 to
+0.023 (four draws). Give samples as many of each class as the data has, or expect the difference.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diffjax import data as data_sets
+from diffjax.errors import UserError
+from diffjax.evaluation.classifier_features import classifier_for
+from diffjax.evaluation.feature_function import FeatureFunction, make_feature_function
+from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
+from diffjax.evaluation.labelled_images import (
+    LabelledImages,
+    fingerprint,
+    read_in_order,
+)
+from diffjax.figures.files import atomic_write
+from diffjax.models.classifier import FEATURES
+
+Generate = Callable[[int, int], npt.NDArray[np.uint8]]
+Log = Callable[[str], object]
+
+REAL_BATCH = 500
+DRAWS = 10
+
+
+def evaluate(
+    generate: Generate,
+    *,
+    data: str,
+    cache_dir: str | Path,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    num_samples: int = 10_000,
+    batch_size: int = 500,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Compares samples with a data set by the classifier Fréchet distance.
+
+    Args:
+      generate: generate(start, count) makes samples number start to start + count - 1 as uint8
+        (count, H, W, C), of the data's image shape. It is the only link to the model.
+      data: a labelled data set's name, as for `diffjax.data.load`.
+      cache_dir: folder for the classifier of a set other than Fashion-MNIST and for the
+        statistics of real images; made when needed.
+      data_dir: where the data set is, if not in the usual place.
+      image_size: side that a folder's images are resized to, as for `diffjax.data.load`.
+      channels: 1 or 3, as for `diffjax.data.load`.
+      num_samples: how many samples to make, 2 or more.
+      batch_size: the largest count that `generate` is asked for at once; 1 or more.
+      log: gets lines of progress.
+
+    Returns:
+      A dictionary that JSON can hold:
+        "data", "num_samples", "num_train_images";
+        "classifier_frechet_distance": samples against all training images;
+        "floor_train_test", "floor_train_test_images": all test images against all training
+          images, and how many test images there are; None and 0 without a test split;
+        "floor_equal_count", "floor_equal_count_images": the same for min(num_samples, test
+          images) test images, the mean over 10 draws without replacement (the one value there
+          is where that means all test images); None and 0 without a test split;
+        "floor_equal_count_range": the least and the greatest of those, [low, high], or None;
+        "class_counts": {class name: samples that the classifier takes for it};
+        "classifier_accuracy", "classifier_accuracy_split": 0 to 1, and the images it was
+          measured on, "test" or (without a test split) "train";
+        "classifier_weights": SHA-256 of the weights, in hex.
+
+    Raises:
+      UserError: an unknown or unlabelled data set, samples that are not uint8 of the data's
+        image shape or not as many as asked for, or numbers out of their ranges.
+    """
+    if num_samples < 2 or batch_size < 1:
+        raise UserError(
+            f"got num_samples={num_samples} and batch_size={batch_size}; expected num_samples >= 2 "
+            "(a covariance needs two) and batch_size >= 1; raise the one that is too small"
+        )
+
+    def load(split: str) -> LabelledImages:
+        return data_sets.load(
+            data, split=split, data_dir=data_dir, image_size=image_size, channels=channels
+        )
+
+    def load_test() -> LabelledImages | None:
+        has_test = data_sets.has_split(data, split="test", data_dir=data_dir)
+        return load("test") if has_test else None
+
+    train = load("train")
+    classifier = classifier_for(train, load_test=load_test, cache_dir=cache_dir, log=log)
+    features_and_classes = make_feature_function(classifier)
+
+    def real_statistics(source: LabelledImages, split: str) -> FeatureStatistics:
+        key = f"{fingerprint(source)[:16]}-{classifier.weights_digest[:16]}"
+        path = Path(cache_dir) / f"statistics-{key}.npz"
+        return _cached_statistics(path, source, split, features_and_classes, log=log)
+
+    # Samples first: what `generate` gets wrong should show before the real images are gone through.
+    sample_statistics, class_counts = _sample_statistics(
+        generate,
+        features_and_classes,
+        image_shape=train.image_shape,
+        num_classes=len(classifier.class_names),
+        num_samples=num_samples,
+        batch_size=batch_size,
+        log=log,
+    )
+    train_statistics = real_statistics(train, "train")
+    distance = frechet_distance(sample_statistics, train_statistics)
+    log(f"CFD: {distance:.4f} ({num_samples} samples against {len(train)} training images)")
+
+    test = load_test()
+    floor: float | None = None
+    equal_floors: list[float] = []
+    equal_count = 0
+    if test is None:
+        log(f"CFD floor: none, since {data} has no test split to take unseen real images from")
+    else:
+        floor = frechet_distance(real_statistics(test, "test"), train_statistics)
+        log(
+            f"CFD floor: {floor:.4f} ({len(test)} test images against {len(train)} training images)"
+        )
+        equal_count = min(num_samples, len(test))
+        if equal_count == len(test):
+            equal_floors = [floor]
+        else:
+            drawn = _statistics_of_draws(test, equal_count, features_and_classes)
+            equal_floors = [frechet_distance(some, train_statistics) for some in drawn]
+            log(
+                f"CFD floor: {np.mean(equal_floors):.4f} for {equal_count} test images, as many as "
+                f"samples (mean of {DRAWS} draws, {min(equal_floors):.4f} to "
+                f"{max(equal_floors):.4f})"
+            )
+        if equal_count < num_samples:
+            log(
+                f"CFD floor: for {num_samples} images it would be lower, but there are only "
+                f"{equal_count} test images"
+            )
+
+    return {
+        "data": data,
+        "num_samples": num_samples,
+        "num_train_images": len(train),
+        "classifier_frechet_distance": distance,
+        "floor_train_test": floor,
+        "floor_train_test_images": 0 if test is None else len(test),
+        "floor_equal_count": float(np.mean(equal_floors)) if equal_floors else None,
+        "floor_equal_count_range": [min(equal_floors), max(equal_floors)] if equal_floors else None,
+        "floor_equal_count_images": equal_count,
+        "class_counts": dict(zip(classifier.class_names, class_counts.tolist(), strict=True)),
+        "classifier_accuracy": classifier.accuracy,
+        "classifier_accuracy_split": classifier.accuracy_split,
+        "classifier_weights": classifier.weights_digest,
+    }
+
+
+def _sample_statistics(
+    generate: Generate,
+    features_and_classes: FeatureFunction,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    num_samples: int,
+    batch_size: int,
+    log: Log,
+) -> tuple[FeatureStatistics, npt.NDArray[np.int64]]:
+    """Statistics of the samples' features, and how many samples fall in each predicted class."""
+    statistics = FeatureStatistics.empty(FEATURES)
+    class_counts = np.zeros(num_classes, np.int64)
+    started = time.monotonic()
+    tenths_told = 0
+    for start in range(0, num_samples, batch_size):
+        count = min(batch_size, num_samples - start)
+        samples = np.asarray(generate(start, count))
+        if samples.dtype != np.uint8 or samples.shape != (count, *image_shape):
+            raise UserError(
+                f"got samples of dtype {samples.dtype} and shape {samples.shape}; expected uint8 "
+                f"{(count, *image_shape)}, the data's image shape; evaluate the model on the data "
+                "set it was trained on"
+            )
+        features, classes = features_and_classes(samples)
+        statistics = statistics.update(features)
+        class_counts += np.bincount(classes, minlength=num_classes)
+        made = start + count
+        if 10 * made // num_samples > tenths_told:
+            tenths_told = 10 * made // num_samples
+            log(f"samples: {made}/{num_samples}, {time.monotonic() - started:.0f} s")
+    return statistics, class_counts
+
+
+def _statistics_of_draws(
+    source: LabelledImages, count: int, features_and_classes: FeatureFunction
+) -> list[FeatureStatistics]:
+    """Statistics of `count` images drawn without replacement, `DRAWS` times; always the same."""
+    # The first ones would not do: many sets are sorted by class. One draw would not do either:
+    # how many of each class it has is chance, and moves the distance by a factor of two.
+    chosen = np.zeros((DRAWS, len(source)), bool)
+    for draw in range(DRAWS):
+        generator = np.random.Generator(np.random.Philox(key=draw))
+        chosen[draw, generator.permutation(len(source))[:count]] = True
+    statistics = [FeatureStatistics.empty(FEATURES)] * DRAWS
+    start = 0
+    for images, _ in read_in_order(source, REAL_BATCH):
+        features, _ = features_and_classes(images)
+        in_batch = chosen[:, start : start + len(images)]
+        statistics = [
+            some.update(features[mask]) for some, mask in zip(statistics, in_batch, strict=True)
+        ]
+        start += len(images)
+    return statistics
+
+
+def _cached_statistics(
+    path: Path,
+    source: LabelledImages,
+    split: str,
+    features_and_classes: FeatureFunction,
+    *,
+    log: Log,
+) -> FeatureStatistics:
+    """Statistics of all of a source's images, from `path` or computed and then kept there."""
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                statistics = FeatureStatistics(
+                    int(stored["count"]), stored["mean"], stored["scatter"]
+                )
+            shapes = (statistics.mean.shape, statistics.scatter.shape)
+            if shapes != ((FEATURES,), (FEATURES, FEATURES)) or statistics.count != len(source):
+                raise ValueError("of another set")
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            log(f"real images: cannot use {path} ({type(error).__name__}); computing it again")
+        else:
+            log(f"real images: {split} statistics from {path}")
+            return statistics
+    started = time.monotonic()
+    statistics = FeatureStatistics.empty(FEATURES)
+    for images, _ in read_in_order(source, REAL_BATCH):
+        statistics = statistics.update(features_and_classes(images)[0])
+    log(f"real images: {len(source)} of {split} in {time.monotonic() - started:.0f} s")
+    arrays: dict[str, Any] = {
+        "count": np.array(statistics.count),
+        "mean": statistics.mean,
+        "scatter": statistics.scatter,
+    }
+    atomic_write(path, lambda file: np.savez(file, **arrays))
+    return statistics

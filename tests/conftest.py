@@ -1,0 +1,62 @@
+"""What every test shares: caches in a folder of the session's own, and a tiny config."""
+
+import copy
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory):
+    """Nothing is read from or written to the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _digits_config():
+    return runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
+
+
+@pytest.fixture
+def tiny_config(_digits_config):
+    """experiments/digits.py cut down to seconds."""
+    config = copy.deepcopy(_digits_config)
+    config.model.channels = 8
+    config.model.head_channels = 8
+    config.train.update(
+        steps=6, batch_size=16, warmup_steps=2, log_every=2, eval_every=3, checkpoint_every=3,
+        sample_every=4,
+    )  # fmt: skip
+    config.sample.update(steps=3, count=20, batch_size=20)
+    config.evaluate.num_samples = 40
+    return config.lock()
+
+
+TINY_FLAGS = [
+    f"--config={ROOT / 'experiments/digits.py'}",
+    "--config.model.channels=8",
+    "--config.model.head_channels=8",
+    "--config.train.steps=6",
+    "--config.train.batch_size=16",
+    "--config.train.warmup_steps=2",
+    "--config.train.log_every=2",
+    "--config.train.eval_every=3",
+    "--config.train.checkpoint_every=3",
+    "--config.train.sample_every=4",
+    "--config.sample.steps=3",
+    "--config.sample.count=20",
+    "--config.sample.batch_size=20",
+    "--config.evaluate.num_samples=40",
+]
+
+
+@pytest.fixture
+def tiny_flags():
+    """The same as `tiny_config`, as a command line."""
+    return list(TINY_FLAGS)

@@ -1,0 +1,424 @@
+"""Samplers on Gaussian data, whose probability-flow ODE and posteriors are known in closed form."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import grids, samplers, schedules
+from diffjax import parametrisations as p
+
+MEAN, STD = 0.3, 0.5
+KEY = jax.random.key(0)
+
+
+def gaussian_denoiser(schedule, mean=MEAN, std=STD):
+    """E[x_0 | x_t] of N(mean, std^2) data: regression of one Gaussian on another."""
+
+    def denoise(x_t, t, cond=None):
+        signal, noise = dj.process.scales_like(schedule, t, x_t)
+        centred = (x_t - signal * mean) / ((signal * std) ** 2 + noise**2)
+        return dj.Estimates(mean + signal * std**2 * centred, noise * centred)
+
+    return denoise
+
+
+def ode_solution(x_T, scales_T, mean=MEAN, std=STD):
+    """The exact x_0: the flow keeps a Gaussian's quantiles."""
+    signal, noise = scales_T
+    return mean + std * (x_T - signal * mean) / np.sqrt((signal * std) ** 2 + noise**2)
+
+
+DETERMINISTIC = {
+    "ddim": samplers.ddim,
+    "euler": samplers.euler,
+    "heun": samplers.heun,
+    "dpm_solver_pp_2m": samplers.dpm_solver_pp_2m,
+}
+STOCHASTIC = {
+    "ancestral": samplers.ancestral,
+    "ancestral, beta": functools.partial(samplers.ancestral, variance="beta"),
+    "ddim, eta 1": functools.partial(samplers.ddim, eta=1.0),
+    "ddim, eta .5": functools.partial(samplers.ddim, eta=0.5),
+}
+ALL = DETERMINISTIC | STOCHASTIC
+ORDER = {"ddim": 1, "euler": 1, "heun": 2, "dpm_solver_pp_2m": 2}
+
+
+def two_to_one(schedule, steps):
+    """Times from 0.9 to 0.1, evenly: a path free of both ends, where order can be measured."""
+    times = np.linspace(0.9, 0.1, steps + 1)
+    scales = schedule(times)
+    return grids.Grid(times, *scales)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.continuous_cosine(),
+        schedules.linear_log_snr(log_snr_min=-6, log_snr_max=6),
+        schedules.karras(),
+        schedules.rectified_flow(),
+    ],
+    ids=["cosine", "linear log-SNR", "edm", "flow"],
+)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_observed_order_of_convergence(name, schedule):
+    with jax.enable_x64(True):
+        x_T = jnp.array([[-1.0], [0.4], [2.0]]) * float(schedule(0.9).noise_scale)
+        (signal_s, noise_s) = schedule(0.1)
+        exact = ode_solution(np.asarray(x_T), schedule(0.9))
+        exact = signal_s * MEAN + (exact - MEAN) / STD * np.hypot(signal_s * STD, noise_s)
+        errors = []
+        for steps in (64, 128, 256):
+            sampled = DETERMINISTIC[name](
+                gaussian_denoiser(schedule), x_T, grid=two_to_one(schedule, steps)
+            )
+            errors.append(np.abs(np.asarray(sampled.x_0) - exact).max())
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    # Halving the step divides the error by 2^order; the tolerance shrinks with the step.
+    np.testing.assert_allclose(rates, ORDER[name], atol=0.15)
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize(
+    ("schedule", "make_grid"),
+    [
+        (schedules.linear_beta(1000), grids.trailing),
+        (schedules.linear_beta(1000), grids.karras),
+        (schedules.cosine(1000), grids.trailing),
+        (schedules.cosine(1000), grids.linspace),
+        (schedules.zero_terminal_snr(schedules.cosine(1000)), grids.trailing),
+        (schedules.karras(), grids.karras),
+        (schedules.rectified_flow(), grids.trailing),
+        (schedules.rectified_flow(), grids.karras),
+    ],
+    ids=[
+        "linear", "linear, karras", "cosine", "cosine, linspace", "zero snr", "edm", "flow",
+        "flow, karras",
+    ],
+)  # fmt: skip
+def test_many_steps_reach_the_exact_solution(name, schedule, make_grid):
+    grid = make_grid(schedule, 100)
+    x_T = jnp.array([[-1.5], [0.2], [1.0]]) * grid.noise_scale[0]
+    sampled = DETERMINISTIC[name](gaussian_denoiser(schedule), jnp.float32(x_T), grid=grid).x_0
+    exact = ode_solution(np.asarray(x_T), (grid.signal_scale[0], grid.noise_scale[0]))
+    np.testing.assert_allclose(sampled, exact, atol=0.02 if ORDER[name] == 1 else 0.005)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 10])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_few_steps_from_nearly_no_signal_stay_near(name, steps):
+    # cosine(1000) ends at a signal of 5e-5: a solver in x / signal would blow up 1000 times.
+    schedule = schedules.cosine(1000)
+    x_T = jnp.array([[2.0]])
+    sampled = DETERMINISTIC[name](
+        gaussian_denoiser(schedule), x_T, grid=grids.trailing(schedule, steps)
+    ).x_0
+    np.testing.assert_allclose(sampled, MEAN + 2 * STD, atol=0.5)
+
+
+def mixture_denoiser(schedule, centres=(-1.0, 1.0), std=0.1):
+    """E[x_0 | x_t] of an even mixture: each Gaussian's answer, weighted by its responsibility."""
+
+    def denoise(x_t, t, cond=None):
+        signal, noise = dj.process.scales_like(schedule, t, x_t)
+        variance = (signal * std) ** 2 + noise**2
+        logits = jnp.stack([-((x_t - signal * c) ** 2) / (2 * variance) for c in centres])
+        weights = jax.nn.softmax(logits, axis=0)
+        each = jnp.stack([c + signal * std**2 * (x_t - signal * c) / variance for c in centres])
+        x_0 = (weights * each).sum(0)
+        return dj.Estimates(x_0, p.eps_from_x0(x_t, x_0, dj.Scales(signal, noise)))
+
+    return denoise
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_mixture_is_sampled_with_both_its_modes(name):
+    schedule, n = schedules.linear_beta(1000), 4000
+    grid = grids.karras(schedule, 60)
+    x_T = grid.noise_scale[0] * jax.random.normal(jax.random.key(5), (n, 1))
+    x = np.asarray(ALL[name](mixture_denoiser(schedule), x_T, grid=grid, key=KEY).x_0)
+    assert np.isfinite(x).all()
+    assert abs((x > 0).mean() - 0.5) < 4 * 0.5 / np.sqrt(n)
+    # Mode centres and widths: noise kept at fixed-large variance leaves a width of its own.
+    assert abs(np.abs(x).mean() - 1) < 0.03
+    assert np.abs(x).std() < 0.17
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ancestral, beta", "ddim, eta 1", "ddim, eta .5"])
+def test_stochastic_samplers_reach_the_right_law(name):
+    schedule, n = schedules.linear_beta(1000), 20_000
+    x_T = jax.random.normal(jax.random.key(1), (n, 1))
+    grid = grids.trailing(schedule, 1000)
+    x = np.asarray(STOCHASTIC[name](gaussian_denoiser(schedule), x_T, grid=grid, key=KEY).x_0)
+    # Four standard errors, and the bias of 1000 steps (below 1 % of the standard deviation).
+    assert abs(x.mean() - MEAN) < 4 * STD / np.sqrt(n) + 0.01 * STD
+    assert abs(x.std() - STD) < 4 * STD / np.sqrt(2 * n) + 0.01 * STD
+
+
+def test_ancestral_is_exact_for_data_that_is_one_point():
+    # The posterior at the true x_0 is then the reverse step itself, for any number of steps.
+    schedule, n = schedules.linear_beta(100), 50_000
+    denoise = gaussian_denoiser(schedule, std=0.0)
+    grid = grids.from_times(schedule, np.array([100, 60, 20]))
+    x_T = MEAN * grid.signal_scale[0] + grid.noise_scale[0] * jax.random.normal(KEY, (n, 1))
+    path = samplers.ancestral(denoise, x_T, grid=grid, key=jax.random.key(9), keep_trajectory=True)
+    path = np.asarray(path.trajectory)
+    for i in range(4):
+        std = grid.noise_scale[i]
+        assert abs(path[i].mean() - grid.signal_scale[i] * MEAN) <= 4 * std / np.sqrt(n) + 1e-6
+        assert abs(path[i].std() - std) <= 4 * std / np.sqrt(2 * n) + 1e-6
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [schedules.linear_beta(1000), schedules.karras(), schedules.rectified_flow(),
+     schedules.zero_terminal_snr(schedules.cosine(1000))],
+    ids=["vp", "edm", "flow", "zero snr"],
+)  # fmt: skip
+def test_ddim_with_eta_1_is_ancestral_sampling_noise_for_noise(schedule):
+    grid = grids.trailing(schedule, 10)
+    x_T = jax.random.normal(KEY, (3, 4)) * grid.noise_scale[0]
+    run = functools.partial(gaussian_denoiser(schedule))
+    a = samplers.ancestral(run, x_T, grid=grid, key=KEY, keep_trajectory=True).trajectory
+    b = samplers.ddim(run, x_T, grid=grid, key=KEY, eta=1.0, keep_trajectory=True).trajectory
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_ddim_with_eta_between_keeps_the_marginals_step_by_step():
+    # For one-point data each step has a known law: DDIM's family shares it for every eta.
+    schedule, n = schedules.cosine(100), 50_000
+    denoise = gaussian_denoiser(schedule, std=0.0)
+    grid = grids.from_times(schedule, np.array([90, 50, 10]))
+    x_T = MEAN * grid.signal_scale[0] + grid.noise_scale[0] * jax.random.normal(KEY, (n, 1))
+    path = samplers.ddim(
+        denoise, x_T, grid=grid, key=jax.random.key(2), eta=0.6, keep_trajectory=True
+    ).trajectory
+    for i in range(3):
+        std = grid.noise_scale[i]
+        assert abs(float(path[i].std()) - std) < 4 * std / np.sqrt(2 * n)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [schedules.linear_beta(1000), schedules.karras(), schedules.rectified_flow(),
+     schedules.zero_terminal_snr(schedules.cosine(1000))],
+    ids=["vp", "edm", "flow", "zero snr"],
+)  # fmt: skip
+def test_euler_is_ddim(schedule):
+    grid = grids.trailing(schedule, 7)
+    x_T = jax.random.normal(KEY, (3, 4)) * grid.noise_scale[0]
+    network = lambda x, t, cond: jnp.tanh(x)  # noqa: E731, a network that is far from exact
+    denoise = dj.denoiser(network, schedule, parametrisation=p.v)
+    a = samplers.ddim(denoise, x_T, grid=grid).x_0
+    np.testing.assert_allclose(samplers.euler(denoise, x_T, grid=grid).x_0, a, rtol=2e-4, atol=2e-4)
+
+
+def test_heun_is_edms_algorithm_1_on_its_schedule():
+    """Algorithm 1 of Karras et al. 2022 without churn, in float64 on scalars."""
+    schedule = schedules.karras()
+    grid = grids.karras(schedule, 6)
+    D = lambda x, sigma: np.tanh(x / (1 + sigma))  # noqa: E731, any denoiser
+    x = np.array([[30.0], [-80.0]])
+    for sigma, after in zip(grid.noise_scale[:-1], grid.noise_scale[1:], strict=True):
+        d = (x - D(x, sigma)) / sigma
+        euler = x + (after - sigma) * d
+        if after > 0:
+            d = (d + (euler - D(euler, after)) / after) / 2
+        x = x + (after - sigma) * d
+
+    def denoise(x_t, t, cond=None):
+        sigma = schedule(jnp.asarray(t)).noise_scale
+        x_0 = jnp.tanh(x_t / (1 + sigma))
+        return dj.Estimates(x_0, (x_t - x_0) / sigma)
+
+    with jax.enable_x64(True):
+        ours = samplers.heun(denoise, jnp.array([[30.0], [-80.0]]), grid=grid).x_0
+    np.testing.assert_allclose(ours, x, rtol=1e-9)
+
+
+def test_heun_is_heuns_method_on_the_velocity_of_a_flow():
+    schedule = schedules.rectified_flow()
+    grid = grids.trailing(schedule, 5)
+    velocity = lambda x, t: np.sin(x) + t  # noqa: E731
+    x = np.array([[0.3], [-1.2]])
+    for t, s in zip(grid.t[:-1], grid.t[1:], strict=True):
+        here = velocity(x, t)
+        euler = x + (s - t) * here
+        x = x + (s - t) * ((here + velocity(euler, s)) / 2 if s > 0 else here)
+
+    network = lambda x, t, cond: jnp.sin(x) + t[:, None] / 1000  # noqa: E731
+    with jax.enable_x64(True):
+        denoise = dj.denoiser(network, schedule, parametrisation=p.velocity)
+        ours = samplers.heun(denoise, jnp.array([[0.3], [-1.2]]), grid=grid).x_0
+    np.testing.assert_allclose(ours, x, rtol=1e-6)  # the network's time is float32
+
+
+def test_dpm_solver_pp_2m_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers", reason="a second implementation of 2M")
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        1000, beta_start=1e-4, beta_end=0.02, prediction_type="sample", algorithm_type="dpmsolver++",
+        solver_order=2, lower_order_final=True, final_sigmas_type="zero", timestep_spacing="trailing",
+    )  # fmt: skip
+    theirs.set_timesteps(20)
+    x = torch.tensor([[1.3], [-0.7]], dtype=torch.float64)
+    for t in theirs.timesteps:
+        x = theirs.step(torch.tanh(x), t, x).prev_sample
+    schedule = schedules.linear_beta(1000)
+    grid = grids.from_times(schedule, theirs.timesteps.numpy() + 1)
+
+    def denoise(x_t, t, cond=None):
+        x_0 = jnp.tanh(x_t)
+        return dj.Estimates(x_0, x_0)
+
+    ours = samplers.dpm_solver_pp_2m(denoise, jnp.array([[1.3], [-0.7]]), grid=grid).x_0
+    np.testing.assert_allclose(ours, x.numpy(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
+@pytest.mark.parametrize(
+    "schedule",
+    [schedules.linear_beta(10), schedules.zero_terminal_snr(schedules.cosine(10)),
+     schedules.linear_alpha_bar(10, alpha_bar_end=0.0), schedules.rectified_flow(),
+     schedules.karras()],
+    ids=["linear", "zero snr", "linear alpha_bar to 0", "flow", "edm"],
+)  # fmt: skip
+def test_any_number_of_steps_is_finite_and_lands_on_x_0(name, steps, schedule):
+    network = lambda x, t, cond: 0.1 * x + 0.2  # noqa: E731
+    denoise = dj.denoiser(network, schedule, parametrisation=p.v)
+    grid = grids.trailing(schedule, steps)
+    x_T = jax.random.normal(KEY, (2, 3)) * grid.noise_scale[0]
+    path = ALL[name](denoise, x_T, grid=grid, key=KEY, keep_trajectory=True)
+    assert path.trajectory.shape == (steps + 1, 2, 3)
+    assert np.isfinite(path.trajectory).all()
+    np.testing.assert_array_equal(path.trajectory[0], x_T)
+    np.testing.assert_array_equal(path.trajectory[-1], path.x_0)
+    if name != "dpm_solver_pp_2m":  # which carries the x_0 of the step before, but not here:
+        last = denoise(path.trajectory[-2], grid.t[-2]).x_0
+        np.testing.assert_allclose(path.x_0, last, rtol=1e-4, atol=1e-5)
+    else:
+        last = denoise(path.trajectory[-2], grid.t[-2]).x_0
+        np.testing.assert_allclose(path.x_0, last, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("parametrisation", [p.x0, p.velocity, p.edm()], ids=lambda q: q.name)
+def test_no_nan_from_pure_noise_whatever_is_predicted(name, parametrisation):
+    flow = schedules.rectified_flow()
+    time_input = dj.denoisers.scaled_time
+    if parametrisation.name == "edm":
+        time_input = dj.denoisers.quarter_log_sigma
+    network = lambda x, t, cond: 0.1 * x + jnp.cos(t)[:, None]  # noqa: E731
+    denoise = dj.denoiser(network, flow, parametrisation=parametrisation, time_input=time_input)
+    x_0 = ALL[name](denoise, jnp.ones((2, 3)), grid=grids.trailing(flow, 4), key=KEY).x_0
+    assert np.isfinite(x_0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_trajectory_does_not_change_the_result(name):
+    schedule = schedules.linear_beta(50)
+    grid = grids.leading(schedule, 10)
+    run = functools.partial(ALL[name], gaussian_denoiser(schedule), jnp.ones((2, 3)), grid=grid)
+    plain, kept = run(key=KEY), run(key=KEY, keep_trajectory=True)
+    assert plain.trajectory is None
+    np.testing.assert_array_equal(plain.x_0, kept.x_0)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_an_example_does_not_depend_on_its_batch(name):
+    schedule = schedules.linear_beta(50)
+    grid, denoise = grids.trailing(schedule, 5), gaussian_denoiser(schedule)
+    keys, x_T = jax.random.split(KEY, 6), jax.random.normal(KEY, (6, 4))
+    whole = STOCHASTIC[name](denoise, x_T, grid=grid, key=keys).x_0
+    halves = [STOCHASTIC[name](denoise, x_T[i], grid=grid, key=keys[i]).x_0
+              for i in (slice(0, 2), slice(2, 6))]  # fmt: skip
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+    # One key: an example keeps its noise when the batch grows.
+    few = STOCHASTIC[name](denoise, x_T[:2], grid=grid, key=KEY).x_0
+    np.testing.assert_array_equal(STOCHASTIC[name](denoise, x_T, grid=grid, key=KEY).x_0[:2], few)
+    # Equal starts part ways: examples don't share their noise, nor do steps.
+    same = STOCHASTIC[name](denoise, jnp.zeros((3, 4)), grid=grid, key=KEY).x_0
+    assert len(np.unique(same)) == same.size
+
+
+def test_noise_differs_from_step_to_step():
+    schedule = schedules.linear_beta(50)
+    zero = lambda x, t, cond=None: dj.Estimates(jnp.zeros_like(x), jnp.zeros_like(x))  # noqa: E731
+    grid = grids.trailing(schedule, 5)
+    path = samplers.ddim(
+        zero, jnp.zeros((1, 1000)), grid=grid, key=KEY, eta=1.0, keep_trajectory=True
+    ).trajectory[1:-1, 0]
+    correlation = np.corrcoef(path)
+    # With x_0 = eps = 0 each x_s is its own noise: five standard errors of a correlation of 0.
+    assert np.abs(correlation - np.eye(4)).max() < 5 / np.sqrt(1000)
+
+
+def count_equations(jaxpr):
+    inner = [v for e in jaxpr.eqns for v in e.params.values()]
+    inner = [w for v in inner for w in (v if isinstance(v, tuple) else (v,))]
+    nested = sum(count_equations(getattr(w, "jaxpr", w)) for w in inner
+                 if hasattr(getattr(w, "jaxpr", w), "eqns"))  # fmt: skip
+    return len(jaxpr.eqns) + nested
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_program_does_not_grow_with_the_number_of_steps(name):
+    schedule = schedules.linear_beta(1000)
+    denoise = gaussian_denoiser(schedule)
+
+    def program(steps, keep_trajectory=False):
+        grid = grids.trailing(schedule, steps)
+        return jax.make_jaxpr(
+            lambda x, key: ALL[name](
+                denoise, x, grid=grid, key=key, keep_trajectory=keep_trajectory
+            )
+        )(jnp.zeros((2, 3)), KEY)
+
+    few, many = program(5), program(500)
+    assert sum(e.primitive.name == "scan" for e in many.jaxpr.eqns) == 1
+    assert count_equations(few.jaxpr) == count_equations(many.jaxpr)
+    (loop,) = (e for e in many.jaxpr.eqns if e.primitive.name == "scan")
+    # Without a trajectory no output of the loop has the steps' axis.
+    assert all(v.aval.shape in ((2, 3), ()) for v in loop.outvars)
+
+
+def test_float_and_integer_times_and_conditions_reach_the_denoiser():
+    seen = []
+
+    def denoise(x_t, t, cond=None):
+        seen.append((jnp.asarray(t).dtype, cond))
+        return dj.Estimates(x_t, x_t)
+
+    labels = jnp.array([1, 2])
+    x_T = jnp.ones((2, 1))
+    samplers.heun(denoise, x_T, grid=grids.trailing(schedules.cosine(10), 2), cond=labels)
+    samplers.ddim(denoise, x_T, grid=grids.karras(schedules.cosine(10), 2), cond=labels)
+    assert [dtype.kind for dtype, _ in seen] == ["i", "i", "f"]
+    assert all(cond is labels for _, cond in seen)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        (samplers.ancestral, {}, "ancestral draws noise: pass key="),
+        (samplers.ancestral, {"key": KEY, "variance": "big"}, "'beta_tilde' or 'beta', not 'big'"),
+        (samplers.ddim, {"eta": 0.5}, "ddim with eta > 0 draws noise"),
+        (samplers.ddim, {"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
+        (samplers.ddim, {"eta": -0.1, "key": KEY}, r"eta must be in \[0, 1\]"),
+        (samplers.ancestral, {"key": jax.random.split(KEY, 3)}, r"one such key an example, \(2,\)"),
+        (samplers.ancestral, {"key": jax.random.PRNGKey(0)}, "array of uint32"),
+    ],
+)
+def test_bad_calls_are_refused(sampler, options, message):
+    schedule = schedules.cosine(10)
+    with pytest.raises(ValueError, match=message):
+        sampler(
+            gaussian_denoiser(schedule), jnp.ones((2, 1)), grid=grids.trailing(schedule, 2), **options
+        )

@@ -1,0 +1,127 @@
+"""A config's strings become functions, or one line that lists what is valid."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax.errors import UserError
+from diffjax.training import build
+
+
+@pytest.mark.parametrize(
+    ("text", "same_as"),
+    [
+        ("cosine", dj.schedules.cosine()),
+        ("cosine(T=50)", dj.schedules.cosine(50)),
+        (" linear_beta(T=10, beta_end=0.5) ", dj.schedules.linear_beta(10, beta_end=0.5)),
+    ],
+)
+def test_choose_reads_a_name_with_arguments(text, same_as):
+    chosen = build.choose(text, build.SCHEDULES, key="diffusion.schedule")
+    np.testing.assert_array_equal(chosen.signal_scale, same_as.signal_scale)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nope", "cosine(", "cosine(10)", "cosine(T=__import__('os'))", "cosine(**{'T': 3})",
+     "cosine(U=3)", "cosine(T=0)", "cosine + cosine", "os.getcwd()"],
+)  # fmt: skip
+def test_choose_refuses_in_one_line(text):
+    with pytest.raises(UserError, match=r"config\.diffusion\.schedule = ") as caught:
+        build.choose(text, build.SCHEDULES, key="diffusion.schedule")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(UserError, match="uniform, snr, truncated_snr, min_snr"):
+        build.choose("nope", build.WEIGHTINGS, key="diffusion.weighting")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [build.SCHEDULES, build.PARAMETRISATIONS, build.WEIGHTINGS, build.TIME_SAMPLERS,
+     build.SAMPLERS, build.GRIDS, build.THRESHOLDS, build.BLOCKS, build.ATTENTIONS,
+     build.OPTIMIZERS, build.LEARNING_RATES],
+)  # fmt: skip
+def test_every_choice_can_be_made_by_its_name_alone(table):
+    for name in table:
+        assert build.choose(name, table, key="some.key") is not None
+
+
+@pytest.mark.parametrize("schedule", sorted(build.SCHEDULES))
+@pytest.mark.parametrize("parametrisation", sorted(build.PARAMETRISATIONS))
+def test_every_schedule_and_parametrisation_gives_a_finite_loss(
+    tiny_config, schedule, parametrisation
+):
+    tiny_config.diffusion.schedule = schedule
+    tiny_config.diffusion.parametrisation = parametrisation
+    if schedule == "rectified_flow" and parametrisation in ("eps", "score"):
+        with pytest.raises(UserError, match="can't be inverted"):
+            build.diffusion(tiny_config)
+        return
+    diffusion = build.diffusion(tiny_config)
+    x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
+    t = jnp.asarray([diffusion.schedule.t_min, diffusion.schedule.T])
+    loss = dj.diffusion_loss(
+        lambda x, t, cond: x, x_0, t=t, eps=x_0[::-1],
+        schedule=diffusion.schedule, parametrisation=diffusion.parametrisation,
+        weighting=diffusion.weighting, time_input=diffusion.time_input,
+    )  # fmt: skip
+    assert np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"diffusion.schedule": "rectified_flow", "diffusion.zero_terminal_snr": True},
+         "needs a discrete schedule"),
+        ({"diffusion.log_snr_shift": 1.0}, "needs a continuous schedule"),
+        ({"diffusion.parametrisation": "eps", "diffusion.zero_terminal_snr": True},
+         "can't be inverted"),
+        ({"diffusion.loss_target": "nope"}, "config.diffusion.loss_target"),
+    ],
+)  # fmt: skip
+def test_combinations_without_meaning_are_refused(tiny_config, change, message):
+    for key, value in change.items():
+        tiny_config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        build.diffusion(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.attention_resolutions", (5,), r"\[5\] are not among .* \[8, 4\]"),
+        ("model.head_channels", 7, "head_channels must divide"),
+        ("model.block", "nope", "expected one of resnet, convnext"),
+        ("model.dtype", "float16", "expected one of float32, bfloat16"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(tiny_config, key, value, message):
+    tiny_config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message) as caught:
+        build.model(tiny_config, image_shape=(8, 8, 1), num_classes=10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conditional_model_needs_labels(tiny_config):
+    with pytest.raises(UserError, match="has no labels"):
+        build.model(tiny_config, image_shape=(8, 8, 1), num_classes=0)
+
+
+def test_learning_rate_warms_up_and_ends(tiny_config):
+    tiny_config.train.update(steps=100, warmup_steps=10, learning_rate=0.5)
+    rate = build.learning_rate(tiny_config)
+    assert [float(rate(step)) for step in (0, 5, 10)] == [0, 0.25, 0.5]
+    assert float(rate(55)) == pytest.approx(0.25)
+    assert float(rate(100)) == pytest.approx(0, abs=1e-9)
+    tiny_config.train.schedule = "constant"
+    assert float(build.learning_rate(tiny_config)(99)) == 0.5
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_sampling_steps_out_of_range(tiny_config, steps):
+    tiny_config.sample.steps = steps
+    with pytest.raises(UserError, match=r"config\.sample\.steps = "):
+        build.sampling(tiny_config, build.diffusion(tiny_config).schedule)

@@ -1,0 +1,140 @@
+"""The train step: pure, the same on one device and on several, and nothing is drawn twice."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.models import UNet
+from diffjax.training import build
+from diffjax.training.state import init_state, make_eval_loss, make_train_step, to_model_range
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture
+def pieces(tiny_config):
+    network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
+    tiny_config.train.update(steps=200, learning_rate=5e-3)
+    optimizer = build.optimizer(tiny_config)
+    diffusion = build.diffusion(tiny_config)
+    state = init_state(network, optimizer, seed=0, image_shape=SHAPE)
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8),
+        "label": np.arange(4, dtype=np.int32),
+    }
+    return network, diffusion, optimizer, state, batch
+
+
+def test_uint8_spans_the_model_range():
+    values = to_model_range(jnp.asarray([0, 255], jnp.uint8))
+    assert values.tolist() == [-1.0, 1.0]
+
+
+def test_the_step_is_a_function_of_state_and_batch(pieces):
+    network, diffusion, optimizer, state, batch = pieces
+    step = jax.jit(make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9))
+    once, first = step(state, batch)
+    again, second = step(state, batch)
+    assert first["loss"] == second["loss"]
+    jax.tree.map(np.testing.assert_array_equal, once, again)
+    assert int(once.step) == 1
+    # Another step number or seed draws other noise.
+    assert step(state._replace(step=state.step + 1), batch)[1]["loss"] != first["loss"]
+    other = jax.jit(make_train_step(network, diffusion, optimizer, seed=1, ema_decay=0.9))
+    assert other(state, batch)[1]["loss"] != first["loss"]
+
+
+def test_training_on_one_batch_lowers_its_loss(pieces):
+    network, diffusion, optimizer, state, batch = pieces
+    eval_loss = make_eval_loss(network, diffusion, seed=0)
+    before = float(eval_loss(state.params, batch))
+    step = jax.jit(make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9))
+    for _ in range(60):
+        state, _ = step(state, batch)
+    after = float(eval_loss(state.params, batch))
+    assert after < 0.8 * before
+    # The average follows the parameters, with a delay.
+    assert float(eval_loss(state.ema_params, batch)) < 0.9 * before
+
+
+def test_the_label_reaches_the_network_unless_dropped(pieces):
+    network, diffusion, optimizer, state, batch = pieces
+    # The head starts at zero: a network that returns zero can't show what it was told.
+    params = jax.tree.map(lambda x: x + 0.05, state.params)
+    state = state._replace(params=params)
+    other = {**batch, "label": batch["label"][::-1].copy()}
+
+    def loss(batch, dropout):
+        step = make_train_step(
+            network, diffusion, optimizer, seed=0, ema_decay=0.9, label_dropout=dropout
+        )
+        return float(jax.jit(step)(state, batch)[1]["loss"])
+
+    assert loss(batch, 0.0) != loss(other, 0.0)
+    assert loss(batch, 1.0) == loss(other, 1.0)
+
+
+def test_flip_mirrors_some_images(pieces):
+    network, diffusion, optimizer, state, batch = pieces
+    symmetric = {**batch, "image": np.maximum(batch["image"], batch["image"][:, :, ::-1])}
+
+    def loss(batch, flip):
+        step = make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, flip=flip)
+        return float(jax.jit(step)(state, batch)[1]["loss"])
+
+    assert loss(batch, True) != loss(batch, False)
+    assert loss(symmetric, True) == loss(symmetric, False)
+
+
+DEVICES = textwrap.dedent(
+    """
+    import json, sys
+    import jax, numpy as np
+    from diffjax.models import UNet
+    from diffjax.training import build
+    from diffjax.training.parallel import AXIS, DataParallel
+    from diffjax.training.state import init_state, make_train_step
+    import runpy
+    config = runpy.run_path(sys.argv[1])["get_config"]()
+    network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
+    optimizer, diffusion = build.optimizer(config), build.diffusion(config)
+    parallel = DataParallel(8)
+    step = parallel.compile(make_train_step(
+        network, diffusion, optimizer, seed=0, ema_decay=0.9, label_dropout=0.3, flip=True,
+        axis_name=AXIS))
+    state = parallel.replicate(init_state(network, optimizer, seed=0, image_shape=(8, 8, 1)))
+    rng = np.random.default_rng(0)
+    losses = []
+    for _ in range(4):
+        batch = {"image": rng.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8),
+                 "label": rng.integers(0, 10, 8).astype(np.int32)}
+        state, metrics = step(state, parallel.shard(batch))
+        losses.append(float(parallel.first(metrics)["loss"]))
+    replicas = [np.asarray(x) for x in jax.tree.leaves(state.params)]
+    assert all((x == x[:1]).all() for x in replicas), "replicas differ"
+    print(json.dumps({"devices": len(parallel.devices), "losses": losses}))
+    """
+)
+
+
+def test_one_and_four_devices_give_the_same_losses(tmp_path):
+    reports = []
+    for devices in (1, 4):
+        done = subprocess.run(
+            [sys.executable, "-c", DEVICES, str(ROOT / "experiments/digits.py")],
+            env={"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                 "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [report["devices"] for report in reports] == [1, 4]
+    np.testing.assert_allclose(reports[0]["losses"], reports[1]["losses"], rtol=1e-5)
