@@ -26,10 +26,15 @@ def warmed_up_decay(step: Array, *, decay: float) -> Array:
 
 
 def update(average: Any, params: Any, *, decay: Array) -> Any:
-    """average + (1 - decay) (params - average), leaf by leaf.
+    """average + (1 - decay) (params - average), leaf by leaf, in the average's types.
 
     Args:
       average, params: pytrees of the same structure.
       decay: scalar in [0, 1].
+
+    Raises:
+      ValueError: trees of different structures.
     """
-    return jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
+    return jax.tree.map(
+        lambda a, p: (a + (1 - decay) * (p - a)).astype(jnp.result_type(a)), average, params
+    )

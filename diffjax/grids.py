@@ -17,7 +17,8 @@ class Grid(NamedTuple):
     """N + 1 falling times; NumPy.
 
     Attributes:
-      t: (N+1,) int64 (discrete schedules) or float64; t[-1] = 0.
+      t: (N+1,) int64 (discrete schedules; float64 between the steps) or float64; t[-1] = 0. On a
+        schedule with noise left at t = 0 (EDM's), t[-2] may be 0 as well.
       signal_scale, noise_scale: (N+1,) float64; the last are 1 and 0.
     """
 

@@ -1,7 +1,7 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
 One config file says what is trained, --config.key.name=value changes a value, --workdir says where
-the run lives, and --mode what to do: train (and go on where the last run stopped), sample, evaluate.
+the run lives, and --mode what to do: train (going on where the last run stopped), sample, evaluate.
 """
 
 import json

@@ -1,6 +1,5 @@
 """What every test shares: caches in a folder of the session's own, and a tiny config."""
 
-import copy
 import runpy
 from pathlib import Path
 
@@ -18,15 +17,8 @@ def own_caches(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session")
-def _digits_config():
-    return runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
-
-
-@pytest.fixture
-def tiny_config(_digits_config):
-    """experiments/digits.py cut down to seconds."""
-    config = copy.deepcopy(_digits_config)
+def _tiny():
+    config = runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
     config.model.channels = 8
     config.model.head_channels = 8
     config.train.update(
@@ -36,6 +28,12 @@ def tiny_config(_digits_config):
     config.sample.update(steps=3, count=20, batch_size=20)
     config.evaluate.num_samples = 40
     return config.lock()
+
+
+@pytest.fixture
+def tiny_config():
+    """experiments/digits.py cut down to seconds."""
+    return _tiny()
 
 
 TINY_FLAGS = [

@@ -167,7 +167,9 @@ def test_times_may_differ_between_examples():
     stepped = dj.q_step(schedule, x, s=t - 1, t=t, eps=x)
     assert together.variance.shape == (2, 1, 1, 1)
     for i in range(2):
-        alone = process.q_posterior(schedule, x[i : i + 1], x_0=x[i : i + 1] + 1, s=t[i] - 1, t=t[i])
+        alone = process.q_posterior(
+            schedule, x[i : i + 1], x_0=x[i : i + 1] + 1, s=t[i] - 1, t=t[i]
+        )
         np.testing.assert_allclose(together.mean[i], alone.mean[0], rtol=1e-6)
         np.testing.assert_allclose(
             noisy[i], dj.q_sample(schedule, x[i], t=t[i], eps=x[i]), rtol=1e-6

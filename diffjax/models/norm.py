@@ -9,6 +9,19 @@ import jax.numpy as jnp
 from diffjax.models.types import Array, Dtype
 
 MAX_GROUPS = 32
+MIN_CHANNELS = 4  # DDPM's 128 channels in 32 groups; one a group would erase each map's mean
+
+
+def default_groups(channels: int) -> int:
+    """The most groups, a power of two up to 32, that share the channels evenly, 4 or more each.
+
+    >>> [default_groups(c) for c in (8, 32, 96, 128, 256)]
+    [2, 8, 16, 32, 32]
+    """
+    groups = math.gcd(channels, MAX_GROUPS)
+    while groups > 1 and channels // groups < MIN_CHANNELS:
+        groups //= 2
+    return groups
 
 
 class GroupNorm(nn.Module):
@@ -18,7 +31,7 @@ class GroupNorm(nn.Module):
     time of normalising a (B, H, W, groups, channels / groups) view. Statistics are float32.
 
     Attributes:
-      groups: None takes the largest power of two up to 32 that divides the channels.
+      groups: None takes `default_groups`.
       eps: added to the variance; 1e-5 as in guided-diffusion.
       dtype: the output's type.
     """
@@ -31,7 +44,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x: (B, ..., C) -> the same shape."""
         channels = x.shape[-1]
-        groups = math.gcd(channels, MAX_GROUPS) if self.groups is None else self.groups
+        groups = default_groups(channels) if self.groups is None else self.groups
         if channels % groups:
             raise ValueError(f"{channels} channels don't divide into {groups} groups")
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))

@@ -1,6 +1,6 @@
 """A config's strings become functions, here and nowhere else.
 
-A choice is written as the name of a function in the core, with arguments where the defaults don't
+A choice is the name of a function in the core, with arguments where the defaults do not
 do: "cosine", "linear_beta(T=500)", "min_snr(gamma=3)". Only literals are read; nothing is evaluated.
 """
 

@@ -1,0 +1,80 @@
+"""CIFAR-10, 32x32 colour, ten classes (Krizhevsky 2009), with DDPM's U-Net of 35.7 M parameters.
+
+    python -m diffjax.main --config=experiments/cifar10.py
+
+reads the set that tensorflow_datasets has prepared; where there is none,
+
+    python -m diffjax.main --config=experiments/cifar10.py --config.data.dir=<folder>
+
+reads a folder of images with one sub-folder a class, below train/ and test/ where it has those.
+Ho et al. 2020 train 800,000 steps of 128 images; no figure was measured with this config yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Appendix B of Ho et al. 2020, with v-prediction on a cosine schedule."""
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.name = "tfds:cifar10"
+    config.data.dir = ""
+    config.data.image_size = 0
+    config.data.channels = 0
+    config.data.flip = True
+    config.data.memory_limit_mb = 1024
+
+    config.model = ConfigDict()
+    config.model.channels = 128
+    config.model.multipliers = (1, 2, 2, 2)
+    config.model.blocks = 2
+    config.model.attention_resolutions = (16,)
+    config.model.head_channels = 256
+    config.model.dropout = 0.1
+    config.model.class_conditional = False
+    config.model.patch = 1
+    config.model.block = "resnet"
+    config.model.scale_shift = False
+    config.model.attention = "softmax"
+    config.model.dtype = "bfloat16"
+    config.model.remat = False
+
+    config.diffusion = ConfigDict()
+    config.diffusion.schedule = "cosine"
+    config.diffusion.zero_terminal_snr = False
+    config.diffusion.log_snr_shift = 0.0
+    config.diffusion.parametrisation = "v"
+    config.diffusion.loss_target = "same"
+    config.diffusion.weighting = "uniform"
+    config.diffusion.time_sampling = "low_discrepancy"
+    config.diffusion.label_dropout = 0.0
+
+    config.train = ConfigDict()
+    config.train.steps = 800_000
+    config.train.batch_size = 128
+    config.train.optimizer = "adam"
+    config.train.learning_rate = 2e-4
+    config.train.schedule = "constant"
+    config.train.warmup_steps = 5000
+    config.train.grad_clip = 1.0
+    config.train.ema_decay = 0.9999
+    config.train.log_every = 100
+    config.train.eval_every = 5000
+    config.train.checkpoint_every = 5000
+    config.train.sample_every = 20_000
+
+    config.sample = ConfigDict()
+    config.sample.sampler = "dpm_solver_pp_2m"
+    config.sample.grid = "trailing"
+    config.sample.steps = 50
+    config.sample.threshold = "clip"
+    config.sample.count = 100
+    config.sample.batch_size = 250
+    config.sample.labels = ()
+    config.sample.seed = 0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.num_samples = 10_000
+    return config

@@ -1,0 +1,61 @@
+"""Embeddings of time and class."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, timestep_embedding
+
+
+@pytest.mark.parametrize("t", [0, 1, 17, 999, 1000])
+def test_guided_diffusions_convention_in_float64(t):
+    dim = 8
+    angles = [t / 10_000 ** (k / 4) for k in range(4)]
+    expected = [np.cos(a) for a in angles] + [np.sin(a) for a in angles]
+    ours = timestep_embedding(jnp.array([t]), dim)
+    assert ours.shape == (1, dim) and ours.dtype == jnp.float32
+    # float32 holds an angle of 1000 to 6e-5.
+    np.testing.assert_allclose(ours[0], expected, atol=2e-4)
+
+
+def test_that_of_diffusers():
+    pytest.importorskip("diffusers", reason="a second implementation of the embedding")
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    theirs = get_timestep_embedding(
+        torch.tensor([0.0, 3.5, 777.0]), 32, flip_sin_to_cos=True, downscale_freq_shift=0
+    )
+    ours = timestep_embedding(jnp.array([0.0, 3.5, 777.0]), 32)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)
+
+
+def test_odd_dimensions_end_in_zero_and_halves_in_time_stay_apart():
+    features = timestep_embedding(jnp.array([5.0, 5.5]), 7)
+    assert features.shape == (2, 7)
+    np.testing.assert_array_equal(features[:, -1], 0)
+    np.testing.assert_array_equal(features[:, :6], timestep_embedding(jnp.array([5.0, 5.5]), 6))
+    assert np.abs(features[0] - features[1]).max() > 0.1
+
+
+def test_bfloat16_networks_get_float32_angles():
+    t = jnp.array([998.0, 999.0])
+    module = TimeEmbedding(16, 32, dtype=jnp.bfloat16)
+    params = module.init(jax.random.key(0), t)
+    out = module.apply(params, t)
+    assert out.dtype == jnp.bfloat16 and out.shape == (2, 32)
+    exact = TimeEmbedding(16, 32).apply(params, t)
+    # A bfloat16 t would make 998 and 999 the same number.
+    assert not np.array_equal(out[0], out[1])
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_negative_labels_are_one_null_class():
+    module = ClassEmbedding(3, 8)
+    labels = jnp.array([0, 1, 2, -1, -5])
+    params = module.init(jax.random.key(0), labels)
+    assert params["params"]["table"]["embedding"].shape == (4, 8)
+    out = np.asarray(module.apply(params, labels))
+    np.testing.assert_array_equal(out[3], out[4])
+    assert len(np.unique(out[:4], axis=0)) == 4

@@ -1,0 +1,235 @@
+"""The U-Net: sizes, conditions, types, and parity with a U-Net in PyTorch."""
+
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.models import ConvNeXtBlock, UNet, linear_attention
+from diffjax.models.embeddings import timestep_embedding
+
+SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
+T = jnp.array([3.0, 700.0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Programs that run once on small inputs: compiling them is what takes the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def images(*shape):
+    return jax.random.normal(jax.random.key(0), (2, *shape))
+
+
+def shapes(module, *inputs, **options):
+    return jax.eval_shape(functools.partial(module.init, **options), jax.random.key(0), *inputs)
+
+
+def randomised(module, *inputs, scale=0.2):
+    leaves, tree = jax.tree.flatten(shapes(module, *inputs))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten(
+        [scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((28, 28, 1), 1), ((32, 32, 3), 1), ((32, 32, 3), 2), ((7, 5, 1), 1), ((7, 5, 1), 2),
+     ((7, 5, 1), 3), ((29, 31, 3), 1), ((29, 31, 3), 3), ((1, 1, 1), 1), ((1, 1, 1), 2)],
+    ids=str,
+)  # fmt: skip
+def test_any_size_comes_back_at_its_size(shape, patch):
+    network, x = UNet(**(SMALL | {"multipliers": (1, 2, 2), "patch": patch})), images(*shape)
+    params = shapes(network, x, T)
+    out = jax.eval_shape(network.apply, params, x, T)
+    assert out.shape == x.shape and out.dtype == jnp.float32
+
+
+def test_odd_sizes_are_finite_and_see_the_whole_image():
+    network, x = UNet(**SMALL, patch=2), images(7, 5, 1)
+    params = randomised(network, x, T)
+    apply = jax.jit(network.apply)
+    out = apply(params, x, T)
+    assert np.isfinite(out).all()
+    moved = apply(params, x.at[0, 6, 4].add(1.0), T) - out
+    # The lowest map's attention joins all pixels of an image, and only of that image.
+    assert np.all(moved[0] != 0) and np.all(moved[1] == 0)
+
+
+def test_output_is_zero_at_the_start():
+    network, x = UNet(**SMALL, patch=2), images(8, 8, 1)
+    out, _ = jax.jit(network.init_with_output)(jax.random.key(0), x, T)
+    np.testing.assert_array_equal(out, np.zeros_like(x))
+
+
+def test_out_channels():
+    network, x = UNet(**SMALL, out_channels=6, patch=2), images(7, 8, 3)
+    assert jax.eval_shape(network.apply, shapes(network, x, T), x, T).shape == (2, 7, 8, 6)
+
+
+def test_classes_and_no_class():
+    network, x = UNet(**SMALL, num_classes=10), images(8, 8, 1)
+    labels = jnp.array([3, 4])
+    params = randomised(network, x, T, labels)
+    apply = jax.jit(network.apply)
+    conditional, null = apply(params, x, T, labels), apply(params, x, T)
+    assert not np.allclose(conditional, null)
+    np.testing.assert_allclose(apply(params, x, T, jnp.array([-1, -1])), null, rtol=1e-5, atol=1e-5)
+    mixed = apply(params, x, T, jnp.array([3, -1]))
+    np.testing.assert_allclose(mixed[0], conditional[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mixed[1], null[1], rtol=1e-5, atol=1e-5)
+    # Initialised without labels, it has the same parameters.
+    assert jax.tree.structure(shapes(network, x, T)) == jax.tree.structure(params)
+
+
+def test_labels_for_an_unconditional_network_are_refused():
+    with pytest.raises(ValueError, match="labels were given to an unconditional U-Net"):
+        shapes(UNet(**SMALL), images(8, 8, 1), T, jnp.array([0, 1]))
+
+
+def test_time_matters_and_examples_are_apart():
+    network, x = UNet(**SMALL), images(8, 8, 1)
+    params = randomised(network, x, T)
+    apply = jax.jit(network.apply)
+    out = apply(params, x, T)
+    later = apply(params, x, T.at[0].set(50.0))
+    assert not np.allclose(out[0], later[0])
+    np.testing.assert_array_equal(out[1], later[1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"block": ConvNeXtBlock}, {"mix": linear_attention, "attention_resolutions": (8, 4)},
+     {"scale_shift": False}, {"block": functools.partial(ConvNeXtBlock, expansion=3)}],
+    ids=["convnext", "linear attention", "scale_shift False", "partial"],
+)  # fmt: skip
+def test_variants_run_and_depend_on_their_input(options):
+    network, x = UNet(**SMALL, **options), images(8, 8, 1)
+    params = randomised(network, x, T)
+    out = jax.jit(network.apply)(params, x, T)
+    assert out.shape == x.shape and np.isfinite(out).all() and out.std() > 0
+
+
+def test_attention_sits_where_it_is_asked_for():
+    x = images(9, 6, 1)  # heights 9 and 5
+    names = lambda **o: {  # noqa: E731
+        k for k in shapes(UNet(**SMALL, **o), x, T)["params"] if "attention" in k
+    }
+    assert names() == {"middle_0_attention"}
+    assert names(attention_resolutions=(9,)) - names() == {
+        "down0_0_attention", "up0_0_attention", "up0_1_attention"
+    }  # fmt: skip
+    assert names(attention_resolutions=(5,)) - names() == {
+        "down1_0_attention", "up1_0_attention", "up1_1_attention"
+    }  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"\[7\] are not among this network's map heights \[9, 5\]"
+    ):
+        names(attention_resolutions=(5, 7))
+    with pytest.raises(ValueError, match="head_channels must divide"):
+        shapes(UNet(**(SMALL | {"head_channels": 5})), x, T)
+
+
+def test_bfloat16_computes_low_and_keeps_float32_outside():
+    x = images(8, 8, 1)
+    network = UNet(**SMALL, dtype=jnp.bfloat16, attention_resolutions=(8,))
+    params = randomised(network, x, T, scale=0.1)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(network, x, T))} == {jnp.dtype("float32")}
+    out = jax.jit(network.apply)(params, x, T)
+    assert out.dtype == jnp.float32
+    exact = jax.jit(UNet(**SMALL, attention_resolutions=(8,)).apply)(params, x, T)
+    assert 0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_remat_changes_neither_output_nor_gradients():
+    x, key = images(8, 8, 1), jax.random.key(7)
+    small = SMALL | {"multipliers": (1,), "dropout": 0.3}
+    # A partial is what a config's "convnext(expansion=2)" becomes.
+    small |= {"block": functools.partial(ConvNeXtBlock, expansion=2)}
+    plain, saving = UNet(**small), UNet(**small, remat=True)
+    params = randomised(plain, x, T)
+    assert jax.tree.structure(shapes(saving, x, T)) == jax.tree.structure(params)
+
+    def loss(params, network):
+        out = network.apply(params, x, T, train=True, rngs={"dropout": key})
+        return jnp.square(out).mean(), out
+
+    (_, a), ga = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, plain)
+    (_, b), gb = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, saving)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    size = max(float(np.abs(g).max()) for g in jax.tree.leaves(ga))
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=1e-4 * size), ga, gb)
+
+
+def test_dropout_needs_a_key():
+    network, x = UNet(**SMALL, dropout=0.3), images(8, 8, 1)
+    params = shapes(network, x, T)
+    with pytest.raises(flax.errors.InvalidRngError):
+        jax.eval_shape(lambda p: network.apply(p, x, T, train=True), params)
+
+
+def torch_unet(torch, params, x, t, labels, head_channels):
+    """A U-Net of two levels, one block each, written anew from the papers in PyTorch."""
+    f = torch.nn.functional
+    p = jax.tree.map(lambda a: torch.tensor(np.array(a)), params["params"])
+
+    def dense(h, layer):
+        return f.linear(h, layer["kernel"].T, layer["bias"])
+
+    def conv(h, layer, stride=1):
+        return f.conv2d(h, layer["kernel"].permute(3, 2, 0, 1), layer["bias"], stride, padding=1)
+
+    def norm(h, layer):
+        groups = {8: 2, 16: 4, 24: 4, 32: 8}[h.shape[1]]  # powers of two, 4 channels or more each
+        return f.group_norm(h, groups, layer["scale"], layer["bias"], eps=1e-5)
+
+    def block(h, name):
+        q = p[name]
+        y = conv(f.silu(norm(h, q["norm1"])), q["conv1"])
+        scale, shift = dense(f.silu(emb), q["embedding"])[..., None, None].chunk(2, dim=1)
+        y = conv(f.silu(norm(y, q["norm2"]) * (1 + scale) + shift), q["conv2"])
+        if "skip" in q:
+            h = dense(h.permute(0, 2, 3, 1), q["skip"]).permute(0, 3, 1, 2)
+        return h + y
+
+    def attention(h, name):
+        q = p[name]
+        b, c, *_ = h.shape
+        tokens = norm(h, q["norm"]).flatten(2).transpose(1, 2)
+        qkv = dense(tokens, q["qkv"]).chunk(3, dim=2)
+        qkv = [a.reshape(b, -1, c // head_channels, head_channels).transpose(1, 2) for a in qkv]
+        y = f.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+        return h + dense(y, q["out"]).transpose(1, 2).reshape(h.shape)
+
+    features = torch.tensor(np.array(timestep_embedding(t, 8)))
+    emb = dense(f.silu(dense(features, p["time"]["in"])), p["time"]["out"])
+    emb = emb + p["label"]["table"]["embedding"][labels]
+    h0 = conv(torch.tensor(np.array(x).transpose(0, 3, 1, 2)), p["stem"])
+    h1 = block(h0, "down0_0")
+    h2 = conv(h1, p["down0"]["conv"], stride=2)
+    h3 = block(h2, "down1_0")
+    h = block(attention(block(h3, "middle_0"), "middle_0_attention"), "middle_1")
+    h = block(torch.cat([h, h3], 1), "up1_0")
+    h = block(torch.cat([h, h2], 1), "up1_1")
+    h = f.interpolate(h, scale_factor=2, mode="nearest")[:, :, : h1.shape[2], : h1.shape[3]]
+    h = conv(h, p["up1"]["conv"])
+    h = block(torch.cat([h, h1], 1), "up0_0")
+    h = block(torch.cat([h, h0], 1), "up0_1")
+    return conv(f.silu(norm(h, p["norm"])), p["head"]).numpy().transpose(0, 2, 3, 1)
+
+
+def test_the_whole_network_is_that_of_torch():
+    torch = pytest.importorskip("torch", reason="a second implementation of the U-Net")
+    network, x, labels = UNet(**SMALL, num_classes=3), images(7, 6, 2), jnp.array([1, 2])
+    params = randomised(network, x, T, labels)
+    ours = jax.jit(network.apply)(params, x, T, labels)
+    theirs = torch_unet(torch, params, x, T, [1, 2], head_channels=8)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())

@@ -1,0 +1,99 @@
+"""Denoisers: every parametrisation of an exact network gives the same exact estimates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import denoisers, process, schedules
+from diffjax import parametrisations as p
+
+MEAN, STD = 0.3, 0.5
+ALL = {
+    "x0": p.x0, "eps": p.eps, "v": p.v, "score": p.score, "velocity": p.velocity, "edm": p.edm(),
+}  # fmt: skip
+SCHEDULES = {
+    "linear": (schedules.linear_beta(100), jnp.array([1, 40, 100])),
+    "flow": (schedules.rectified_flow(), jnp.array([0.01, 0.5, 0.95])),
+    "edm": (schedules.karras(), jnp.array([0.05, 0.4, 1.0])),
+}
+
+
+def exact_x_0(x_t, scales):
+    """E[x_0 | x_t] by quadrature over x_0, in float64."""
+    signal, noise = (np.asarray(s, np.float64) for s in scales)
+    x_0 = MEAN + STD * np.linspace(-10, 10, 40_001)
+    x_t = np.asarray(x_t, np.float64)[..., None]
+    log_density = (
+        -(((x_0 - MEAN) / STD) ** 2) / 2
+        - ((x_t - signal[..., None] * x_0) / noise[..., None]) ** 2 / 2
+    )
+    density = np.exp(log_density - log_density.max(-1, keepdims=True))
+    return (density * x_0).sum(-1) / density.sum(-1)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("parametrisation", ALL)
+def test_exact_estimates_from_every_parametrisation(name, parametrisation):
+    (schedule, t), q = SCHEDULES[name], ALL[parametrisation]
+    x_0, eps = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    x_t = dj.q_sample(schedule, MEAN + STD * x_0, t=t, eps=eps)
+    scales = process.scales_like(schedule, t, x_t)
+    best = jnp.asarray(exact_x_0(x_t, scales), jnp.float32)
+
+    def network(x, time_input, cond):
+        np.testing.assert_allclose(x, q.input_scale(scales) * x_t, rtol=1e-6)
+        return q.target(best, p.eps_from_x0(x_t, best, scales), scales)
+
+    estimates = dj.denoiser(network, schedule, parametrisation=q)(x_t, t)
+    np.testing.assert_allclose(estimates.x_0, best, rtol=2e-3, atol=2e-3)
+    rebuilt = scales.signal_scale * estimates.x_0 + scales.noise_scale * estimates.eps
+    np.testing.assert_allclose(rebuilt, x_t, rtol=1e-4, atol=1e-4)
+
+
+def test_one_time_for_all_is_the_same_as_one_each():
+    schedule = schedules.linear_beta(100)
+    network = lambda x, t, cond: x * t[:, None]  # noqa: E731
+    denoise = dj.denoiser(network, schedule, parametrisation=p.v)
+    x = jnp.ones((3, 2))
+    for a, b in zip(denoise(x, 7), denoise(x, jnp.full(3, 7)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_edm_denoiser_feeds_a_quarter_of_log_sigma():
+    seen = []
+
+    def network(x, time_input, cond):
+        seen.append(time_input)
+        return x
+
+    schedule = schedules.karras()
+    t = schedule.time(-2 * jnp.log(jnp.array([1.0, np.e, 80.0])))
+    dj.edm_denoiser(network, schedule)(jnp.ones((3, 2)), t)
+    np.testing.assert_allclose(seen[0], [0.0, 0.25, np.log(80) / 4], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t"), [(schedules.rectified_flow(), 1.0), (schedules.rectified_flow(), 0.0)]
+)
+def test_edm_time_input_is_finite_at_both_ends(schedule, t):
+    assert np.isfinite(denoisers.quarter_log_sigma(jnp.asarray(t), schedule))
+
+
+def test_scaled_time_ends_at_1000_whatever_T_is():
+    for schedule in (schedules.cosine(7), schedules.cosine(4000), schedules.rectified_flow()):
+        assert float(denoisers.scaled_time(schedule.T, schedule)) == pytest.approx(1000)
+
+
+def test_networks_in_bfloat16_give_float32_estimates():
+    network = lambda x, t, cond: x.astype(jnp.bfloat16)  # noqa: E731
+    denoise = dj.denoiser(network, schedules.cosine(10), parametrisation=p.v)
+    estimates = denoise(jnp.ones((2, 3)), jnp.array([1, 2]))
+    assert estimates.x_0.dtype == estimates.eps.dtype == jnp.float32
+
+
+def test_an_output_of_another_shape_is_refused():
+    denoise = dj.denoiser(lambda x, t, c: x[..., :1], schedules.cosine(10), parametrisation=p.v)
+    with pytest.raises(ValueError, match=r"returned \(2, 1\) for x_t of \(2, 3\)"):
+        denoise(jnp.ones((2, 3)), 3)

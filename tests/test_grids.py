@@ -1,0 +1,109 @@
+"""Sampling grids: ends, spacing, published step lists, refusals."""
+
+import numpy as np
+import pytest
+
+from diffjax import grids, schedules
+
+LINEAR = schedules.linear_beta(1000)
+FLOW, EDM = schedules.rectified_flow(), schedules.karras()
+ALL = {"trailing": grids.trailing, "leading": grids.leading, "linspace": grids.linspace,
+       "karras": grids.karras}  # fmt: skip
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM, schedules.cosine(7)],
+                         ids=["linear", "flow", "edm", "cosine"])  # fmt: skip
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("steps", [1, 2, 5, 7])
+def test_grids_fall_to_clean_data(name, schedule, steps):
+    grid = ALL[name](schedule, steps)
+    assert grid.steps == steps
+    assert grid.t.shape == grid.signal_scale.shape == grid.noise_scale.shape == (steps + 1,)
+    # EDM's t = 0 still has noise: there the last step goes from t = 0 to clean data.
+    assert np.all(np.diff(grid.t[:-1]) < 0) and grid.t[0] <= schedule.T
+    assert np.all(np.diff(grid.noise_scale) < 0) and np.all(np.diff(grid.signal_scale) >= 0)
+    assert grid.t[-2] >= schedule.t_min
+    assert (grid.t[-1], grid.signal_scale[-1], grid.noise_scale[-1]) == (0, 1, 0)
+    signal, noise = schedule(grid.t[:-1])
+    np.testing.assert_array_equal(grid.signal_scale[:-1], signal)
+    np.testing.assert_array_equal(grid.noise_scale[:-1], noise)
+    whole = schedule.discrete and name != "karras"
+    assert grid.t.dtype == (np.int64 if whole else np.float64)
+
+
+@pytest.mark.parametrize("name", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("T", [1, 2, 3, 50, 101])
+def test_every_number_of_steps_up_to_T(name, T):
+    schedule = schedules.cosine(T)
+    for steps in range(1, T + 1):
+        assert ALL[name](schedule, steps).steps == steps
+    np.testing.assert_array_equal(ALL[name](schedule, T).t, np.arange(T, -1, -1))
+
+
+def test_trailing_starts_at_pure_noise_to_the_last_bit():
+    for steps in range(1, 500):
+        assert grids.trailing(FLOW, steps).signal_scale[0] == 0
+    assert grids.linspace(FLOW, 10).t[0] == 1
+
+
+def test_step_lists_of_the_papers():
+    # Lin et al. 2024, section 3.3, table 2: T = 1000, 10 steps, in times 1..1000.
+    assert grids.trailing(LINEAR, 10).t.tolist() == [*range(1000, 0, -100), 0]
+    assert grids.leading(LINEAR, 10).t.tolist() == [*range(901, 0, -100), 0]
+    assert grids.linspace(LINEAR, 10).t.tolist() == [*range(1000, 0, -111), 0]
+
+
+def test_spacings_of_diffusers():
+    diffusers = pytest.importorskip("diffusers", reason="a second implementation of the spacings")
+    # Theirs are times 0..999 of the networks; ours count the steps of the process from 1.
+    for name, steps in (("leading", 30), ("trailing", 30), ("linspace", 8)):
+        theirs = diffusers.DDPMScheduler(1000, timestep_spacing=name)
+        theirs.set_timesteps(steps)
+        assert ALL[name](LINEAR, steps).t[:-1].tolist() == (theirs.timesteps.numpy() + 1).tolist()
+
+
+def test_karras_sigmas_of_diffusers():
+    diffusers = pytest.importorskip("diffusers", reason="a second implementation of EDM's sigmas")
+    theirs = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0)
+    theirs.set_timesteps(18)
+    ours = grids.karras(EDM, 18)
+    np.testing.assert_allclose(ours.noise_scale, theirs.sigmas.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, schedules.continuous_cosine()],
+                         ids=["linear", "flow", "cosine"])  # fmt: skip
+def test_karras_has_the_same_sigmas_on_every_schedule(schedule):
+    asked = {"sigma_min": 0.02, "sigma_max": 60.0}
+    grid = grids.karras(schedule, 10, **asked)
+    sigma = grid.noise_scale / grid.signal_scale
+    np.testing.assert_allclose(sigma, grids.karras(EDM, 10, **asked).noise_scale, rtol=1e-8)
+    np.testing.assert_allclose(sigma[[0, -2]], [60.0, 0.02], rtol=1e-8)
+
+
+def test_karras_by_default_stays_within_the_schedule():
+    grid = grids.karras(schedules.zero_terminal_snr(LINEAR), 5)
+    sigma = grid.noise_scale[:-1] / grid.signal_scale[:-1]
+    assert sigma[0] == pytest.approx(80) and grid.t[-2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grids.trailing(LINEAR, 0), "at least 1 step, not 0"),
+        (lambda: grids.karras(LINEAR, 0), "at least 1 step, not 0"),
+        (lambda: grids.leading(LINEAR, 1001), "take at most 1000"),
+        (lambda: grids.trailing(FLOW, 2000), r"must lie in \[0.001, 1.0\]"),
+        (lambda: grids.from_times(LINEAR, np.array([])), "at least one time"),
+        (lambda: grids.from_times(LINEAR, np.array([[3, 2]])), "at least one time"),
+        (lambda: grids.from_times(LINEAR, np.array([3, 3])), "fall strictly"),
+        (lambda: grids.from_times(LINEAR, np.array([3.0, np.nan])), "fall strictly"),
+        (lambda: grids.from_times(LINEAR, np.array([1001, 1])), r"in \[1, 1000\]"),
+        (lambda: grids.from_times(LINEAR, np.array([5, 0])), r"in \[1, 1000\]"),
+        (lambda: grids.karras(EDM, 5, sigma_max=100.0), "sigma_max 100 must rise within"),
+        (lambda: grids.karras(EDM, 5, sigma_min=3.0, sigma_max=2.0), "must rise within"),
+        (lambda: grids.karras(LINEAR, 5, sigma_min=1e-4), "sigma_min 0.0001"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,249 @@
+"""The command line as a user meets it: each error one line, exit code 2, nothing written."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from diffjax.main import main
+
+
+def one_error(capsys, *arguments):
+    """Runs main, which must fail, and returns its one line."""
+    assert main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), printed.err
+    assert "Traceback" not in printed.out + printed.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "no config file was named"),
+        (["--config"], "no config file was named"),
+        (["--config=nope.py"], "there is no such file"),
+        (["--config=DIGITS:big"], "has no variants"),
+        (["--config=FASHION:big"], "has the variant 'quick', not 'big'"),
+        (["--config=CFG"], "SyntaxError"),
+        (["--config=EMPTY"], "get_config()"),
+        (["--config=DIGITS", "stray"], "'stray' is not a flag"),
+        (["--config=DIGITS", "--wrokdir=x"], "Did you mean: workdir"),
+        (["--config=DIGITS", "--mode=fly"], "train|sample|evaluate"),
+        (["--config=DIGITS", "--config.train.stepz=3"], "expected steps"),
+        (["--config=DIGITS", "--config.tran.steps=3"], "expected train"),
+        (["--config=DIGITS", "--config.train=3"], "is a section"),
+        (["--config=DIGITS", "--config.train.steps=abc"], "expected a whole number"),
+        (["--config=DIGITS", "--config.train.steps=1.5"], "expected a whole number"),
+        (["--config=DIGITS", "--config.train.steps=0"], "expected a whole number >= 1"),
+        (["--config=DIGITS", "--config.train.learning_rate=fast"], "expected a number"),
+        (["--config=DIGITS", "--config.train.learning_rate=nan"], "expected a number > 0"),
+        (["--config=DIGITS", "--config.model.class_conditional=maybe"], "class_conditional"),
+        (["--config=DIGITS", "--config.model.multipliers=(1,x)"], "multipliers"),
+        (["--config=DIGITS", "--config.data.name=nope"], "expected one of fashion_mnist, digits"),
+        (["--config=DIGITS", "--config.data.name=folder:/nope/at/all"], "/nope/at/all"),
+        (["--config=FASHION", "--config.data.dir=EMPTYDIR"], "EMPTYDIR"),
+        (["--config=DIGITS", "--config.diffusion.schedule=nope"], "expected one of linear_beta"),
+        (["--config=DIGITS", "--config.sample.sampler=nope"], "expected one of ancestral"),
+        (["--config=DIGITS", "--config.sample.steps=2000"], "take at most 1000"),
+        (["--config=DIGITS", "--config.model.attention_resolutions=(5,)"], "map heights [8, 4]"),
+        (["--config=DIGITS", "--mode=sample"], "has no checkpoint: train first"),
+        (["--config=DIGITS", "--mode=evaluate"], "has no checkpoint: train first"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    capsys, tmp_path, monkeypatch, request, arguments, expected
+):
+    experiments = request.config.rootpath / "experiments"
+    outside = tmp_path / "elsewhere"
+    (outside / "empty_dir").mkdir(parents=True)
+    (outside / "empty.py").write_text("")
+    (outside / "broken.py").write_text("def get_config(:\n")
+    names = {
+        "DIGITS": experiments / "digits.py",
+        "FASHION": experiments / "fashion_mnist.py",
+        "CFG": outside / "broken.py",
+        "EMPTYDIR": outside / "empty_dir",
+        "EMPTY": outside / "empty.py",
+    }
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    for name, path in names.items():
+        arguments = [argument.replace(f"={name}", f"={path}") for argument in arguments]
+        expected = expected.replace(name, str(path)) if name == "EMPTYDIR" else expected
+    assert expected in one_error(capsys, *arguments)
+    assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["a_file", "a_file/below", "/proc/diffjax/run"])
+def test_a_workdir_that_can_not_be_written(capsys, tmp_path, tiny_flags, place):
+    (tmp_path / "a_file").write_text("mine")
+    workdir = tmp_path / place if place.startswith("a_") else place
+    assert str(workdir) in one_error(capsys, *tiny_flags, f"--workdir={workdir}")
+    assert (tmp_path / "a_file").read_text() == "mine"
+
+
+def test_a_read_only_workdir(capsys, tmp_path, tiny_flags):
+    if os.geteuid() == 0:
+        pytest.skip("root may write to read-only folders")
+    tmp_path.chmod(0o500)
+    assert "write" in one_error(capsys, *tiny_flags, f"--workdir={tmp_path / 'run'}")
+
+
+def test_a_broken_image_is_named(capsys, tmp_path, tiny_flags):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        Image.new("L", (8, 8), 100).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
+    line = one_error(
+        capsys, *tiny_flags, f"--config.data.name=folder:{tmp_path}",
+        "--config.model.class_conditional=False", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert "b.png" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(tiny_flags):
+    from diffjax import UserError
+
+    with pytest.raises(UserError):
+        main([*tiny_flags, "--debug", "--config.data.name=nope"])
+
+
+def test_help(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--workdir" in printed and "--config.key.name=value" in printed
+
+
+def test_train_sample_and_evaluate_one_after_the_other(capsys, tmp_path, tiny_flags, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the workdir is runs/digits by default
+    # A classifier good enough for a test: the recipe itself is tested beside its module.
+    from diffjax.evaluation import classifier_features
+
+    short = classifier_features.Recipe(steps=30)
+    monkeypatch.setattr(classifier_features, "Recipe", lambda: short)
+    assert main(tiny_flags) == 0
+    workdir = tmp_path / "runs" / "digits"
+    assert (workdir / "samples.png").exists()
+
+    flags = [*tiny_flags, "--mode=sample", "--config.sample.sampler=ddim(eta=0.5)",
+             "--config.sample.labels=(3,)", "--config.sample.count=7"]  # fmt: skip
+    assert main(flags) == 0
+    (archive,) = (workdir / "generated").glob("*.npz")
+    with np.load(archive, allow_pickle=False) as found:
+        assert found["images"].shape == (7, 8, 8, 1) and found["images"].dtype == np.uint8
+        assert found["labels"].tolist() == [3] * 7
+    assert archive.with_suffix(".png").exists()
+
+    assert main([*tiny_flags, "--mode=evaluate"]) == 0
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report["step"] == 6 and report["num_samples"] == 40
+    assert 0 < report["floor_train_test"] < report["classifier_frechet_distance"]
+
+    capsys.readouterr()
+    line = one_error(capsys, *tiny_flags, "--config.model.blocks=2")
+    assert "config.model.blocks = 1, not 2" in line
+
+
+# Faults of the process itself need one of their own.
+
+
+def start(flags, workdir, **options):
+    """A run in the background, in the tests' own caches, with a slow data set of steps."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffjax.main", *flags, f"--workdir={workdir}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the run did not get there"
+        time.sleep(0.005)
+
+
+def parameters(workdir):
+    """All bytes that the latest checkpoint's state holds, by way of orbax."""
+    from diffjax.training.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.steps()[-1]
+    state = checkpoints._manager.restore(step)["state"]
+    checkpoints.close()
+    import jax
+
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_flags):
+    flags = [*tiny_flags, "--config.train.steps=100000", "--config.train.checkpoint_every=100000"]
+    process = start(flags, tmp_path)
+    wait_for(lambda: (tmp_path / "samples").is_dir(), process)
+    process.send_signal(signal.SIGTERM)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert printed.splitlines()[-1].endswith("run the same command again to go on")
+    assert "Traceback" not in printed
+    step, _ = parameters(tmp_path)
+    assert step > 3
+
+    again = start([*tiny_flags, f"--config.train.steps={step + 1}"], tmp_path)
+    printed, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert f"going on from step {step} of" in printed
+
+
+def test_kill_in_the_middle_of_a_checkpoint_loses_nothing_before_it(tmp_path, tiny_flags):
+    flags = [*tiny_flags, "--config.train.checkpoint_every=1", "--config.train.steps=40",
+             "--config.train.eval_every=1000", "--config.train.sample_every=1000"]  # fmt: skip
+    folder = tmp_path / "killed" / "checkpoints"
+    process = start(flags, folder.parent)
+
+    def half_written():
+        names = os.listdir(folder) if folder.is_dir() else []
+        whole = [int(name) for name in names if name.isdecimal()]
+        return whole and max(whole) >= 5 and any("tmp" in name for name in names)
+
+    wait_for(half_written, process)
+    process.kill()
+    process.communicate()
+    killed_at, _ = parameters(folder.parent)
+    assert 5 <= killed_at < 40
+
+    for workdir in (folder.parent, tmp_path / "undisturbed"):
+        run = start(flags, workdir)
+        _, errors = run.communicate(timeout=180)
+        assert run.returncode == 0, errors
+    (step, after), (other_step, undisturbed) = (
+        parameters(folder.parent), parameters(tmp_path / "undisturbed")
+    )  # fmt: skip
+    assert step == other_step == 40
+    for a, b in zip(after, undisturbed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_written(tmp_path, tiny_flags):
+    """As far as a process can stage a full disk: no file may pass 40 kB."""
+    limit = (40_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    process = start(
+        [*tiny_flags, "--config.model.channels=16"],
+        tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 2, printed
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "can't write a checkpoint" in errors[0]
+    assert "Traceback" not in printed
