@@ -61,11 +61,29 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     }
     if mode not in modes:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("diffjax").setLevel(logging.INFO)
+    _speak_plainly()
     check(config)
     use_compilation_cache()
     return modes[mode](loop.experiment(config), Path(workdir))
+
+
+def _speak_plainly() -> None:
+    """Shows diffjax's own log lines, and lets one error stand for the many of a failed save.
+
+    When a disk is full, orbax logs every array that it could not write, and tensorstore's threads
+    report to an event loop that is gone; the error that is raised says it once.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("diffjax").setLevel(logging.INFO)
+    for noisy in ("absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    report = sys.unraisablehook
+
+    def without_closed_loops(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = without_closed_loops
 
 
 def cache_folder() -> Path:

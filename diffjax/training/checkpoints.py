@@ -1,8 +1,9 @@
 """Checkpoints by orbax: the whole state and the data's position, the last three and the best."""
 
 import contextlib
+import errno
 import json
-import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,6 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path) -> None:
         self._folder = Path(workdir).resolve() / "checkpoints"
-        # orbax reports each stage of each save; what a user needs to know is said here.
-        logging.getLogger("absl").setLevel(logging.ERROR)
         policy = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(KEEP_LAST),
@@ -144,6 +143,14 @@ def _loss(metrics: dict[str, float]) -> float:
     return metrics["loss"]
 
 
+def _reason(error: BaseException) -> str:
+    """What the system said, picked from tensorstore's account of it where it is in there."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return _first_line(error)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
@@ -160,7 +167,7 @@ def _as_user_error(what: str) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"{what}: {_first_line(error)}; checkpoints written before are untouched: "
+            f"{what}: {_reason(error)}; checkpoints written before are untouched: "
             "free space or use another --workdir, and run the same command again"
         ) from error
 

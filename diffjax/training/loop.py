@@ -198,17 +198,18 @@ class _Run:
                     state, metrics = train_step(state, next(prefetcher))
                     self.pending.append((step, metrics))
                     last = step == config.steps
+                    stopped_by = stop.signal  # read once: a signal may come at any line below
                     if step % config.log_every == 0 or last or step == first + 1:
                         self.flush()
                     if step % config.eval_every == 0 or last:
                         self.evaluate(step, state)
-                    if step % config.checkpoint_every == 0 or last or stop.signal:
+                    if step % config.checkpoint_every == 0 or last or stopped_by:
                         self.save(step, state, prefetcher.state)
                     if step % config.sample_every == 0 and not last:
                         self.sample(step, state)
-                    if stop.signal and not last:
+                    if stopped_by and not last:
                         self.checkpoints.wait()
-                        raise Stopped(stop.signal, step)
+                        raise Stopped(stopped_by, step)
         finally:
             prefetcher.close()
         self.checkpoints.wait()
