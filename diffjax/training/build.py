@@ -1,7 +1,7 @@
 """A config's strings become functions, here and nowhere else.
 
-A choice is the name of a function in the core, with arguments where the defaults do not
-do: "cosine", "linear_beta(T=500)", "min_snr(gamma=3)". Only literals are read; nothing is evaluated.
+A choice is the name of a function in the core, with arguments where the defaults do not do:
+"cosine", "linear_beta(T=500)", "min_snr(gamma=3)". Only literals are read; nothing is evaluated.
 """
 
 import ast
