@@ -51,6 +51,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Raises:
       UserError: bad input.
     """
+    _speak_plainly()  # before other packages take hold of the root logger
     from diffjax.training import loop
     from diffjax.training.config import check
 
@@ -61,7 +62,6 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     }
     if mode not in modes:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
-    _speak_plainly()
     check(config)
     use_compilation_cache()
     return modes[mode](loop.experiment(config), Path(workdir))

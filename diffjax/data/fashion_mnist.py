@@ -216,6 +216,12 @@ def _given(directory: Path) -> tuple[Path | None, dict[str, Path]]:
     return prepared, idx_files
 
 
+@functools.cache
+def _say_source(prepared: Path) -> None:
+    """Says it once, though a run loads more than one split."""
+    _logger.info("%s: read from %s", NAME, prepared)
+
+
 def locate(data_dir: str | None = None) -> Path:
     """Returns the directory of the prepared set, having prepared it if need be.
 
@@ -234,7 +240,7 @@ def locate(data_dir: str | None = None) -> Path:
         directory = Path(data_dir).expanduser()
         prepared, idx_files = _given(directory)
         if prepared is not None:
-            _logger.info("%s: read from %s", NAME, prepared)
+            _say_source(prepared)
             return prepared
         # Checked even if a prepared set makes reading them needless: a damaged file that the
         # user named must not pass for a good one.
@@ -242,7 +248,7 @@ def locate(data_dir: str | None = None) -> Path:
     root = tfds_sets.default_dir()
     prepared = tfds_sets.find_prepared(NAME, root)
     if prepared is not None:
-        _logger.info("%s: read from %s", NAME, prepared)
+        _say_source(prepared)
         return prepared
     if idx_files is None and DEBIAN_DIR.is_dir():
         found = find_idx(DEBIAN_DIR)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -62,10 +61,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class Progress:
     """A bar on a terminal, plain lines elsewhere: loss, images a second, time left."""
 
-    def __init__(self, *, start: int, total: int, out: TextIO | None = None) -> None:
+    def __init__(
+        self, *, start: int, total: int, batch_size: int, out: TextIO | None = None
+    ) -> None:
         self._out = sys.stderr if out is None else out
-        self._total = total
-        self._start, self._began = start, time.monotonic()
+        self._total, self._batch_size = total, batch_size
         self._bar = (
             tqdm(total=total, initial=start, file=self._out, unit="step", dynamic_ncols=True)
             if self._out.isatty()
@@ -78,8 +78,7 @@ class Progress:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:.0f} images/s")
             self._bar.update(step - self._bar.n)
             return
-        elapsed = time.monotonic() - self._began
-        left = elapsed / max(1, step - self._start) * (self._total - step)
+        left = (self._total - step) * self._batch_size / images_per_second
         self.say(
             f"step {step}/{self._total}  loss {loss:.4f}  {images_per_second:.0f} images/s  "
             f"{clock(left)} left"

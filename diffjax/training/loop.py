@@ -162,7 +162,9 @@ class _Run:
         self.checkpoints, self.held_out = checkpoints, held_out
         self.config = setup.config.train
         self.log = MetricsLog(folder, start=start)
-        self.progress = Progress(start=start, total=self.config.steps)
+        self.progress = Progress(
+            start=start, total=self.config.steps, batch_size=self.config.batch_size
+        )
         self.eval_loss = make_eval_loss(setup.network, setup.diffusion, seed=setup.config.seed)
         self.learning_rate = build.learning_rate(setup.config)
         # Metrics stay on the device until they are logged, so no step waits for the host.
@@ -219,17 +221,14 @@ class _Run:
         """Fetches the pending metrics, stops on what is not finite, and logs one row."""
         if not self.pending:
             return
-        rows = [
-            (step, jax.tree.map(float, self.parallel.first(metrics)))
-            for step, metrics in self.pending
-        ]
+        rows = [(step, self.parallel.scalars(metrics)) for step, metrics in self.pending]
         self.pending = []
         for step, metrics in rows:
             if not all(math.isfinite(value) for value in metrics.values()):
                 self.log.write({"step": step, "loss": metrics["loss"]})
                 self._stop_at(step, metrics)
         now = time.monotonic()
-        rate = len(rows) * self.setup.config.train.batch_size / (now - self.since)
+        rate = len(rows) * self.config.batch_size / (now - self.since)
         self.since = now
         step = rows[-1][0]
         self.loss = float(np.mean([metrics["loss"] for _, metrics in rows]))

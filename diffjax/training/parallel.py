@@ -45,7 +45,11 @@ class DataParallel:
 
     def first(self, tree: Any) -> Any:
         """The first device's copy, there."""
-        return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+        return _without_device_axis(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+
+    def scalars(self, tree: Any) -> Any:
+        """A tree of replicated scalars as Python floats; waits for the devices."""
+        return jax.tree.map(lambda x: float(np.asarray(x.addressable_shards[0].data)[0]), tree)
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """(B, ...) arrays as (devices, B / devices, ...), each part on its device."""
@@ -54,3 +58,8 @@ class DataParallel:
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), self._sharding)
             for name, x in batch.items()
         }
+
+
+@jax.jit
+def _without_device_axis(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], tree)
