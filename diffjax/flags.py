@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from diffjax.errors import UserError
 
@@ -102,7 +102,10 @@ def _load(path: Path, variant: str) -> Any:
                 raise UserError(f"--config={path}: expected a Python file that has get_config()")
             if variant and not inspect.signature(get_config).parameters:
                 raise UserError(f"--config={path}:{variant}: this config has no variants")
-            return get_config(variant) if variant else get_config()
+            config = get_config(variant) if variant else get_config()
+            if not isinstance(config, ConfigDict):
+                raise UserError(f"--config={path}: get_config() must return a ConfigDict")
+            return config
     except UserError:
         raise
     except Exception as error:

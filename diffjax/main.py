@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 2: bad input, told in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _speak_plainly()  # before other packages take hold of the root logger
     if {"--help", "-h", "-help"} & set(arguments):
         print(f"{__doc__}\n{flags.help_text()}")
         return 0
@@ -31,6 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        where = error.filename or "a file"
+        print(
+            f"error: {where}: {error.strerror or error}: free space or choose another folder, and "
+            "run the same command again; checkpoints written before are kept",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
@@ -51,11 +62,10 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Raises:
       UserError: bad input.
     """
-    _speak_plainly()  # before other packages take hold of the root logger
-    from diffjax.training import loop
     from diffjax.training.config import check
+    from diffjax.training.experiment import Experiment, resolve
 
-    modes: dict[str, Callable[[loop.Experiment, Path], int]] = {
+    modes: dict[str, Callable[[Experiment, Path], int]] = {
         "train": _train,
         "sample": _sample,
         "evaluate": _evaluate,
@@ -64,7 +74,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
     check(config)
     use_compilation_cache()
-    return modes[mode](loop.experiment(config), Path(workdir))
+    return modes[mode](resolve(config), Path(workdir))
 
 
 def _speak_plainly() -> None:
@@ -112,9 +122,10 @@ def _train(setup: Any, workdir: Path) -> int:
 
 
 def _sample(setup: Any, workdir: Path) -> int:
-    from diffjax.training import loop, pictures
+    from diffjax.training import pictures
+    from diffjax.training.experiment import restore_params
 
-    step, params = loop.restore_params(setup, workdir)
+    step, params = restore_params(setup, workdir)
     for path in pictures.generated(setup, params, workdir, step=step):
         print(f"wrote {path}")
     return 0
@@ -123,9 +134,9 @@ def _sample(setup: Any, workdir: Path) -> int:
 def _evaluate(setup: Any, workdir: Path) -> int:
     from diffjax.evaluation.report import evaluate
     from diffjax.figures import atomic_write
-    from diffjax.training import loop
+    from diffjax.training.experiment import restore_params
 
-    step, params = loop.restore_params(setup, workdir)
+    step, params = restore_params(setup, workdir)
     config = setup.config
     report = evaluate(
         lambda start, count: setup.generator(params, start=start, count=count).images,

@@ -70,6 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.batch_size = 250
     config.sample.labels = ()
     config.sample.seed = 0
+    config.sample.checkpoint = "latest"
 
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 10_000

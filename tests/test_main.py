@@ -244,3 +244,16 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(tmp_path, tiny_flags
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "can't write a checkpoint" in errors[0]
     assert "Traceback" not in printed
+
+
+def test_a_disk_that_fills_up_elsewhere_is_one_line_too(tmp_path, tiny_flags):
+    """4 kB a file: checkpoints and pictures apart, metrics and events don't fit either."""
+    process = start(
+        tiny_flags,
+        tmp_path,
+        before=["bash", "-c", 'ulimit -f 1; JAX_ENABLE_COMPILATION_CACHE=0 exec "$@"', "bash"],
+    )
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == 2, printed
+    assert len([line for line in printed.splitlines() if line.startswith("error: ")]) == 1
+    assert "Traceback" not in printed

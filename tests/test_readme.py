@@ -40,3 +40,8 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "RESULTS.md"])
+def test_nothing_is_left_to_be_filled_in(name):
+    assert not re.findall(r"^[A-Z_]{4,}$", (ROOT / name).read_text(), flags=re.MULTILINE)

@@ -97,7 +97,7 @@ DTYPES: Mapping[str, Callable[..., Any]] = {
     "bfloat16": lambda: jnp.bfloat16,
 }
 LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
-    "constant": lambda: optax.constant_schedule,
+    "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
     "cosine": lambda: optax.cosine_decay_schedule,
 }
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
@@ -169,7 +169,10 @@ def diffusion(config: Any) -> Diffusion:
                 f"config.diffusion.zero_terminal_snr = True needs a discrete schedule, not "
                 f"{c.schedule!r}: set it to False"
             )
-        schedule = schedules.zero_terminal_snr(schedule)
+        try:
+            schedule = schedules.zero_terminal_snr(schedule)
+        except ValueError as error:
+            raise UserError(f"config.diffusion.zero_terminal_snr = True: {error}") from None
     if c.log_snr_shift:
         if schedule.discrete:
             raise UserError(
@@ -246,8 +249,7 @@ def learning_rate(config: Any) -> optax.Schedule:
     """Linear warm-up from 0 to config.train.learning_rate, then constant or cosine to 0."""
     c = config.train
     decay = choose(c.schedule, LEARNING_RATES, key="train.schedule")
-    after = max(1, c.steps - c.warmup_steps)
-    rest = decay(c.learning_rate, after) if c.schedule == "cosine" else decay(c.learning_rate)
+    rest = decay(c.learning_rate, max(1, c.steps - c.warmup_steps))
     if not c.warmup_steps:
         return rest
     warmup = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
@@ -280,7 +282,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
     make_grid = choose(c.grid, GRIDS, key="sample.grid")
     try:
         grid = make_grid(schedule, c.steps)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
         ) from None

@@ -32,7 +32,13 @@ class Checkpoints:
     it saves leaves the checkpoints before it whole.
     """
 
-    def __init__(self, workdir: str | Path) -> None:
+    def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
+        """Opens or makes the folder.
+
+        Args:
+          workdir: the run's folder.
+          read_only: for whoever only restores: a run that is saving there is not disturbed.
+        """
         self._folder = Path(workdir).resolve() / "checkpoints"
         policy = policies.AnyPreservationPolicy(
             [
@@ -52,7 +58,8 @@ class Checkpoints:
                     preservation_policy=policy,
                     best_fn=_loss,  # without it orbax does not write the metrics
                     best_mode="min",
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
                     enable_async_checkpointing=True,
                 ),
                 item_names=("state", "data"),

@@ -18,6 +18,10 @@ def _whole(low: int) -> Rule:
     return Rule(int, f"a whole number >= {low}", lambda value: value >= low)
 
 
+# jax.random.key wraps larger seeds, or refuses them, according to its settings.
+SEED = Rule(int, "a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32)
+
+
 def _share() -> Rule:
     return Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
 
@@ -35,7 +39,7 @@ SIZES = Rule(
 )
 
 RULES: dict[str, Rule] = {
-    "seed": _whole(0),
+    "seed": SEED,
     "data.name": TEXT,
     "data.dir": TEXT,
     "data.image_size": _whole(0),
@@ -82,7 +86,12 @@ RULES: dict[str, Rule] = {
     "sample.count": _whole(1),
     "sample.batch_size": _whole(1),
     "sample.labels": WHOLES,
-    "sample.seed": _whole(0),
+    "sample.checkpoint": Rule(
+        str,
+        "'latest', 'best' or a step",
+        lambda value: value in ("latest", "best") or value.isdecimal(),
+    ),
+    "sample.seed": SEED,
     "evaluate.num_samples": _whole(2),
 }
 

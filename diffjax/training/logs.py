@@ -20,8 +20,8 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, *, start: int) -> None:
         self.path = workdir / "metrics.jsonl"
-        self.history = [row for row in read_rows(self.path) if row["step"] <= start]
-        text = "".join(json.dumps(row) + "\n" for row in self.history)
+        kept = [row for row in read_rows(self.path) if row["step"] <= start]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
         atomic_write(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a")
         self._events = SummaryWriter(
@@ -30,7 +30,6 @@ class MetricsLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row with a "step"; every other number becomes a TensorBoard scalar."""
-        self.history.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():

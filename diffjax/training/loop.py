@@ -1,37 +1,27 @@
 """The training loop: one pass over config.train.steps, resumable at every checkpoint."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.models import UNet
 from diffjax.training import build, pictures, workdir
 from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.experiment import Experiment, load_split
 from diffjax.training.logs import MetricsLog, Progress
 from diffjax.training.parallel import AXIS, DataParallel
 from diffjax.training.prefetch import Prefetcher
-from diffjax.training.sampling import Generator
 from diffjax.training.signals import StopRequest
-from diffjax.training.state import init_state, make_eval_loss, make_train_step
+from diffjax.training.state import TrainState, make_eval_loss
 
 EVAL_IMAGES = 512
-
-
-class Experiment(NamedTuple):
-    """A config with everything in it resolved."""
-
-    config: Any
-    source: data.ImageSource
-    network: UNet
-    diffusion: build.Diffusion
-    generator: Generator
 
 
 class Stopped(Exception):
@@ -43,67 +33,11 @@ class Stopped(Exception):
         self.step = step
 
 
-def experiment(config: Any) -> Experiment:
-    """Loads the data and resolves a config; writes nothing.
-
-    Raises:
-      UserError: whatever in the config can't be.
-    """
-    source = load_split(config, "train")
-    diffusion = build.diffusion(config)
-    network = build.model(
-        config, image_shape=source.image_shape, num_classes=len(source.class_names)
-    )
-    generator = Generator(config, network, diffusion, image_shape=source.image_shape)
-    return Experiment(config, source, network, diffusion, generator)
-
-
-def load_split(config: Any, split: str) -> data.ImageSource:
-    """One split of the config's data set."""
-    c = config.data
-    return data.load(
-        c.name,
-        split=split,
-        data_dir=c.dir or None,
-        image_size=c.image_size or None,
-        channels=c.channels or None,
-        memory_limit_mb=c.memory_limit_mb,
-    )
-
-
-def restore_params(setup: Experiment, folder: Path, *, step: int | None = None) -> tuple[int, Any]:
-    """(step, EMA parameters) of a workdir's latest checkpoint, or of `step`.
-
-    Raises:
-      UserError: the workdir belongs to another config or has no checkpoint.
-    """
-    config = setup.config
-    nothing = UserError(
-        f"--workdir={folder} has no checkpoint: train first, with the same command and --mode=train"
-    )
-    if not workdir.check(folder, config) or not (folder / "checkpoints").is_dir():
-        raise nothing
-    like = jax.eval_shape(
-        lambda: init_state(
-            setup.network,
-            build.optimizer(config),
-            seed=config.seed,
-            image_shape=setup.source.image_shape,
-        )
-    )
-    checkpoints = Checkpoints(folder)
-    found = checkpoints.restore(like, step=step)
-    checkpoints.close()
-    if found is None:
-        raise nothing
-    return found.step, jax.device_put(found.state.ema_params)
-
-
 def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print) -> None:
     """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
 
     Args:
-      setup: see `experiment`.
+      setup: a resolved config.
       folder: the workdir.
       say: where lines for the user go.
 
@@ -113,21 +47,38 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
     """
     config = setup.config
     parallel = DataParallel(config.train.batch_size)
-    optimizer = build.optimizer(config)
     held_out = _held_out(config)
     workdir.check(folder, config)
-    workdir.prepare(folder, config)
+    with workdir.alone(folder):
+        checkpoints = Checkpoints(folder)
+        try:
+            state = _train(setup, folder, parallel, checkpoints, held_out, say)
+        except BaseException:
+            # What ended the run is what the user should read, not that the disk is still full.
+            with contextlib.suppress(UserError):
+                checkpoints.close()
+            raise
+        checkpoints.close()
+        pictures.final(setup, jax.device_put(state.ema_params), folder, say=say)
 
-    state = init_state(
-        setup.network, optimizer, seed=config.seed, image_shape=setup.source.image_shape
-    )
+
+def _train(
+    setup: Experiment,
+    folder: Path,
+    parallel: DataParallel,
+    checkpoints: Checkpoints,
+    held_out: dict[str, np.ndarray] | None,
+    say: Callable[[str], None],
+) -> TrainState:
+    config = setup.config
+    state = setup.init_state()
     batches = data.batches(setup.source, batch_size=config.train.batch_size, seed=config.seed)
-    checkpoints = Checkpoints(folder)
     restored = checkpoints.restore(state)
     if restored:
         state = restored.state
         batches.set_state(restored.data)
         say(f"going on from step {restored.step} of {folder}")
+    workdir.prepare(folder, config)
     start = int(state.step)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(
@@ -135,15 +86,13 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
         f"{setup.source.image_shape}, {len(parallel.devices)} x "
         f"{parallel.devices[0].device_kind}, steps {start} to {config.train.steps}"
     )
-
-    if start < config.train.steps:
-        run = _Run(setup, folder, parallel, checkpoints, held_out, start)
-        try:
-            state = run.go(parallel.replicate(state), optimizer, batches)
-        finally:
-            run.close()
-    checkpoints.close()
-    pictures.final(setup, jax.device_put(state.ema_params), folder, say=say)
+    if start >= config.train.steps:
+        return state
+    run = _Run(setup, folder, parallel, checkpoints, held_out, start)
+    try:
+        return run.go(parallel.replicate(state), batches)
+    finally:
+        run.close()
 
 
 class _Run:
@@ -171,28 +120,18 @@ class _Run:
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
         self.loss = math.nan
-        self.saved = start
+        self.start = start
+        self.evaluated = -1
 
     def close(self) -> None:
         self.progress.close()
         self.log.close()
 
-    def go(self, state: Any, optimizer: Any, batches: data.BatchIterator) -> Any:
+    def go(self, state: Any, batches: data.BatchIterator) -> TrainState:
         """Steps to the end; returns the first device's state."""
         config = self.config
-        train_step = self.parallel.compile(
-            make_train_step(
-                self.setup.network,
-                self.setup.diffusion,
-                optimizer,
-                seed=self.setup.config.seed,
-                ema_decay=config.ema_decay,
-                label_dropout=self.setup.config.diffusion.label_dropout,
-                flip=self.setup.config.data.flip,
-                axis_name=AXIS,
-            )
-        )
-        first = self.saved
+        train_step = self.parallel.compile(self.setup.train_step(axis_name=AXIS))
+        first = self.start
         prefetcher = Prefetcher(batches, self.parallel.shard)
         try:
             with StopRequest() as stop:
@@ -209,12 +148,12 @@ class _Run:
                         self.save(step, state, prefetcher.state)
                     if step % config.sample_every == 0 and not last:
                         self.sample(step, state)
-                    if stopped_by and not last:
+                    if stopped_by:
                         self.checkpoints.wait()
                         raise Stopped(stopped_by, step)
+                self.checkpoints.wait()
         finally:
             prefetcher.close()
-        self.checkpoints.wait()
         return self.parallel.first(state)
 
     def flush(self) -> None:
@@ -225,7 +164,6 @@ class _Run:
         self.pending = []
         for step, metrics in rows:
             if not all(math.isfinite(value) for value in metrics.values()):
-                self.log.write({"step": step, "loss": metrics["loss"]})
                 self._stop_at(step, metrics)
         now = time.monotonic()
         rate = len(rows) * self.config.batch_size / (now - self.since)
@@ -265,21 +203,32 @@ class _Run:
             batch = {name: x[i : i + 128] for name, x in self.held_out.items()}
             losses.append(float(self.eval_loss(params, batch)) * len(batch["image"]))
         self.loss = sum(losses) / size
+        self.evaluated = step
+        if not math.isfinite(self.loss):
+            self._stop_at(step, {"eval_loss": self.loss})
         self.log.write({"step": step, "eval_loss": self.loss})
         self.since = time.monotonic()
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """A checkpoint, never of a state that a step without a finite loss has touched."""
+        """A checkpoint with its held-out loss, and never one that is not finite."""
         self.flush()
-        self.checkpoints.save(step, self.parallel.first(state), position, loss=self.loss)
+        if self.evaluated != step:
+            self.evaluate(step, state)
+        first = jax.tree.map(np.asarray, self.parallel.first(state))
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(first.params)):
+            self._stop_at(step, {"parameters": math.nan})
+        self.checkpoints.save(step, first, position, loss=self.loss)
         self.since = time.monotonic()
 
     def sample(self, step: int, state: Any) -> None:
         """samples/step_*.png from fixed noise, and loss.png."""
         self.flush()
         params = self.parallel.first(state.ema_params)
-        grid = pictures.samples(self.setup, params, self.folder / "samples" / f"step_{step:07}.png")
-        self.log.image("samples", grid, step=step)
+        path = self.folder / "samples" / f"step_{step:07}.png"
+        try:
+            self.log.image("samples", pictures.samples(self.setup, params, path), step=step)
+        except UserError as error:  # a picture is not worth a run
+            self.progress.say(f"no samples at step {step}: {error}")
         pictures.loss(self.folder)
         self.since = time.monotonic()
 

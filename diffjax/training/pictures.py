@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from diffjax import figures
+from diffjax.training.experiment import Experiment
 from diffjax.training.logs import read_rows
 from diffjax.training.sampling import Draw
-
-if TYPE_CHECKING:
-    from diffjax.training.loop import Experiment
 
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
@@ -21,25 +19,23 @@ def _scale(shape: tuple[int, int, int]) -> int:
     return max(1, round(48 / max(shape[:2])))
 
 
-def draw_grid(
-    setup: "Experiment", draw: Draw, *, start: int, columns: int | None = None
-) -> np.ndarray:
+def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
     """The samples as one picture: a named row for each class where there are classes."""
     images = draw.images
     labels = setup.generator.labels(start, len(images))
     names = setup.source.class_names
     scale = _scale(setup.source.image_shape)
     if labels is None:
-        return figures.image_grid(images, scale=scale, columns=columns)
+        return figures.image_grid(images, scale=scale)
     order = np.argsort(labels, kind="stable")
     shown, counts = np.unique(labels, return_counts=True)
     if len(shown) == 1 or len(set(counts)) > 1:
-        return figures.image_grid(images[order], scale=scale, columns=columns)
+        return figures.image_grid(images[order], scale=scale)
     rows = [names[label] if label >= 0 else "no class" for label in shown]
     return figures.image_grid(images[order], scale=scale, columns=int(counts[0]), row_labels=rows)
 
 
-def samples(setup: "Experiment", params: Any, path: Path) -> np.ndarray:
+def samples(setup: Experiment, params: Any, path: Path) -> np.ndarray:
     """Writes a grid of config.sample.count samples and returns it: uint8 (H, W, C)."""
     draw = setup.generator(params, start=0, count=setup.config.sample.count)
     grid = draw_grid(setup, draw, start=0)
@@ -47,7 +43,7 @@ def samples(setup: "Experiment", params: Any, path: Path) -> np.ndarray:
     return grid
 
 
-def generated(setup: "Experiment", params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
+def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
     """Writes config.sample.count samples as a PNG grid and as an .npz; the names say how they came.
 
     The .npz holds images, uint8 (N, H, W, C), and, with classes, labels, int32 (N,).
@@ -57,7 +53,7 @@ def generated(setup: "Experiment", params: Any, folder: Path, *, step: int) -> t
     labels = setup.generator.labels(0, config.count)
     classes = "" if not config.labels else "_class" + "-".join(map(str, config.labels))
     name = (
-        f"{config.sampler}_{config.grid}{config.steps}_seed{config.seed}_n{config.count}{classes}"
+        f"{config.sampler}_{config.grid}{config.steps}_{config.threshold}_seed{config.seed}_n{config.count}{classes}"
         f"_step{step}"
     )
     stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
@@ -75,7 +71,7 @@ def loss(folder: Path) -> None:
     figures.plot_loss(folder / "loss.png", read_rows(folder / "metrics.jsonl"))
 
 
-def final(setup: "Experiment", params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
+def final(setup: Experiment, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
     """Writes samples.png, denoising.png, denoising.gif and loss.png."""
     say("drawing samples")
     samples(setup, params, folder / "samples.png")

@@ -79,16 +79,19 @@ class Generator:
         if not np.isfinite(x_0).all():
             raise UserError(
                 "the sampler returned values that are not finite: take more config.sample.steps, "
-                "config.sample.threshold='clip', or an earlier checkpoint"
+                "config.sample.threshold='clip', or another config.sample.checkpoint"
             )
         return Draw(to_uint8(x_0), np.concatenate(paths, axis=1) if keep_trajectory else None)
 
     def _compile(self, size: int, keep_trajectory: bool) -> Callable[..., Any]:
         if (size, keep_trajectory) not in self._compiled:
-            self._compiled[size, keep_trajectory] = jax.jit(self._function(keep_trajectory))
+            self._compiled[size, keep_trajectory] = jax.jit(
+                self.function(keep_trajectory=keep_trajectory)
+            )
         return self._compiled[size, keep_trajectory]
 
-    def _function(self, keep_trajectory: bool) -> Callable[..., Any]:
+    def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
+        """The pure function (params, indices (n,), labels (n,) or None) -> Samples."""
         schedule, sampling = self._diffusion.schedule, self._sampling
 
         def generate(params: Any, indices: Array, labels: Array | None) -> Any:

@@ -69,6 +69,7 @@ def make_train_step(
 
     It knows of devices through `axis_name` alone: gradients and metrics are means over that axis,
     and an example's times, noise, label dropout and flip depend on its place in the global batch.
+    The network's own dropout alone draws by device.
 
     Args:
       network: the U-Net.

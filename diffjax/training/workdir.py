@@ -1,6 +1,9 @@
 """The folder of a run: whose it is, and what may be told to it again."""
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +49,8 @@ def check(workdir: Path, config: Any) -> bool:
         stored = read_json(workdir / "config.json")
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be read: {error.strerror}") from error
-    if stored is None:
-        return False
+    if stored is None or not any((workdir / "checkpoints").glob("[0-9]*")):
+        return False  # nothing to go on with: a run that died early binds nobody
     before, now = _flat(stored), _flat(config)
     other = [
         key
@@ -62,6 +65,30 @@ def check(workdir: Path, config: Any) -> bool:
             f"{now.get(key)!r}{more}: use another --workdir, or the config of that run"
         )
     return True
+
+
+@contextlib.contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for one training; the system lets go of it however the process ends.
+
+    Raises:
+      UserError: another training holds it, or the folder can't be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} can't be written to: {error.strerror}; choose another folder"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir={workdir} is in use by another training: wait for it, or use another"
+            ) from None
+        yield
 
 
 def prepare(workdir: Path, config: Any) -> None:

@@ -72,6 +72,8 @@ def test_missing_and_unknown_keys_are_named(tiny_config):
 def test_a_workdir_belongs_to_one_config(tmp_path, tiny_config):
     assert not workdir.check(tmp_path, tiny_config)
     workdir.prepare(tmp_path, tiny_config)
+    assert not workdir.check(tmp_path, tiny_config)  # nothing to go on with yet
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     assert workdir.check(tmp_path, tiny_config)
     tiny_config.train.steps = 99
     tiny_config.sample.sampler = "ddim"

@@ -9,26 +9,21 @@ import pytest
 from PIL import Image
 
 from diffjax.errors import UserError
-from diffjax.training import build, loop
+from diffjax.training import experiment, loop
 from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.state import init_state
 
 PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
 
 
 def train(config, folder):
     lines = []
-    loop.train(loop.experiment(config), folder, say=lines.append)
+    loop.train(experiment.resolve(config), folder, say=lines.append)
     return lines
 
 
 def restored(config, folder, step=None):
-    setup = loop.experiment(config)
-    like = jax.eval_shape(
-        lambda: init_state(
-            setup.network, build.optimizer(config), seed=0, image_shape=setup.source.image_shape
-        )
-    )
+    setup = experiment.resolve(config)
+    like = jax.eval_shape(setup.init_state)
     checkpoints = Checkpoints(folder)
     found = checkpoints.restore(like, step=step)
     checkpoints.close()
@@ -113,7 +108,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tiny_config, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
     tiny_config, tmp_path, monkeypatch
 ):
-    real = loop.make_train_step
+    real = experiment.make_train_step
 
     def poisoned(*args, **kwargs):
         step = real(*args, **kwargs)
@@ -125,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
 
         return train_step
 
-    monkeypatch.setattr(loop, "make_train_step", poisoned)
+    monkeypatch.setattr(experiment, "make_train_step", poisoned)
     with pytest.raises(UserError, match=r"step 5: loss = nan: .* checkpoint of step 3 is kept"):
         train(tiny_config, tmp_path)
     found = restored(tiny_config, tmp_path)
@@ -136,8 +131,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
 def test_ema_samples_are_what_is_drawn(tiny_config, whole):
     """Parameters and their average differ, and the pictures come from the average."""
     found = restored(tiny_config, whole)
-    setup = loop.experiment(tiny_config)
-    step, params = loop.restore_params(setup, whole)
+    setup = experiment.resolve(tiny_config)
+    step, params = experiment.restore_params(setup, whole)
     assert step == 6
     jax.tree.map(np.testing.assert_array_equal, params, found.state.ema_params)
     assert any(
@@ -147,35 +142,35 @@ def test_ema_samples_are_what_is_drawn(tiny_config, whole):
 
 
 def test_samples_do_not_depend_on_how_they_are_batched(tiny_config, whole):
-    setup = loop.experiment(tiny_config)
-    _, params = loop.restore_params(setup, whole)
+    setup = experiment.resolve(tiny_config)
+    _, params = experiment.restore_params(setup, whole)
     tiny_config.sample.sampler = "ancestral"
     tiny_config.sample.batch_size = 20
-    at_once = loop.experiment(tiny_config).generator(params, start=0, count=20).images
+    at_once = experiment.resolve(tiny_config).generator(params, start=0, count=20).images
     tiny_config.sample.batch_size = 8
-    small = loop.experiment(tiny_config).generator
+    small = experiment.resolve(tiny_config).generator
     parts = [small(params, start=start, count=10).images for start in (0, 10)]
     # uint8 rounding may turn a difference of one unit in the last place into one grey level.
     difference = np.abs(np.concatenate(parts).astype(int) - at_once)
     assert difference.max() <= 1
     tiny_config.sample.seed = 1
-    other = loop.experiment(tiny_config).generator(params, start=0, count=20).images
+    other = experiment.resolve(tiny_config).generator(params, start=0, count=20).images
     assert (other != at_once).mean() > 0.5
 
 
 def test_labels_of_samples(tiny_config):
     tiny_config.sample.labels = (3, -1)
-    generator = loop.experiment(tiny_config).generator
+    generator = experiment.resolve(tiny_config).generator
     assert generator.labels(1, 3).tolist() == [-1, 3, -1]
     tiny_config.sample.labels = ()
-    assert loop.experiment(tiny_config).generator.labels(8, 4).tolist() == [8, 9, 0, 1]
+    assert experiment.resolve(tiny_config).generator.labels(8, 4).tolist() == [8, 9, 0, 1]
     tiny_config.sample.labels = (10,)
     with pytest.raises(UserError, match=r"config\.sample\.labels has 10: expected classes 0\.\.9"):
-        loop.experiment(tiny_config)
+        experiment.resolve(tiny_config)
     tiny_config.sample.labels = (1,)
     tiny_config.model.class_conditional = False
     with pytest.raises(UserError, match="not class-conditional"):
-        loop.experiment(tiny_config)
+        experiment.resolve(tiny_config)
 
 
 def test_a_workdir_of_another_config_is_left_alone(tiny_config, whole):
@@ -192,3 +187,56 @@ def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not divide among 3 devices"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_training_in_the_workdir_is_refused(tiny_config, whole):
+    from diffjax.training import workdir
+
+    with workdir.alone(whole), pytest.raises(UserError, match="in use by another training"):
+        train(tiny_config, whole)
+
+
+def test_sampling_leaves_a_half_written_checkpoint_to_its_writer(tiny_config, whole):
+    unfinished = whole / "checkpoints" / "9.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    step, _ = experiment.restore_params(experiment.resolve(tiny_config), whole)
+    assert step == 6
+    assert unfinished.is_dir()
+    unfinished.rmdir()
+
+
+def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
+    setup = experiment.resolve(tiny_config)
+    for wanted, steps in (("latest", {6}), ("3", {3}), ("best", {3, 6})):
+        tiny_config.sample.checkpoint = wanted
+        assert experiment.restore_params(setup, whole)[0] in steps
+    tiny_config.sample.checkpoint = "5"
+    with pytest.raises(UserError, match=r"no checkpoint of step 5 .* take one of \[3, 6\]"):
+        experiment.restore_params(setup, whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sample.sampler", "ddim(eta=2)"),
+        ("sample.sampler", "ancestral(variance='x')"),
+        ("sample.threshold", "dynamic(percentile=200)"),
+        ("sample.grid", "karras(rho=0)"),
+        ("diffusion.weighting", "min_snr(gamma='x')"),
+        ("train.optimizer", "adamw(b1='x')"),
+        ("train.schedule", "cosine(x=1)"),
+    ],
+)
+def test_arguments_that_can_not_be_are_told_before_anything_is_written(tiny_config, key, value):
+    tiny_config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError) as caught:
+        experiment.resolve(tiny_config)
+    assert "\n" not in str(caught.value)
+
+
+def test_parentheses_change_nothing(tiny_config):
+    rates = []
+    for schedule in ("cosine", " cosine() "):
+        tiny_config.train.schedule = schedule
+        rates.append(float(experiment.build.learning_rate(tiny_config)(3)))
+    assert rates[0] == rates[1] > 0
