@@ -1,5 +1,6 @@
 # make demo    install, get Fashion-MNIST, train a small model, draw garments
 # make test    install and run every test
+# make bench   time it against PyTorch, into benchmarks/RESULTS.md: up to an hour on two idle cores
 # make lint    ruff, mypy, import-linter
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
 
-.PHONY: demo test lint install clean
+.PHONY: demo test bench lint install accelerator clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -27,7 +28,12 @@ $(VENV)/installed-$(EXTRAS): $(VENV)/bin/python requirements.txt setup.cfg
 
 install: $(VENV)/installed
 
-demo: install
+# Faster kernels for a CPU. Where they are not to be had, runs say why and take XLA's own.
+accelerator: install
+	@$(BIN)/python -m pip install --quiet --editable ".[cpu]" || true
+	@$(BIN)/python -m diffjax.accelerator || true
+
+demo: accelerator
 	@$(BIN)/python -m diffjax.data fashion_mnist || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing Debian's package dataset-fashion-mnist"; \
@@ -48,6 +54,11 @@ demo: install
 
 test: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python -m pytest
+
+bench:
+	@$(MAKE) --no-print-directory EXTRAS=bench,cpu $(VENV)/installed-bench,cpu
+	@$(BIN)/python -m diffjax.accelerator || true
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .

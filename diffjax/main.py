@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffjax import flags
 from diffjax.errors import UserError
+from diffjax.files import cache_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +76,10 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
     check(config)
     use_compilation_cache()
-    return modes[mode](resolve(config), Path(workdir))
+    setup = resolve(config)
+    if mode != "train":  # whose own first line it is
+        logging.getLogger("diffjax").info(setup.kernels.line)
+    return modes[mode](setup, Path(workdir))
 
 
 def _speak_plainly() -> None:
@@ -96,18 +101,31 @@ def _speak_plainly() -> None:
     sys.unraisablehook = without_closed_loops
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/diffjax, or ~/.cache/diffjax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffjax"
-
-
 def use_compilation_cache() -> None:
-    """Keeps what XLA compiled in the user's cache folder, unless JAX was told of another place."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        import jax
+    """Keeps what XLA compiled in the user's cache folder, unless JAX was told of another place.
 
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    A program's key there holds its code, the compiler's version and flags and the kind of device,
+    and XLA compares a CPU program's instruction sets with the machine's when it loads one. What
+    can't be kept is compiled every time.
+    """
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = cache_folder() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.getLogger("diffjax").info(
+            "%s: %s: compiled programs are not kept for the next run", folder, error.strerror
+        )
+        return
+    # JAX would say for each program that it could not be kept, on a full disk for one.
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A run has dozens of small programs, which take longer to compile than to read.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _train(setup: Any, workdir: Path) -> int:
@@ -133,20 +151,27 @@ def _sample(setup: Any, workdir: Path) -> int:
 
 def _evaluate(setup: Any, workdir: Path) -> int:
     from diffjax.evaluation.report import evaluate
-    from diffjax.figures import atomic_write
+    from diffjax.files import atomic_write
     from diffjax.training.experiment import restore_params
 
     step, params = restore_params(setup, workdir)
     config = setup.config
+    batch_size = min(config.sample.batch_size, config.evaluate.num_samples)
+
+    def generate(start: int, count: int) -> Any:
+        # The last batch may ask for fewer: the same size all the same, or it is compiled anew.
+        draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
+        return draw.images
+
     report = evaluate(
-        lambda start, count: setup.generator(params, start=start, count=count).images,
+        generate,
         data=config.data.name,
         data_dir=config.data.dir or None,
         image_size=config.data.image_size or None,
         channels=config.data.channels or None,
         cache_dir=cache_folder() / "evaluation",
         num_samples=config.evaluate.num_samples,
-        batch_size=config.sample.batch_size,
+        batch_size=batch_size,
     )
     report = {"step": step, "sample": config.sample.to_dict(), **report}
     text = json.dumps(report, indent=2) + "\n"

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.model.scale_shift = False
     config.model.attention = "softmax"
     config.model.dtype = "bfloat16"
+    config.model.kernels = "auto"
     config.model.remat = False
 
     config.diffusion = ConfigDict()

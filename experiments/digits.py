@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.model.scale_shift = True
     config.model.attention = "softmax"
     config.model.dtype = "float32"
+    config.model.kernels = "auto"
     config.model.remat = False
 
     config.diffusion = ConfigDict()

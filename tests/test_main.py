@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
 
-from diffjax.main import main
+from diffjax.main import main, use_compilation_cache
 
 
 def one_error(capsys, *arguments):
@@ -116,6 +117,53 @@ def test_debug_shows_the_traceback(tiny_flags):
 
     with pytest.raises(UserError):
         main([*tiny_flags, "--debug", "--config.data.name=nope"])
+
+
+@pytest.fixture
+def no_compilation_cache_yet():
+    """JAX as it is in a new process, of which main is to say where compiled programs are kept."""
+    import jax
+
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    with warnings.catch_warnings():
+        yield lambda: jax.config.values["jax_compilation_cache_dir"]
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(
+    no_compilation_cache_yet, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    use_compilation_cache()
+    assert no_compilation_cache_yet() == str(tmp_path / "diffjax" / "xla")
+    assert (tmp_path / "diffjax" / "xla").is_dir()
+
+
+def test_another_place_for_compiled_programs_is_respected(
+    no_compilation_cache_yet, tmp_path, monkeypatch
+):
+    import jax
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    use_compilation_cache()
+    assert no_compilation_cache_yet() == str(tmp_path / "mine")
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_cache_folder_that_can_not_be_made_is_one_line(
+    no_compilation_cache_yet, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "a_file").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a_file"))
+    with caplog.at_level("INFO", logger="diffjax"):
+        use_compilation_cache()
+    assert no_compilation_cache_yet() is None
+    (line,) = caplog.messages
+    assert "Not a directory" in line and "compiled programs are not kept" in line
 
 
 def test_help(capsys):

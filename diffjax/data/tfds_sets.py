@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from diffjax.data import encoded
-from diffjax.data.sources import UNLABELLED, ImageSource
+from diffjax.data import decoded, encoded
+from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
 from diffjax.data.tfrecords import TFRecordFiles
 from diffjax.errors import UserError
 
@@ -231,11 +231,17 @@ def read_prepared(
       memory_limit_mb: decoded sets of more MiB than this are streamed.
 
     Returns:
-      The images of the feature "image" with the labels of the feature "label", if it has one.
+      The images of the feature "image" with the labels of the feature "label", if it has one. What
+      was decoded whole is kept (`decoded`), and the next time TFDS itself is not even imported.
 
     Raises:
       UserError: no such split, no 8-bit feature "image", a label that is no class, damage.
     """
+    key = decoded.key(directory, split=split, image_size=image_size, channels=channels)
+    kept = decoded.find(key, name=name, memory_limit_mb=memory_limit_mb)
+    if kept is not None:
+        return kept
+
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -262,7 +268,7 @@ def read_prepared(
     )
     if len(records) == 0:
         raise UserError(f"{name}: split {split!r} is empty; expected at least one image")
-    return encoded.build_source(
+    source = encoded.build_source(
         records,
         name=name,
         class_names=tuple(label.names) if label is not None else (),
@@ -271,6 +277,9 @@ def read_prepared(
         memory_limit_mb=memory_limit_mb,
         scan_limit=1024,
     )
+    if isinstance(source, ArraySource):
+        decoded.keep(key, source)
+    return source
 
 
 def check_reachable(urls: Sequence[str]) -> None:

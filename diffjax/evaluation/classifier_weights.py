@@ -24,7 +24,7 @@ import numpy.typing as npt
 from flax import traverse_util
 
 from diffjax.errors import UserError
-from diffjax.figures.files import atomic_write
+from diffjax.files import atomic_write
 from diffjax.models.classifier import Classifier
 
 METADATA = "metadata"
@@ -61,7 +61,8 @@ class TrainedClassifier:
     @property
     def variables(self) -> dict[str, Any]:
         """The weights as Flax variables, float32 (of float16 values)."""
-        flat = {name: jnp.asarray(array, jnp.float32) for name, array in self.weights.items()}
+        # Converted by NumPy: JAX would compile a conversion for every shape.
+        flat = {name: jnp.asarray(array.astype(np.float32)) for name, array in self.weights.items()}
         return traverse_util.unflatten_dict(flat, sep="/")
 
     @property

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from diffjax.evaluation.labelled_images import (
     fingerprint,
     read_in_order,
 )
-from diffjax.figures.files import atomic_write
+from diffjax.files import atomic_write
 from diffjax.models.classifier import FEATURES
 
 Generate = Callable[[int, int], npt.NDArray[np.uint8]]
@@ -61,7 +62,9 @@ def evaluate(
 
     Args:
       generate: generate(start, count) makes samples number start to start + count - 1 as uint8
-        (count, H, W, C), of the data's image shape. It is the only link to the model.
+        (count, H, W, C), of the data's image shape. It is the only link to the model. It is
+        called in order, a batch ahead of the one whose features are computed, in a thread of its
+        own (JAX's context managers hold for the caller's thread: enter them within).
       data: a labelled data set's name, as for `diffjax.data.load`.
       cache_dir: folder for the classifier of a set other than Fashion-MNIST and for the
         statistics of real images; made when needed.
@@ -189,9 +192,9 @@ def _sample_statistics(
     class_counts = np.zeros(num_classes, np.int64)
     started = time.monotonic()
     tenths_told = 0
-    for start in range(0, num_samples, batch_size):
+    for start, drawn in _one_ahead(generate, num_samples, batch_size):
         count = min(batch_size, num_samples - start)
-        samples = np.asarray(generate(start, count))
+        samples = np.asarray(drawn)
         if samples.dtype != np.uint8 or samples.shape != (count, *image_shape):
             raise UserError(
                 f"got samples of dtype {samples.dtype} and shape {samples.shape}; expected uint8 "
@@ -206,6 +209,26 @@ def _sample_statistics(
             tenths_told = 10 * made // num_samples
             log(f"samples: {made}/{num_samples}, {time.monotonic() - started:.0f} s")
     return statistics, class_counts
+
+
+def _one_ahead(
+    generate: Generate, num_samples: int, batch_size: int
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Yields (start, samples) batch by batch, while a thread is at work on the batch after.
+
+    So the device samples while the host computes statistics; two batches are in memory at most.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="diffjax-sample") as thread:
+
+        def ask(start: int) -> Future[npt.NDArray[np.uint8]]:
+            return thread.submit(generate, start, min(batch_size, num_samples - start))
+
+        ahead = ask(0)
+        for start in range(0, num_samples, batch_size):
+            drawn = ahead.result()
+            if start + batch_size < num_samples:
+                ahead = ask(start + batch_size)
+            yield start, drawn
 
 
 def _statistics_of_draws(

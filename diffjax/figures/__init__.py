@@ -3,13 +3,12 @@
 NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
 """
 
-from diffjax.figures.files import atomic_write, save_gif, save_png
+from diffjax.figures.files import save_gif, save_png
 from diffjax.figures.grids import image_grid, to_uint8
 from diffjax.figures.loss_curve import plot_loss
 from diffjax.figures.trajectories import denoising_frames, denoising_strip
 
 __all__ = [
-    "atomic_write",
     "denoising_frames",
     "denoising_strip",
     "image_grid",

@@ -1,73 +1,19 @@
-"""Writing pictures so that a reader sees the old file or the new one, never half of one."""
+"""Pictures as PNG and GIF files."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from diffjax.errors import UserError
+from diffjax.files import atomic_write
 
 # Browsers show frames meant to last less than this at a tenth of a second instead.
 SHORTEST_FRAME_MILLISECONDS = 20
-
-
-def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Gives `path` the bytes that `write` puts into the open file it is handed.
-
-    The bytes go to a hidden file in the same folder, are flushed to the disk, and only then
-    take the name `path` in one rename. When `write` raises, `path` is as it was before and
-    the hidden file is gone. Missing parent folders are made.
-
-    Args:
-      path: the file to create or replace.
-      write: called once with a seekable binary file open for writing.
-
-    Raises:
-      UserError: the folder cannot be made or written to, or `path` is a folder.
-      Exception: whatever `write` raises, unchanged.
-    """
-    path = Path(path)
-    # O_EXCL with the process's umask: tempfile would leave the result readable by its owner only.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        file = open(aside, "xb")  # noqa: SIM115  closed below, before the rename
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; expected a file name in a folder that "
-            "can be written to; choose another path"
-        ) from error
-    try:
-        with file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, where the system allows it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def save_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from diffjax.figures.files import atomic_write
+from diffjax.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
 
 # (queries, keys, values), each (B, pixels, heads, D) -> (B, pixels, heads, D).
@@ -39,11 +40,13 @@ class SelfAttention(nn.Module):
       head_channels: channels a head; the number of heads is channels / head_channels.
       mix: `jax.nn.dot_product_attention` (Vaswani et al. 2017) or `linear_attention`.
       dtype: compute type.
+      ops: what computes the normalisation.
     """
 
     head_channels: int = 32
     mix: Mixer = jax.nn.dot_product_attention
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -55,7 +58,8 @@ class SelfAttention(nn.Module):
                 "head_channels must divide them"
             )
         heads = channels // self.head_channels
-        h = GroupNorm(dtype=self.dtype, name="norm")(x).reshape(batch, height * width, channels)
+        h = GroupNorm(dtype=self.dtype, ops=self.ops, name="norm")(x)
+        h = h.reshape(batch, height * width, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * heads, self.head_channels), 3, axis=2)
         h = self.mix(q, k, v).reshape(batch, height, width, channels)

@@ -1,26 +1,40 @@
 """The U-Net's residual blocks and changes of resolution."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
 
 
-def conv3x3(
-    features: int, *, dtype: Dtype, name: str, stride: int = 1, zero: bool = False
-) -> nn.Conv:
-    """A 3x3 convolution with a border of one pixel on every side; `zero` starts it at zero."""
-    return nn.Conv(
-        features,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        dtype=dtype,
-        kernel_init=nn.initializers.zeros_init() if zero else nn.linear.default_kernel_init,
-        name=name,
-    )
+class Conv3x3(nn.Module):
+    """A 3x3 convolution with a border of one pixel of zeros on every side.
+
+    Attributes:
+      features: output channels.
+      stride: 2 halves the sides, to the ceiling.
+      zero: whether its kernel starts at zero.
+      dtype: compute type.
+      ops: what computes it.
+    """
+
+    features: int
+    stride: int = 1
+    zero: bool = False
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features)."""
+        init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)
 
 
 class ResNetBlock(nn.Module):
@@ -34,31 +48,33 @@ class ResNetBlock(nn.Module):
       dropout: rate before the second convolution.
       scale_shift: how the embedding enters.
       dtype: compute type.
+      ops: what computes convolutions and normalisations.
     """
 
     features: int
     dropout: float = 0.0
     scale_shift: bool = True
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
         """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
-        h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = GroupNorm(silu=True, name="norm1", **common)(x)
+        h = Conv3x3(self.features, name="conv1", **common)(h)
 
         width = 2 * self.features if self.scale_shift else self.features
         e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
-        e = e[:, None, None, :]
-        norm2 = GroupNorm(dtype=self.dtype, name="norm2")
+        norm2 = GroupNorm(silu=True, name="norm2", **common)
         if self.scale_shift:
             scale, shift = jnp.split(e, 2, axis=-1)
-            h = norm2(h) * (1 + scale) + shift
+            h = norm2(h, (scale, shift))
         else:
-            h = norm2(h + e)
+            h = norm2(h + e[:, None, None, :])
 
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=True)(h)
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Conv3x3(self.features, zero=True, name="conv2", **common)(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
         return x + h
@@ -76,6 +92,7 @@ class ConvNeXtBlock(nn.Module):
       scale_shift: as in `ResNetBlock`.
       expansion: width of the hidden layer over `features`.
       dtype: compute type.
+      ops: what computes convolutions and normalisations.
     """
 
     features: int
@@ -83,25 +100,22 @@ class ConvNeXtBlock(nn.Module):
     scale_shift: bool = True
     expansion: int = 2
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
         """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
         channels = x.shape[-1]
-        h = nn.Conv(
-            channels, (7, 7), padding=3, feature_group_count=channels, dtype=self.dtype,
-            name="depthwise",
-        )(x)  # fmt: skip
-        h = GroupNorm(groups=1, dtype=self.dtype, name="norm")(h)
+        h = DepthwiseConv7x7(dtype=self.dtype, ops=self.ops, name="depthwise")(x)
 
         width = 2 * channels if self.scale_shift else channels
         e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
-        e = e[:, None, None, :]
+        norm = GroupNorm(groups=1, dtype=self.dtype, ops=self.ops, name="norm")
         if self.scale_shift:
             scale, shift = jnp.split(e, 2, axis=-1)
-            h = h * (1 + scale) + shift
+            h = norm(h, (scale, shift))
         else:
-            h = h + e
+            h = norm(h) + e[:, None, None, :]
 
         h = nn.gelu(nn.Dense(self.expansion * self.features, dtype=self.dtype, name="expand")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -116,14 +130,30 @@ class ConvNeXtBlock(nn.Module):
         return x + h
 
 
+class DepthwiseConv7x7(nn.Module):
+    """A 7x7 convolution of each channel by itself, with a border of three pixels of zeros."""
+
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C) -> the same shape."""
+        channels = x.shape[-1]
+        kernel = self.param("kernel", nn.linear.default_kernel_init, (7, 7, 1, channels))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        return self.ops.conv(x.astype(self.dtype), kernel, bias, padding=3, groups=channels)
+
+
 class Downsample(nn.Module):
     """A 3x3 convolution with stride 2: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
 
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return conv3x3(x.shape[-1], stride=2, dtype=self.dtype, name="conv")(x)
+        return Conv3x3(x.shape[-1], stride=2, dtype=self.dtype, ops=self.ops, name="conv")(x)
 
 
 class Upsample(nn.Module):
@@ -133,12 +163,13 @@ class Upsample(nn.Module):
     """
 
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array, height: int, width: int) -> Array:
         """x: (B, H, W, C) -> (B, height, width, C), height and width about 2H and 2W."""
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
-        return conv3x3(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        return Conv3x3(x.shape[-1], dtype=self.dtype, ops=self.ops, name="conv")(x)
 
 
 def space_to_depth(x: Array, patch: int) -> Array:

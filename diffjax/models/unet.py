@@ -1,6 +1,7 @@
 """The DDPM / ADM U-Net."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,15 +9,16 @@ import jax.numpy as jnp
 
 from diffjax.models.attention import Mixer, SelfAttention
 from diffjax.models.blocks import (
+    Conv3x3,
     Downsample,
     ResNetBlock,
     Upsample,
-    conv3x3,
     depth_to_space,
     space_to_depth,
 )
 from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding
 from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
 
 
@@ -44,6 +46,7 @@ class UNet(nn.Module):
       mix: `jax.nn.dot_product_attention` or `attention.linear_attention`.
       out_channels: None for as many as the input has.
       dtype: compute type; parameters stay float32.
+      ops: what computes convolutions and normalisations: `ops.XLA`, or an accelerator's.
       remat: whether blocks are computed anew on the way back, to save memory.
     """
 
@@ -60,6 +63,7 @@ class UNet(nn.Module):
     mix: Mixer = jax.nn.dot_product_attention
     out_channels: int | None = None
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
     remat: bool = False
 
     @nn.compact
@@ -84,6 +88,7 @@ class UNet(nn.Module):
         batch, height, width, channels = x.shape
         self._check_resolutions(height)
         embedding = self._embedding(t, cond, batch)
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         block = nn.remat(self.block, static_argnums=(3,)) if self.remat else self.block
 
         def residual(h: Array, level: int, name: str, attend: bool) -> Array:
@@ -91,18 +96,18 @@ class UNet(nn.Module):
                 self.channels * self.multipliers[level],
                 dropout=self.dropout,
                 scale_shift=self.scale_shift,
-                dtype=self.dtype,
                 name=name,
+                **common,
             )(h, embedding, train)
             if attend:
                 h = SelfAttention(
-                    self.head_channels, mix=self.mix, dtype=self.dtype, name=f"{name}_attention"
+                    self.head_channels, mix=self.mix, name=f"{name}_attention", **common
                 )(h)
             return h
 
         levels = range(len(self.multipliers))
         h = space_to_depth(x, self.patch).astype(self.dtype)
-        h = conv3x3(self.channels, dtype=self.dtype, name="stem")(h)
+        h = Conv3x3(self.channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
             attend = h.shape[1] in self.attention_resolutions
@@ -110,7 +115,7 @@ class UNet(nn.Module):
                 h = residual(h, level, f"down{level}_{i}", attend)
                 skips.append(h)
             if level != levels[-1]:
-                h = Downsample(dtype=self.dtype, name=f"down{level}")(h)
+                h = Downsample(name=f"down{level}", **common)(h)
                 skips.append(h)
 
         h = residual(h, levels[-1], "middle_0", attend=True)
@@ -122,11 +127,11 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = residual(h, level, f"up{level}_{i}", attend)
             if level:
-                h = Upsample(dtype=self.dtype, name=f"up{level}")(h, *skips[-1].shape[1:3])
+                h = Upsample(name=f"up{level}", **common)(h, *skips[-1].shape[1:3])
 
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm")(h))
+        h = GroupNorm(silu=True, name="norm", **common)(h)
         out_channels = self.out_channels or channels
-        h = conv3x3(out_channels * self.patch**2, dtype=self.dtype, name="head", zero=True)(h)
+        h = Conv3x3(out_channels * self.patch**2, zero=True, name="head", **common)(h)
         return depth_to_space(h, self.patch, height, width).astype(jnp.float32)
 
     def _embedding(self, t: Array, cond: Array | None, batch: int) -> Array:

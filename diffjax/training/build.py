@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from diffjax import (
+    accelerator,
     denoisers,
     grids,
     guidance,
@@ -25,6 +26,7 @@ from diffjax import (
 )
 from diffjax.errors import UserError
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
+from diffjax.models.ops import XLA, Ops
 from diffjax.schedules import Array, Schedule
 
 # Each table maps a name to what makes the object; a maker without parameters takes no arguments.
@@ -95,6 +97,11 @@ ATTENTIONS: Mapping[str, Callable[..., Any]] = {
 DTYPES: Mapping[str, Callable[..., Any]] = {
     "float32": lambda: jnp.float32,
     "bfloat16": lambda: jnp.bfloat16,
+}
+KERNELS: Mapping[str, Callable[..., Any]] = {
+    "auto": lambda: accelerator.auto,
+    "onednn": lambda: accelerator.onednn,
+    "xla": lambda: accelerator.xla,
 }
 LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
     "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
@@ -200,13 +207,29 @@ def diffusion(config: Any) -> Diffusion:
     )
 
 
-def model(config: Any, *, image_shape: tuple[int, int, int], num_classes: int) -> UNet:
+def kernels(config: Any) -> accelerator.Kernels:
+    """What `config.model.kernels` names: "auto" takes the accelerator where there is one.
+
+    Raises:
+      UserError: an unknown name, or "onednn" where the accelerator can't be had.
+    """
+    find = choose(config.model.kernels, KERNELS, key="model.kernels")
+    try:
+        return find()
+    except UserError as error:
+        raise UserError(f"config.model.kernels = {config.model.kernels!r}: {error}") from None
+
+
+def model(
+    config: Any, *, image_shape: tuple[int, int, int], num_classes: int, ops: Ops = XLA
+) -> UNet:
     """The U-Net of `config.model` for a data set's images.
 
     Args:
       config: the config.
       image_shape: (H, W, C), to check the network against.
       num_classes: of the data set; used where the config's model is class-conditional.
+      ops: what computes convolutions and normalisations.
 
     Raises:
       UserError: an unknown name, an unlabelled set for a conditional model, or fields that don't
@@ -231,6 +254,7 @@ def model(config: Any, *, image_shape: tuple[int, int, int], num_classes: int) -
         scale_shift=c.scale_shift,
         mix=choose(c.attention, ATTENTIONS, key="model.attention"),
         dtype=choose(c.dtype, DTYPES, key="model.dtype"),
+        ops=ops,
         remat=c.remat,
     )
     try:

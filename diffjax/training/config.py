@@ -58,6 +58,7 @@ RULES: dict[str, Rule] = {
     "model.scale_shift": SWITCH,
     "model.attention": TEXT,
     "model.dtype": TEXT,
+    "model.kernels": TEXT,
     "model.remat": SWITCH,
     "diffusion.schedule": TEXT,
     "diffusion.zero_terminal_snr": SWITCH,

@@ -3,17 +3,27 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax import data
+from diffjax.accelerator import Kernels
 from diffjax.errors import UserError
 from diffjax.models import UNet
+from diffjax.schedules import Array
 from diffjax.training import build, workdir
 from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.collector import without_collector
 from diffjax.training.sampling import Generator
-from diffjax.training.state import TrainState, TrainStep, init_state, make_train_step
+from diffjax.training.state import (
+    TrainState,
+    TrainStep,
+    init_state,
+    make_train_step,
+    state_shapes,
+)
 
 
 class Experiment(NamedTuple):
@@ -21,10 +31,12 @@ class Experiment(NamedTuple):
 
     config: Any
     source: data.ImageSource
+    kernels: Kernels
     network: UNet
     diffusion: build.Diffusion
     generator: Generator
 
+    @without_collector()
     def init_state(self) -> TrainState:
         """The state of step 0."""
         return init_state(
@@ -32,6 +44,12 @@ class Experiment(NamedTuple):
             build.optimizer(self.config),
             seed=self.config.seed,
             image_shape=self.source.image_shape,
+        )
+
+    def state_shapes(self) -> TrainState:
+        """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
+        return state_shapes(
+            self.network, build.optimizer(self.config), image_shape=self.source.image_shape
         )
 
     def train_step(self, *, axis_name: str | None) -> TrainStep:
@@ -48,8 +66,12 @@ class Experiment(NamedTuple):
         )
 
 
+@without_collector()
 def resolve(config: Any) -> Experiment:
-    """Resolves a config, loads its data, and traces a step and a sample; nothing is computed.
+    """Resolves a config, loads its data, and traces it; nothing is computed.
+
+    The network is traced by itself, and a train step and a sampler around a stand-in for it: their
+    own arguments are what can still be wrong, and the network is what takes seconds to trace.
 
     Raises:
       UserError: whatever in the config can't be.
@@ -58,27 +80,55 @@ def resolve(config: Any) -> Experiment:
     diffusion = build.diffusion(config)
     build.sampling(config, diffusion.schedule)
     build.optimizer(config)
+    kernels = build.kernels(config)
     source = load_split(config, "train")
     network = build.model(
-        config, image_shape=source.image_shape, num_classes=len(source.class_names)
+        config,
+        image_shape=source.image_shape,
+        num_classes=len(source.class_names),
+        ops=kernels.ops,
     )
     generator = Generator(config, network, diffusion, image_shape=source.image_shape)
-    setup = Experiment(config, source, network, diffusion, generator)
+    setup = Experiment(config, source, kernels, network, diffusion, generator)
+    _trace(setup._replace(network=_StandIn(network.num_classes)))
+    return setup
+
+
+class _StandIn(nn.Module):
+    """The least network that a step can train and a sampler can call: one weight times x_t."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
+        return self.param("weight", nn.initializers.ones, ()) * x
+
+
+def _trace(setup: Experiment) -> None:
+    """Traces the first state, a train step and a sampler, and tells what can't be as UserError."""
+    config, image_shape = setup.config, setup.source.image_shape
+    generator = Generator(config, setup.network, setup.diffusion, image_shape=image_shape)
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
     try:
-        state = jax.eval_shape(setup.init_state)
-        batch = {
-            "image": jax.ShapeDtypeStruct((1, *source.image_shape), jnp.uint8),
-            "label": jax.ShapeDtypeStruct((1,), jnp.int32),
-        }
+        state = setup.state_shapes()
         jax.eval_shape(setup.train_step(axis_name=None), state, batch)
         jax.eval_shape(generator.function(), state.ema_params, np.arange(1), generator.labels(0, 1))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
-    return setup
 
 
-def load_split(config: Any, split: str) -> data.ImageSource:
-    """One split of the config's data set."""
+def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -> data.ImageSource:
+    """One split of the config's data set.
+
+    Args:
+      config: the config.
+      split: "train" or "test".
+      memory_limit_mb: config.data.memory_limit_mb by default; less for a reader of few images, who
+        should not wait for a large set to be decoded.
+    """
     c = config.data
     return data.load(
         c.name,
@@ -86,7 +136,7 @@ def load_split(config: Any, split: str) -> data.ImageSource:
         data_dir=c.dir or None,
         image_size=c.image_size or None,
         channels=c.channels or None,
-        memory_limit_mb=c.memory_limit_mb,
+        memory_limit_mb=c.memory_limit_mb if memory_limit_mb is None else memory_limit_mb,
     )
 
 
@@ -103,7 +153,7 @@ def restore_params(setup: Experiment, folder: Path) -> tuple[int, Any]:
         step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
         if wanted.isdecimal():
             step = int(wanted)
-        found = checkpoints.restore(jax.eval_shape(setup.init_state), step=step)
+        found = checkpoints.restore(setup.state_shapes(), step=step)
         checkpoints.close()
     if found is None:
         raise UserError(

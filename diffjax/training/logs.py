@@ -1,14 +1,14 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from diffjax.figures import atomic_write
+from diffjax.files import atomic_write
 
 
 class MetricsLog:
@@ -24,9 +24,15 @@ class MetricsLog:
         text = "".join(json.dumps(row) + "\n" for row in kept)
         atomic_write(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start + 1 if start else None
-        )
+        self._folder, self._start = workdir / "tensorboard", start
+
+    @functools.cached_property
+    def _events(self) -> Any:
+        # Not before there is something to write: tensorboardX imports torch where there is one,
+        # which takes seconds in which a first step can be computed.
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self._folder), purge_step=self._start + 1 if self._start else None)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row with a "step"; every other number becomes a TensorBoard scalar."""
@@ -42,7 +48,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
+        if "_events" in vars(self):
+            self._events.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -64,7 +71,7 @@ class Progress:
         self, *, start: int, total: int, batch_size: int, out: TextIO | None = None
     ) -> None:
         self._out = sys.stderr if out is None else out
-        self._total, self._batch_size = total, batch_size
+        self._start, self._total, self._batch_size = start, total, batch_size
         self._bar = (
             tqdm(total=total, initial=start, file=self._out, unit="step", dynamic_ncols=True)
             if self._out.isatty()
@@ -76,6 +83,10 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:.0f} images/s")
             self._bar.update(step - self._bar.n)
+            return
+        if step == self._start + 1:  # most of it is compiling, which tells nothing of what is left
+            seconds = self._batch_size / images_per_second
+            self.say(f"step {step}/{self._total}  loss {loss:.4f}  after {seconds:.1f} s")
             return
         left = (self._total - step) * self._batch_size / images_per_second
         self.say(

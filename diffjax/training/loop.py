@@ -14,6 +14,7 @@ from diffjax import data
 from diffjax.errors import UserError
 from diffjax.training import build, pictures, workdir
 from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.collector import without_collector
 from diffjax.training.experiment import Experiment, load_split
 from diffjax.training.logs import MetricsLog, Progress
 from diffjax.training.parallel import AXIS, DataParallel
@@ -22,6 +23,10 @@ from diffjax.training.signals import StopRequest
 from diffjax.training.state import TrainState, make_eval_loss
 
 EVAL_IMAGES = 512
+EVAL_BATCH = 128
+# A test set up to this is decoded whole and kept for the next run; of a larger one only what is
+# evaluated is read.
+EVAL_DECODED_MB = 64
 
 
 class Stopped(Exception):
@@ -46,6 +51,7 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
       Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     config = setup.config
+    say(setup.kernels.line)
     parallel = DataParallel(config.train.batch_size)
     held_out = _held_out(config)
     workdir.check(folder, config)
@@ -67,17 +73,19 @@ def _train(
     folder: Path,
     parallel: DataParallel,
     checkpoints: Checkpoints,
-    held_out: dict[str, np.ndarray] | None,
+    held_out: list[dict[str, np.ndarray]],
     say: Callable[[str], None],
 ) -> TrainState:
     config = setup.config
-    state = setup.init_state()
     batches = data.batches(setup.source, batch_size=config.train.batch_size, seed=config.seed)
-    restored = checkpoints.restore(state)
-    if restored:
+    if checkpoints.steps():
+        restored = checkpoints.restore(setup.state_shapes())
+        assert restored is not None
         state = restored.state
         batches.set_state(restored.data)
         say(f"going on from step {restored.step} of {folder}")
+    else:
+        state = setup.init_state()
     workdir.prepare(folder, config)
     start = int(state.step)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
@@ -104,7 +112,7 @@ class _Run:
         folder: Path,
         parallel: DataParallel,
         checkpoints: Checkpoints,
-        held_out: dict[str, np.ndarray] | None,
+        held_out: list[dict[str, np.ndarray]],
         start: int,
     ) -> None:
         self.setup, self.folder, self.parallel = setup, folder, parallel
@@ -115,7 +123,8 @@ class _Run:
             start=start, total=self.config.steps, batch_size=self.config.batch_size
         )
         self.eval_loss = make_eval_loss(setup.network, setup.diffusion, seed=setup.config.seed)
-        self.learning_rate = build.learning_rate(setup.config)
+        # One program, not one for each of a schedule's operations.
+        self.learning_rate = jax.jit(build.learning_rate(setup.config))
         # Metrics stay on the device until they are logged, so no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
@@ -136,7 +145,9 @@ class _Run:
         try:
             with StopRequest() as stop:
                 for step in range(first + 1, config.steps + 1):
-                    state, metrics = train_step(state, next(prefetcher))
+                    batch = next(prefetcher)
+                    with without_collector():  # the first call traces
+                        state, metrics = train_step(state, batch)
                     self.pending.append((step, metrics))
                     last = step == config.steps
                     stopped_by = stop.signal  # read once: a signal may come at any line below
@@ -170,6 +181,7 @@ class _Run:
         self.since = now
         step = rows[-1][0]
         self.loss = float(np.mean([metrics["loss"] for _, metrics in rows]))
+        self.progress.update(step, loss=self.loss, images_per_second=rate)
         self.log.write(
             {
                 "step": step,
@@ -179,7 +191,6 @@ class _Run:
                 "images_per_second": rate,
             }
         )
-        self.progress.update(step, loss=self.loss, images_per_second=rate)
 
     def _stop_at(self, step: int, metrics: dict[str, float]) -> None:
         self.checkpoints.wait()
@@ -193,16 +204,12 @@ class _Run:
 
     def evaluate(self, step: int, state: Any) -> None:
         """The EMA parameters' loss on held-out images, at the same noise every time."""
-        if self.held_out is None:
+        if not self.held_out:
             return
         self.flush()
         params = self.parallel.first(state.ema_params)
-        size = len(self.held_out["image"])
-        losses = []
-        for i in range(0, size, 128):
-            batch = {name: x[i : i + 128] for name, x in self.held_out.items()}
-            losses.append(float(self.eval_loss(params, batch)) * len(batch["image"]))
-        self.loss = sum(losses) / size
+        losses = [self.eval_loss(params, batch) for batch in self.held_out]
+        self.loss = float(np.mean([float(loss) for loss in losses]))
         self.evaluated = step
         if not math.isfinite(self.loss):
             self._stop_at(step, {"eval_loss": self.loss})
@@ -233,10 +240,21 @@ class _Run:
         self.since = time.monotonic()
 
 
-def _held_out(config: Any) -> dict[str, np.ndarray] | None:
+def _held_out(config: Any) -> list[dict[str, np.ndarray]]:
+    """At most EVAL_IMAGES test images in batches of one size, each a compiled shape; [] for none.
+
+    What is left over, at most three images, is left out: a smaller batch would be compiled anew.
+    """
     c = config.data
     if not data.has_split(c.name, split="test", data_dir=c.dir or None):
-        return None
-    source = load_split(config, "test")
-    batch = next(data.batches(source, batch_size=min(EVAL_IMAGES, len(source)), seed=0))
-    return {"image": batch["image"], "label": batch["label"]}
+        return []
+    limit = min(EVAL_DECODED_MB, c.memory_limit_mb)
+    source = load_split(config, "test", memory_limit_mb=limit)
+    count = min(EVAL_IMAGES, len(source))
+    parts = math.ceil(count / EVAL_BATCH)
+    size = count // parts
+    batch = next(data.batches(source, batch_size=size * parts, seed=0))
+    return [
+        {name: batch[name][i : i + size] for name in ("image", "label")}
+        for i in range(0, size * parts, size)
+    ]

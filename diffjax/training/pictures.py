@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import figures
+from diffjax.files import atomic_write
 from diffjax.training.experiment import Experiment
 from diffjax.training.logs import read_rows
 from diffjax.training.sampling import Draw
@@ -62,7 +63,7 @@ def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tup
         arrays["labels"] = labels
     picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
     figures.save_png(picture, draw_grid(setup, draw, start=0))
-    figures.atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
+    atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
     return picture, archive
 
 

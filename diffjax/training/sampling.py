@@ -58,14 +58,29 @@ class Generator:
         return self._labels[np.arange(start, start + count) % len(self._labels)]
 
     def __call__(
-        self, params: Any, *, start: int, count: int, keep_trajectory: bool = False
+        self,
+        params: Any,
+        *,
+        start: int,
+        count: int,
+        keep_trajectory: bool = False,
+        batch_size: int | None = None,
     ) -> Draw:
-        """Samples start .. start + count - 1, in batches of at most config.sample.batch_size.
+        """Samples start .. start + count - 1, in batches of one size.
+
+        Args:
+          params: the network's parameters.
+          start: number of the first sample.
+          count: how many.
+          keep_trajectory: whether x_t is returned after every step.
+          batch_size: samples computed at once, by default config.sample.batch_size or, if that
+            is fewer, `count`. Each size is compiled anew, so whoever asks for many parts, one of
+            them smaller, names one size for all.
 
         Raises:
           UserError: a value that is not finite came out.
         """
-        size = min(self._batch_size, count)
+        size = batch_size or min(self._batch_size, count)
         draws, paths = [], []
         for first in range(start, start + count, size):
             wanted = min(size, start + count - first)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffjax.errors import UserError
-from diffjax.figures import atomic_write
+from diffjax.files import atomic_write
 from diffjax.training.checkpoints import read_json
 from diffjax.training.config import flatten
 
@@ -21,6 +21,7 @@ FREE = (
     "train.sample_every",
     "data.dir",
     "data.memory_limit_mb",
+    "model.kernels",
     "sample.",
     "evaluate.",
 )

@@ -1,6 +1,7 @@
 """The report: who is compared with whom, and what is refused."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from diffjax import data as data_sets
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 from diffjax.evaluation import classifier_features
+from diffjax.evaluation import report as report_module
 from diffjax.evaluation.classifier_features import Recipe
 from diffjax.evaluation.report import evaluate
 
@@ -100,6 +102,44 @@ def test_samples_are_asked_for_once_each_in_order(bars_set, shared_cache):
     assert parts["classifier_frechet_distance"] == pytest.approx(
         whole["classifier_frechet_distance"], rel=1e-4
     )
+
+
+def test_sampling_is_one_batch_ahead_and_no_more(bars_set, shared_cache, monkeypatch):
+    """The first features are asked for only when the second batch is being made."""
+    asked, second_begun, ahead = [], threading.Event(), []
+    make = report_module.make_feature_function
+
+    def make_watching(classifier):
+        features = make(classifier)
+
+        def watching(images):
+            if len(images) == 50:  # a batch of samples; real images come by the hundred
+                assert second_begun.wait(timeout=60)
+                ahead.append(len(asked) - len(ahead))
+            return features(images)
+
+        return watching
+
+    def generate(start, count):
+        asked.append(start)
+        if len(asked) == 2:
+            second_begun.set()
+        return SETS["test"].images[start : start + count]
+
+    monkeypatch.setattr(report_module, "make_feature_function", make_watching)
+    report(generate, shared_cache, num_samples=200, batch_size=50)
+    assert asked == [0, 50, 100, 150]
+    assert len(ahead) == 4 and max(ahead) <= 2
+
+
+def test_what_generate_raises_is_raised(bars_set, shared_cache):
+    def generate(start, count):
+        if start:
+            raise UserError("no second batch")
+        return SETS["test"].images[start : start + count]
+
+    with pytest.raises(UserError, match="no second batch"):
+        report(generate, shared_cache, num_samples=100, batch_size=50)
 
 
 def test_floor_for_fewer_samples_is_higher_and_draws_from_all_classes(bars_set, shared_cache):

@@ -11,7 +11,8 @@ from PIL import Image
 
 import diffjax.figures
 from diffjax.errors import UserError
-from diffjax.figures import atomic_write, plot_loss, save_gif, save_png
+from diffjax.figures import plot_loss, save_gif, save_png
+from diffjax.files import atomic_write
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

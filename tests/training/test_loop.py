@@ -23,7 +23,7 @@ def train(config, folder):
 
 def restored(config, folder, step=None):
     setup = experiment.resolve(config)
-    like = jax.eval_shape(setup.init_state)
+    like = setup.state_shapes()
     checkpoints = Checkpoints(folder)
     found = checkpoints.restore(like, step=step)
     checkpoints.close()
@@ -69,7 +69,7 @@ def test_six_steps_are_four_a_stop_and_two_bit_for_bit(tiny_config, whole, tmp_p
     train(tiny_config, tmp_path / "parts")
     tiny_config.train.steps = 6
     said = train(tiny_config, tmp_path / "parts")
-    assert said[0] == f"going on from step 4 of {tmp_path / 'parts'}"
+    assert said[1] == f"going on from step 4 of {tmp_path / 'parts'}"
 
     train(tiny_config, tmp_path / "at_once")
     parts, at_once = (restored(tiny_config, tmp_path / name) for name in ("parts", "at_once"))

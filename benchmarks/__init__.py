@@ -1,0 +1,1 @@
+"""diffjax against PyTorch, on this machine: python -m benchmarks --help"""

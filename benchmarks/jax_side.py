@@ -1,0 +1,99 @@
+"""Training and sampling as `python -m diffjax.main` does them, on one device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import cases
+from benchmarks.cases import Case, Side
+from benchmarks.workload import Workload
+from diffjax import data
+from diffjax.training import build
+from diffjax.training.config import check
+from diffjax.training.experiment import Experiment, resolve
+from diffjax.training.parallel import AXIS, DataParallel
+
+
+@contextmanager
+def synthetic_data(case: Case, *, size: int) -> Iterator[None]:
+    """Within it every data set is `size` synthetic images of the case's shape."""
+    pool = cases.examples(case, size)
+    names = tuple(str(i) for i in range(cases.NUM_CLASSES))
+    source = data.ArraySource(pool["image"], pool["label"], class_names=names)
+    with (
+        mock.patch.object(data, "load", lambda *_, **__: source),
+        mock.patch.object(data, "has_split", lambda *_, **__: True),
+    ):
+        yield
+
+
+def setup_of(case: Case, side: Side) -> Experiment:
+    """The case's config, resolved as the command line does it."""
+    config = cases.config_of(case, side)
+    check(config)
+    with synthetic_data(case, size=cases.BATCHES * case.batch_size):
+        setup = resolve(config)
+    if side.family == "stock":
+        from benchmarks import stock
+
+        setup = stock.of(setup)
+    return setup
+
+
+def train(case: Case, side: Side, device: str) -> Workload:
+    """The config's train step, with a batch put on the device for each."""
+    del device  # JAX_PLATFORMS has chosen
+    setup = setup_of(case, side)
+    parallel = DataParallel(case.batch_size)
+    first = setup.init_state()
+    parameters = sum(x.size for x in jax.tree.leaves(first.params))
+    state = parallel.replicate(first)
+    train_step = parallel.compile(setup.train_step(axis_name=AXIS))
+    batches = cases.batches(case)
+    metrics: Any = None
+    done = 0
+
+    def step() -> None:
+        nonlocal state, metrics, done
+        state, metrics = train_step(state, parallel.shard(batches[done % len(batches)]))
+        done += 1
+
+    def wait() -> None:
+        jax.block_until_ready((state, metrics))
+
+    return Workload(step, wait, parameters, _forward_flops(setup, side), _device(setup, side))
+
+
+def sample(case: Case, side: Side, device: str) -> Workload:
+    """A batch from the config's generator, from noise to uint8 on the host."""
+    del device
+    setup = setup_of(case, side)
+    params = setup.init_state().params
+    parameters = sum(x.size for x in jax.tree.leaves(params))
+
+    def step() -> None:
+        setup.generator(params, start=0, count=case.sample_size)
+
+    return Workload(
+        step, lambda: None, parameters, _forward_flops(setup, side), _device(setup, side)
+    )
+
+
+def _device(setup: Experiment, side: Side) -> str:
+    kind = jax.local_devices()[0].device_kind
+    return kind if side.family == "stock" else f"{kind}, {build.kernels(setup.config).line}"
+
+
+def _forward_flops(setup: Experiment, side: Side) -> float | None:
+    """Of one pass of one image, counted before XLA changes the program."""
+    if side.mode == "auto":
+        return None  # calls to other libraries are not counted
+    x = jnp.zeros((1, *setup.source.image_shape))
+    t = jnp.zeros(1)
+    variables = jax.eval_shape(setup.network.init, jax.random.key(0), x, t)
+    analysis = jax.jit(setup.network.apply).lower(variables, x, t).cost_analysis()
+    return float(analysis["flops"]) if analysis else None

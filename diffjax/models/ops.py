@@ -1,0 +1,119 @@
+"""The two operations in which a U-Net spends its time, as functions that can be exchanged.
+
+`XLA` is written in plain jax and runs everywhere; `diffjax.accelerator` has another pair for CPUs.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.types import Array
+
+
+class Conv(Protocol):
+    """conv(x, kernel, bias, stride=, padding=, groups=) -> the convolved images."""
+
+    def __call__(
+        self,
+        x: Array,
+        kernel: Array,
+        bias: Array,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> Array:
+        """Cross-correlates x with the kernel, as networks do, and adds the bias.
+
+        Args:
+          x: (B, H, W, C) float32 or bfloat16.
+          kernel: (h, w, C / groups, F) float32.
+          bias: (F,) float32.
+          stride: step of the window in both directions.
+          padding: zeros on every side of x.
+          groups: parts that channels are divided into, each with its own kernels.
+
+        Returns:
+          (B, H', W', F) of x's type.
+        """
+        ...
+
+
+class GroupNorm(Protocol):
+    """group_norm(x, scale, shift, groups=, eps=, silu=) -> normalised images."""
+
+    def __call__(
+        self, x: Array, scale: Array, shift: Array, *, groups: int, eps: float, silu: bool
+    ) -> Array:
+        """act(scale (x - mean) / sqrt(variance + eps) + shift) (Wu & He 2018).
+
+        Mean and variance are over all pixels and the channels of a group, in float32.
+
+        Args:
+          x: (B, ..., C) float32 or bfloat16.
+          scale: (B, C) float32.
+          shift: (B, C) float32.
+          groups: a divisor of C.
+          eps: added to the variance.
+          silu: whether act is SiLU, u sigmoid(u); else the identity.
+
+        Returns:
+          Of x's shape and type.
+        """
+        ...
+
+
+class Ops(NamedTuple):
+    """What a network calls for its convolutions and its normalisation.
+
+    Attributes:
+      conv: see `Conv`.
+      group_norm: see `GroupNorm`.
+    """
+
+    conv: Conv
+    group_norm: GroupNorm
+
+
+def conv(
+    x: Array, kernel: Array, bias: Array, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> Array:
+    """`Conv` by XLA's convolution."""
+    y = jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        window_strides=(stride, stride),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    return y + bias.astype(x.dtype)
+
+
+def group_norm(
+    x: Array, scale: Array, shift: Array, *, groups: int, eps: float, silu: bool
+) -> Array:
+    """`GroupNorm` in jax: sums per channel, then per group, then one multiply-add over the image.
+
+    On a CPU that takes half the time of normalising a (B, H, W, groups, C / groups) view.
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    space = tuple(range(1, x.ndim - 1))
+    wide = x.astype(jnp.float32)
+
+    # (B, C) -> mean over a group, repeated for its channels.
+    def group_mean(per_channel: Array) -> Array:
+        grouped = per_channel.reshape(batch, groups, channels // groups)
+        return jnp.repeat(grouped.mean(-1), channels // groups, axis=-1)
+
+    mean = group_mean(wide.mean(space))
+    variance = group_mean(jnp.square(wide).mean(space)) - jnp.square(mean)
+    multiplier = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps) * scale
+    offset = shift - mean * multiplier
+    shape = (batch,) + (1,) * len(space) + (channels,)
+    y = wide * multiplier.reshape(shape) + offset.reshape(shape)
+    return (jax.nn.silu(y) if silu else y).astype(x.dtype)
+
+
+XLA = Ops(conv, group_norm)

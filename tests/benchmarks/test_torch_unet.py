@@ -1,0 +1,88 @@
+"""The network that diffjax is compared with is the same network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import cases
+from diffjax.training import build
+
+torch = pytest.importorskip("torch", reason="the other side of the benchmark")
+from benchmarks import torch_unet  # noqa: E402
+
+
+def networks(config, image_shape):
+    ours = build.model(config, image_shape=image_shape, num_classes=cases.NUM_CLASSES)
+    theirs = torch_unet.from_config(
+        config.model, image_shape=image_shape, num_classes=cases.NUM_CLASSES
+    )
+    return ours, theirs
+
+
+def shapes(network, image_shape):
+    x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+    return jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
+
+
+def copy(params, network):
+    """Flax parameters into the modules of the same names; every one must be met once."""
+    left = dict(network.named_parameters())
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        *modules, leaf = [entry.key for entry in path]
+        name = ".".join([*modules, "bias" if leaf == "bias" else "weight"])
+        parameter = left.pop(name if name in left else f"layers.{name}")
+        value = np.asarray(value)
+        if leaf == "kernel":
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(value).reshape(parameter.shape))
+    assert not left
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_both_have_as_many_parameters(name):
+    case = cases.load(name, "cpu")
+    side = cases.Side("diffjax", "xla", "float32")
+    ours, theirs = networks(cases.config_of(case, side), case.image_shape)
+    count = sum(x.size for x in jax.tree.leaves(shapes(ours, case.image_shape)))
+    assert sum(p.numel() for p in theirs.parameters()) == pytest.approx(count, rel=0.01)
+    if name == "cifar10":
+        assert count == pytest.approx(35.7e6, rel=0.01)  # Ho et al. 2020, appendix B
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "changes"),
+    [
+        ((8, 8, 1), {"class_conditional": False}),
+        ((8, 8, 3), {"scale_shift": False, "multipliers": (1, 3), "blocks": 2}),
+        ((7, 5, 3), {"patch": 2, "attention_resolutions": (4,)}),
+        ((7, 6, 1), {"attention_resolutions": (7,), "channels": 24}),
+    ],
+    ids=str,
+)
+def test_outputs_are_equal(image_shape, changes, tiny_config):
+    config = tiny_config.unlock()
+    config.model.update(
+        {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (),
+         "patch": 1, "head_channels": 8, "scale_shift": True, "block": "resnet",
+         "attention": "softmax", "class_conditional": True, "dtype": "float32"} | changes
+    )  # fmt: skip
+    ours, theirs = networks(config, image_shape)
+    leaves, tree = jax.tree.flatten(shapes(ours, image_shape))
+    draw = np.random.default_rng(0)
+    params = tree.unflatten([0.2 * draw.standard_normal(x.shape, np.float32) for x in leaves])
+    copy(params, theirs)
+
+    x, t = draw.standard_normal((3, *image_shape), np.float32), np.array([1.0, 500.0, 999.0])
+    labels = np.array([0, 9, -1]) if config.model.class_conditional else None
+    wanted = jax.jit(ours.apply)({"params": params}, x, jnp.asarray(t), labels)
+    theirs = theirs.to(memory_format=torch.channels_last).eval()
+    with torch.inference_mode():
+        found = theirs(
+            torch.tensor(x).permute(0, 3, 1, 2),
+            torch.tensor(t),
+            None if labels is None else torch.tensor(labels),
+        )
+    found = found.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
