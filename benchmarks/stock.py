@@ -20,6 +20,12 @@ def conv(
     return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
 
 
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`nn.Dense`; see `diffjax.models.ops.Dense`."""
+    layer = nn.Dense(kernel.shape[-1], dtype=x.dtype)
+    return layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+
 def group_norm(
     x: Array, scale: Array, shift: Array, *, groups: int, eps: float, silu: bool
 ) -> Array:
@@ -35,7 +41,7 @@ def group_norm(
 
 def of(setup: Experiment) -> Experiment:
     """The experiment with flax's layers in its network."""
-    network = setup.network.clone(ops=Ops(conv, group_norm))
+    network = setup.network.clone(ops=Ops(conv, dense, group_norm))
     generator = Generator(
         setup.config, network, setup.diffusion, image_shape=setup.source.image_shape
     )

@@ -1,6 +1,7 @@
 """`models.Ops` on the native library: XLA custom calls with their gradients."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -74,8 +75,8 @@ def conv(
 ) -> Array:
     """`models.ops.Conv` by oneDNN.
 
-    Where the processor multiplies bfloat16, a bfloat16 x is multiplied by a kernel rounded to
-    bfloat16; elsewhere x is widened. Sums are float32 in both cases.
+    Where the processor has AMX, a bfloat16 x is multiplied by a kernel rounded to bfloat16;
+    elsewhere x is widened. Sums are float32 in both cases.
 
     Differentiable once, in reverse mode.
 
@@ -97,6 +98,23 @@ def conv(
         return XLA.conv(x, kernel, bias, stride=stride, padding=padding, groups=groups)
     kernel, bias = kernel.astype(jnp.float32), bias.astype(jnp.float32)
     return _conv(x, kernel, bias, stride, padding, groups)
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`models.ops.Dense`, as a 1x1 convolution.
+
+    Differentiable once, in reverse mode.
+
+    Raises:
+      ValueError: x is neither float32 nor bfloat16, or the shapes do not fit each other.
+    """
+    if x.ndim < 2 or kernel.ndim != 2 or (x.shape[-1], *bias.shape) != kernel.shape:
+        raise ValueError(
+            f"got x {x.shape}, kernel {kernel.shape}, bias {bias.shape}: expected (B, ..., C), "
+            "(C, F), (F,)"
+        )
+    pixels = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), 1, x.shape[-1])
+    return conv(pixels, kernel[None, None], bias).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -159,4 +177,4 @@ def _check_dtype(x: Array) -> None:
         raise ValueError(f"got images of {x.dtype}: the accelerator takes float32 or bfloat16")
 
 
-NATIVE = Ops(conv, group_norm)
+NATIVE = Ops(conv, dense, group_norm)

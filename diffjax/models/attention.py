@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffjax.models.blocks import Dense
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
@@ -40,7 +41,7 @@ class SelfAttention(nn.Module):
       head_channels: channels a head; the number of heads is channels / head_channels.
       mix: `jax.nn.dot_product_attention` (Vaswani et al. 2017) or `linear_attention`.
       dtype: compute type.
-      ops: what computes the normalisation.
+      ops: what computes the normalisation and the linear maps.
     """
 
     head_channels: int = 32
@@ -60,10 +61,8 @@ class SelfAttention(nn.Module):
         heads = channels // self.head_channels
         h = GroupNorm(dtype=self.dtype, ops=self.ops, name="norm")(x)
         h = h.reshape(batch, height * width, channels)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h)
+        qkv = Dense(3 * channels, dtype=self.dtype, ops=self.ops, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * heads, self.head_channels), 3, axis=2)
         h = self.mix(q, k, v).reshape(batch, height, width, channels)
         # A zero start makes the block the identity, as in DDPM and ADM.
-        return x + nn.Dense(
-            channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="out"
-        )(h)
+        return x + Dense(channels, zero=True, dtype=self.dtype, ops=self.ops, name="out")(h)

@@ -37,6 +37,30 @@ class Conv3x3(nn.Module):
         return self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)
 
 
+class Dense(nn.Module):
+    """A linear map of every pixel's channels.
+
+    Attributes:
+      features: output channels.
+      zero: whether its kernel starts at zero.
+      dtype: compute type.
+      ops: what computes it.
+    """
+
+    features: int
+    zero: bool = False
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, ..., C) -> (B, ..., features)."""
+        init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return self.ops.dense(x.astype(self.dtype), kernel, bias)
+
+
 class ResNetBlock(nn.Module):
     """DDPM's residual block, GroupNorm - SiLU - conv twice (Ho et al. 2020, appendix B).
 
@@ -76,7 +100,7 @@ class ResNetBlock(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv3x3(self.features, zero=True, name="conv2", **common)(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = Dense(self.features, name="skip", **common)(x)
         return x + h
 
 
@@ -106,27 +130,23 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
         """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
         channels = x.shape[-1]
-        h = DepthwiseConv7x7(dtype=self.dtype, ops=self.ops, name="depthwise")(x)
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = DepthwiseConv7x7(name="depthwise", **common)(x)
 
         width = 2 * channels if self.scale_shift else channels
         e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
-        norm = GroupNorm(groups=1, dtype=self.dtype, ops=self.ops, name="norm")
+        norm = GroupNorm(groups=1, name="norm", **common)
         if self.scale_shift:
             scale, shift = jnp.split(e, 2, axis=-1)
             h = norm(h, (scale, shift))
         else:
             h = norm(h) + e[:, None, None, :]
 
-        h = nn.gelu(nn.Dense(self.expansion * self.features, dtype=self.dtype, name="expand")(h))
+        h = nn.gelu(Dense(self.expansion * self.features, name="expand", **common)(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Dense(
-            self.features,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.zeros_init(),
-            name="contract",
-        )(h)
+        h = Dense(self.features, zero=True, name="contract", **common)(h)
         if channels != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = Dense(self.features, name="skip", **common)(x)
         return x + h
 
 

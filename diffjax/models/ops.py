@@ -1,6 +1,6 @@
-"""The two operations in which a U-Net spends its time, as functions that can be exchanged.
+"""The operations in which a U-Net spends its time, as functions that can be exchanged.
 
-`XLA` is written in plain jax and runs everywhere; `diffjax.accelerator` has another pair for CPUs.
+`XLA` is written in plain jax and runs everywhere; `diffjax.accelerator` has others for CPUs.
 """
 
 from typing import NamedTuple, Protocol
@@ -40,6 +40,23 @@ class Conv(Protocol):
         ...
 
 
+class Dense(Protocol):
+    """dense(x, kernel, bias) -> every pixel's channels, multiplied by a matrix."""
+
+    def __call__(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """x kernel + bias.
+
+        Args:
+          x: (B, ..., C) float32 or bfloat16.
+          kernel: (C, F) float32.
+          bias: (F,) float32.
+
+        Returns:
+          (B, ..., F) of x's type.
+        """
+        ...
+
+
 class GroupNorm(Protocol):
     """group_norm(x, scale, shift, groups=, eps=, silu=) -> normalised images."""
 
@@ -65,14 +82,16 @@ class GroupNorm(Protocol):
 
 
 class Ops(NamedTuple):
-    """What a network calls for its convolutions and its normalisation.
+    """What a network calls for images.
 
     Attributes:
       conv: see `Conv`.
+      dense: see `Dense`.
       group_norm: see `GroupNorm`.
     """
 
     conv: Conv
+    dense: Dense
     group_norm: GroupNorm
 
 
@@ -89,6 +108,11 @@ def conv(
         feature_group_count=groups,
     )
     return y + bias.astype(x.dtype)
+
+
+def dense(x: Array, kernel: Array, bias: Array) -> Array:
+    """`Dense` by XLA's matrix product."""
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
 
 def group_norm(
@@ -116,4 +140,4 @@ def group_norm(
     return (jax.nn.silu(y) if silu else y).astype(x.dtype)
 
 
-XLA = Ops(conv, group_norm)
+XLA = Ops(conv, dense, group_norm)

@@ -30,8 +30,13 @@ class DataParallel:
         self._sharding = NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
     def compile(self, train_step: TrainStep) -> Any:
-        """The step over (devices, ...) states and batches; the old state's buffers are donated."""
-        return jax.pmap(train_step, axis_name=AXIS, donate_argnums=0, devices=self.devices)
+        """The step over (devices, ...) states and batches.
+
+        The old state's buffers are donated, except to a CPU, where XLA copies what it would write
+        in place (a moment of Adam's is read twice), and memory is not what is short.
+        """
+        donated = () if self.devices[0].platform == "cpu" else (0,)
+        return jax.pmap(train_step, axis_name=AXIS, donate_argnums=donated, devices=self.devices)
 
     def replicate(self, tree: Any) -> Any:
         """A leading axis with one copy a device."""

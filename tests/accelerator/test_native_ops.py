@@ -2,7 +2,7 @@
 
 Bounds are on the largest error over the largest value: 2e-5 in float32, where Winograd's filtering
 (winograd.h) rounds more than sums do; 8e-3 where results are rounded to bfloat16 (2^-8 is 4e-3)
-and, where the processor multiplies bfloat16, kernels as well; 1e-3 for float32 sums of bfloat16
+and, with AMX, kernels as well; 1e-3 for float32 sums of bfloat16
 products.
 """
 
@@ -33,6 +33,7 @@ CONVOLUTIONS = {
     "tiles without a border": (40, 10, 11, 40, 16, 3, 1, 0, 1),
     "tiles within a wide border": (40, 6, 5, 8, 32, 3, 1, 2, 1),
     "many channels": (16, 8, 8, 96, 160, 3, 1, 1, 1),
+    "half a panel of outputs": (16, 12, 12, 48, 80, 3, 1, 1, 1),
     "one grey image": (1, 28, 28, 1, 32, 3, 1, 1, 1),
     "stride 2, odd height": (3, 9, 8, 16, 24, 3, 2, 1, 1),
     "stride 2, no border": (3, 9, 8, 16, 24, 3, 2, 0, 1),
@@ -99,6 +100,20 @@ def test_convolutions(case: tuple[int, ...], dtype: str) -> None:
     assert _error(dx, expected_dx) < images
     assert _error(dkernel, expected_dkernel) < sums
     assert _error(dbias, expected_dbias) < sums
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 12), (4, 6), (2, 3, 40)])
+def test_dense(shape: tuple[int, ...], dtype: str) -> None:
+    x, kernel, bias = _normal(0, *shape, dtype=dtype), _normal(1, shape[-1], 20), _normal(2, 20)
+    y, gradients = _with_gradients(NATIVE.dense, x, kernel, bias)
+    assert (y.dtype, y.shape) == (dtype, (*shape[:-1], 20))
+    expected, pull_back = jax.vjp(XLA.dense, x.astype(jnp.float32), kernel, bias)
+    images, sums = BOUNDS[dtype]
+    assert _error(y, expected) < images
+    references = pull_back(_cotangent(y).astype(jnp.float32))
+    for ours, reference, bound in zip(gradients, references, (images, sums, sums), strict=True):
+        assert _error(ours, reference) < bound
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -277,6 +292,7 @@ def test_an_empty_batch() -> None:
         (lambda x, k, b: NATIVE.conv(x[0], k, b), r"expected \(B, H, W, C\)"),
         (lambda x, k, b: NATIVE.conv(x, k, b[:2]), r"bias \(2,\)"),
         (lambda x, k, b: NATIVE.conv(x[..., :2], k, b), "groups"),
+        (lambda x, k, b: NATIVE.dense(x[..., :2], k[0, 0], b), r"kernel \(4, 6\)"),
         (
             lambda x, k, b: NATIVE.group_norm(x, b, b, groups=2, eps=1e-5, silu=True),
             "scale",

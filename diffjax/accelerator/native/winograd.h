@@ -1,5 +1,5 @@
-// 3x3 convolutions of stride 1 by Winograd's minimal filtering, for processors with AVX2 and no
-// AVX-512 (Lavin & Gray 2016, "Fast algorithms for convolutional neural networks").
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering (Lavin & Gray 2016, "Fast algorithms
+// for convolutional neural networks").
 //
 // F(4x4, 3x3): a tile of 4x4 outputs takes 6x6 inputs and 36 products in place of 144,
 //
@@ -19,12 +19,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "bfloat16.h"
 #include "parallel.h"
-
-#if defined(__AVX2__) && defined(__FMA__)
-#include <immintrin.h>
-#endif
+#include "vector.h"
 
 namespace diffjax {
 
@@ -43,107 +39,78 @@ inline int64_t matrix_step(int64_t size) { return size + 16; }
 // Where it pays: channels in whole vectors, enough tiles for the transformed kernel's sake, and no
 // kernel so large that what a thread keeps for it (36 MiB for 512 to 512 channels) is a burden.
 inline bool has_winograd(const WinogradShape& g) {
-#if defined(__AVX2__) && defined(__FMA__)
-  return g.in % 8 == 0 && g.out % 16 == 0 && g.tiles() >= 64 && g.in * g.out <= 512 * 512;
-#else
-  return false;
-#endif
+  return g.in % kWidth == 0 && g.out % 16 == 0 && g.tiles() >= 64 && g.in * g.out <= 512 * 512;
 }
-
-#if defined(__AVX2__) && defined(__FMA__)
 
 namespace winograd {
 
-constexpr int64_t kTiles = 24;  // a block; a multiple of the 6 tiles that one product holds
-constexpr int64_t kOut = 16;    // output channels that one product holds
-
-inline __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
-inline __m256 load8(const bf16* p) {
-  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-inline void store8(float* p, __m256 v) { _mm256_storeu_ps(p, v); }
-// As `store` of bfloat16.h.
-inline void store8(bf16* p, __m256 v) {
-  const __m256i bits = _mm256_castps_si256(v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  __m256i high = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-  high = _mm256_srli_epi32(high, 16);
-  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-  high = _mm256_blendv_epi8(high, _mm256_set1_epi32(0x7fc0), is_nan);
-  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
-}
-
-inline __m256 times(float factor, __m256 v) { return _mm256_mul_ps(_mm256_set1_ps(factor), v); }
-// factor v + w
-inline __m256 plus(float factor, __m256 v, __m256 w) {
-  return _mm256_fmadd_ps(_mm256_set1_ps(factor), v, w);
-}
+constexpr int64_t kTiles = 24;                  // a block
+constexpr int64_t kRows = kWidth == 16 ? 12 : 6;  // tiles that a product holds; divides kTiles
+constexpr int64_t kOut = 2 * kWidth;            // output channels that it holds
 
 // t[i * step] = B^T d[i * step], six vectors each.
-inline void transform_input(const __m256* d, __m256* t, int step) {
-  const __m256 d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step],
-               d5 = d[5 * step];
-  const __m256 a = plus(-4, d2, d4), b = plus(-4, d1, d3);
-  const __m256 c = _mm256_sub_ps(d4, d2), e = times(2, _mm256_sub_ps(d3, d1));
-  t[0] = plus(4, d0, plus(-5, d2, d4));
-  t[step] = _mm256_add_ps(a, b);
-  t[2 * step] = _mm256_sub_ps(a, b);
-  t[3 * step] = _mm256_add_ps(c, e);
-  t[4 * step] = _mm256_sub_ps(c, e);
-  t[5 * step] = plus(4, d1, plus(-5, d3, d5));
+inline void transform_input(const vec* d, vec* t, int step) {
+  const vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step],
+            d5 = d[5 * step];
+  const vec a = d4 - 4 * d2, b = d3 - 4 * d1;
+  const vec c = d4 - d2, e = 2 * (d3 - d1);
+  t[0] = 4 * d0 - 5 * d2 + d4;
+  t[step] = a + b;
+  t[2 * step] = a - b;
+  t[3 * step] = c + e;
+  t[4 * step] = c - e;
+  t[5 * step] = 4 * d1 - 5 * d3 + d5;
 }
 
 // y[i * to] = A^T m[i * from]: four vectors of six.
-inline void transform_output(const __m256* m, int from, __m256* y, int to) {
-  const __m256 a = _mm256_add_ps(m[from], m[2 * from]), b = _mm256_sub_ps(m[from], m[2 * from]);
-  const __m256 c = _mm256_add_ps(m[3 * from], m[4 * from]);
-  const __m256 d = _mm256_sub_ps(m[3 * from], m[4 * from]);
-  y[0] = _mm256_add_ps(m[0], _mm256_add_ps(a, c));
-  y[to] = plus(2, d, b);
-  y[2 * to] = plus(4, c, a);
-  y[3 * to] = plus(8, d, _mm256_add_ps(b, m[5 * from]));
+inline void transform_output(const vec* m, int from, vec* y, int to) {
+  const vec a = m[from] + m[2 * from], b = m[from] - m[2 * from];
+  const vec c = m[3 * from] + m[4 * from], d = m[3 * from] - m[4 * from];
+  y[0] = m[0] + a + c;
+  y[to] = b + 2 * d;
+  y[2 * to] = a + 4 * c;
+  y[3 * to] = b + 8 * d + m[5 * from];
 }
 
 // u[i * to] = G w[i * from]: six vectors of three.
-inline void transform_weights(const __m256* w, int from, __m256* u, int to) {
-  const __m256 w0 = w[0], w1 = w[from], w2 = w[2 * from];
-  const __m256 outer = times(1.0f / 6, _mm256_add_ps(w0, w2)), near = times(1.0f / 6, w1);
-  const __m256 far = times(1.0f / 24, plus(4, w2, w0)), mid = times(1.0f / 12, w1);
-  u[0] = times(0.25f, w0);
-  u[to] = times(-1, _mm256_add_ps(outer, near));
-  u[2 * to] = _mm256_sub_ps(near, outer);
-  u[3 * to] = _mm256_add_ps(far, mid);
-  u[4 * to] = _mm256_sub_ps(far, mid);
+inline void transform_weights(const vec* w, int from, vec* u, int to) {
+  const vec w0 = w[0], w1 = w[from], w2 = w[2 * from];
+  const vec outer = (1.0f / 6) * (w0 + w2), near = (1.0f / 6) * w1;
+  const vec far = (1.0f / 24) * (w0 + 4 * w2), mid = (1.0f / 12) * w1;
+  u[0] = 0.25f * w0;
+  u[to] = -(outer + near);
+  u[2 * to] = near - outer;
+  u[3 * to] = far + mid;
+  u[4 * to] = far - mid;
   u[5 * to] = w2;
 }
 
 // a[i * to] = A y[i * from]: six vectors of four.
-inline void transform_gradient(const __m256* y, int from, __m256* a, int to) {
-  const __m256 y0 = y[0], y1 = y[from], y2 = y[2 * from], y3 = y[3 * from];
-  const __m256 even = _mm256_add_ps(y0, y2), odd = _mm256_add_ps(y1, y3);
-  const __m256 far = plus(4, y2, y0), wide = times(2, plus(4, y3, y1));
+inline void transform_gradient(const vec* y, int from, vec* a, int to) {
+  const vec y0 = y[0], y1 = y[from], y2 = y[2 * from], y3 = y[3 * from];
+  const vec even = y0 + y2, odd = y1 + y3;
+  const vec far = y0 + 4 * y2, wide = 2 * y1 + 8 * y3;
   a[0] = y0;
-  a[to] = _mm256_add_ps(even, odd);
-  a[2 * to] = _mm256_sub_ps(even, odd);
-  a[3 * to] = _mm256_add_ps(far, wide);
-  a[4 * to] = _mm256_sub_ps(far, wide);
+  a[to] = even + odd;
+  a[2 * to] = even - odd;
+  a[3 * to] = far + wide;
+  a[4 * to] = far - wide;
   a[5 * to] = y3;
 }
 
 // w[i * to] = G^T s[i * from]: three vectors of six.
-inline void transform_back(const __m256* s, int from, __m256* w, int to) {
-  const __m256 near = times(1.0f / 6, _mm256_add_ps(s[from], s[2 * from]));
-  const __m256 turn = times(1.0f / 6, _mm256_sub_ps(s[2 * from], s[from]));
-  const __m256 far = times(1.0f / 24, _mm256_add_ps(s[3 * from], s[4 * from]));
-  const __m256 lean = times(1.0f / 12, _mm256_sub_ps(s[3 * from], s[4 * from]));
-  w[0] = plus(0.25f, s[0], _mm256_sub_ps(far, near));
-  w[to] = _mm256_add_ps(turn, lean);
-  w[2 * to] = _mm256_add_ps(plus(4, far, s[5 * from]), times(-1, near));
+inline void transform_back(const vec* s, int from, vec* w, int to) {
+  const vec near = (1.0f / 6) * (s[from] + s[2 * from]);
+  const vec turn = (1.0f / 6) * (s[2 * from] - s[from]);
+  const vec far = (1.0f / 24) * (s[3 * from] + s[4 * from]);
+  const vec lean = (1.0f / 12) * (s[3 * from] - s[4 * from]);
+  w[0] = 0.25f * s[0] + far - near;
+  w[to] = turn + lean;
+  w[2 * to] = 4 * far + s[5 * from] - near;
 }
 
-// u = G g G^T of every pair of channels, as [36][out / 16][in][16].
+// u = G g G^T of every pair of channels: 36 matrices of panels [in][kOut], the last of which may
+// have fewer columns.
 //
 // Args:
 //   kernel: [3][3][in][out]; or, flipped, the [3][3][out][in] of a convolution whose input gradient
@@ -151,62 +118,67 @@ inline void transform_back(const __m256* s, int from, __m256* w, int to) {
 inline void transform_kernel(xla::ffi::ThreadPool& pool, const WinogradShape& g,
                              const float* kernel, bool flipped, float* u) {
   const int64_t pairs = g.in * g.out, step = matrix_step(pairs);
-  parallel_for(pool, g.in, [&](int64_t c) {
-    __m256 w[9], half[18], all[36];
-    for (int64_t o = 0; o < g.out; o += 8) {
-      for (int k = 0; k < 9; ++k) {
-        if (flipped) {
-          const float* from = kernel + (8 - k) * pairs + o * g.in + c;
-          w[k] = _mm256_setr_ps(from[0], from[g.in], from[2 * g.in], from[3 * g.in],
-                                from[4 * g.in], from[5 * g.in], from[6 * g.in], from[7 * g.in]);
-        } else {
-          w[k] = _mm256_loadu_ps(kernel + k * pairs + c * g.out + o);
+  const int64_t panels = (g.out + kOut - 1) / kOut;
+  parallel_for(pool, panels * (g.in / 8), [&](int64_t piece) {
+    const int64_t begin = piece % panels * kOut, columns = std::min(kOut, g.out - begin);
+    vec w[9], half[18], all[36];
+    for (int64_t c = piece / panels * 8, end = c + 8; c < end; ++c) {
+      for (int64_t o = 0; o < columns; o += kWidth) {
+        for (int k = 0; k < 9; ++k) {
+          if (flipped) {
+            const float* from = kernel + (8 - k) * pairs + (begin + o) * g.in + c;
+            for (int64_t i = 0; i < kWidth; ++i) w[k][i] = from[i * g.in];
+          } else {
+            w[k] = load_vec(kernel + k * pairs + c * g.out + begin + o);
+          }
         }
+        for (int j = 0; j < 3; ++j) transform_weights(w + j, 3, half + j, 3);
+        for (int i = 0; i < 6; ++i) transform_weights(half + 3 * i, 1, all + 6 * i, 1);
+        float* target = u + begin * g.in + c * columns + o;
+        for (int k = 0; k < 36; ++k) store_vec(target + k * step, all[k]);
       }
-      for (int j = 0; j < 3; ++j) transform_weights(w + j, 3, half + j, 3);
-      for (int i = 0; i < 6; ++i) transform_weights(half + 3 * i, 1, all + 6 * i, 1);
-      float* target = u + (o / kOut * g.in + c) * kOut + o % kOut;
-      for (int k = 0; k < 36; ++k) _mm256_storeu_ps(target + k * step, all[k]);
     }
   });
 }
 
-// m[t][0..15] = sum_c v[t][c] u[c][0..15] for kRows tiles.
-template <int kRows>
+// m[t][0..kVectors * kWidth - 1] = sum_c v[t][c] u[c][the same], of kTall tiles.
+template <int kTall, int kVectors>
 void product(const float* v, int64_t v_stride, const float* u, int64_t in, float* m,
              int64_t m_stride) {
-  __m256 sums[kRows][2];  // in registers, if every loop over it is unrolled
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
-  for (int64_t c = 0; c < in; ++c, u += kOut) {
-    const __m256 low = _mm256_loadu_ps(u), high = _mm256_loadu_ps(u + 8);
-#pragma GCC unroll 6
-    for (int r = 0; r < kRows; ++r) {
-      const __m256 value = _mm256_broadcast_ss(v + r * v_stride + c);
-      sums[r][0] = _mm256_fmadd_ps(value, low, sums[r][0]);
-      sums[r][1] = _mm256_fmadd_ps(value, high, sums[r][1]);
+  vec sums[kTall][kVectors] = {};  // in registers, if every loop over it is unrolled
+  for (int64_t c = 0; c < in; ++c, u += kVectors * kWidth) {
+    vec right[kVectors];
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) right[i] = load_vec(u + i * kWidth);
+#pragma GCC unroll 12
+    for (int r = 0; r < kTall; ++r) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kVectors; ++i) sums[r][i] += v[r * v_stride + c] * right[i];
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    _mm256_storeu_ps(m + r * m_stride, sums[r][0]);
-    _mm256_storeu_ps(m + r * m_stride + 8, sums[r][1]);
+#pragma GCC unroll 12
+  for (int r = 0; r < kTall; ++r) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) store_vec(m + r * m_stride + i * kWidth, sums[r][i]);
   }
+}
+
+// m = v u of `tiles` rows, of one panel.
+template <int kVectors>
+void products(const float* v, const float* u, int64_t tiles, int64_t in, float* m, int64_t out) {
+  int64_t t = 0;
+  for (; t + kRows <= tiles; t += kRows) {
+    product<kRows, kVectors>(v + t * in, in, u, in, m + t * out, out);
+  }
+  for (; t + 4 <= tiles; t += 4) product<4, kVectors>(v + t * in, in, u, in, m + t * out, out);
+  for (; t < tiles; ++t) product<1, kVectors>(v + t * in, in, u, in, m + t * out, out);
 }
 
 inline void products(const float* v, const float* u, int64_t tiles, int64_t in, int64_t out,
                      float* m) {
-  for (int64_t o = 0; o < out; o += kOut, u += in * kOut) {
-    for (int64_t t = 0; t < tiles; t += 6) {
-      const int64_t rows = std::min<int64_t>(6, tiles - t);
-      const auto multiply = rows == 6   ? product<6>
-                            : rows == 5 ? product<5>
-                            : rows == 4 ? product<4>
-                            : rows == 3 ? product<3>
-                            : rows == 2 ? product<2>
-                                        : product<1>;
-      multiply(v + t * in, in, u, in, m + t * out + o, out);
-    }
+  for (int64_t o = 0; o < out; o += kOut) {
+    const auto of_panel = out - o < kOut ? products<1> : products<2>;
+    of_panel(v, u + o * in, tiles, in, m + o, out);
   }
 }
 
@@ -225,123 +197,120 @@ template <typename T>
 void gather(const WinogradShape& g, const Place& at, const T* x, float* v, int64_t v_step) {
   const int64_t row = at.row - g.top, column = at.column - g.left;
   const T* image = x + at.image * g.rows * g.columns * g.in;
-  __m256 d[36], half[36], t[36];
-  for (int64_t c = 0; c < g.in; c += 8) {
+  vec d[36], half[36], t[36];
+  for (int64_t c = 0; c < g.in; c += kWidth) {
     for (int i = 0; i < 6; ++i) {
       const bool in_rows = row + i >= 0 && row + i < g.rows;
       for (int j = 0; j < 6; ++j) {
         const bool in_image = in_rows && column + j >= 0 && column + j < g.columns;
-        d[i * 6 + j] = in_image
-                           ? load8(image + ((row + i) * g.columns + column + j) * g.in + c)
-                           : _mm256_setzero_ps();
+        d[i * 6 + j] =
+            in_image ? load_vec(image + ((row + i) * g.columns + column + j) * g.in + c) : vec{};
       }
     }
     for (int j = 0; j < 6; ++j) transform_input(d + j, half + j, 6);
     for (int i = 0; i < 6; ++i) transform_input(half + 6 * i, t + 6 * i, 1);
-    for (int k = 0; k < 36; ++k) _mm256_storeu_ps(v + k * v_step + c, t[k]);
+    for (int k = 0; k < 36; ++k) store_vec(v + k * v_step + c, t[k]);
   }
 }
-
-// sums[c][o] += sum_t v[t][c] d[t][o] for kIn times 16 channels, kept in registers meanwhile.
-template <int kIn>
-struct Tile {
-  __m256 sums[kIn][2];  // which needs every loop over them unrolled
-
-  void read(const float* from, int64_t stride) {
-#pragma GCC unroll 6
-    for (int c = 0; c < kIn; ++c) {
-      sums[c][0] = _mm256_loadu_ps(from + c * stride);
-      sums[c][1] = _mm256_loadu_ps(from + c * stride + 8);
-    }
-  }
-  void add(const float* v, int64_t v_step, const float* d, int64_t d_step, int64_t tiles) {
-    for (int64_t t = 0; t < tiles; ++t, v += v_step, d += d_step) {
-      const __m256 low = _mm256_loadu_ps(d), high = _mm256_loadu_ps(d + 8);
-#pragma GCC unroll 6
-      for (int c = 0; c < kIn; ++c) {
-        const __m256 value = _mm256_broadcast_ss(v + c);
-        sums[c][0] = _mm256_fmadd_ps(value, low, sums[c][0]);
-        sums[c][1] = _mm256_fmadd_ps(value, high, sums[c][1]);
-      }
-    }
-  }
-  void write(float* to, int64_t stride) const {
-#pragma GCC unroll 6
-    for (int c = 0; c < kIn; ++c) {
-      _mm256_storeu_ps(to + c * stride, sums[c][0]);
-      _mm256_storeu_ps(to + c * stride + 8, sums[c][1]);
-    }
-  }
-};
 
 // The transformed 4x4 gradients of a tile; outputs beyond the image's edge have none.
 template <typename T>
 void gather_gradient(const WinogradShape& g, const Place& at, const T* dy, float* d,
                      int64_t d_step) {
   const T* image = dy + at.image * g.out_rows * g.out_columns * g.out;
-  __m256 y[16], half[24], all[36];
-  for (int64_t o = 0; o < g.out; o += 8) {
+  vec y[16], half[24], all[36];
+  for (int64_t o = 0; o < g.out; o += kWidth) {
     for (int i = 0; i < 4; ++i) {
       for (int j = 0; j < 4; ++j) {
         const bool in_image = at.row + i < g.out_rows && at.column + j < g.out_columns;
         y[i * 4 + j] =
-            in_image ? load8(image + ((at.row + i) * g.out_columns + at.column + j) * g.out + o)
-                     : _mm256_setzero_ps();
+            in_image
+                ? load_vec(image + ((at.row + i) * g.out_columns + at.column + j) * g.out + o)
+                : vec{};
       }
     }
     for (int j = 0; j < 4; ++j) transform_gradient(y + j, 4, half + j, 4);
     for (int i = 0; i < 6; ++i) transform_gradient(half + 4 * i, 1, all + 6 * i, 1);
-    for (int k = 0; k < 36; ++k) _mm256_storeu_ps(d + k * d_step + o, all[k]);
+    for (int k = 0; k < 36; ++k) store_vec(d + k * d_step + o, all[k]);
   }
 }
 
-// sums[c][o] += sum_t v[t][c] d[t][o] of one of the 36.
+// sums[c][o] += sum_t v[t][c] d[t][o] of kIn times kVectors * kWidth channels.
+template <int kIn, int kVectors>
+void add_product(const float* v, int64_t in, const float* d, int64_t out, int64_t tiles,
+                 float* target) {
+  vec sums[kIn][kVectors];  // in registers, if every loop over it is unrolled
+#pragma GCC unroll 12
+  for (int c = 0; c < kIn; ++c) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) sums[c][i] = load_vec(target + c * out + i * kWidth);
+  }
+  for (int64_t t = 0; t < tiles; ++t, v += in, d += out) {
+    vec right[kVectors];
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) right[i] = load_vec(d + i * kWidth);
+#pragma GCC unroll 12
+    for (int c = 0; c < kIn; ++c) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kVectors; ++i) sums[c][i] += v[c] * right[i];
+    }
+  }
+#pragma GCC unroll 12
+  for (int c = 0; c < kIn; ++c) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) store_vec(target + c * out + i * kWidth, sums[c][i]);
+  }
+}
+
+// The same of all input channels: twelves, sixes and fours make every multiple of 4 above 8.
+template <int kVectors>
+void add_products(const float* v, int64_t in, const float* d, int64_t out, int64_t tiles,
+                  float* target) {
+  int64_t c = 0;
+  for (; kWidth == 16 && in - c >= 12; c += 12) {
+    add_product<12, kVectors>(v + c, in, d, out, tiles, target + c * out);
+  }
+  for (; in - c >= 6 && in - c != 8; c += 6) {
+    add_product<6, kVectors>(v + c, in, d, out, tiles, target + c * out);
+  }
+  for (; c < in; c += 4) add_product<4, kVectors>(v + c, in, d, out, tiles, target + c * out);
+}
+
 inline void add_products(const WinogradShape& g, const float* v, const float* d, int64_t tiles,
                          float* sums) {
   for (int64_t o = 0; o < g.out; o += kOut) {
-    for (int64_t c = 0, width; c < g.in; c += width) {
-      const int64_t left = g.in - c;
-      width = left == 8 || left < 6 ? 4 : 6;  // multiples of 8 are sums of 6s and 4s
-      float* target = sums + c * g.out + o;
-      const auto add = [&]<int kIn>(Tile<kIn> tile) {
-        tile.read(target, g.out);
-        tile.add(v + c, g.in, d + o, g.out, tiles);
-        tile.write(target, g.out);
-      };
-      width == 6 ? add(Tile<6>()) : add(Tile<4>());
-    }
+    const auto of_panel = g.out - o < kOut ? add_products<1> : add_products<2>;
+    of_panel(v, g.in, d + o, g.out, tiles, sums + o);
   }
 }
 
 // dkernel = G^T sums G, [3][3][in][out] of [36][in][out].
 inline void transform_sums(const WinogradShape& g, const float* sums, float* dkernel) {
   const int64_t pairs = g.in * g.out, step = matrix_step(pairs);
-  __m256 all[36], half[18], w[9];
-  for (int64_t p = 0; p < pairs; p += 8) {
-    for (int k = 0; k < 36; ++k) all[k] = _mm256_loadu_ps(sums + k * step + p);
+  vec all[36], half[18], w[9];
+  for (int64_t p = 0; p < pairs; p += kWidth) {
+    for (int k = 0; k < 36; ++k) all[k] = load_vec(sums + k * step + p);
     for (int j = 0; j < 6; ++j) transform_back(all + j, 6, half + j, 6);
     for (int i = 0; i < 3; ++i) transform_back(half + 6 * i, 1, w + 3 * i, 1);
-    for (int k = 0; k < 9; ++k) _mm256_storeu_ps(dkernel + k * pairs + p, w[k]);
+    for (int k = 0; k < 9; ++k) store_vec(dkernel + k * pairs + p, w[k]);
   }
 }
 
 template <typename T>
 void scatter(const WinogradShape& g, const Place& at, const float* m, int64_t m_step,
              const float* bias, T* y) {
-  __m256 products[36], half[24], out[16];
+  vec products[36], half[24], out[16];
   const int64_t rows = std::min<int64_t>(4, g.out_rows - at.row);
   const int64_t columns = std::min<int64_t>(4, g.out_columns - at.column);
   T* image = y + at.image * g.out_rows * g.out_columns * g.out;
-  for (int64_t o = 0; o < g.out; o += 8) {
-    for (int k = 0; k < 36; ++k) products[k] = _mm256_loadu_ps(m + k * m_step + o);
+  for (int64_t o = 0; o < g.out; o += kWidth) {
+    for (int k = 0; k < 36; ++k) products[k] = load_vec(m + k * m_step + o);
     for (int j = 0; j < 6; ++j) transform_output(products + j, 6, half + j, 6);
     for (int i = 0; i < 4; ++i) transform_output(half + 6 * i, 1, out + 4 * i, 1);
-    const __m256 constant = bias ? _mm256_loadu_ps(bias + o) : _mm256_setzero_ps();
+    const vec constant = bias ? load_vec(bias + o) : vec{};
     for (int64_t i = 0; i < rows; ++i) {
       T* to = image + ((at.row + i) * g.out_columns + at.column) * g.out + o;
-      for (int64_t j = 0; j < columns; ++j) {
-        store8(to + j * g.out, _mm256_add_ps(out[4 * i + j], constant));
-      }
+      for (int64_t j = 0; j < columns; ++j) store_vec(to + j * g.out, out[4 * i + j] + constant);
     }
   }
 }
@@ -415,17 +384,5 @@ void winograd_kernel_gradient(xla::ffi::ThreadPool& pool, const WinogradShape& g
   std::copy(partial, partial + kernel_floats, dkernel);
   std::copy(partial + kernel_floats, partial + stride, dbias);
 }
-
-#else
-
-template <typename T>
-void winograd_convolution(xla::ffi::ThreadPool&, const WinogradShape&, const T*, const float*,
-                          bool, const float*, T*) {}
-
-template <typename T>
-void winograd_kernel_gradient(xla::ffi::ThreadPool&, const WinogradShape&, const T*, const T*,
-                              float*, float*) {}
-
-#endif
 
 }  // namespace diffjax
