@@ -1,6 +1,6 @@
 # make demo    install, get Fashion-MNIST, train a small model, draw garments
 # make test    install and run every test
-# make bench   time it against PyTorch, into benchmarks/RESULTS.md: up to an hour on two idle cores
+# make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
 # make lint    ruff, mypy, import-linter
 PYTHON ?= python3
 VENV ?= .venv
@@ -53,7 +53,7 @@ demo: accelerator
 	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py"
 
 test: $(VENV)/installed-$(EXTRAS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 bench:
 	@$(MAKE) --no-print-directory EXTRAS=bench,cpu $(VENV)/installed-bench,cpu

@@ -90,15 +90,15 @@ def get_config(variant: str = "") -> ConfigDict:
         # Where patches share few channels, clean pixels are easier to predict than v or noise.
         config.diffusion.parametrisation = "x0"
         config.diffusion.weighting = "min_snr(gamma=5)"
-        config.train.steps = 3400
+        config.train.steps = 7200
         config.train.batch_size = 32
         config.train.learning_rate = 1.5e-3
         config.train.warmup_steps = 100
-        config.train.ema_decay = 0.997
+        config.train.ema_decay = 0.998
         config.train.log_every = 50
-        config.train.eval_every = 850
-        config.train.checkpoint_every = 850
-        config.train.sample_every = 850
+        config.train.eval_every = 1200
+        config.train.checkpoint_every = 1200
+        config.train.sample_every = 1200
         # Noise on the way mends what a small network gets wrong: DPM-Solver++ leaves more of it.
         config.sample.sampler = "ddim(eta=1.0)"
         config.sample.steps = 50
