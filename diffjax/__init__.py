@@ -6,6 +6,7 @@ training and evaluation are imported by name: `from diffjax.models import UNet`.
 
 from diffjax import (
     denoisers,
+    editing,
     ema,
     grids,
     guidance,
@@ -40,6 +41,7 @@ __all__ = [
     "denoisers",
     "diffusion_loss",
     "dynamic_threshold",
+    "editing",
     "edm_denoiser",
     "ema",
     "grids",

@@ -122,6 +122,14 @@ def karras(
     Raises:
       ValueError: a range that is empty or that the schedule does not have.
     """
+    low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
+    even = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
+    return _from_log_sigma(schedule, rho * np.log(even))
+
+
+def _sigma_range(
+    schedule: Schedule, steps: int, sigma_min: float | None, sigma_max: float | None
+) -> tuple[float, float]:
     if steps < 1:
         raise ValueError(f"sampling needs at least 1 step, not {steps}")
     with np.errstate(over="ignore"):
@@ -136,6 +144,131 @@ def karras(
             f"sigma_min {low:.4g} and sigma_max {high:.4g} must rise within the schedule's "
             f"[{lowest:.4g}, {highest:.4g}]"
         )
-    even = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
-    times = np.asarray(schedule.time(-2 * rho * np.log(even)))
+    return low, high
+
+
+def _from_log_sigma(schedule: Schedule, log_sigma: np.ndarray) -> Grid:
+    times = np.asarray(schedule.time(-2 * log_sigma))
     return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
+
+
+def exponential(
+    schedule: Schedule,
+    steps: int,
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Grid:
+    """log sigma even from sigma_max to sigma_min, then 0: `karras` for rho to infinity.
+
+    Even steps in log-SNR as well, DPM-Solver's choice (Lu et al. 2022a, section 3.4). Arguments and
+    errors are those of `karras`.
+    """
+    low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
+    return _from_log_sigma(schedule, np.linspace(np.log(high), np.log(low), steps))
+
+
+def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
+    """log-SNR even over what the schedule has of [-20, 20], from T, then 0."""
+    _check_steps(schedule, steps)
+    with np.errstate(divide="ignore"):
+        ends = schedule.log_snr(np.array([schedule.T, schedule.t_min], np.float64))
+    low, high = (float(end) for end in np.clip(ends, -20.0, 20.0))
+    times = np.array(schedule.time(np.linspace(low, high, steps)))
+    times[0] = schedule.T
+    return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
+
+
+def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> Grid:
+    """Quantiles of a Beta(a, b) distribution of times: more of them near both ends.
+
+    Lee et al. 2024, "Beta sampling is all you need", section 3; on a discrete schedule the times
+    lie between the steps.
+
+    Args:
+      schedule: the noise schedule.
+      steps: N.
+      a, b: below 1, the smaller the more times near 0 (a) and near T (b).
+
+    Raises:
+      ValueError: a or b not positive, or a bad number of steps.
+    """
+    _check_steps(schedule, steps)
+    if a <= 0 or b <= 0:
+        raise ValueError(f"a and b must be positive, not {a} and {b}")
+    from scipy.special import betaincinv  # scipy comes with jax; only this grid waits for it
+
+    shares = betaincinv(a, b, np.linspace(1.0, 0.0, steps) if steps > 1 else np.ones(1))
+    return from_times(schedule, schedule.t_min + (schedule.T - schedule.t_min) * shares)
+
+
+def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
+    """`trailing`, with every time moved towards noise: s t / (1 + (s - 1) t), t as a share of T.
+
+    Esser et al. 2024, "Scaling rectified flow transformers", equation 23.
+
+    Args:
+      schedule: the noise schedule, a flow's.
+      steps: N.
+      shift: s; 1 leaves the times as they are.
+
+    Raises:
+      ValueError: a shift that is not positive, or a bad number of steps.
+    """
+    _check_steps(schedule, steps)
+    if shift <= 0:
+        raise ValueError(f"shift must be positive, not {shift}")
+    share = np.arange(steps, 0, -1) / steps
+    return from_times(schedule, schedule.T * shift * share / (1 + (shift - 1) * share))
+
+
+def with_stages(
+    schedule: Schedule,
+    grid: Grid,
+    *,
+    fractions: tuple[float, ...] = (0.5,),
+    even_in: str = "lambda",
+) -> Grid:
+    """The grid with points between its own, for singlestep solvers: one solver step a step.
+
+    Args:
+      schedule: the grid's.
+      grid: N steps, of which those with infinite log-SNR at an end stay whole.
+      fractions: where the points lie within a step, rising in (0, 1): (1/2,) for the solvers of
+        order 2, (1/3, 2/3) for `dpm_solver_3`.
+      even_in: "lambda", log(signal / noise), as in DPM-Solver; or "u", noise / (signal + noise), as
+        `midpoint` and `rk4` want it.
+
+    Raises:
+      ValueError: fractions that do not rise within (0, 1), or another variable.
+    """
+    if not fractions or not np.all(np.diff([0.0, *fractions, 1.0]) > 0):
+        raise ValueError(f"fractions must rise within (0, 1), not {fractions}")
+    if even_in not in ("lambda", "u"):
+        raise ValueError(f'even_in must be "lambda" or "u", not {even_in!r}')
+    with np.errstate(divide="ignore"):
+        lam = np.log(grid.signal_scale) - np.log(grid.noise_scale)
+    u = grid.noise_scale / (grid.signal_scale + grid.noise_scale)
+    times: list[float] = []
+    for n in range(grid.steps):
+        times.append(float(grid.t[n]))
+        place = lam if even_in == "lambda" else u
+        if not np.isfinite(place[n : n + 2]).all():
+            continue
+        between = place[n] + np.array(fractions) * (place[n + 1] - place[n])
+        log_snr = 2 * between if even_in == "lambda" else 2 * np.log((1 - between) / between)
+        times += [float(t) for t in np.asarray(schedule.time(log_snr))]
+    if grid.noise_scale[-1] == 0:
+        return from_times(schedule, np.array(times))
+    return stop_before_clean(from_times(schedule, np.array([*times, float(grid.t[-1])])))
+
+
+def stop_before_clean(grid: Grid) -> Grid:
+    """The grid without its step to clean data: samplers end at its last time, with noise left.
+
+    Raises:
+      ValueError: the grid has no other step.
+    """
+    if grid.steps < 2 or grid.noise_scale[-1] > 0:
+        raise ValueError("a grid of one step, or one that ends with noise, can't stop earlier")
+    return Grid(*(column[:-1] for column in grid))

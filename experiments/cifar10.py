@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     config.sample.sampler = "dpm_solver_pp_2m"
     config.sample.grid = "trailing"
     config.sample.steps = 50
+    config.sample.guidance = "none"
     config.sample.threshold = "clip"
     config.sample.count = 100
     config.sample.batch_size = 250

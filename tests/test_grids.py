@@ -8,7 +8,10 @@ from diffjax import grids, schedules
 LINEAR = schedules.linear_beta(1000)
 FLOW, EDM = schedules.rectified_flow(), schedules.karras()
 ALL = {"trailing": grids.trailing, "leading": grids.leading, "linspace": grids.linspace,
-       "karras": grids.karras}  # fmt: skip
+       "karras": grids.karras, "exponential": grids.exponential,
+       "uniform_log_snr": grids.uniform_log_snr, "beta": grids.beta,
+       "flow_shift": grids.flow_shift}  # fmt: skip
+WHOLE = ("trailing", "leading", "linspace")
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM, schedules.cosine(7)],
@@ -27,7 +30,7 @@ def test_grids_fall_to_clean_data(name, schedule, steps):
     signal, noise = schedule(grid.t[:-1])
     np.testing.assert_array_equal(grid.signal_scale[:-1], signal)
     np.testing.assert_array_equal(grid.noise_scale[:-1], noise)
-    whole = schedule.discrete and name != "karras"
+    whole = schedule.discrete and name in WHOLE
     assert grid.t.dtype == (np.int64 if whole else np.float64)
 
 
@@ -105,5 +108,60 @@ def test_karras_by_default_stays_within_the_schedule():
     ],
 )
 def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_exponential_and_uniform_log_snr_are_even_in_log_snr():
+    for grid in (grids.exponential(EDM, 9), grids.uniform_log_snr(schedules.cosine(1000), 9)):
+        signal, noise = grid.signal_scale[:-1], grid.noise_scale[:-1]
+        steps = np.diff(np.log(signal / noise))
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_beta_has_its_quantiles():
+    times = grids.beta(FLOW, 101, a=0.6, b=0.6).t[:-1]
+    shares = (times - FLOW.t_min) / (FLOW.T - FLOW.t_min)
+    np.testing.assert_allclose(shares + shares[::-1], 1, atol=1e-12)  # Beta(0.6, 0.6) is symmetric
+    # Both ends attract: the first steps are far smaller than those in the middle.
+    assert shares[0] - shares[1] < 0.1 * (shares[50] - shares[51])
+    draws = np.random.default_rng(0).beta(0.6, 0.6, 200_000)
+    np.testing.assert_allclose(np.quantile(draws, [0.2, 0.7]), shares[[80, 30]], atol=0.01)
+
+
+def test_flow_shift_moves_times_as_scaling_the_noise_by_the_shift_would():
+    plain, shifted = grids.trailing(FLOW, 8), grids.flow_shift(FLOW, 8, shift=3.0)
+    ratio = shifted.noise_scale[1:-1] / shifted.signal_scale[1:-1]
+    np.testing.assert_allclose(ratio, 3 * plain.noise_scale[1:-1] / plain.signal_scale[1:-1])
+    np.testing.assert_allclose(grids.flow_shift(FLOW, 8, shift=1.0).t, plain.t)
+
+
+@pytest.mark.parametrize("even_in", ["lambda", "u"])
+def test_stages_lie_where_they_should(even_in):
+    schedule, fractions = schedules.continuous_cosine(), (1 / 3, 2 / 3)
+    grid = grids.trailing(schedule, 4)
+    staged = grids.with_stages(schedule, grid, fractions=fractions, even_in=even_in)
+    place = np.log(staged.signal_scale[:-1] / staged.noise_scale[:-1])
+    if even_in == "u":
+        place = staged.noise_scale / (staged.noise_scale + staged.signal_scale)
+    steps = np.diff(place)[:9].reshape(3, 3)
+    np.testing.assert_allclose(steps, steps[:, :1] * np.ones(3), rtol=1e-6)
+    np.testing.assert_allclose(staged.t[:10:3], grid.t[:4])
+    ends_with_noise = grids.with_stages(schedule, grids.stop_before_clean(grid))
+    assert ends_with_noise.steps == 6 and ends_with_noise.noise_scale[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grids.beta(FLOW, 5, a=0.0), "a and b"),
+        (lambda: grids.flow_shift(FLOW, 5, shift=-1.0), "shift"),
+        (lambda: grids.exponential(EDM, 5, sigma_min=90.0), "sigma_min"),
+        (lambda: grids.with_stages(FLOW, grids.trailing(FLOW, 3), fractions=(0.6, 0.4)), "rise"),
+        (lambda: grids.with_stages(FLOW, grids.trailing(FLOW, 3), even_in="t"), "even_in"),
+        (lambda: grids.stop_before_clean(grids.trailing(FLOW, 1)), "one step"),
+    ],
+)
+def test_what_new_grids_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -87,3 +87,193 @@ def test_refusals():
     for percentile in (0.0, 100.1, -5.0):
         with pytest.raises(ValueError, match=r"percentile must be in \(0, 100\]"):
             dj.dynamic_threshold(denoise, SCHEDULE, percentile=percentile)
+
+
+# Two Gaussian classes: conditional, unconditional and guided answers are known in closed form.
+CENTRES, STD = jnp.array([-1.0, 1.0]), 0.4
+
+
+def class_denoiser(x_t, t, cond=None):
+    """E[x_0 | x_t, label]; label -1: over both classes. x_t (B, 2)."""
+    signal, noise = process.scales_like(SCHEDULE, t, x_t)
+    variance = (signal * STD) ** 2 + noise**2
+    each = [c + signal * STD**2 * (x_t - signal * c) / variance for c in CENTRES]
+    logits = jnp.stack([-((x_t - signal * c) ** 2).sum(-1) / (2 * variance.reshape(-1))
+                        for c in CENTRES])  # fmt: skip
+    share = jax.nn.softmax(logits, axis=0)[..., None]
+    mixed = share[0] * each[0] + share[1] * each[1]
+    label = (-jnp.ones(len(x_t), int) if cond is None else cond)[:, None]
+    x_0 = jnp.where(label < 0, mixed, jnp.where(label == 0, *each))
+    return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(x_t, x_0, dj.Scales(signal, noise)))
+
+
+X_T = jax.random.normal(jax.random.key(3), (4, 2))
+LABELS = jnp.array([0, 1, 1, 0])
+GUIDED = {
+    "classifier-free": lambda d: guidance.classifier_free(d, SCHEDULE, scale=3.0),
+    "rescaled": lambda d: guidance.classifier_free(d, SCHEDULE, scale=3.0, rescale=0.7),
+    "in an interval": lambda d: guidance.classifier_free(
+        d, SCHEDULE, scale=3.0, interval=(0.01, 1.0)
+    ),
+    "autoguidance": lambda d: guidance.autoguidance(
+        d, lambda x, t, cond=None: class_denoiser(x, t, None), scale=2.0
+    ),
+    "projected": lambda d: guidance.adaptive_projected(
+        d, SCHEDULE, scale=3.0, parallel=0.5, norm_limit=0.5
+    ),
+    "composed": lambda d: guidance.compose(d, conditions=[(1.0, LABELS), (-0.5, 1 - LABELS)]),
+    "classifier": lambda d: guidance.classifier(
+        d, SCHEDULE, log_prob=lambda x, t: -(x**2).sum(-1), scale=2.0
+    ),
+    "score of x_0": lambda d: guidance.by_score_of_x0(
+        d, SCHEDULE, score=lambda x: -((x - 1) ** 2).sum(-1), scale=2.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("t", [20, jnp.array([5, 20, 60, 100])])
+def test_guided_pairs_rebuild_x_t_and_differ(name, t):
+    guided = jax.jit(GUIDED[name](class_denoiser))(X_T, jnp.asarray(t), LABELS)
+    signal, noise = process.scales_like(SCHEDULE, t, X_T)
+    np.testing.assert_allclose(signal * guided.x_0 + noise * guided.eps, X_T, atol=1e-4)
+    assert not np.allclose(guided.x_0, class_denoiser(X_T, t, LABELS).x_0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda d: guidance.classifier_free(d, SCHEDULE, scale=1.0),
+        lambda d: guidance.classifier_free(d, SCHEDULE, papers_scale=0.0, rescale=1.0),
+        lambda d: guidance.classifier_free(d, SCHEDULE, scale=9.0, interval=(1e-4, 2e-4)),
+        lambda d: guidance.adaptive_projected(d, SCHEDULE, scale=1.0),
+        lambda d: guidance.autoguidance(d, d, scale=5.0),
+        lambda d: guidance.compose(d, conditions=[(1.0, LABELS)]),
+        lambda d: guidance.classifier(d, SCHEDULE, log_prob=lambda x, t: x.sum(-1), scale=0.0),
+    ],
+    ids=["scale 1", "paper's 0", "never inside", "projected 1", "itself", "one condition", "0"],
+)
+def test_no_guidance_is_no_change(wrap):
+    for t in (30, jnp.array([5, 20, 60, 100])):
+        plain = class_denoiser(X_T, t, LABELS)
+        for a, b in zip(wrap(class_denoiser)(X_T, t, LABELS), plain, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_scale_0_is_unconditional_and_both_conventions_agree():
+    none = guidance.classifier_free(class_denoiser, SCHEDULE, scale=0.0)(X_T, 30, LABELS)
+    np.testing.assert_allclose(none.x_0, class_denoiser(X_T, 30).x_0, atol=1e-5)
+    ours = guidance.classifier_free(class_denoiser, SCHEDULE, scale=4.0)(X_T, 30, LABELS)
+    papers = guidance.classifier_free(class_denoiser, SCHEDULE, papers_scale=3.0)
+    np.testing.assert_allclose(papers(X_T, 30, LABELS).x_0, ours.x_0, rtol=1e-6)
+
+
+def test_classifier_free_is_one_call_on_both_halves():
+    calls = []
+
+    def counted(x_t, t, cond=None):
+        calls.append(x_t.shape)
+        return class_denoiser(x_t, t, cond)
+
+    guidance.classifier_free(counted, SCHEDULE, scale=2.0)(X_T, 30, LABELS)
+    assert calls == [(8, 2)]
+
+
+def test_a_scale_may_depend_on_time():
+    ramp = lambda t: 1 + t / 50  # noqa: E731
+    guided = guidance.classifier_free(class_denoiser, SCHEDULE, scale=ramp)
+    for t, w in ((25, 1.5), (100, 3.0)):
+        fixed = guidance.classifier_free(class_denoiser, SCHEDULE, scale=w)
+        np.testing.assert_allclose(guided(X_T, t, LABELS).x_0, fixed(X_T, t, LABELS).x_0, rtol=1e-5)
+    each = guided(X_T, jnp.array([25, 100, 25, 100]), LABELS).x_0
+    np.testing.assert_allclose(each[1], guided(X_T, 100, LABELS).x_0[1], rtol=1e-5)
+
+
+def test_rescaling_restores_the_conditional_standard_deviation():
+    x_t = jax.random.normal(jax.random.key(1), (4, 2)) * 2
+    full = guidance.classifier_free(class_denoiser, SCHEDULE, scale=6.0, rescale=1.0)
+    np.testing.assert_allclose(
+        full(x_t, 30, LABELS).x_0.std(1), class_denoiser(x_t, 30, LABELS).x_0.std(1), rtol=1e-4
+    )
+
+
+def test_guidance_with_the_true_classifier_gives_the_conditional_score():
+    def log_prob(x_t, t):
+        signal, noise = process.scales_like(SCHEDULE, t, x_t)
+        variance = (signal * STD) ** 2 + noise**2
+        logits = jnp.stack([-((x_t - signal * c) ** 2).sum(-1) / (2 * variance) for c in CENTRES])
+        return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=0), LABELS[None], axis=0)[0]
+
+    unconditional = lambda x, t, cond=None: class_denoiser(x, t, None)  # noqa: E731
+    guided = guidance.classifier(unconditional, SCHEDULE, log_prob=log_prob)
+    for t in (5, 40, 90):
+        for a, b in zip(guided(X_T, t), class_denoiser(X_T, t, LABELS), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_composition_of_independent_conditions_is_their_product():
+    """Standard normal data in two dimensions, each of which one condition tells: the product is
+    known, and so is its conditional expectation."""
+    variance = 0.3
+
+    def denoise(x_t, t, cond=None):  # cond: (B, 2), NaN where nothing is said
+        signal, noise = process.scales_like(SCHEDULE, t, x_t)
+        said = jnp.isfinite(cond)
+        mean = jnp.where(said, jnp.nan_to_num(cond), 0.0)
+        spread = jnp.where(said, variance, 1.0)
+        x_0 = mean + signal * spread * (x_t - signal * mean) / (signal**2 * spread + noise**2)
+        return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(
+            x_t, x_0, dj.Scales(signal, noise)))  # fmt: skip
+
+    first = jnp.tile(jnp.array([0.7, jnp.nan]), (4, 1))
+    second = jnp.tile(jnp.array([jnp.nan, -0.4]), (4, 1))
+    composed = guidance.compose(
+        denoise, conditions=[(1.0, first), (1.0, second)],
+        null=lambda c: jnp.full_like(c, jnp.nan),
+    )  # fmt: skip
+    both = jnp.tile(jnp.array([0.7, -0.4]), (4, 1))
+    np.testing.assert_allclose(composed(X_T, 30).x_0, denoise(X_T, 30, both).x_0, atol=1e-5)
+
+
+def test_projection_leaves_out_what_lies_along_the_estimate():
+    guided = guidance.adaptive_projected(class_denoiser, SCHEDULE, scale=5.0)(X_T, 30, LABELS).x_0
+    plain = class_denoiser(X_T, 30, LABELS).x_0
+    np.testing.assert_allclose(((guided - plain) * plain).sum(1), 0, atol=1e-4)
+    limited = guidance.adaptive_projected(
+        class_denoiser, SCHEDULE, scale=5.0, parallel=1.0, norm_limit=0.01
+    )(X_T, 30, LABELS).x_0
+    assert np.linalg.norm(limited - plain, axis=1).max() <= 4 * 0.01 * 1.001
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: guidance.classifier_free(class_denoiser, SCHEDULE), "one of scale"),
+        (
+            lambda: guidance.classifier_free(class_denoiser, SCHEDULE, scale=1.0, papers_scale=1.0),
+            "one of scale",
+        ),
+        (
+            lambda: guidance.classifier_free(class_denoiser, SCHEDULE, scale=2.0, interval=(2, 1)),
+            "interval",
+        ),
+        (
+            lambda: guidance.classifier_free(class_denoiser, SCHEDULE, scale=2.0, rescale=2.0),
+            "rescale",
+        ),
+        (
+            lambda: guidance.classifier_free(class_denoiser, SCHEDULE, scale=2.0)(X_T, 3),
+            "unconditional model",
+        ),
+        (lambda: guidance.compose(class_denoiser, conditions=[]), "at least one"),
+        (
+            lambda: guidance.adaptive_projected(
+                class_denoiser, SCHEDULE, scale=2.0, norm_limit=0.0
+            ),
+            "norm_limit",
+        ),
+    ],
+)
+def test_guidance_that_makes_no_sense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -5,6 +5,7 @@ A choice is the name of a function in the core, with arguments where the default
 """
 
 import ast
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -68,18 +69,46 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
 }
+# What a sampler gets from elsewhere than its config string.
+_GIVEN = ("grid", "key", "cond", "keep_trajectory", "schedule")
+
+
+def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A maker that binds those keywords of a function that a config may set."""
+    parameters = inspect.signature(function).parameters.values()
+    allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
+
+    def make(**options: Any) -> Callable[..., Any]:
+        for name in options:
+            if name not in allowed:
+                has = ", ".join(allowed) or "no arguments"
+                raise TypeError(f"{function.__name__} takes {has}, not {name}")
+        return partial(function, **options)
+
+    return make
+
+
 SAMPLERS: Mapping[str, Callable[..., Any]] = {
-    "ancestral": lambda variance="beta_tilde": partial(samplers.ancestral, variance=variance),
-    "ddim": lambda eta=0.0: partial(samplers.ddim, eta=eta),
-    "euler": lambda: samplers.euler,
-    "heun": lambda: samplers.heun,
-    "dpm_solver_pp_2m": lambda: samplers.dpm_solver_pp_2m,
-}
+    sampler.__name__: _with_options(sampler)
+    for sampler in (
+        samplers.ancestral, samplers.ddim, samplers.euler_ancestral, samplers.euler, samplers.heun,
+        samplers.dpm_solver_pp_2m, samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp,
+        samplers.deis, samplers.lms, samplers.ipndm, samplers.unipc, samplers.dpm_solver_2,
+        samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm2, samplers.midpoint,
+        samplers.rk4, samplers.edm_stochastic, samplers.predictor_corrector, samplers.restart,
+    )
+}  # fmt: skip
 GRIDS: Mapping[str, Callable[..., Any]] = {
-    "leading": lambda: grids.leading,
-    "trailing": lambda: grids.trailing,
-    "linspace": lambda: grids.linspace,
-    "karras": lambda **options: partial(grids.karras, **options),
+    grid.__name__: _with_options(grid)
+    for grid in (
+        grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
+        grids.uniform_log_snr, grids.beta, grids.flow_shift,
+    )
+}  # fmt: skip
+GUIDANCE: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: lambda denoise, schedule: denoise,
+    "classifier_free": _with_options(guidance.classifier_free),
+    "adaptive_projected": _with_options(guidance.adaptive_projected),
 }
 THRESHOLDS: Mapping[str, Callable[..., Any]] = {
     "none": lambda: lambda denoise, schedule: denoise,
@@ -293,11 +322,12 @@ class Sampling(NamedTuple):
 
     sampler: Callable[..., samplers.Samples]
     grid: grids.Grid
+    guide: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
     threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
 
 
 def sampling(config: Any, schedule: Schedule) -> Sampling:
-    """The sampler, grid and thresholding that `config.sample` names.
+    """The sampler, grid, guidance and thresholding that `config.sample` names.
 
     Raises:
       UserError: an unknown name, or a number of steps that the schedule does not have.
@@ -310,9 +340,24 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
         raise UserError(
             f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
         ) from None
+    sampler = choose(c.sampler, SAMPLERS, key="sample.sampler")
+    if "schedule" in inspect.signature(sampler).parameters:
+        sampler = partial(sampler, schedule=schedule)
+    guide = choose(c.guidance, GUIDANCE, key="sample.guidance")
+    if c.guidance.strip() != "none":
+        if not config.model.class_conditional:
+            raise UserError(
+                f"config.sample.guidance = {c.guidance!r} but the model is not class-conditional: "
+                "take 'none', or train with config.model.class_conditional=True"
+            )
+        try:
+            guide(lambda x, t, cond=None: None, schedule)
+        except ValueError as error:
+            raise UserError(f"config.sample.guidance = {c.guidance!r}: {error}") from None
     return Sampling(
-        choose(c.sampler, SAMPLERS, key="sample.sampler"),
+        sampler,
         grid,
+        guide,
         choose(c.threshold, THRESHOLDS, key="sample.threshold"),
     )
 

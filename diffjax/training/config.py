@@ -83,6 +83,7 @@ RULES: dict[str, Rule] = {
     "sample.sampler": TEXT,
     "sample.grid": TEXT,
     "sample.steps": _whole(1),
+    "sample.guidance": TEXT,
     "sample.threshold": TEXT,
     "sample.count": _whole(1),
     "sample.batch_size": _whole(1),

@@ -123,7 +123,7 @@ class Generator:
             steps = rng.stream(self._seed, "sample_steps")
             keys = jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
             return sampling.sampler(
-                sampling.threshold(denoise, schedule),
+                sampling.threshold(sampling.guide(denoise, schedule), schedule),
                 x_T,
                 grid=sampling.grid,
                 key=keys,
