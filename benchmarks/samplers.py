@@ -3,7 +3,8 @@
     python -m benchmarks.samplers
 
 writes benchmarks/samplers.md and benchmarks/samplers.png. Where diffusers and k-diffusion are
-installed their solvers are measured in the same run, on the same noise and noise levels.
+installed (`pip install --no-deps k-diffusion`) their solvers are measured in the same run, on the
+same noise and noise levels.
 """
 
 import datetime

@@ -1,5 +1,8 @@
 """Our solvers against those of diffusers and k-diffusion: same mixture, noise levels and noise,
-float64, to 1e-9."""
+float64, to 1e-9.
+
+k-diffusion needs `pip install --no-deps k-diffusion`: its sampling.py alone is loaded.
+"""
 
 import jax
 import numpy as np

@@ -53,9 +53,10 @@ def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tup
     draw = setup.generator(params, start=0, count=config.count)
     labels = setup.generator.labels(0, config.count)
     classes = "" if not config.labels else "_class" + "-".join(map(str, config.labels))
+    guidance = "" if config.guidance.strip() == "none" else f"_{config.guidance}"
     name = (
-        f"{config.sampler}_{config.grid}{config.steps}_{config.threshold}_seed{config.seed}_n{config.count}{classes}"
-        f"_step{step}"
+        f"{config.sampler}_{config.grid}{config.steps}{guidance}_{config.threshold}"
+        f"_seed{config.seed}_n{config.count}{classes}_step{step}"
     )
     stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
     arrays: dict[str, Any] = {"images": draw.images}

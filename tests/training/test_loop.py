@@ -220,6 +220,11 @@ def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
     [
         ("sample.sampler", "ddim(eta=2)"),
         ("sample.sampler", "ancestral(variance='x')"),
+        ("sample.sampler", "unipc(order=7)"),
+        ("sample.sampler", "rk4(steps=2)"),
+        ("sample.guidance", "classifier_free"),
+        ("sample.guidance", "classifier_free(scale=2.0, rescale=3.0)"),
+        ("sample.guidance", "weaker(scale=2.0)"),
         ("sample.threshold", "dynamic(percentile=200)"),
         ("sample.grid", "karras(rho=0)"),
         ("diffusion.weighting", "min_snr(gamma='x')"),
@@ -232,6 +237,25 @@ def test_arguments_that_can_not_be_are_told_before_anything_is_written(tiny_conf
     with pytest.raises(UserError) as caught:
         experiment.resolve(tiny_config)
     assert "\n" not in str(caught.value)
+
+
+def test_guidance_needs_classes(tiny_config):
+    tiny_config.model.class_conditional = False
+    tiny_config.sample.guidance = "classifier_free(scale=2.0)"
+    with pytest.raises(UserError, match="not class-conditional"):
+        experiment.resolve(tiny_config)
+
+
+def test_guidance_changes_samples_and_scale_1_does_not(tiny_config, whole):
+    def images(guidance):
+        tiny_config.sample.guidance = guidance
+        setup = experiment.resolve(tiny_config)
+        _, params = experiment.restore_params(setup, whole)
+        return setup.generator(params, start=0, count=8).images.astype(int)
+
+    plain = images("none")
+    assert np.abs(images("classifier_free(scale=1.0)") - plain).max() <= 1
+    assert np.abs(images("classifier_free(scale=8.0)") - plain).max() > 1
 
 
 def test_parentheses_change_nothing(tiny_config):
