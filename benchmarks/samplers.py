@@ -131,6 +131,7 @@ OURS = (
     _ours("deis 3, log_rho", functools.partial(samplers.deis, order=3, variable="log_rho")),
     _ours("lms 4", samplers.lms),
     *(_ours(f"ipndm {k}", functools.partial(samplers.ipndm, order=k)) for k in (2, 3, 4)),
+    _ours("plms", samplers.plms, steps=lambda n: n - 1),
 )
 
 

@@ -658,3 +658,42 @@ def test_what_new_samplers_refuse(call, message):
 
     with pytest.raises(ValueError, match=message):
         call(run)
+
+
+def test_plms_is_the_published_loop():
+    """Liu et al. 2022 as latent diffusion runs it, step by step in NumPy, on rho."""
+    schedule = schedules.karras()
+    grid = grids.karras(schedule, 8)
+    rho = grid.noise_scale
+    eps_at = lambda x, sigma: (x - np.tanh(x / (1 + sigma))) / sigma  # noqa: E731
+    x, old = np.array([[3.0], [-8.0]]), []
+    for i in range(8):
+        eps = eps_at(x, rho[i])
+        if i == 0:
+            guess = x + (rho[1] - rho[0]) * eps
+            mean = (eps + eps_at(guess, rho[1])) / 2
+        elif i == 1:
+            mean = (3 * eps - old[-1]) / 2
+        elif i == 2:
+            mean = (23 * eps - 16 * old[-1] + 5 * old[-2]) / 12
+        else:
+            mean = (55 * eps - 59 * old[-1] + 37 * old[-2] - 9 * old[-3]) / 24
+        old.append(eps)
+        x = x + (rho[i + 1] - rho[i]) * mean
+
+    def denoise(x_t, t, cond=None):
+        sigma = schedule(jnp.asarray(t)).noise_scale
+        x_0 = jnp.tanh(x_t / (1 + sigma))
+        return dj.Estimates(x_0, (x_t - x_0) / sigma)
+
+    with jax.enable_x64(True):
+        ours = samplers.plms(denoise, jnp.array([[3.0], [-8.0]]), grid=grid).x_0
+    np.testing.assert_allclose(ours, x, rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_plms_from_pure_noise_and_in_few_steps(steps):
+    for schedule in (FLOW, schedules.linear_beta(1000)):
+        grid = grids.trailing(schedule, steps)
+        x = samplers.plms(gaussian_denoiser(schedule), jnp.ones((2, 3)), grid=grid).x_0
+        assert np.isfinite(x).all() and np.abs(x).max() < 3

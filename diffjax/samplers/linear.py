@@ -30,6 +30,8 @@ from diffjax.grids import Grid
 from diffjax.samplers.loop import Draw, Samples, require_key, run
 from diffjax.schedules import Array
 
+# Below this lambda there is next to no signal, and ratios of signals are in the hundreds.
+NEARLY_PURE_NOISE = -6.0
 # Exact to rounding for the polynomials and exponentials that are integrated here.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 

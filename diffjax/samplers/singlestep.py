@@ -12,15 +12,17 @@ import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.samplers.linear import check_steps, half_log_snr, linear, noise_to_signal
+from diffjax.samplers.linear import (
+    NEARLY_PURE_NOISE,
+    check_steps,
+    half_log_snr,
+    linear,
+    noise_to_signal,
+)
 from diffjax.samplers.loop import Samples
 from diffjax.schedules import Array
 
 Columns = dict[str, np.ndarray]
-
-
-# Below this lambda there is next to no signal, and ratios of signals are in the hundreds.
-_NEARLY_PURE_NOISE = -6.0
 
 
 def _groups(grid: Grid, stages: int, nodes: np.ndarray) -> list[tuple[int, int]]:
@@ -31,7 +33,7 @@ def _groups(grid: Grid, stages: int, nodes: np.ndarray) -> list[tuple[int, int]]
     groups, n = [], 0
     while n < grid.steps:
         k = min(stages, grid.steps - n)
-        if nodes[n] < _NEARLY_PURE_NOISE:
+        if nodes[n] < NEARLY_PURE_NOISE:
             k = 1
         while k > 1 and not np.isfinite(nodes[n : n + k + 1]).all():
             k -= 1
