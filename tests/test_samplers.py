@@ -80,8 +80,12 @@ ALL = DETERMINISTIC | STOCHASTIC
 ORDER = dict.fromkeys(DETERMINISTIC, 2) | {"ddim": 1, "euler": 1, "dpm_solver_pp_3m": 3,
          "unipc 2": 3, "unipc 2, bh1": 3, "unipc 3": 3, "dpm_solver_3": 3}  # fmt: skip
 MORE_IS_SEEN = ("sde_dpm_solver_pp, eta 0", "unipc 3", "deis, log_rho", "lms", "midpoint")
+# The last halving tells their order better than the one before.
+LATE_TO_SHOW = ("dpm_solver_pp_3m", "dpm_solver_pp_3m, published", "dpm_solver_3", "ipndm")
 # These keep their order in the step to clean data, and do not land on the last estimate.
 HIGH_ORDER_END = ("deis 2, rho", "lms", "ipndm", "midpoint")
+AT_100_STEPS = {"dpm_solver_pp_3m": 0.0055, "sde_dpm_solver_pp, eta 0": 0.0055, "unipc 1": 0.008,
+                "dpm_solver_pp_2s": 0.0065, "dpm_solver_2": 0.0065, "dpm2": 0.0065}  # fmt: skip
 LEAST_STEPS = {
     "dpm_solver_2": 2,
     "dpm_solver_3": 3,
@@ -127,7 +131,8 @@ def test_observed_order_of_convergence(name, schedule):
     if name in MORE_IS_SEEN:
         assert rates.mean() > ORDER[name] - 0.15
     else:
-        np.testing.assert_allclose(rates[-1], ORDER[name], atol=0.2)
+        shown = rates[-1:] if name in LATE_TO_SHOW else rates
+        np.testing.assert_allclose(shown, ORDER[name], atol=0.2 if name in LATE_TO_SHOW else 0.15)
     assert errors[-1] < 0.02
 
 
@@ -154,7 +159,9 @@ def test_many_steps_reach_the_exact_solution(name, schedule, make_grid):
     x_T = jnp.array([[-1.5], [0.2], [1.0]]) * grid.noise_scale[0]
     sampled = DETERMINISTIC[name](gaussian_denoiser(schedule), jnp.float32(x_T), grid=grid).x_0
     exact = ode_solution(np.asarray(x_T), (grid.signal_scale[0], grid.noise_scale[0]))
-    np.testing.assert_allclose(sampled, exact, atol=0.03 if ORDER[name] == 1 else 0.008)
+    np.testing.assert_allclose(
+        sampled, exact, atol=AT_100_STEPS.get(name, 0.03 if ORDER[name] == 1 else 0.005)
+    )
 
 
 @pytest.mark.parametrize("steps", [3, 5, 10])

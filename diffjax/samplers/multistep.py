@@ -37,10 +37,10 @@ def _usable(nodes: np.ndarray, n: int, order: int) -> int:
 def _exponential_adams(grid: Grid, order: int, *, eta: float, corrected: bool) -> Columns:
     """(2) of linear.py with polynomials in lambda; as an SDE's solver for eta > 0.
 
-    The SDE has noise of eta^2 times its usual variance, exp((1 + eta) lambda) in place of
-    exp(lambda), and forgets x_t by exp(-eta h). Corrected, the second step starts anew from x_T and
-    integrates the line through both estimates over both steps: the first one's error falls from
-    h^2 to h^3, at no evaluation.
+    The SDE's noise has eta times its usual variance; exp((1 + eta) lambda) stands in place of
+    exp(lambda), and x_t is forgotten by exp(-eta h). Corrected, the second step starts anew from
+    x_T and integrates the line through both estimates over both steps: the first one's error falls
+    from h^2 to h^3, at no evaluation.
     """
     lam, steps = half_log_snr(grid), grid.steps
     signal, noise = grid.scales

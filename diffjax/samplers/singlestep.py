@@ -73,21 +73,15 @@ def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
             if estimate == "x_0":
                 c["anchor"][m] = noise[m + 1] / noise[n]
                 whole = -signal[m + 1] * np.expm1(-h)
-                slope = np.array([1.0, -1.0]) * whole / (2 * r)
             else:
                 c["anchor"][m] = signal[m + 1] / signal[n]
                 whole = -noise[m + 1] * np.expm1(h)
-                slope = np.array([1.0, -1.0]) * whole / (2 * r)
-            if stage == 1 and k == 3:
-                # Lu et al. 2022a, algorithm 2: D_1 weighs (exp(r2 h) - 1) / (r2 h) - 1.
-                slope = np.array([1.0, -1.0]) / r * -noise[m + 1] * (np.expm1(h) / h - 1)
-            if stage == 2:
-                # The last step of three leans on the second stage alone.
-                factor = -noise[m + 1] * (np.expm1(h) / h - 1) / r
-                c["past"][m] = [factor, 0.0, whole - factor]
-                continue
-            c["past"][m, : stage + 1] = slope
-            c["past"][m, 1] += whole
+            # What the stage before weighs; of three, also the last leans on that one alone.
+            slope = whole / (2 * r)
+            if k == 3:
+                slope = -noise[m + 1] * (np.expm1(h) / h - 1) / r
+            c["past"][m, 0] = slope
+            c["past"][m, stage] = whole - slope
     return c
 
 
@@ -297,7 +291,7 @@ def rk4(
             raise ValueError(
                 f"rk4 needs every second point of the grid half-way in noise / (signal + noise), "
                 f"and point {n + 1} lies at {(u[n + 1] - u[n]) / du:.4g} of its step: take "
-                "grids.with_stages or an even grid of a flow"
+                'grids.with_stages(even_in="u") or an even grid of a flow'
             )
         if grid.noise_scale[n + 2] == 0:
             points += [n + 1, n + 2]
