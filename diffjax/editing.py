@@ -17,7 +17,7 @@ import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.guidance import Scale, add_score, map_x0, scale_at
+from diffjax.guidance import Scale, add_score, by_score_of_x0, map_x0, scale_at
 from diffjax.parametrisations import Estimates
 from diffjax.process import posterior_coefficients, scales_like, transition
 from diffjax.samplers.loop import Draw, Samples, ends, require_key, run
@@ -221,16 +221,11 @@ def posterior_sampling(
       scale: w.
     """
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        def of(x: Array) -> tuple[Array, Estimates]:
-            pair = denoise(x, t, cond)
-            residual = (y - operator(pair.x_0)).reshape(len(x), -1)
-            return -jnp.sqrt(jnp.square(residual).sum(1) + 1e-12).sum(), pair
+    def fit(x_0: Array) -> Array:
+        residual = (y - operator(x_0)).reshape(len(x_0), -1)
+        return -jnp.sqrt(jnp.square(residual).sum(1) + 1e-12)
 
-        slope, pair = jax.grad(of, has_aux=True)(x_t)
-        return add_score(pair, x_t, t, schedule, scale_at(scale, t, x_t) * slope)
-
-    return guided
+    return by_score_of_x0(denoise, schedule, score=fit, scale=scale)
 
 
 def pseudo_inverse(
