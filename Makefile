@@ -24,6 +24,9 @@ $(VENV)/installed: $(VENV)/bin/python requirements.txt setup.cfg
 
 $(VENV)/installed-$(EXTRAS): $(VENV)/bin/python requirements.txt setup.cfg
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+ifneq (,$(findstring parity,$(EXTRAS)))
+	$(BIN)/python -m pip install --quiet --no-deps "k-diffusion>=0.1.1"  # its samplers need torch alone
+endif
 	@touch $@ $(VENV)/installed
 
 install: $(VENV)/installed

@@ -15,8 +15,8 @@ where x_0 and eps, the denoiser's estimates, do not change along the step (DDIM)
 they correct for the change:
 
     one_step     ancestral, ddim, euler_ancestral, euler, heun
-    multistep    dpm_solver_pp_2m, dpm_solver_pp_3m, sde_dpm_solver_pp, deis, lms, ipndm,
-                 plms
+    multistep    dpm_solver_pp_2m, dpm_solver_pp_3m, sde_dpm_solver_pp, deis, lms, ipndm
+    pndm         pndm, plms
     unipc        unipc
     singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm2, midpoint, rk4
     stochastic   edm_stochastic, predictor_corrector, restart
@@ -36,10 +36,10 @@ from diffjax.samplers.multistep import (
     dpm_solver_pp_3m,
     ipndm,
     lms,
-    plms,
     sde_dpm_solver_pp,
 )
 from diffjax.samplers.one_step import ancestral, ddim, euler, euler_ancestral, heun
+from diffjax.samplers.pndm import plms, pndm
 from diffjax.samplers.singlestep import (
     dpm2,
     dpm_solver_2,
@@ -72,6 +72,7 @@ __all__ = [
     "lms",
     "midpoint",
     "plms",
+    "pndm",
     "predictor_corrector",
     "restart",
     "rk4",

@@ -49,18 +49,28 @@ def noise_to_signal(grid: Grid) -> np.ndarray:
 
 
 def lagrange(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The k polynomials that are 1 at one of the (k,) nodes and 0 at the others, at x: (k, Q)."""
-    basis = np.ones((len(nodes), len(x)))
-    for j, own in enumerate(nodes):
-        for i, other in enumerate(nodes):
+    """The k polynomials of each row of nodes, 1 at one of them and 0 at the others.
+
+    Args:
+      nodes: (n, k).
+      x: (n, Q) where to evaluate.
+
+    Returns:
+      (n, k, Q).
+    """
+    k = nodes.shape[1]
+    basis = np.ones((*nodes.shape, x.shape[1]))
+    for j in range(k):
+        for i in range(k):
             if i != j:
-                basis[j] *= (x - other) / (own - other)
+                basis[:, j] *= (x - nodes[:, [i]]) / (nodes[:, [j]] - nodes[:, [i]])
     return basis
 
 
-def quadrature(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points and weights of Gauss-Legendre's rule on [low, high]."""
-    return low + (_NODES + 1) * (high - low) / 2, _WEIGHTS * (high - low) / 2
+def quadrature(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights of Gauss-Legendre's rule on each [low, high]: (n,) -> (n, Q)."""
+    half = (high - low)[:, None] / 2
+    return low[:, None] + (_NODES + 1) * half, _WEIGHTS * half
 
 
 def linear(
@@ -122,4 +132,6 @@ def check_order(name: str, order: int, highest: int) -> None:
 def check_steps(name: str, grid: Grid, least: int) -> None:
     """Raises ValueError where the grid has fewer than `least` steps."""
     if grid.steps < least:
-        raise ValueError(f"{name} needs a grid of at least {least} steps, not {grid.steps}")
+        raise ValueError(
+            f"{name} needs a grid of at least {least} steps, not {grid.steps}: take more steps"
+        )

@@ -12,7 +12,6 @@ import numpy as np
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.samplers.linear import (
-    NEARLY_PURE_NOISE,
     check_order,
     half_log_snr,
     lagrange,
@@ -26,12 +25,21 @@ from diffjax.schedules import Array, Schedule
 Columns = dict[str, np.ndarray]
 
 
-def _usable(nodes: np.ndarray, n: int, order: int) -> int:
-    """How many of the nodes n, n-1, ... are finite, without a gap, and at most `order`."""
-    k = 1
-    while k < order and k <= n and np.isfinite(nodes[n - k]):
-        k += 1
-    return k
+def _orders(nodes: np.ndarray, order: int) -> np.ndarray:
+    """(N,): how many of the nodes n, n-1, ... are finite, without a gap; 1 to `order`.
+
+    A step that ends at an infinite node is of order 1.
+    """
+    steps = np.arange(len(nodes) - 1)
+    k = np.ones(len(steps), int)
+    for back in range(1, order):
+        k += (k == back) & (steps >= back) & np.isfinite(nodes[np.maximum(steps - back, 0)])
+    return np.where(np.isfinite(nodes[1:]), k, 1)
+
+
+def _groups(orders: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(k, the steps of that order)."""
+    return [(int(k), np.flatnonzero(orders == k)) for k in np.unique(orders)]
 
 
 def _exponential_adams(grid: Grid, order: int, *, eta: float, corrected: bool) -> Columns:
@@ -44,28 +52,26 @@ def _exponential_adams(grid: Grid, order: int, *, eta: float, corrected: bool) -
     """
     lam, steps = half_log_snr(grid), grid.steps
     signal, noise = grid.scales
-    past, of_x_t, of_anchor = np.zeros((steps, order)), np.zeros(steps), np.zeros(steps)
-    std = np.zeros(steps)
-    for n in range(steps):
-        h = lam[n + 1] - lam[n]
-        of_x_t[n] = noise[n + 1] / noise[n] * np.exp(-eta * h if eta else 0.0)
-        std[n] = noise[n + 1] * np.sqrt(-np.expm1(-2 * eta * h)) if eta else 0.0
-        if not np.isfinite(h):
-            past[n, 0] = signal[n + 1]
-            continue
-        k = _usable(lam, n, order)
-        begin = 0.0
-        if corrected and n == 1 and k > 1:
-            begin = lam[0] - lam[1]
-            of_x_t[n], of_anchor[n] = 0.0, noise[2] / noise[0]
-        tau, weights = quadrature(begin, h)
-        basis = lagrange(lam[n - np.arange(k)] - lam[n], tau)
-        factor = signal[n + 1] * (1 + eta) * np.exp((1 + eta) * (tau - h))
-        past[n, :k] = (basis * factor * weights).sum(1)
+    h = np.diff(lam)
+    of_x_t, of_anchor = noise[1:] / noise[:-1] * np.exp(-eta * h if eta else 0.0), np.zeros(steps)
+    begin, orders = np.zeros(steps), _orders(lam, order)
+    if corrected and steps > 1 and orders[1] > 1:
+        begin[1] = lam[0] - lam[1]
+        of_x_t[1], of_anchor[1] = 0.0, noise[2] / noise[0]
+    past = np.zeros((steps, order))
+    past[:, 0] = signal[1:]
+    for k, n in _groups(np.where(np.isfinite(h), orders, 0)):
+        if k:
+            tau, weights = quadrature(begin[n], h[n])
+            basis = lagrange(_last(lam, n, k) - lam[n, None], tau)
+            factor = (1 + eta) * np.exp((1 + eta) * (tau - h[n, None]))
+            past[n, :k] = signal[n + 1, None] * (basis * (factor * weights)[:, None]).sum(2)
     columns = {"x_t": of_x_t, "past": past}
     if corrected:
         columns |= {"anchor": of_anchor, "start": np.arange(steps) == 0}
-    return columns | ({"std": std} if eta else {})
+    if eta:
+        columns["std"] = noise[1:] * np.sqrt(-np.expm1(-2 * eta * h))
+    return columns
 
 
 def _dpm_solver_pp(grid: Grid, order: int, eta: float) -> Columns:
@@ -73,13 +79,14 @@ def _dpm_solver_pp(grid: Grid, order: int, eta: float) -> Columns:
     lam, steps = half_log_snr(grid), grid.steps
     signal, noise = grid.scales
     past, of_x_t, std = np.zeros((steps, 3)), np.zeros(steps), np.zeros(steps)
+    orders = _orders(lam, order)
     for n in range(steps):
         h = lam[n + 1] - lam[n]
         of_x_t[n] = noise[n + 1] / noise[n] * (np.exp(-eta * h) if eta else 1.0)
         std[n] = noise[n + 1] * np.sqrt(-np.expm1(-2 * eta * h)) if eta else 0.0
         whole = -signal[n + 1] * np.expm1(-(1 + eta) * h)
         past[n, 0] = whole
-        k = _usable(lam, n, order) if np.isfinite(h) else 1
+        k = orders[n]
         if k == 2:
             slope = whole * h / (2 * (lam[n] - lam[n - 1]))
             past[n, :2] += [slope, -slope]
@@ -196,7 +203,7 @@ def sde_dpm_solver_pp(
 
 
 def _adams(grid: Grid, order: int, nodes: np.ndarray, weigh: Any) -> Columns:
-    """(3) of linear.py: weigh(n, k) -> the integrals over drho of k Lagrange polynomials.
+    """(3) of linear.py: weigh(n, k) -> the integrals over drho of k Lagrange polynomials, (n, k).
 
     signal_s / signal_t x_t is written as signal_s (x_0 + rho_t eps), which is finite also where
     rho_t is not; there the step is `ddim`'s.
@@ -204,14 +211,14 @@ def _adams(grid: Grid, order: int, nodes: np.ndarray, weigh: Any) -> Columns:
     rho, steps = noise_to_signal(grid), grid.steps
     signal, noise = grid.scales
     past = np.zeros((steps, order))
-    for n in range(steps):
-        past[n, 0] = noise[n + 1]
-        if n and np.isfinite(rho[n]):
+    past[:, 0] = noise[1:]
+    for k, n in _groups(_orders(nodes, order)):
+        if k > 1:
             # Differences to the step of order 1 alone: no large numbers cancel.
-            k = _usable(nodes, n, order)
-            change = weigh(n, k) / (rho[n + 1] - rho[n])
-            change[0] -= 1
-            past[n, :k] += signal[n + 1] * (rho[n + 1] - rho[n]) * change
+            drho = (rho[n + 1] - rho[n])[:, None]
+            change = weigh(n, k) / drho
+            change[:, 0] -= 1
+            past[n, :k] += signal[n + 1, None] * drho * change
     return {"x_0": signal[1:], "past": past}
 
 
@@ -255,50 +262,52 @@ def _deis(grid: Grid, order: int, variable: str, schedule: Schedule | None) -> C
     if variable == "rho":
         nodes = rho
 
-        def weigh(n: int, k: int) -> np.ndarray:
+        def weigh(n: np.ndarray, k: int) -> np.ndarray:
             x, weights = quadrature(rho[n], rho[n + 1])
-            return (lagrange(nodes[n - np.arange(k)], x) * weights).sum(1)
+            return (lagrange(_last(nodes, n, k), x) * weights[:, None]).sum(2)
     elif variable == "log_rho":
         with np.errstate(divide="ignore"):
             nodes = np.log(rho)
 
-        def weigh(n: int, k: int) -> np.ndarray:
-            if not np.isfinite(nodes[n + 1]):
-                return (rho[n + 1] - rho[n]) * (np.arange(k) == 0)
+        def weigh(n: np.ndarray, k: int) -> np.ndarray:
             x, weights = quadrature(nodes[n], nodes[n + 1])
-            return (lagrange(nodes[n - np.arange(k)], x) * weights * np.exp(x)).sum(1)
+            return (lagrange(_last(nodes, n, k), x) * (weights * np.exp(x))[:, None]).sum(2)
     elif variable == "t":
         if schedule is None:
             raise ValueError('deis with variable="t" needs the grid\'s schedule: schedule=...')
         nodes = grid.t.astype(np.float64)
         low = schedule.t_min
 
-        def weigh(n: int, k: int) -> np.ndarray:
+        def weigh(n: np.ndarray, k: int) -> np.ndarray:
             # int l drho = [l rho] - int rho dl, and a schedule answers between its steps. What may
             # be left from t_min to clean data is taken with l as it is at t_min.
-            at = nodes[n - np.arange(k)]
-            end = max(nodes[n + 1], low)
+            at, end = _last(nodes, n, k), np.maximum(nodes[n + 1], low)
             x, weights = quadrature(nodes[n], end)
             signal, noise = schedule(x)
             inner = (noise / signal) * weights
-            ends = lagrange(at, np.array([nodes[n], end]))
-            slopes = _lagrange_slopes(at, x)
-            first = ends[:, 1] * rho[n + 1] - ends[:, 0] * rho[n]
-            return first - (slopes * inner).sum(1)
+            ends = lagrange(at, np.stack([nodes[n], end], axis=1))
+            first = ends[:, :, 1] * rho[n + 1, None] - ends[:, :, 0] * rho[n, None]
+            return first - (_lagrange_slopes(at, x) * inner[:, None]).sum(2)
     else:
         raise ValueError(f'variable must be "t", "rho" or "log_rho", not {variable!r}')
     return _adams(grid, order, nodes, weigh)
 
 
+def _last(nodes: np.ndarray, n: np.ndarray, k: int) -> np.ndarray:
+    """(n, k): the nodes n, n-1, ..., n-k+1."""
+    return nodes[n[:, None] - np.arange(k)]
+
+
 def _lagrange_slopes(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Derivatives of `lagrange`."""
-    slopes = np.zeros((len(nodes), len(x)))
-    for j, own in enumerate(nodes):
-        for i, left_out in enumerate(nodes):
-            if i != j:
-                rest = [m for k, m in enumerate(nodes) if k not in (i, j)]
-                product = np.prod([(x - m) / (own - m) for m in rest], axis=0)
-                slopes[j] += product / (own - left_out)
+    k = nodes.shape[1]
+    slopes = np.zeros((*nodes.shape, x.shape[1]))
+    for j in range(k):
+        for i in set(range(k)) - {j}:
+            product = 1 / (nodes[:, [j]] - nodes[:, [i]])
+            for m in set(range(k)) - {i, j}:
+                product = product * (x - nodes[:, [m]]) / (nodes[:, [j]] - nodes[:, [m]])
+            slopes[:, j] += product
     return slopes
 
 
@@ -369,60 +378,11 @@ def ipndm(
     check_order("ipndm", order, 4)
     rho = noise_to_signal(grid)
 
-    def weigh(n: int, k: int) -> np.ndarray:
-        return (rho[n + 1] - rho[n]) * ADAMS_BASHFORTH[k - 1]
+    def weigh(n: np.ndarray, k: int) -> np.ndarray:
+        return (rho[n + 1] - rho[n])[:, None] * ADAMS_BASHFORTH[k - 1]
 
     columns = _adams(grid, order, np.arange(grid.steps + 1.0), weigh)
     return linear(
         denoise, x_T, grid=grid, estimate="eps", columns=columns, cond=cond,
-        keep_trajectory=keep_trajectory,
-    )  # fmt: skip
-
-
-def plms(
-    denoise: Denoiser,
-    x_T: Array,
-    *,
-    grid: Grid,
-    key: Array | None = None,
-    cond: Any = None,
-    keep_trajectory: bool = False,
-) -> Samples:
-    """PLMS: `ipndm` of order 4 whose first step is taken twice, by the improved Euler method.
-
-    Liu et al. 2022, "Pseudo numerical methods for diffusion models on manifolds" (S-PNDM's start,
-    F-PNDM's multistep part), as latent diffusion's code has it. One evaluation more than steps.
-    From nearly pure noise, where DDIM's step can't be averaged, and to clean data the start is
-    `ddim`'s.
-
-    Args:
-      denoise, x_T, grid, cond: as in `ancestral`.
-      key: not used.
-      keep_trajectory: whether to return every x_t, that of the first guess as well.
-    """
-    del key
-    lam = half_log_snr(grid)
-    if not (lam[0] > NEARLY_PURE_NOISE and np.isfinite(lam[1])):
-        return ipndm(denoise, x_T, grid=grid, cond=cond, keep_trajectory=keep_trajectory)
-    points = np.append([0, 1], np.arange(1, grid.steps + 1))
-    walk = Grid(*(column[points] for column in grid))
-    rho, signal, noise = noise_to_signal(walk), *walk.scales
-    steps = walk.steps
-    past, of_x_0, of_anchor = np.zeros((steps, 5)), signal[1:].copy(), np.zeros(steps)
-    past[:, 0] = noise[1:]
-    # The second step starts again from x_T, with the mean of both estimates.
-    of_x_0[1], of_anchor[1] = 0.0, signal[1] / signal[0]
-    past[1, :2] = signal[1] * (rho[1] - rho[0]) / 2
-    for n in range(2, steps):
-        weights = ADAMS_BASHFORTH[min(n, 4) - 1]
-        # The guess at the first point, estimate number 1, is passed over.
-        places = [j for j in range(5) if n - j != 1][: len(weights)]
-        past[n, places] += signal[n + 1] * (rho[n + 1] - rho[n]) * weights
-        past[n, 0] -= signal[n + 1] * (rho[n + 1] - rho[n])
-    columns = {
-        "x_0": of_x_0, "anchor": of_anchor, "past": past, "start": np.arange(steps) == 0,
-    }  # fmt: skip
-    return linear(
-        denoise, x_T, grid=walk, estimate="eps", columns=columns, cond=cond,
         keep_trajectory=keep_trajectory,
     )  # fmt: skip
