@@ -19,7 +19,7 @@ from benchmarks.workload import Workload
 from diffjax.errors import UserError
 from diffjax.parametrisations import convert, eps_from_x0
 from diffjax.schedules import Scales
-from diffjax.training import build
+from diffjax.training import build, build_sampling
 
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "adam": lambda b1=0.9, b2=0.999, eps=1e-8: partial(
@@ -198,7 +198,7 @@ def sample(case: Case, side: Side, device: str) -> Workload:
     setup = _Setup(case, side, device)
     setup.network.eval()
     config, diffusion = setup.config, setup.diffusion
-    grid = build.sampling(config, build.diffusion(config).schedule).grid
+    grid = build_sampling.sampling(config, build.diffusion(config).schedule).grid
     height, width, channels = case.image_shape
     shape = (case.sample_size, channels, height, width)
     labels = None

@@ -10,24 +10,26 @@ from diffjax import (
     ema,
     grids,
     guidance,
+    inverse_problems,
     losses,
     parametrisations,
     process,
     rng,
     samplers,
     schedules,
+    thresholding,
     time_sampling,
     weightings,
 )
 from diffjax._version import __version__
 from diffjax.denoisers import denoiser, edm_denoiser
 from diffjax.errors import UserError
-from diffjax.guidance import clip_x0, dynamic_threshold
 from diffjax.losses import diffusion_loss
 from diffjax.parametrisations import Estimates, convert
 from diffjax.process import q_posterior, q_sample, q_step
 from diffjax.samplers import Samples
 from diffjax.schedules import Scales
+from diffjax.thresholding import clip_x0, dynamic_threshold
 
 __all__ = [
     "Estimates",
@@ -46,6 +48,7 @@ __all__ = [
     "ema",
     "grids",
     "guidance",
+    "inverse_problems",
     "losses",
     "parametrisations",
     "process",
@@ -55,6 +58,7 @@ __all__ = [
     "rng",
     "samplers",
     "schedules",
+    "thresholding",
     "time_sampling",
     "weightings",
 ]

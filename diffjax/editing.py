@@ -1,8 +1,8 @@
-r"""Editing and inverse problems: sampling when something of x_0 is known.
+"""Editing: sampling from images that are there already, in part or as a start.
 
 What can be said of the estimate of x_0 alone is a denoiser -> denoiser and works with every
-sampler: `known_region`, `posterior_sampling`, `pseudo_inverse`. What needs its own way through the
-grid is a sampler: `repaint`, `image_to_image`.
+sampler: `known_region`. What needs its own way through the grid is a sampler: `repaint`,
+`image_to_image`. From an image to its noise and back go `samplers.ddim_inversion` and `slerp`.
 
 A mask is 1 where an image is known and to be kept, 0 where it is to be drawn, and broadcasts
 against the images: (B, H, W, 1), (1, H, W, 1) or (H, W, 1).
@@ -17,14 +17,10 @@ import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.guidance import Scale, add_score, by_score_of_x0, map_x0, scale_at
-from diffjax.parametrisations import Estimates
-from diffjax.process import posterior_coefficients, scales_like, transition
+from diffjax.process import posterior_coefficients, transition
 from diffjax.samplers.loop import Draw, Samples, ends, require_key, run
 from diffjax.schedules import Array, Scales, Schedule
-
-# A linear or nonlinear map of images: (B, ...) -> (B, ...).
-Operator = Callable[[Array], Array]
+from diffjax.thresholding import map_x0
 
 
 def _checked_mask(mask: Array, shape: tuple[int, ...]) -> Array:
@@ -45,9 +41,9 @@ def known_region(denoise: Denoiser, schedule: Schedule, *, known: Array, mask: A
     """Inpainting by replacement: where the mask is 1, x_0 is `known`.
 
     Song et al. 2021b, appendix I.2, on the estimate of x_0: a sampler that lands on it returns the
-    known region to the bit (`midpoint`, `rk4`, `lms`, `ipndm`, and `deis` in t and rho up to
-    rounding), and on the way x_t there is `known` with noise. What is drawn around it
-    may fit it badly, since x_t's unknown part never learns of its future; see `repaint`.
+    known region to the bit (`midpoint`, `rk4`, `lms`, `ipndm`, `plms`, `pndm`, and `deis` in t and
+    rho up to rounding), and on the way x_t there is `known` with noise. What is drawn around it may
+    fit it badly, since x_t's unknown part never learns of its future; see `repaint`.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -202,69 +198,3 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
     of_a = jnp.where(near, 1 - w, jnp.sin((1 - w) * angle) / safe)
     of_b = jnp.where(near, w, jnp.sin(w * angle) / safe)
     return of_a * a + of_b * b
-
-
-def posterior_sampling(
-    denoise: Denoiser, schedule: Schedule, *, operator: Operator, y: Array, scale: Scale = 1.0
-) -> Denoiser:
-    """Diffusion posterior sampling, DPS: down the slope of |y - A(x_0(x_t))|.
-
-    Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", equation
-    16 with their step size, a constant over the residual's norm: w grad_{x_t} of -|y - A(x_0)| per
-    example is added to the score. A may be any differentiable function.
-
-    Args:
-      denoise: x_t, t, cond -> Estimates.
-      schedule: its schedule.
-      operator: A.
-      y: (B, ...) what was measured: A(x_0), perhaps with noise.
-      scale: w.
-    """
-
-    def fit(x_0: Array) -> Array:
-        residual = (y - operator(x_0)).reshape(len(x_0), -1)
-        return -jnp.sqrt(jnp.square(residual).sum(1) + 1e-12)
-
-    return by_score_of_x0(denoise, schedule, score=fit, scale=scale)
-
-
-def pseudo_inverse(
-    denoise: Denoiser,
-    schedule: Schedule,
-    *,
-    operator: Operator,
-    inverse: Operator,
-    y: Array,
-    data_variance: float = 1.0,
-    scale: Scale = 1.0,
-) -> Denoiser:
-    """Pseudo-inverse guidance for linear measurements without noise.
-
-    Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems", equation 8 with
-    no noise in y: with x_0 | x_t taken for N(x_0(x_t), r^2), the score of p(y | x_t) is
-
-        J^T (A+ y - A+ A x_0(x_t)) / r^2,      J = d x_0 / d x_t.
-
-    For Gaussian data of independent pixels of that variance it is exact.
-
-    Args:
-      denoise: x_t, t, cond -> Estimates.
-      schedule: its schedule.
-      operator: A, such as the mean over blocks of pixels (super-resolution), over channels
-        (colourisation), or a blur.
-      inverse: A+, such as repetition of pixels or channels.
-      y: (B, ...) A(x_0).
-      data_variance: s^2 of r^2 = s^2 noise^2 / (s^2 signal^2 + noise^2).
-      scale: w; 1 in the paper.
-    """
-    target = inverse(y)
-
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        pair, pull_back = jax.vjp(lambda x: denoise(x, t, cond), x_t)
-        change = target - inverse(operator(pair.x_0))
-        (slope,) = pull_back(Estimates(change, jnp.zeros_like(change)))
-        signal, noise = scales_like(schedule, t, x_t)
-        precision = signal**2 / noise**2 + 1 / data_variance
-        return add_score(pair, x_t, t, schedule, scale_at(scale, t, x_t) * precision * slope)
-
-    return guided

@@ -2,7 +2,7 @@
 
 The pair that a wrapper returns fulfils x_t = signal_scale x_0 + noise_scale eps like the one it
 got, so that every sampler can use it and wrappers can be put around each other. Thresholding
-(`clip_x0`, `dynamic_threshold`) belongs outside guidance, which is what drives x_0 out of range.
+(`thresholding`) belongs outside guidance, which is what drives x_0 out of range.
 
 Scales follow one convention: w = 1 is the conditional estimate as it is, w = 0 the unconditional
 one, and w > 1 extrapolates. Ho & Salimans 2022 and some after them call w - 1 the scale; where that
@@ -25,56 +25,6 @@ from diffjax.schedules import Array, Schedule
 Scale = float | Callable[[Array], Array]
 # cond (any pytree of (B, ...) arrays) -> the same tree that stands for no condition.
 Null = Callable[[Any], Any]
-
-
-def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Array], Array]) -> Denoiser:
-    """The denoiser whose x_0 is change(x_0), with the eps that belongs to it."""
-
-    def changed(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        x_0 = change(denoise(x_t, t, cond).x_0)
-        return Estimates(x_0, eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
-
-    return changed
-
-
-def clip_x0(
-    denoise: Denoiser, schedule: Schedule, *, low: float = -1.0, high: float = 1.0
-) -> Denoiser:
-    """Static thresholding: x_0 clipped to [low, high] (Ho et al. 2020's code).
-
-    Raises:
-      ValueError: low is not below high.
-    """
-    if not low < high:
-        raise ValueError(f"clip_x0 needs low < high, not [{low}, {high}]")
-    return map_x0(denoise, schedule, lambda x_0: jnp.clip(x_0, low, high))
-
-
-def dynamic_threshold(
-    denoise: Denoiser, schedule: Schedule, *, percentile: float = 99.5
-) -> Denoiser:
-    """Dynamic thresholding: x_0 is clipped to [-s, s] and divided by s.
-
-    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3).
-
-    Args:
-      denoise: a denoiser of data in [-1, 1].
-      schedule: its schedule.
-      percentile: in (0, 100].
-
-    Raises:
-      ValueError: percentile out of range.
-    """
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be in (0, 100], not {percentile}")
-
-    def threshold(x_0: Array) -> Array:
-        axes = tuple(range(1, x_0.ndim))
-        s = jnp.percentile(jnp.abs(x_0), percentile, axis=axes, keepdims=True)
-        s = jnp.maximum(s, 1.0)
-        return jnp.clip(x_0, -s, s) / s
-
-    return map_x0(denoise, schedule, threshold)
 
 
 def no_label(labels: Array) -> Array:
@@ -212,6 +162,42 @@ def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser
 
     def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
         return _between(weak(x_t, t, cond), denoise(x_t, t, cond), scale_at(scale, t, x_t))
+
+    return guided
+
+
+def perturbed_attention(
+    denoise: Denoiser,
+    perturbed: Denoiser,
+    *,
+    scale: Scale | None = None,
+    papers_scale: float | None = None,
+    around: Denoiser | None = None,
+) -> Denoiser:
+    """Perturbed-attention guidance: away from the model that has lost some of its attention.
+
+    Ahn et al. 2024, "Self-rectifying diffusion sampling with perturbed-attention guidance",
+    equations 15 and 16: around + (w - 1) (denoise - perturbed). It needs no condition and no
+    training, only a network whose attention can be switched off, such as
+    `UNet.clone(perturbed=("middle_0",))` with the same parameters.
+
+    Args:
+      denoise: the model.
+      perturbed: the same model with no attention in some layers.
+      scale: w, or a schedule of it over t; 1 leaves `around`.
+      papers_scale: s = w - 1, in place of `scale`.
+      around: what is guided: `denoise` by default; `classifier_free` of it to have both.
+
+    Raises:
+      ValueError: both scales or none.
+    """
+    scale = _one_scale(scale, papers_scale)
+
+    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        good, bad = denoise(x_t, t, cond), perturbed(x_t, t, cond)
+        start = good if around is None else around(x_t, t, cond)
+        w = scale_at(scale, t, x_t)
+        return Estimates(*(s + (w - 1) * (g - b) for s, g, b in zip(start, good, bad, strict=True)))
 
     return guided
 

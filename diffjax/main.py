@@ -1,7 +1,8 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
 One config file says what is trained, --config.key.name=value changes a value, --workdir says where
-the run lives, and --mode what to do: train (going on where the last run stopped), sample, evaluate.
+the run lives, and --mode what to do: train (going on where the last run stopped), sample, edit
+(images from files), evaluate.
 """
 
 import json
@@ -56,7 +57,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py make them.
       workdir: where the run lives.
-      mode: "train", "sample" or "evaluate".
+      mode: "train", "sample", "edit" or "evaluate".
 
     Returns:
       The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
@@ -70,6 +71,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     modes: dict[str, Callable[[Experiment, Path], int]] = {
         "train": _train,
         "sample": _sample,
+        "edit": _edit,
         "evaluate": _evaluate,
     }
     if mode not in modes:
@@ -149,12 +151,45 @@ def _sample(setup: Any, workdir: Path) -> int:
     return 0
 
 
-def _evaluate(setup: Any, workdir: Path) -> int:
-    from diffjax.evaluation.report import evaluate
-    from diffjax.files import atomic_write
+def _edit(setup: Any, workdir: Path) -> int:
+    from diffjax.training.edit import Edit
     from diffjax.training.experiment import restore_params
 
+    edit = Edit(setup)  # first the files: what is wrong with them needs no model
     step, params = restore_params(setup, workdir)
+    for path in edit.write(params, workdir, step=step):
+        print(f"wrote {path}")
+    return 0
+
+
+def _evaluate(setup: Any, workdir: Path) -> int:
+    from diffjax import figures
+    from diffjax.training.experiment import restore_params
+
+    scales = setup.config.evaluate.scales
+    at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
+    step, params = restore_params(setup, workdir)
+    if not scales:
+        report = _report(setup, params, step)
+        _write_json(workdir / "evaluation.json", report)
+        print(json.dumps(report, indent=2))
+        return 0
+    reports = []
+    for scale, one in at_scales:
+        print(f"scale {scale:g}:")
+        reports.append({"scale": scale, **_report(one, params, step)})
+        _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
+    figures.plot_scales(workdir / "evaluation_scales.png", reports)
+    for report in reports:
+        print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
+    print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
+    return 0
+
+
+def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
+    """How close a model's samples are to its data, as JSON can hold it."""
+    from diffjax.evaluation.report import evaluate
+
     config = setup.config
     batch_size = min(config.sample.batch_size, config.evaluate.num_samples)
 
@@ -173,11 +208,14 @@ def _evaluate(setup: Any, workdir: Path) -> int:
         num_samples=config.evaluate.num_samples,
         batch_size=batch_size,
     )
-    report = {"step": step, "sample": config.sample.to_dict(), **report}
-    text = json.dumps(report, indent=2) + "\n"
-    atomic_write(workdir / "evaluation.json", lambda file: file.write(text.encode()))
-    print(text, end="")
-    return 0
+    return {"step": step, "sample": config.sample.to_dict(), **report}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    from diffjax.files import atomic_write
+
+    text = json.dumps(content, indent=2) + "\n"
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

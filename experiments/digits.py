@@ -73,6 +73,14 @@ def get_config() -> ConfigDict:
     config.sample.seed = 0
     config.sample.checkpoint = "latest"
 
+    config.edit = ConfigDict()
+    config.edit.task = "vary(strength=0.5)"
+    config.edit.images = ""
+    config.edit.mask = ""
+    config.edit.labels = ()
+    config.edit.count = 5
+
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1797
+    config.evaluate.scales = ()
     return config

@@ -79,8 +79,16 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.seed = 0
     config.sample.checkpoint = "latest"
 
+    config.edit = ConfigDict()
+    config.edit.task = "vary(strength=0.5)"
+    config.edit.images = ""
+    config.edit.mask = ""
+    config.edit.labels = ()
+    config.edit.count = 5
+
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 10_000
+    config.evaluate.scales = ()
 
     if variant == "quick":
         config.model.channels = 32

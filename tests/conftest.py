@@ -49,7 +49,7 @@ def tiny_config():
     return _tiny()
 
 
-TINY_FLAGS = [
+TINY_FLAGS = (
     f"--config={ROOT / 'experiments/digits.py'}",
     "--config.model.channels=8",
     "--config.model.head_channels=8",
@@ -64,10 +64,20 @@ TINY_FLAGS = [
     "--config.sample.count=20",
     "--config.sample.batch_size=20",
     "--config.evaluate.num_samples=40",
-]
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_flags():
     """The same as `tiny_config`, as a command line."""
-    return list(TINY_FLAGS)
+    return TINY_FLAGS
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, own_caches, tiny_flags):
+    """The workdir of a finished run of `tiny_flags`; a process makes it once."""
+    from diffjax.main import main
+
+    workdir = tmp_path_factory.mktemp("tiny") / "run"
+    assert main([*tiny_flags, f"--workdir={workdir}"]) == 0
+    return workdir

@@ -1,4 +1,4 @@
-"""Wrappers of denoisers: what they change, and that x_0 and eps stay a pair."""
+"""Guidance against closed forms on Gaussian classes, and that x_0 and eps stay a pair."""
 
 import jax
 import jax.numpy as jnp
@@ -6,88 +6,9 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import guidance, process, samplers, schedules
+from diffjax import guidance, process, schedules
 
 SCHEDULE = schedules.linear_beta(100)
-WRAPPERS = {
-    "clip": dj.clip_x0,
-    "clip to half": lambda d, s: dj.clip_x0(d, s, low=-0.5, high=0.5),
-    "dynamic": dj.dynamic_threshold,
-    "dynamic, 80": lambda d, s: dj.dynamic_threshold(d, s, percentile=80.0),
-    "map": lambda d, s: guidance.map_x0(d, s, jnp.tanh),
-}
-
-
-def denoiser_that_says(x_0):
-    def denoise(x_t, t, cond=None):
-        return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(
-            x_t, x_0, process.scales_like(SCHEDULE, t, x_t)))  # fmt: skip
-
-    return denoise
-
-
-@pytest.mark.parametrize("name", WRAPPERS)
-@pytest.mark.parametrize("t", [30, jnp.array([1, 50, 100])])
-def test_the_pair_still_rebuilds_x_t(name, t):
-    x_0, x_t = 3 * jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 1))
-    changed = WRAPPERS[name](denoiser_that_says(x_0), SCHEDULE)(x_t, t, None)
-    signal, noise = process.scales_like(SCHEDULE, t, x_t)
-    np.testing.assert_allclose(signal * changed.x_0 + noise * changed.eps, x_t, atol=1e-4)
-    assert not np.allclose(changed.x_0, x_0)
-
-
-def test_clip():
-    x_0 = jnp.array([[-7.0, -0.3, 0.9, 4.0]])
-    clipped = dj.clip_x0(denoiser_that_says(x_0), SCHEDULE)(jnp.ones((1, 4)), 5)
-    np.testing.assert_allclose(clipped.x_0, [[-1.0, -0.3, 0.9, 1.0]])
-
-
-def test_clipping_what_is_in_range_changes_nothing():
-    x_0 = jax.random.uniform(jax.random.key(0), (2, 4, 4, 1), minval=-0.9, maxval=0.9)
-    x_t = jnp.ones((2, 4, 4, 1))
-    plain = denoiser_that_says(x_0)
-    for wrap in (dj.clip_x0, dj.dynamic_threshold):
-        for a, b in zip(wrap(plain, SCHEDULE)(x_t, 7), plain(x_t, 7), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-6)
-
-
-def test_dynamic_threshold_of_each_example():
-    values = np.linspace(-4, 4, 101, dtype=np.float32)
-    x_0 = jnp.asarray(np.stack([values, values / 8])[..., None])
-    out = dj.dynamic_threshold(denoiser_that_says(x_0), SCHEDULE, percentile=50.0)(x_0, 5).x_0
-    # Half of |x_0| lies under 2 in the first example: it is cut there and scaled to 1.
-    np.testing.assert_allclose(out[0, :, 0], np.clip(values, -2, 2) / 2, atol=1e-5)
-    # In the second, all is within [-1, 1]: s = 1 and nothing changes.
-    np.testing.assert_allclose(out[1, :, 0], values / 8, atol=1e-6)
-
-
-def test_a_clipped_sampler_stays_in_range():
-    wild = denoiser_that_says(jnp.full((2, 3), 50.0))
-    grid = dj.grids.trailing(SCHEDULE, 10)
-    for run in (samplers.ddim, samplers.heun, samplers.dpm_solver_pp_2m):
-        x_0 = run(dj.clip_x0(wild, SCHEDULE), jnp.ones((2, 3)), grid=grid).x_0
-        np.testing.assert_allclose(x_0, 1, atol=1e-5)
-
-
-def test_cond_is_passed_through():
-    seen = []
-
-    def denoise(x_t, t, cond=None):
-        seen.append(cond)
-        return dj.Estimates(x_t, x_t)
-
-    dj.clip_x0(denoise, SCHEDULE)(jnp.ones((1, 2)), 3, "label")
-    assert seen == ["label"]
-
-
-def test_refusals():
-    denoise = denoiser_that_says(jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match=r"low < high, not \[1.0, -1.0\]"):
-        dj.clip_x0(denoise, SCHEDULE, low=1.0, high=-1.0)
-    for percentile in (0.0, 100.1, -5.0):
-        with pytest.raises(ValueError, match=r"percentile must be in \(0, 100\]"):
-            dj.dynamic_threshold(denoise, SCHEDULE, percentile=percentile)
-
 
 # Two Gaussian classes: conditional, unconditional and guided answers are known in closed form.
 CENTRES, STD = jnp.array([-1.0, 1.0]), 0.4
@@ -116,6 +37,9 @@ GUIDED = {
         d, SCHEDULE, scale=3.0, interval=(0.01, 1.0)
     ),
     "autoguidance": lambda d: guidance.autoguidance(
+        d, lambda x, t, cond=None: class_denoiser(x, t, None), scale=2.0
+    ),
+    "perturbed attention": lambda d: guidance.perturbed_attention(
         d, lambda x, t, cond=None: class_denoiser(x, t, None), scale=2.0
     ),
     "projected": lambda d: guidance.adaptive_projected(
@@ -148,10 +72,20 @@ def test_guided_pairs_rebuild_x_t_and_differ(name, t):
         lambda d: guidance.classifier_free(d, SCHEDULE, scale=9.0, interval=(1e-4, 2e-4)),
         lambda d: guidance.adaptive_projected(d, SCHEDULE, scale=1.0),
         lambda d: guidance.autoguidance(d, d, scale=5.0),
+        lambda d: guidance.perturbed_attention(d, d, scale=5.0),
         lambda d: guidance.compose(d, conditions=[(1.0, LABELS)]),
         lambda d: guidance.classifier(d, SCHEDULE, log_prob=lambda x, t: x.sum(-1), scale=0.0),
     ],
-    ids=["scale 1", "paper's 0", "never inside", "projected 1", "itself", "one condition", "0"],
+    ids=[
+        "scale 1",
+        "paper's 0",
+        "never inside",
+        "projected 1",
+        "itself",
+        "nothing lost",
+        "one condition",
+        "0",
+    ],
 )
 def test_no_guidance_is_no_change(wrap):
     for t in (30, jnp.array([5, 20, 60, 100])):
@@ -235,6 +169,24 @@ def test_composition_of_independent_conditions_is_their_product():
     np.testing.assert_allclose(composed(X_T, 30).x_0, denoise(X_T, 30, both).x_0, atol=1e-5)
 
 
+def unconditional(x_t, t, cond=None):
+    return class_denoiser(x_t, t, None)
+
+
+def test_a_model_perturbed_to_forget_the_class_is_guided_as_by_no_class():
+    # Perturbed-attention guidance by a model that has lost its condition is classifier-free.
+    free = guidance.classifier_free(class_denoiser, SCHEDULE, scale=3.0)(X_T, 30, LABELS)
+    lost = guidance.perturbed_attention(class_denoiser, unconditional, papers_scale=2.0)
+    for a, b in zip(lost(X_T, 30, LABELS), free, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # Around classifier-free guidance both extrapolations add up.
+    both = guidance.perturbed_attention(
+        class_denoiser, unconditional, scale=2.0,
+        around=guidance.classifier_free(class_denoiser, SCHEDULE, scale=2.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(both(X_T, 30, LABELS).x_0, free.x_0, rtol=1e-4, atol=1e-5)
+
+
 def test_projection_leaves_out_what_lies_along_the_estimate():
     guided = guidance.adaptive_projected(class_denoiser, SCHEDULE, scale=5.0)(X_T, 30, LABELS).x_0
     plain = class_denoiser(X_T, 30, LABELS).x_0
@@ -266,6 +218,7 @@ def test_projection_leaves_out_what_lies_along_the_estimate():
             "unconditional model",
         ),
         (lambda: guidance.compose(class_denoiser, conditions=[]), "at least one"),
+        (lambda: guidance.perturbed_attention(class_denoiser, class_denoiser), "one of scale"),
         (
             lambda: guidance.adaptive_projected(
                 class_denoiser, SCHEDULE, scale=2.0, norm_limit=0.0

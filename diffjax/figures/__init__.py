@@ -6,6 +6,7 @@ NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is n
 from diffjax.figures.files import save_gif, save_png
 from diffjax.figures.grids import image_grid, to_uint8
 from diffjax.figures.loss_curve import plot_loss
+from diffjax.figures.scale_curve import plot_scales
 from diffjax.figures.trajectories import denoising_frames, denoising_strip
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "denoising_strip",
     "image_grid",
     "plot_loss",
+    "plot_scales",
     "save_gif",
     "save_png",
     "to_uint8",

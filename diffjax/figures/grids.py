@@ -55,12 +55,13 @@ def image_grid(
     padding: int = 2,
     scale: int = 1,
     row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Lays images out row by row on a white sheet.
 
     The image in row r, column c (both from 0) has its top left pixel at
-    y = padding + r (scale H + padding), x = L + padding + c (scale W + padding), where L is the
-    width of the label column (0 without labels).
+    y = T + padding + r (scale H + padding), x = L + padding + c (scale W + padding), where L is
+    the width of the label column and T the height of the label row (0 without labels).
 
     Args:
       images: uint8 (N, H, W, C), N >= 1, C = 1 or 3.
@@ -68,13 +69,14 @@ def image_grid(
       padding: white pixels around and between the images, not scaled; 0 or more.
       scale: every pixel becomes a square of scale x scale pixels; 1 or more.
       row_labels: one text for each row, drawn at its left.
+      column_labels: one text for each column, drawn above it.
 
     Returns:
       uint8 (H', W', C).
 
     Raises:
       UserError: another dtype or shape, a size out of its range, or a number of labels that is
-        not the number of rows.
+        not the number of rows or columns.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -94,11 +96,12 @@ def image_grid(
         )
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    if row_labels is not None and len(row_labels) != rows:
-        raise UserError(
-            f"got {len(row_labels)} row labels for a grid of {rows} rows; expected one a row; "
-            f"mend the labels or columns={columns}"
-        )
+    for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if labels is not None and len(labels) != number:
+            raise UserError(
+                f"got {len(labels)} {what} labels for a grid of {number} {what}s; expected one a "
+                f"{what}; mend the labels or columns={columns}"
+            )
 
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale, width * scale
@@ -111,10 +114,16 @@ def image_grid(
         y = padding + (i // columns) * (height + padding)
         x = padding + (i % columns) * (width + padding)
         sheet[y : y + height, x : x + width] = tile
-    if row_labels is None:
-        return sheet
-    labels = _label_column(row_labels, sheet.shape[0], tile_height=height, padding=padding)
-    return np.concatenate([labels.repeat(channels, axis=2), sheet], axis=1)
+    if row_labels is not None:
+        left = _label_column(row_labels, sheet.shape[0], tile_height=height, padding=padding)
+        sheet = np.concatenate([left.repeat(channels, axis=2), sheet], axis=1)
+    if column_labels is not None:
+        start = sheet.shape[1] - padding - columns * (width + padding)
+        top = _label_row(
+            column_labels, sheet.shape[1], start=start, tile_width=width, padding=padding
+        )
+        sheet = np.concatenate([top.repeat(channels, axis=2), sheet], axis=0)
+    return sheet
 
 
 def _label_column(
@@ -132,3 +141,22 @@ def _label_column(
         y = padding + row * (tile_height + padding) + tile_height / 2
         draw.text((width - gap, y), text, font=font, fill=INK, anchor="rm")
     return np.asarray(column)[..., None]
+
+
+def _label_row(
+    texts: Sequence[str], sheet_width: int, *, start: int, tile_width: int, padding: int
+) -> npt.NDArray[np.uint8]:
+    """Texts, each over the middle of its column, which begins at `start`: uint8 (T, W, 1)."""
+    size = max(8, min(20, round(0.4 * tile_width)))
+    while size > 8 and max(_width(text, size) for text in texts) > tile_width:
+        size -= 1
+    row = Image.new("L", (sheet_width, 2 * size), BACKGROUND)
+    draw = ImageDraw.Draw(row)
+    for column, text in enumerate(texts):
+        x = start + padding + column * (tile_width + padding) + tile_width / 2
+        draw.text((x, size), text, font=ImageFont.load_default(size), fill=INK, anchor="mm")
+    return np.asarray(row)[..., None]
+
+
+def _width(text: str, size: int) -> float:
+    return ImageFont.load_default(size).getbbox(text)[2]

@@ -1,7 +1,14 @@
 """Flax Linen networks. They know nothing of diffusion."""
 
-from diffjax.models.attention import SelfAttention, linear_attention
+from diffjax.models.attention import SelfAttention, linear_attention, no_attention
 from diffjax.models.blocks import ConvNeXtBlock, ResNetBlock
 from diffjax.models.unet import UNet
 
-__all__ = ["ConvNeXtBlock", "ResNetBlock", "SelfAttention", "UNet", "linear_attention"]
+__all__ = [
+    "ConvNeXtBlock",
+    "ResNetBlock",
+    "SelfAttention",
+    "UNet",
+    "linear_attention",
+    "no_attention",
+]

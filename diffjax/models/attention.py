@@ -34,6 +34,15 @@ def linear_attention(q: Array, k: Array, v: Array) -> Array:
     return jnp.einsum("blhd,bhde->blhe", q, context)
 
 
+def no_attention(q: Array, k: Array, v: Array) -> Array:
+    """Every pixel attends to itself alone: the values as they are.
+
+    What perturbed-attention guidance puts in the place of a layer's attention (Ahn et al. 2024,
+    "Self-rectifying diffusion sampling with perturbed-attention guidance", equation 14).
+    """
+    return v
+
+
 class SelfAttention(nn.Module):
     """x + out(mix(q, k, v)) of the normalised x, with multi-head q, k, v.
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.attention import Mixer, SelfAttention
+from diffjax.models.attention import Mixer, SelfAttention, no_attention
 from diffjax.models.blocks import (
     Conv3x3,
     Downsample,
@@ -44,6 +44,8 @@ class UNet(nn.Module):
       block: `ResNetBlock` or `ConvNeXtBlock`.
       scale_shift: how the embedding enters a block.
       mix: `jax.nn.dot_product_attention` or `attention.linear_attention`.
+      perturbed: blocks whose attention is `attention.no_attention`, with the same parameters, by
+        name: "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
       out_channels: None for as many as the input has.
       dtype: compute type; parameters stay float32.
       ops: what computes convolutions and normalisations: `ops.XLA`, or an accelerator's.
@@ -61,6 +63,7 @@ class UNet(nn.Module):
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
     mix: Mixer = jax.nn.dot_product_attention
+    perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
@@ -82,16 +85,19 @@ class UNet(nn.Module):
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: labels for an unconditional network, or an attention resolution that no level
-            has.
+          ValueError: labels for an unconditional network, an attention resolution that no level
+            has, or a perturbed block without attention.
         """
         batch, height, width, channels = x.shape
-        self._check_resolutions(height)
+        attending = self.attention_blocks(height)
+        missing = sorted(set(self.perturbed) - set(attending))
+        if missing:
+            raise ValueError(f"block {missing[0]!r} has no attention: expected of {attending}")
         embedding = self._embedding(t, cond, batch)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         block = nn.remat(self.block, static_argnums=(3,)) if self.remat else self.block
 
-        def residual(h: Array, level: int, name: str, attend: bool) -> Array:
+        def residual(h: Array, level: int, name: str) -> Array:
             h = block(
                 self.channels * self.multipliers[level],
                 dropout=self.dropout,
@@ -99,10 +105,11 @@ class UNet(nn.Module):
                 name=name,
                 **common,
             )(h, embedding, train)
-            if attend:
-                h = SelfAttention(
-                    self.head_channels, mix=self.mix, name=f"{name}_attention", **common
-                )(h)
+            if name in attending:
+                mix = no_attention if name in self.perturbed else self.mix
+                h = SelfAttention(self.head_channels, mix=mix, name=f"{name}_attention", **common)(
+                    h
+                )
             return h
 
         levels = range(len(self.multipliers))
@@ -110,22 +117,20 @@ class UNet(nn.Module):
         h = Conv3x3(self.channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
-            attend = h.shape[1] in self.attention_resolutions
             for i in range(self.blocks):
-                h = residual(h, level, f"down{level}_{i}", attend)
+                h = residual(h, level, f"down{level}_{i}")
                 skips.append(h)
             if level != levels[-1]:
                 h = Downsample(name=f"down{level}", **common)(h)
                 skips.append(h)
 
-        h = residual(h, levels[-1], "middle_0", attend=True)
-        h = residual(h, levels[-1], "middle_1", attend=False)
+        h = residual(h, levels[-1], "middle_0")
+        h = residual(h, levels[-1], "middle_1")
 
         for level in reversed(levels):
-            attend = h.shape[1] in self.attention_resolutions
             for i in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = residual(h, level, f"up{level}_{i}", attend)
+                h = residual(h, level, f"up{level}_{i}")
             if level:
                 h = Upsample(name=f"up{level}", **common)(h, *skips[-1].shape[1:3])
 
@@ -145,7 +150,12 @@ class UNet(nn.Module):
             raise ValueError("labels were given to an unconditional U-Net: set num_classes")
         return embedding
 
-    def _check_resolutions(self, height: int) -> None:
+    def attention_blocks(self, height: int) -> tuple[str, ...]:
+        """The names of the blocks that have self-attention, for images of a height.
+
+        Raises:
+          ValueError: an attention resolution that no level has.
+        """
         heights = [-(-height // self.patch)]
         for _ in self.multipliers[1:]:
             heights.append(-(-heights[-1] // 2))
@@ -155,3 +165,7 @@ class UNet(nn.Module):
                 f"attention_resolutions {sorted(missing)} are not among this network's map "
                 f"heights {heights} for images {height} high"
             )
+        levels = [i for i, h in enumerate(heights) if h in self.attention_resolutions]
+        down = [f"down{level}_{i}" for level in levels for i in range(self.blocks)]
+        up = [f"up{level}_{i}" for level in reversed(levels) for i in range(self.blocks + 1)]
+        return (*down, "middle_0", *up)

@@ -1,11 +1,9 @@
-"""A config's strings become functions, here and nowhere else.
+"""A config's strings become functions, here and in `build_sampling` and nowhere else.
 
-A choice is the name of a function in the core, with arguments where the defaults do not do:
-"cosine", "linear_beta(T=500)", "min_snr(gamma=3)". Only literals are read; nothing is evaluated.
+A choice is the name of a function in the core, with arguments where the defaults do not do; see
+`choices`. Here is what a model is and how it is trained.
 """
 
-import ast
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,10 +15,7 @@ import optax
 from diffjax import (
     accelerator,
     denoisers,
-    grids,
-    guidance,
     parametrisations,
-    samplers,
     schedules,
     time_sampling,
     weightings,
@@ -29,6 +24,7 @@ from diffjax.errors import UserError
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
 from diffjax.models.ops import XLA, Ops
 from diffjax.schedules import Array, Schedule
+from diffjax.training.choices import choose
 
 # Each table maps a name to what makes the object; a maker without parameters takes no arguments.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
@@ -69,53 +65,6 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
 }
-# What a sampler gets from elsewhere than its config string.
-_GIVEN = ("grid", "key", "cond", "keep_trajectory", "schedule")
-
-
-def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A maker that binds those keywords of a function that a config may set."""
-    parameters = inspect.signature(function).parameters.values()
-    allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
-
-    def make(**options: Any) -> Callable[..., Any]:
-        for name in options:
-            if name not in allowed:
-                has = ", ".join(allowed) or "no arguments"
-                raise TypeError(f"{function.__name__} takes {has}, not {name}")
-        return partial(function, **options)
-
-    return make
-
-
-SAMPLERS: Mapping[str, Callable[..., Any]] = {
-    sampler.__name__: _with_options(sampler)
-    for sampler in (
-        samplers.ancestral, samplers.ddim, samplers.euler_ancestral, samplers.euler, samplers.heun,
-        samplers.dpm_solver_pp_2m, samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp,
-        samplers.deis, samplers.lms, samplers.ipndm, samplers.plms, samplers.unipc,
-        samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm2,
-        samplers.midpoint, samplers.rk4, samplers.edm_stochastic, samplers.predictor_corrector,
-        samplers.restart,
-    )
-}  # fmt: skip
-GRIDS: Mapping[str, Callable[..., Any]] = {
-    grid.__name__: _with_options(grid)
-    for grid in (
-        grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
-        grids.uniform_log_snr, grids.beta, grids.flow_shift,
-    )
-}  # fmt: skip
-GUIDANCE: Mapping[str, Callable[..., Any]] = {
-    "none": lambda: lambda denoise, schedule: denoise,
-    "classifier_free": _with_options(guidance.classifier_free),
-    "adaptive_projected": _with_options(guidance.adaptive_projected),
-}
-THRESHOLDS: Mapping[str, Callable[..., Any]] = {
-    "none": lambda: lambda denoise, schedule: denoise,
-    "clip": lambda low=-1.0, high=1.0: partial(guidance.clip_x0, low=low, high=high),
-    "dynamic": lambda percentile=99.5: partial(guidance.dynamic_threshold, percentile=percentile),
-}
 BLOCKS: Mapping[str, Callable[..., Any]] = {
     "resnet": lambda: ResNetBlock,
     "convnext": lambda expansion=2: partial(ConvNeXtBlock, expansion=expansion),
@@ -143,42 +92,6 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
         optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
     ),
 }
-
-
-def choose(text: str, choices: Mapping[str, Callable[..., Any]], *, key: str) -> Any:
-    """The object that a config's string names.
-
-    Args:
-      text: "name" or "name(argument=literal, ...)".
-      choices: name -> maker.
-      key: the config's key, for the error.
-
-    Raises:
-      UserError: an unknown name, or arguments that the choice does not take.
-
-    >>> choose("min_snr(gamma=3)", WEIGHTINGS, key="diffusion.weighting").__name__
-    'weight'
-    """
-    what = f"config.{key} = {text!r}"
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if isinstance(call, ast.Name):
-            name, arguments = call.id, {}
-        elif isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
-            name = call.func.id
-            arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            if len(arguments) != len(call.keywords):
-                raise ValueError("unpacking")
-        else:
-            raise ValueError("not a call")
-    except (ValueError, SyntaxError):
-        raise UserError(f"{what}: expected 'name' or 'name(argument=number)'") from None
-    if name not in choices:
-        raise UserError(f"{what}: expected one of {', '.join(choices)}")
-    try:
-        return choices[name](**arguments)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{what}: {error}") from None
 
 
 class Diffusion(NamedTuple):
@@ -316,51 +229,6 @@ def optimizer(config: Any) -> optax.GradientTransformation:
     clip = config.train.grad_clip
     chain = [optax.clip_by_global_norm(clip)] if clip else []
     return optax.chain(*chain, make(learning_rate(config)))
-
-
-class Sampling(NamedTuple):
-    """What a config's `sample` section says, as functions."""
-
-    sampler: Callable[..., samplers.Samples]
-    grid: grids.Grid
-    guide: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
-    threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
-
-
-def sampling(config: Any, schedule: Schedule) -> Sampling:
-    """The sampler, grid, guidance and thresholding that `config.sample` names.
-
-    Raises:
-      UserError: an unknown name, or a number of steps that the schedule does not have.
-    """
-    c = config.sample
-    make_grid = choose(c.grid, GRIDS, key="sample.grid")
-    try:
-        grid = make_grid(schedule, c.steps)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(
-            f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
-        ) from None
-    sampler = choose(c.sampler, SAMPLERS, key="sample.sampler")
-    if "schedule" in inspect.signature(sampler).parameters:
-        sampler = partial(sampler, schedule=schedule)
-    guide = choose(c.guidance, GUIDANCE, key="sample.guidance")
-    if c.guidance.strip() != "none":
-        if not config.model.class_conditional:
-            raise UserError(
-                f"config.sample.guidance = {c.guidance!r} but the model is not class-conditional: "
-                "take 'none', or train with config.model.class_conditional=True"
-            )
-        try:
-            guide(lambda x, t, cond=None: None, schedule)
-        except ValueError as error:
-            raise UserError(f"config.sample.guidance = {c.guidance!r}: {error}") from None
-    return Sampling(
-        sampler,
-        grid,
-        guide,
-        choose(c.threshold, THRESHOLDS, key="sample.threshold"),
-    )
 
 
 def apply_network(network: UNet, params: Any) -> Callable[[Array, Array, Any], Array]:

@@ -1,5 +1,6 @@
 """What a config must hold, checked before anything is loaded or written."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,6 +33,11 @@ NUMBER = Rule((int, float), "a number")
 POSITIVE = Rule((int, float), "a number > 0", lambda value: value > 0)
 NOT_NEGATIVE = Rule((int, float), "a number >= 0", lambda value: value >= 0)
 WHOLES = Rule(tuple, "a tuple of whole numbers", lambda v: all(type(x) is int for x in v))
+NUMBERS = Rule(
+    tuple,
+    "a tuple of numbers",
+    lambda v: all(type(x) in (int, float) and math.isfinite(x) for x in v),
+)
 SIZES = Rule(
     tuple,
     "a tuple of at least one whole number >= 1",
@@ -94,7 +100,13 @@ RULES: dict[str, Rule] = {
         lambda value: value in ("latest", "best") or value.isdecimal(),
     ),
     "sample.seed": SEED,
+    "edit.task": TEXT,
+    "edit.images": TEXT,
+    "edit.mask": TEXT,
+    "edit.labels": WHOLES,
+    "edit.count": _whole(1),
     "evaluate.num_samples": _whole(2),
+    "evaluate.scales": NUMBERS,
 }
 
 

@@ -7,16 +7,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from diffjax import data
 from diffjax.accelerator import Kernels
 from diffjax.errors import UserError
 from diffjax.models import UNet
 from diffjax.schedules import Array
-from diffjax.training import build, workdir
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.training import build, build_sampling, choices, workdir
+from diffjax.training.checkpoints import Checkpoints, Restored, read_json
 from diffjax.training.collector import without_collector
-from diffjax.training.sampling import Generator
+from diffjax.training.sampling import Generator, Weak
 from diffjax.training.state import (
     TrainState,
     TrainStep,
@@ -35,6 +36,25 @@ class Experiment(NamedTuple):
     network: UNet
     diffusion: build.Diffusion
     generator: Generator
+
+    def at_guidance_scale(self, scale: float) -> "Experiment":
+        """The same with another scale of config.sample.guidance.
+
+        Raises:
+          UserError: the guidance has no scale.
+        """
+        config = self.config.copy_and_resolve_references()
+        text = build_sampling.with_scale(config.sample.guidance, scale, key="sample.guidance")
+        with config.unlocked():
+            config.sample.guidance = text
+        generator = Generator(
+            config,
+            self.network,
+            self.diffusion,
+            image_shape=self.source.image_shape,
+            weak=self.generator.weak,
+        )
+        return self._replace(config=config, generator=generator)
 
     @without_collector()
     def init_state(self) -> TrainState:
@@ -78,7 +98,7 @@ def resolve(config: Any) -> Experiment:
     """
     # The strings first: a misspelt name should not wait for a download.
     diffusion = build.diffusion(config)
-    build.sampling(config, diffusion.schedule)
+    build_sampling.sampling(config, diffusion.schedule)
     build.optimizer(config)
     kernels = build.kernels(config)
     source = load_split(config, "train")
@@ -88,9 +108,11 @@ def resolve(config: Any) -> Experiment:
         num_classes=len(source.class_names),
         ops=kernels.ops,
     )
-    generator = Generator(config, network, diffusion, image_shape=source.image_shape)
+    weak = _weak_model(config, source, kernels)
+    generator = Generator(config, network, diffusion, image_shape=source.image_shape, weak=weak)
     setup = Experiment(config, source, kernels, network, diffusion, generator)
-    _trace(setup._replace(network=_StandIn(network.num_classes)))
+    blocks = network.attention_blocks(source.image_shape[0])
+    _trace(setup._replace(network=_StandIn(network.num_classes, blocks)), weak)
     return setup
 
 
@@ -98,16 +120,23 @@ class _StandIn(nn.Module):
     """The least network that a step can train and a sampler can call: one weight times x_t."""
 
     num_classes: int
+    blocks: tuple[str, ...]
+    perturbed: tuple[str, ...] = ()
+
+    def attention_blocks(self, height: int) -> tuple[str, ...]:
+        return self.blocks
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         return self.param("weight", nn.initializers.ones, ()) * x
 
 
-def _trace(setup: Experiment) -> None:
+def _trace(setup: Experiment, weak: Weak | None) -> None:
     """Traces the first state, a train step and a sampler, and tells what can't be as UserError."""
     config, image_shape = setup.config, setup.source.image_shape
-    generator = Generator(config, setup.network, setup.diffusion, image_shape=image_shape)
+    generator = Generator(
+        config, setup.network, setup.diffusion, image_shape=image_shape, weak=weak
+    )
     batch = {
         "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),
@@ -115,7 +144,10 @@ def _trace(setup: Experiment) -> None:
     try:
         state = setup.state_shapes()
         jax.eval_shape(setup.train_step(axis_name=None), state, batch)
-        jax.eval_shape(generator.function(), state.ema_params, np.arange(1), generator.labels(0, 1))
+        jax.eval_shape(
+            generator.function(), state.ema_params, np.arange(1), generator.labels(0, 1),
+            generator.weak_params,
+        )  # fmt: skip
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
 
@@ -140,24 +172,72 @@ def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -
     )
 
 
+def _weak_model(config: Any, source: data.ImageSource, kernels: Kernels) -> Weak | None:
+    """The weaker model that autoguidance names by its workdir; None for other guidance.
+
+    Raises:
+      UserError: no such run, or one of another schedule, condition or image shape.
+    """
+    key = "sample.guidance"
+    name, arguments = choices.read_choice(config.sample.guidance, key=key)
+    if name != "autoguidance":
+        return None
+    folder = Path(str(arguments["workdir"])).expanduser()
+    stored = read_json(folder / "config.json")
+    if stored is None:
+        raise UserError(
+            f"config.{key} = {config.sample.guidance!r}: {folder} holds no run: name the workdir "
+            "of a training"
+        )
+    theirs = ConfigDict(stored)
+    for part in ("schedule", "zero_terminal_snr", "log_snr_shift"):
+        if theirs.diffusion[part] != config.diffusion[part]:
+            raise UserError(
+                f"config.{key}: the run in {folder} has config.diffusion.{part} = "
+                f"{theirs.diffusion[part]!r}, not {config.diffusion[part]!r}: a weaker model must "
+                "share the noise schedule"
+            )
+    if theirs.model.class_conditional != config.model.class_conditional:
+        raise UserError(
+            f"config.{key}: the run in {folder} has config.model.class_conditional = "
+            f"{theirs.model.class_conditional}: a weaker model must take the same condition"
+        )
+    network = build.model(
+        theirs,
+        image_shape=source.image_shape,
+        num_classes=len(source.class_names),
+        ops=kernels.ops,
+    )
+    like = state_shapes(network, build.optimizer(theirs), image_shape=source.image_shape)
+    found = _restore(folder, like, wanted=str(arguments.get("checkpoint", "latest")))
+    if found is None:
+        raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
+    return Weak(network, build.diffusion(theirs), jax.device_put(found.state.ema_params))
+
+
 def restore_params(setup: Experiment, folder: Path) -> tuple[int, Any]:
     """(step, EMA parameters) of the checkpoint that config.sample.checkpoint names.
 
     Raises:
       UserError: the workdir belongs to another config or has no such checkpoint.
     """
-    wanted = setup.config.sample.checkpoint
     found = None
     if workdir.check(folder, setup.config):
-        checkpoints = Checkpoints(folder, read_only=True)
-        step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
-        if wanted.isdecimal():
-            step = int(wanted)
-        found = checkpoints.restore(setup.state_shapes(), step=step)
-        checkpoints.close()
+        found = _restore(folder, setup.state_shapes(), wanted=setup.config.sample.checkpoint)
     if found is None:
         raise UserError(
             f"--workdir={folder} has no checkpoint: train first, with the same command and "
             "--mode=train"
         )
     return found.step, jax.device_put(found.state.ema_params)
+
+
+def _restore(folder: Path, like: TrainState, *, wanted: str) -> Restored | None:
+    """The checkpoint "latest", "best" or of a step; None where there is none at all."""
+    checkpoints = Checkpoints(folder, read_only=True)
+    step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
+    if wanted.isdecimal():
+        step = int(wanted)
+    found = checkpoints.restore(like, step=step)
+    checkpoints.close()
+    return found

@@ -15,7 +15,7 @@ from diffjax.training.sampling import Draw
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
-def _scale(shape: tuple[int, int, int]) -> int:
+def pixel_scale(shape: tuple[int, int, int]) -> int:
     """Whole factor that brings small images to about 48 pixels."""
     return max(1, round(48 / max(shape[:2])))
 
@@ -25,7 +25,7 @@ def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
     images = draw.images
     labels = setup.generator.labels(start, len(images))
     names = setup.source.class_names
-    scale = _scale(setup.source.image_shape)
+    scale = pixel_scale(setup.source.image_shape)
     if labels is None:
         return figures.image_grid(images, scale=scale)
     order = np.argsort(labels, kind="stable")
@@ -44,6 +44,20 @@ def samples(setup: Experiment, params: Any, path: Path) -> np.ndarray:
     return grid
 
 
+def class_part(labels: tuple[int, ...]) -> str:
+    """The labels for a file's name; "" for none."""
+    return "class" + "-".join(map(str, labels)) if labels else ""
+
+
+def file_stem(sample: Any, *parts: str, first: str = "") -> str:
+    """A file's name that says how its images came: the `sample` section, then other parts."""
+    guidance = "" if sample.guidance.strip() == "none" else sample.guidance
+    words = (first, sample.sampler, f"{sample.grid}{sample.steps}", guidance, sample.threshold,
+             f"seed{sample.seed}", *parts)  # fmt: skip
+    name = "_".join(word for word in words if word)
+    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
+
+
 def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
     """Writes config.sample.count samples as a PNG grid and as an .npz; the names say how they came.
 
@@ -52,13 +66,7 @@ def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tup
     config = setup.config.sample
     draw = setup.generator(params, start=0, count=config.count)
     labels = setup.generator.labels(0, config.count)
-    classes = "" if not config.labels else "_class" + "-".join(map(str, config.labels))
-    guidance = "" if config.guidance.strip() == "none" else f"_{config.guidance}"
-    name = (
-        f"{config.sampler}_{config.grid}{config.steps}{guidance}_{config.threshold}"
-        f"_seed{config.seed}_n{config.count}{classes}_step{step}"
-    )
-    stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
+    stem = file_stem(config, f"n{config.count}", class_part(config.labels), f"step{step}")
     arrays: dict[str, Any] = {"images": draw.images}
     if labels is not None:
         arrays["labels"] = labels
@@ -79,7 +87,7 @@ def final(setup: Experiment, params: Any, folder: Path, *, say: Callable[[str], 
     samples(setup, params, folder / "samples.png")
     draw = setup.generator(params, start=0, count=DENOISED, keep_trajectory=True)
     assert draw.trajectory is not None
-    scale = _scale(setup.source.image_shape)
+    scale = pixel_scale(setup.source.image_shape)
     figures.save_png(
         folder / "denoising.png", figures.denoising_strip(draw.trajectory, scale=scale)
     )

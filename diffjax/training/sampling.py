@@ -12,7 +12,15 @@ from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.models import UNet
 from diffjax.schedules import Array
-from diffjax.training import build
+from diffjax.training import build, build_sampling
+
+
+class Weak(NamedTuple):
+    """The weaker model of autoguidance: a network, what it predicts, and its parameters."""
+
+    network: UNet
+    diffusion: build.Diffusion
+    params: Any
 
 
 class Draw(NamedTuple):
@@ -36,8 +44,14 @@ class Generator:
         diffusion: build.Diffusion,
         *,
         image_shape: tuple[int, int, int],
+        weak: Weak | None = None,
     ) -> None:
         """Resolves the config; nothing is compiled yet.
+
+        Args:
+          config: the config.
+          network, diffusion, image_shape: what it was resolved to.
+          weak: the weaker model, where config.sample.guidance asks for one.
 
         Raises:
           UserError: an unknown sampler, grid or threshold, or labels that the model doesn't have.
@@ -45,11 +59,17 @@ class Generator:
         self._network = network
         self._diffusion = diffusion
         self._image_shape = image_shape
+        self.weak = weak
         self._seed = config.sample.seed
         self._batch_size = config.sample.batch_size
-        self._sampling = build.sampling(config, diffusion.schedule)
+        self.sampling = build_sampling.sampling(config, diffusion.schedule)
         self._labels = _labels(tuple(config.sample.labels), network.num_classes)
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+
+    @property
+    def weak_params(self) -> Any:
+        """The weaker model's parameters, or None."""
+        return self.weak and self.weak.params
 
     def labels(self, start: int, count: int) -> np.ndarray | None:
         """The labels of samples start .. start + count - 1: int32 (count,), or None."""
@@ -86,7 +106,9 @@ class Generator:
             wanted = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
             labels = self.labels(first, size)
-            x_0, trajectory = self._compile(size, keep_trajectory)(params, indices, labels)
+            x_0, trajectory = self._compile(size, keep_trajectory)(
+                params, indices, labels, self.weak_params
+            )
             draws.append(np.asarray(x_0)[:wanted])
             if keep_trajectory:
                 paths.append(np.asarray(trajectory)[:, :wanted])
@@ -106,25 +128,18 @@ class Generator:
         return self._compiled[size, keep_trajectory]
 
     def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
-        """The pure function (params, indices (n,), labels (n,) or None) -> Samples."""
-        schedule, sampling = self._diffusion.schedule, self._sampling
+        """The pure function (params, indices (n,), labels (n,) or None, weak_params) -> Samples."""
+        sampling = self.sampling
 
-        def generate(params: Any, indices: Array, labels: Array | None) -> Any:
-            denoise = denoisers.denoiser(
-                build.apply_network(self._network, params),
-                schedule,
-                parametrisation=self._diffusion.parametrisation,
-                time_input=self._diffusion.time_input,
-            )
-            start = rng.stream(self._seed, "sample_start")
-            x_T = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._image_shape))
-            # At the grid's first time a sample of data at rest is noise_scale eps, for EDM 80 eps.
-            x_T = x_T * jnp.float32(sampling.grid.noise_scale[0])
-            steps = rng.stream(self._seed, "sample_steps")
-            keys = jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
+        def generate(
+            params: Any, indices: Array, labels: Array | None, weak_params: Any = None
+        ) -> Any:
+            eps, keys = self.noise(indices)
             return sampling.sampler(
-                sampling.threshold(sampling.guide(denoise, schedule), schedule),
-                x_T,
+                self.denoiser(params, weak_params),
+                # At the grid's first time a sample of data at rest is noise_scale eps, for EDM
+                # 80 eps.
+                eps * jnp.float32(sampling.grid.noise_scale[0]),
                 grid=sampling.grid,
                 key=keys,
                 cond=labels,
@@ -132,6 +147,51 @@ class Generator:
             )
 
         return generate
+
+    def noise(self, indices: Array) -> tuple[Array, Array]:
+        """The start, standard normal (n, H, W, C), and the sampler's key, (n,), of each sample."""
+        start = rng.stream(self._seed, "sample_start")
+        eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._image_shape))
+        steps = rng.stream(self._seed, "sample_steps")
+        return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
+
+    def denoiser(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
+        """`guided`, thresholded as the config says."""
+        return self.threshold(self.guided(params, weak_params))
+
+    def threshold(self, denoise: denoisers.Denoiser) -> denoisers.Denoiser:
+        """The config's thresholding around a denoiser."""
+        return self.sampling.threshold(denoise, self._diffusion.schedule)
+
+    def guided(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
+        """The network as a denoiser, guided as the config says.
+
+        Args:
+          params: the network's parameters.
+          weak_params: those of the weaker model; an argument, as `params` is, so that no program
+            holds them as constants.
+        """
+        weak = self.weak
+        model = build_sampling.Model(
+            denoise=_denoiser(self._network, self._diffusion, params),
+            schedule=self._diffusion.schedule,
+            num_classes=self._network.num_classes,
+            attention_blocks=self._network.attention_blocks(self._image_shape[0]),
+            variant=lambda **fields: _denoiser(
+                self._network.clone(**fields), self._diffusion, params
+            ),
+            weak=weak and _denoiser(weak.network, weak.diffusion, weak_params),
+        )
+        return self.sampling.guide(model)
+
+
+def _denoiser(network: UNet, diffusion: build.Diffusion, params: Any) -> denoisers.Denoiser:
+    return denoisers.denoiser(
+        build.apply_network(network, params),
+        diffusion.schedule,
+        parametrisation=diffusion.parametrisation,
+        time_input=diffusion.time_input,
+    )
 
 
 def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:

@@ -23,6 +23,7 @@ FREE = (
     "data.memory_limit_mb",
     "model.kernels",
     "sample.",
+    "edit.",
     "evaluate.",
 )
 

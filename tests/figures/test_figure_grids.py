@@ -128,3 +128,30 @@ def test_trajectories_of_another_kind_are_refused(function):
         function(np.zeros((3, 4, 4, 1)))
     with pytest.raises(UserError, match="pictures=1"):
         function(trajectory(3, 1), pictures=1)
+
+
+def test_column_labels_stand_over_their_columns_and_leave_the_tiles_in_place():
+    images = numbered(6, 30, 40, 1)
+    plain = image_grid(images, columns=3)
+    both = image_grid(images, columns=3, row_labels=["a", "b"], column_labels=["x", "", "z"])
+    rows_only = image_grid(images, columns=3, row_labels=["a", "b"])
+    top = both.shape[0] - plain.shape[0]
+    np.testing.assert_array_equal(both[top:], rows_only)
+    left = both.shape[1] - plain.shape[1]
+    ink = [(both[:top, left + 2 + c * 42 : left + 42 + c * 42] < 255).any() for c in range(3)]
+    assert ink == [True, False, True]
+    assert (both[:top, :left] == 255).all()
+
+
+def test_long_column_labels_are_drawn_smaller():
+    images = numbered(2, 40, 40, 1)
+    top = [
+        image_grid(images, columns=2, column_labels=[text, "b"]).shape[0]
+        for text in ("a", "a" * 12)
+    ]
+    assert top[1] < top[0]
+
+
+def test_column_labels_must_be_as_many_as_columns():
+    with pytest.raises(UserError, match="2 column labels for a grid of 3 columns"):
+        image_grid(numbered(6, 4, 4, 1), columns=3, column_labels=["a", "b"])

@@ -1,6 +1,7 @@
 """The U-Net: sizes, conditions, types, and parity with a U-Net in PyTorch."""
 
 import functools
+import itertools
 
 import flax
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.models import ConvNeXtBlock, UNet, linear_attention
+from diffjax.models import ConvNeXtBlock, UNet, linear_attention, no_attention
 from diffjax.models.embeddings import timestep_embedding
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
@@ -233,3 +234,30 @@ def test_the_whole_network_is_that_of_torch():
     ours = jax.jit(network.apply)(params, x, T, labels)
     theirs = torch_unet(torch, params, x, T, [1, 2], head_channels=8)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
+
+
+def test_a_perturbed_block_attends_to_nothing_but_itself():
+    network = UNet(**(SMALL | {"attention_resolutions": (8,)}))
+    x = images(8, 8, 1)
+    params = randomised(network, x, T)
+    assert network.attention_blocks(8) == ("down0_0", "middle_0", "up0_0", "up0_1")
+    plain = network.apply(params, x, T)
+    outputs = [
+        network.clone(perturbed=blocks).apply(params, x, T)
+        for blocks in ((), ("middle_0",), ("down0_0",), network.attention_blocks(8))
+    ]
+    np.testing.assert_array_equal(outputs[0], plain)
+    for a, b in itertools.combinations(outputs, 2):
+        assert not np.allclose(a, b, atol=1e-4)
+
+
+def test_no_attention_is_attention_whose_map_is_the_identity():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 1, 4))
+    alone = jnp.eye(5, dtype=bool)[None, None]
+    masked = jax.nn.dot_product_attention(q, k, v, mask=alone)
+    np.testing.assert_allclose(no_attention(q, k, v), masked, atol=1e-6)
+
+
+def test_a_perturbed_block_without_attention_is_refused():
+    with pytest.raises(ValueError, match=r"'down0_0' has no attention: expected of \('middle_0',"):
+        shapes(UNet(**SMALL, perturbed=("down0_0",)), images(8, 8, 1), T)

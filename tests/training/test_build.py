@@ -6,7 +6,7 @@ import pytest
 
 import diffjax as dj
 from diffjax.errors import UserError
-from diffjax.training import build
+from diffjax.training import build, build_sampling, choices
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from diffjax.training import build
     ],
 )
 def test_choose_reads_a_name_with_arguments(text, same_as):
-    chosen = build.choose(text, build.SCHEDULES, key="diffusion.schedule")
+    chosen = choices.choose(text, build.SCHEDULES, key="diffusion.schedule")
     np.testing.assert_array_equal(chosen.signal_scale, same_as.signal_scale)
 
 
@@ -29,24 +29,24 @@ def test_choose_reads_a_name_with_arguments(text, same_as):
 )  # fmt: skip
 def test_choose_refuses_in_one_line(text):
     with pytest.raises(UserError, match=r"config\.diffusion\.schedule = ") as caught:
-        build.choose(text, build.SCHEDULES, key="diffusion.schedule")
+        choices.choose(text, build.SCHEDULES, key="diffusion.schedule")
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(UserError, match="uniform, snr, truncated_snr, min_snr"):
-        build.choose("nope", build.WEIGHTINGS, key="diffusion.weighting")
+        choices.choose("nope", build.WEIGHTINGS, key="diffusion.weighting")
 
 
 @pytest.mark.parametrize(
     "table",
     [build.SCHEDULES, build.PARAMETRISATIONS, build.WEIGHTINGS, build.TIME_SAMPLERS,
-     build.SAMPLERS, build.GRIDS, build.THRESHOLDS, build.BLOCKS, build.ATTENTIONS,
-     build.OPTIMIZERS, build.LEARNING_RATES],
+     build_sampling.SAMPLERS, build_sampling.GRIDS, build_sampling.THRESHOLDS,
+     build_sampling.EDITS, build.BLOCKS, build.ATTENTIONS, build.OPTIMIZERS, build.LEARNING_RATES],
 )  # fmt: skip
 def test_every_choice_can_be_made_by_its_name_alone(table):
     for name in table:
-        assert build.choose(name, table, key="some.key") is not None
+        assert choices.choose(name, table, key="some.key") is not None
 
 
 @pytest.mark.parametrize("schedule", sorted(build.SCHEDULES))
@@ -124,4 +124,4 @@ def test_learning_rate_warms_up_and_ends(tiny_config):
 def test_sampling_steps_out_of_range(tiny_config, steps):
     tiny_config.sample.steps = steps
     with pytest.raises(UserError, match=r"config\.sample\.steps = "):
-        build.sampling(tiny_config, build.diffusion(tiny_config).schedule)
+        build_sampling.sampling(tiny_config, build.diffusion(tiny_config).schedule)

@@ -1,0 +1,51 @@
+"""The Fréchet distance against the scale of guidance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffjax.files import atomic_write
+
+
+def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a PNG of the classifier Fréchet distance at each scale, with its floor.
+
+    Args:
+      path: the file to create or replace.
+      reports: what `evaluation.report.evaluate` returned, each with its "scale".
+
+    Raises:
+      UserError: a path that cannot be written.
+    """
+    # The object API with the Agg canvas: pyplot would keep figures alive and pick a backend.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    reports = sorted(reports, key=lambda report: report["scale"])
+    with matplotlib.rc_context({"font.size": 11}):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        scales = [report["scale"] for report in reports]
+        distances = [report["classifier_frechet_distance"] for report in reports]
+        axes.plot(scales, distances, "o-", label=f"{reports[0]['num_samples']} samples")
+        for scale, distance in zip(scales, distances, strict=True):
+            axes.annotate(
+                f"{distance:.3g}", (scale, distance), xytext=(0, 7), textcoords="offset points",
+                ha="center", fontsize=9,
+            )  # fmt: skip
+        floor = reports[0]["floor_equal_count"]
+        if floor is not None:
+            count = reports[0]["floor_equal_count_images"]
+            axes.axhline(floor, color="grey", linestyle="--", label=f"{count} test images")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set_xlabel("guidance scale w (1: none)")
+        axes.set_ylabel("classifier Fréchet distance")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(frameon=False)
+        atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=120))

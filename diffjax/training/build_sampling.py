@@ -1,0 +1,219 @@
+"""How a model is sampled and edited: the strings of a config's `sample` and `edit` sections.
+
+As in `build`, a choice is resolved here and nowhere else.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from diffjax import denoisers, grids, guidance, parametrisations, samplers, schedules, thresholding
+from diffjax.errors import UserError
+from diffjax.schedules import Array, Schedule
+from diffjax.training import edit_tasks
+from diffjax.training.choices import choose, read_choice, with_options
+
+SAMPLERS: Mapping[str, Callable[..., Any]] = {
+    sampler.__name__: with_options(sampler)
+    for sampler in (
+        samplers.ancestral, samplers.ddim, samplers.euler_ancestral, samplers.euler, samplers.heun,
+        samplers.dpm_solver_pp_2m, samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp,
+        samplers.deis, samplers.lms, samplers.ipndm, samplers.plms, samplers.pndm, samplers.unipc,
+        samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm2,
+        samplers.midpoint, samplers.rk4, samplers.edm_stochastic, samplers.predictor_corrector,
+        samplers.restart, samplers.adaptive,
+    )
+}  # fmt: skip
+GRIDS: Mapping[str, Callable[..., Any]] = {
+    grid.__name__: with_options(grid)
+    for grid in (
+        grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
+        grids.uniform_log_snr, grids.beta, grids.flow_shift,
+    )
+}  # fmt: skip
+THRESHOLDS: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: lambda denoise, schedule: denoise,
+    "clip": lambda low=-1.0, high=1.0: partial(thresholding.clip_x0, low=low, high=high),
+    "dynamic": lambda percentile=99.5: partial(
+        thresholding.dynamic_threshold, percentile=percentile
+    ),
+}
+
+
+class Model(NamedTuple):
+    """What guidance is made of.
+
+    Attributes:
+      denoise: the model.
+      schedule: its schedule.
+      num_classes: 0 for an unconditional one.
+      attention_blocks: names of the network's blocks with attention.
+      variant: denoiser with the same parameters of a network with other fields.
+      weak: a weaker model, where the config names one.
+    """
+
+    denoise: denoisers.Denoiser
+    schedule: Schedule
+    num_classes: int
+    attention_blocks: tuple[str, ...]
+    variant: Callable[..., denoisers.Denoiser]
+    weak: denoisers.Denoiser | None
+
+
+Guide = Callable[[Model], denoisers.Denoiser]
+
+
+def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Guide]:
+    """A maker of guidance that compares classes with no class."""
+    make = with_options(function)
+
+    def of_options(**options: Any) -> Guide:
+        guide = make(**options)
+        guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
+
+        def guided(model: Model) -> denoisers.Denoiser:
+            _needs_classes(model, function.__name__)
+            return guide(model.denoise, model.schedule)
+
+        return guided
+
+    return of_options
+
+
+def _needs_classes(model: Model, what: str) -> None:
+    if not model.num_classes:
+        raise ValueError(
+            f"{what} guides by classes, but the model is not class-conditional: take "
+            "config.sample.guidance='none', or train with config.model.class_conditional=True"
+        )
+
+
+def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
+    """`guidance.compose` of classes, whatever config.sample.labels says."""
+    if len(labels) != len(weights) or not labels:
+        raise ValueError(f"labels {labels} and weights {weights} must be as many, and at least one")
+
+    def guide(model: Model) -> denoisers.Denoiser:
+        _needs_classes(model, "compose")
+        bad = [label for label in labels if not 0 <= label < model.num_classes]
+        if bad:
+            raise ValueError(f"compose has the label {bad[0]}: take of 0..{model.num_classes - 1}")
+
+        def guided(x_t: Array, t: Array, cond: Any = None) -> parametrisations.Estimates:
+            conditions = [
+                (weight, jnp.full(len(x_t), label))
+                for weight, label in zip(weights, labels, strict=True)
+            ]
+            return guidance.compose(model.denoise, conditions=conditions)(x_t, t, cond)
+
+        return guided
+
+    return guide
+
+
+def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
+    """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint."""
+
+    def guide(model: Model) -> denoisers.Denoiser:
+        assert model.weak is not None
+        return guidance.autoguidance(model.denoise, model.weak, scale=scale)
+
+    return guide
+
+
+def _perturbed_attention(
+    *,
+    scale: float | None = None,
+    papers_scale: float | None = None,
+    blocks: tuple[str, ...] = ("middle_0",),
+) -> Guide:
+    """`guidance.perturbed_attention` by the network without attention in some blocks."""
+    if (scale is None) == (papers_scale is None):
+        raise ValueError("give one of scale (1: no guidance) and papers_scale (0: no guidance)")
+
+    def guide(model: Model) -> denoisers.Denoiser:
+        bad = [name for name in blocks if name not in model.attention_blocks]
+        if bad or not blocks:
+            raise ValueError(
+                f"perturbed_attention needs blocks with attention, of {model.attention_blocks}, "
+                f"not {blocks}"
+            )
+        return guidance.perturbed_attention(
+            model.denoise, model.variant(perturbed=blocks), scale=scale, papers_scale=papers_scale
+        )
+
+    return guide
+
+
+GUIDANCE: Mapping[str, Callable[..., Guide]] = {
+    "none": lambda: lambda model: model.denoise,
+    "classifier_free": _of_labels(guidance.classifier_free),
+    "adaptive_projected": _of_labels(guidance.adaptive_projected),
+    "compose": _compose,
+    "autoguidance": _autoguidance,
+    "perturbed_attention": _perturbed_attention,
+}
+EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
+    task.__name__: task
+    for task in (
+        edit_tasks.inpaint, edit_tasks.repaint, edit_tasks.vary, edit_tasks.invert,
+        edit_tasks.interpolate, edit_tasks.super_resolution, edit_tasks.deblur,
+        edit_tasks.colourise,
+    )
+}  # fmt: skip
+
+
+class Sampling(NamedTuple):
+    """What a config's `sample` section says, as functions."""
+
+    sampler: Callable[..., samplers.Samples]
+    grid: grids.Grid
+    guide: Guide
+    threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
+
+
+def sampling(config: Any, schedule: Schedule) -> Sampling:
+    """The sampler, grid, guidance and thresholding that `config.sample` names.
+
+    Raises:
+      UserError: an unknown name, or a number of steps that the schedule does not have.
+    """
+    c = config.sample
+    make_grid = choose(c.grid, GRIDS, key="sample.grid")
+    try:
+        grid = make_grid(schedule, c.steps)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
+        ) from None
+    sampler = choose(c.sampler, SAMPLERS, key="sample.sampler")
+    if "schedule" in inspect.signature(sampler).parameters:
+        sampler = partial(sampler, schedule=schedule)
+    return Sampling(
+        sampler,
+        grid,
+        choose(c.guidance, GUIDANCE, key="sample.guidance"),
+        choose(c.threshold, THRESHOLDS, key="sample.threshold"),
+    )
+
+
+def with_scale(text: str, scale: float, *, key: str) -> str:
+    """A choice of guidance with another scale in place of its own.
+
+    Raises:
+      UserError: the text is no choice, or one without a scale.
+
+    >>> with_scale("classifier_free(papers_scale=2, rescale=0.7)", 1.5, key="sample.guidance")
+    'classifier_free(rescale=0.7, scale=1.5)'
+    """
+    name, arguments = read_choice(text, key=key)
+    if name in ("none", "compose"):
+        raise UserError(
+            f"config.{key} = {text!r} has no scale to vary: take classifier_free(scale=1.5), say, "
+            "or leave config.evaluate.scales empty"
+        )
+    arguments = {k: v for k, v in arguments.items() if k != "papers_scale"} | {"scale": scale}
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"

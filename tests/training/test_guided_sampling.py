@@ -1,0 +1,171 @@
+"""Guidance, and what evaluation varies, by config: the same numbers as from the functions."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffjax as dj
+from diffjax import flags as command_line
+from diffjax.errors import UserError
+from diffjax.main import main
+from diffjax.training import build, build_sampling
+from diffjax.training.experiment import resolve, restore_params
+
+
+def setup_of(flags, *more):
+    config, workdir, _ = command_line.parse([*flags, *more])
+    setup = resolve(config)
+    return setup, restore_params(setup, workdir)[1]
+
+
+def denoiser(setup, params, network=None):
+    return dj.denoiser(
+        build.apply_network(network or setup.network, params), setup.diffusion.schedule,
+        parametrisation=setup.diffusion.parametrisation,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weak_run(tiny_run, tmp_path_factory, tiny_flags):
+    """A run of a smaller network."""
+    workdir = tmp_path_factory.mktemp("weak") / "run"
+    flags = [*tiny_flags, "--config.model.multipliers=(1,1)", "--config.train.steps=3"]
+    assert main([*flags, f"--workdir={workdir}"]) == 0
+    return workdir, flags
+
+
+X_T = jax.random.normal(jax.random.key(7), (4, 8, 8, 1))
+LABELS = jnp.array([0, 3, 3, 9])
+
+
+@pytest.mark.parametrize("kind", ["perturbed_attention", "compose", "autoguidance"])
+def test_a_guidance_named_in_a_config_is_that_of_the_core(kind, tiny_run, weak_run, tiny_flags):
+    folder, weak_flags = weak_run
+    text = {
+        "perturbed_attention": "perturbed_attention(scale=2.5)",
+        "compose": "compose(labels=(3,5),weights=(2.0,-1.0))",
+        "autoguidance": f"autoguidance(workdir='{folder}',scale=2.0)",
+    }[kind]
+    setup, params = setup_of(
+        tiny_flags, f"--workdir={tiny_run}", f"--config.sample.guidance={text}",
+        "--config.sample.threshold=none",
+    )  # fmt: skip
+    plain = denoiser(setup, params)
+    if kind == "perturbed_attention":
+        perturbed = denoiser(setup, params, setup.network.clone(perturbed=("middle_0",)))
+        expected = dj.guidance.perturbed_attention(plain, perturbed, scale=2.5)
+    elif kind == "compose":
+        conditions = [(2.0, jnp.full(4, 3)), (-1.0, jnp.full(4, 5))]
+        expected = dj.guidance.compose(plain, conditions=conditions)
+    else:
+        weak = denoiser(*setup_of(weak_flags, f"--workdir={folder}"))
+        expected = dj.guidance.autoguidance(plain, weak, scale=2.0)
+
+    @jax.jit
+    def by_config(params, weak_params, x, labels):
+        return setup.generator.denoiser(params, weak_params)(x, 500, labels)
+
+    found = by_config(params, setup.generator.weak_params, X_T, LABELS)
+    wanted = jax.jit(expected)(X_T, 500, LABELS)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(found.x_0, jax.jit(plain)(X_T, 500, LABELS).x_0, atol=1e-4)
+
+
+def test_the_weaker_models_parameters_are_no_constants_of_the_program(
+    tiny_run, weak_run, tiny_flags
+):
+    text = f"autoguidance(workdir='{weak_run[0]}',scale=2.0)"
+    setup, params = setup_of(
+        tiny_flags, f"--workdir={tiny_run}", f"--config.sample.guidance={text}"
+    )
+    generator = setup.generator
+    program = jax.make_jaxpr(generator.function())(
+        params, np.arange(2), generator.labels(0, 2), generator.weak_params
+    )
+    assert sum(np.size(constant) for constant in program.consts) < 5000  # the schedule's tables
+
+
+@pytest.mark.parametrize(
+    ("guidance", "expected"),
+    [
+        ("autoguidance(scale=2.0)", "missing"),
+        ("autoguidance(workdir='NOWHERE',scale=2.0)", "holds no run"),
+        ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='77')", "no checkpoint of step 77"),
+        ("autoguidance(workdir='OTHER',scale=2.0)", "must share the noise schedule"),
+        ("perturbed_attention(scale=2.0,blocks=('up9_9',))", "needs blocks with attention"),
+        ("perturbed_attention", "one of scale"),
+        ("compose(labels=(3,),weights=(1.0,2.0))", "must be as many"),
+        ("compose(labels=(30,),weights=(1.0,))", "take of 0..9"),
+        ("classifier_free(null=3,scale=2.0)", "takes scale"),
+    ],
+)
+def test_guidance_that_can_not_be_is_one_line(
+    capsys, tiny_run, weak_run, tmp_path, tiny_flags, guidance, expected
+):
+    folder = weak_run[0]
+    if "OTHER" in guidance:
+        shutil.copytree(folder, tmp_path / "other")
+        stored = json.loads((folder / "config.json").read_text())
+        stored["diffusion"]["schedule"] = "linear_beta"
+        (tmp_path / "other" / "config.json").write_text(json.dumps(stored))
+    for name, path in (("WEAK", folder), ("OTHER", tmp_path / "other"), ("NOWHERE", tmp_path)):
+        guidance = guidance.replace(name, str(path))
+    arguments = [*tiny_flags, f"--workdir={tiny_run}", "--mode=sample"]
+    assert main([*arguments, f"--config.sample.guidance={guidance}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and expected in line
+
+
+@pytest.mark.parametrize(
+    "guidance", ["classifier_free(scale=2.0)", "compose(labels=(1,),weights=(1.0,))"]
+)
+def test_classes_can_not_guide_a_model_without_them(capsys, tmp_path, tiny_flags, guidance):
+    arguments = [*tiny_flags, f"--workdir={tmp_path / 'run'}"]
+    arguments += ["--config.model.class_conditional=False", f"--config.sample.guidance={guidance}"]
+    assert main(arguments) == 2
+    assert "not class-conditional" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_with_scale_refuses_what_has_none():
+    for text in ("none", "compose(labels=(1,),weights=(1.0,))"):
+        with pytest.raises(UserError, match="has no scale to vary"):
+            build_sampling.with_scale(text, 2.0, key="sample.guidance")
+
+
+def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, monkeypatch):
+    from diffjax.evaluation import report
+
+    def evaluate(generate, *, num_samples, **options):
+        """Stands for the distance by what tells samples apart at no cost: their mean."""
+        images = generate(0, num_samples)
+        return {
+            "classifier_frechet_distance": float(images.mean()),
+            "num_samples": num_samples, "floor_equal_count": None,
+        }  # fmt: skip
+
+    monkeypatch.setattr(report, "evaluate", evaluate)
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir)
+    arguments = [*tiny_flags, f"--workdir={workdir}", "--mode=evaluate"]
+    assert main([*arguments, "--config.evaluate.scales=(1.0,2.0)"]) == 2
+    assert "has no scale to vary" in capsys.readouterr().err
+
+    arguments.append("--config.sample.guidance=classifier_free(scale=2.0)")
+    assert main([*arguments, "--config.evaluate.scales=(4.0,2.0)"]) == 0
+    reports = json.loads((workdir / "evaluation_scales.json").read_text())
+    assert [report["scale"] for report in reports] == [4.0, 2.0]
+    assert [report["sample"]["guidance"] for report in reports] == [
+        "classifier_free(scale=4.0)", "classifier_free(scale=2.0)"
+    ]  # fmt: skip
+    assert (workdir / "evaluation_scales.png").exists()
+    distances = [report["classifier_frechet_distance"] for report in reports]
+    assert distances[0] != distances[1]
+    assert main(arguments) == 0  # the config's own scale, 2
+    one = json.loads((workdir / "evaluation.json").read_text())
+    assert one["classifier_frechet_distance"] == distances[1]
