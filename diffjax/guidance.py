@@ -151,7 +151,7 @@ def classifier_free(
 def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser:
     """Guidance of a model by a weaker version of itself: weak + w (denoise - weak).
 
-    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself", equation 5. The
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself", section 4. The
     weaker one, smaller or trained for less time, sees the same condition.
 
     Args:
@@ -177,7 +177,7 @@ def perturbed_attention(
     """Perturbed-attention guidance: away from the model that has lost some of its attention.
 
     Ahn et al. 2024, "Self-rectifying diffusion sampling with perturbed-attention guidance",
-    equations 15 and 16: around + (w - 1) (denoise - perturbed). It needs no condition and no
+    section 4: around + (w - 1) (denoise - perturbed). It needs no condition and no
     training, only a network whose attention can be switched off, such as
     `UNet.clone(perturbed=("middle_0",))` with the same parameters.
 

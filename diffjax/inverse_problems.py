@@ -123,10 +123,10 @@ def gaussian_kernel(std: float) -> np.ndarray:
     """A normalised (2r+1, 2r+1) Gaussian with r = ceil(3 std), for `blur`; std in pixels.
 
     Raises:
-      ValueError: a std that is not positive.
+      ValueError: a std out of [0.1, 100].
     """
-    if std <= 0:
-        raise ValueError(f"std must be positive, not {std}")
+    if not 0.1 <= std <= 100:
+        raise ValueError(f"std must be in [0.1, 100] pixels, not {std}")
     radius = int(np.ceil(3 * std))
     line = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * std**2))
     kernel = np.outer(line, line)
@@ -145,8 +145,11 @@ def posterior_sampling(
     """Diffusion posterior sampling, DPS: down the slope of |y - A(x_0(x_t))|.
 
     Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", equation
-    16 with their step size, a constant over the residual's norm: w grad_{x_t} of -|y - A(x_0)| per
-    example is added to the score. A may be any differentiable function.
+    16, with the slope taken of the residual's norm, as their step size has it:
+    w grad_{x_t} of -|y - A(x_0)| per example is added to the score. In DDPM's steps that moves
+    x_{t-1} by beta_t / sqrt(alpha_t) w times the slope, where theirs moves it by the same zeta in
+    every step: their values of zeta, about 1, are not values of w. A may be any differentiable
+    function.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -189,7 +192,7 @@ def pseudo_inverse(
       inverse: A+, its pseudo-inverse.
       y: (B, ...) A(x_0).
       data_variance: s^2 of r^2 = s^2 noise^2 / (s^2 signal^2 + noise^2).
-      scale: w; 1 in the paper.
+      scale: w; 1 is the score above.
     """
     target = inverse(y)
 

@@ -3,6 +3,9 @@
     python -m diffjax.main --config=experiments/fashion_mnist_conditional.py          one GPU
     python -m diffjax.main --config=experiments/fashion_mnist_conditional.py:quick    two CPU cores
 
+quick: 24 minutes on 2 cores of an AMD EPYC with AVX-512 and without a GPU, beside other work
+(2026-11-24), 321 images/s with the accelerator; CFD 0.270 for 2,000 samples, where 2,000 test
+images have 0.21. Without guidance 0.781, with it at all noise levels 0.403 at best. See RESULTS.md.
 The default has not been trained yet.
 """
 
@@ -69,7 +72,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.sampler = "dpm_solver_pp_2m"
     config.sample.grid = "trailing"
     config.sample.steps = 40
-    config.sample.guidance = "classifier_free(scale=1.25)"
+    # Guidance at high noise costs variety and at low noise gains nothing.
+    config.sample.guidance = "classifier_free(scale=1.5, interval=(0.1, 2.0))"
     config.sample.threshold = "clip"
     config.sample.count = 100
     config.sample.batch_size = 250

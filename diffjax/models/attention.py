@@ -38,7 +38,7 @@ def no_attention(q: Array, k: Array, v: Array) -> Array:
     """Every pixel attends to itself alone: the values as they are.
 
     What perturbed-attention guidance puts in the place of a layer's attention (Ahn et al. 2024,
-    "Self-rectifying diffusion sampling with perturbed-attention guidance", equation 14).
+    "Self-rectifying diffusion sampling with perturbed-attention guidance", section 4.2).
     """
     return v
 

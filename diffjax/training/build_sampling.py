@@ -71,6 +71,7 @@ def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Gui
     make = with_options(function)
 
     def of_options(**options: Any) -> Guide:
+        _check_numbers(options, "scale", "papers_scale", "rescale", "parallel", "norm_limit")
         guide = make(**options)
         guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
 
@@ -83,6 +84,13 @@ def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Gui
     return of_options
 
 
+def _check_numbers(options: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        value = options.get(name)
+        if value is not None and type(value) not in (int, float):
+            raise ValueError(f"{name} must be a number, not {value!r}")
+
+
 def _needs_classes(model: Model, what: str) -> None:
     if not model.num_classes:
         raise ValueError(
@@ -93,8 +101,11 @@ def _needs_classes(model: Model, what: str) -> None:
 
 def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
     """`guidance.compose` of classes, whatever config.sample.labels says."""
-    if len(labels) != len(weights) or not labels:
+    if not labels or len(labels) != len(weights):
         raise ValueError(f"labels {labels} and weights {weights} must be as many, and at least one")
+    if any(type(label) is not int for label in labels):
+        raise ValueError(f"labels must be whole numbers, not {labels}")
+    _check_numbers({f"weight {w!r}": w for w in weights}, *(f"weight {w!r}" for w in weights))
 
     def guide(model: Model) -> denoisers.Denoiser:
         _needs_classes(model, "compose")
@@ -115,7 +126,13 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
 
 
 def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
-    """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint."""
+    """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint.
+
+    `experiment.resolve` reads that model, before anything is sampled.
+    """
+    if not isinstance(workdir, str):
+        raise ValueError(f"workdir must be a text, not {workdir!r}")
+    _check_numbers({"scale": scale}, "scale")
 
     def guide(model: Model) -> denoisers.Denoiser:
         assert model.weak is not None
@@ -131,6 +148,9 @@ def _perturbed_attention(
     blocks: tuple[str, ...] = ("middle_0",),
 ) -> Guide:
     """`guidance.perturbed_attention` by the network without attention in some blocks."""
+    _check_numbers({"scale": scale, "papers_scale": papers_scale}, "scale", "papers_scale")
+    if not isinstance(blocks, tuple):
+        raise ValueError(f"blocks must be names such as ('middle_0',), not {blocks!r}")
     if (scale is None) == (papers_scale is None):
         raise ValueError("give one of scale (1: no guidance) and papers_scale (0: no guidance)")
 
@@ -167,11 +187,15 @@ EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
 
 
 class Sampling(NamedTuple):
-    """What a config's `sample` section says, as functions."""
+    """What a config's `sample` section says, as functions.
+
+    `uses_labels` is whether the guidance looks at a sample's label; `compose` names its own.
+    """
 
     sampler: Callable[..., samplers.Samples]
     grid: grids.Grid
     guide: Guide
+    uses_labels: bool
     threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
 
 
@@ -192,10 +216,18 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
     sampler = choose(c.sampler, SAMPLERS, key="sample.sampler")
     if "schedule" in inspect.signature(sampler).parameters:
         sampler = partial(sampler, schedule=schedule)
+    guide = choose(c.guidance, GUIDANCE, key="sample.guidance")
+    uses_labels = read_choice(c.guidance, key="sample.guidance")[0] != "compose"
+    if c.labels and not uses_labels:
+        raise UserError(
+            f"config.sample.labels = {tuple(c.labels)} but config.sample.guidance = "
+            f"{c.guidance!r} names its own: leave it empty"
+        )
     return Sampling(
         sampler,
         grid,
-        choose(c.guidance, GUIDANCE, key="sample.guidance"),
+        guide,
+        uses_labels,
         choose(c.threshold, THRESHOLDS, key="sample.threshold"),
     )
 
@@ -216,4 +248,11 @@ def with_scale(text: str, scale: float, *, key: str) -> str:
             "or leave config.evaluate.scales empty"
         )
     arguments = {k: v for k, v in arguments.items() if k != "papers_scale"} | {"scale": scale}
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+    return f"{name}({', '.join(f'{k}={_literal(v)}' for k, v in arguments.items())})"
+
+
+def _literal(value: Any) -> str:
+    """What `read_choice` reads as the value; Python has no literal for infinity."""
+    if isinstance(value, tuple):
+        return f"({''.join(_literal(v) + ',' for v in value)})"
+    return repr(value).replace("inf", "1e999") if isinstance(value, float) else repr(value)

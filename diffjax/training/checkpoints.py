@@ -138,7 +138,15 @@ class Checkpoints:
                 f"({_first_line(error)}): remove that folder to go on from the one before it, or "
                 "use another --workdir"
             ) from error
-        return Restored(step, found["state"], found["data"])
+        state = found["state"]
+        for wanted, leaf in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
+            if wanted.shape != leaf.shape:
+                raise UserError(
+                    f"the checkpoint {self._folder / str(step)} has an array of {leaf.shape} where "
+                    f"this config has {wanted.shape}: use the config and data of that run, or "
+                    "another --workdir"
+                )
+        return Restored(step, state, found["data"])
 
     def close(self) -> None:
         """Waits for the last save and ends orbax's threads."""

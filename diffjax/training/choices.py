@@ -50,7 +50,7 @@ def read_choice(text: str, *, key: str) -> tuple[str, dict[str, Any]]:
         arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
         if len(arguments) != len(call.keywords):
             raise ValueError("unpacking")
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise UserError(
             f"config.{key} = {text!r}: expected 'name' or 'name(argument=number)'"
         ) from None
@@ -76,7 +76,7 @@ def choose(text: str, choices: Mapping[str, Callable[..., Any]], *, key: str) ->
         raise UserError(f"config.{key} = {text!r}: expected one of {', '.join(choices)}")
     try:
         return choices[name](**arguments)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise UserError(f"config.{key} = {text!r}: {_plain(error)}") from None
 
 

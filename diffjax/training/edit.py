@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,15 @@ class Edit:
         read = [_read(path, shape, key="edit.images") for path in self.files]
         self.images = np.stack([pixels for pixels, _ in read])
         self.mask = self._read_mask(c.mask, c.task, shape, [size for _, size in read])
-        self.labels = _labels(tuple(c.labels), len(self.files), setup.network.num_classes)
+        num_classes = setup.network.num_classes
+        if not setup.generator.sampling.uses_labels:
+            num_classes = 0
+            if c.labels:
+                raise UserError(
+                    f"config.edit.labels = {c.labels} but config.sample.guidance = "
+                    f"{setup.config.sample.guidance!r} names its own: leave it empty"
+                )
+        self.labels = _labels(tuple(c.labels), len(self.files), num_classes)
         if self.task.images > 1 and self.labels is not None and len(set(self.labels.tolist())) > 1:
             raise UserError(
                 f"config.edit.task = {c.task!r} goes from image to image under one label: give one "
@@ -71,7 +80,7 @@ class Edit:
             )
         if not name:
             return None
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         pixels, size = _read(path, (*shape[:2], 1), key="edit.mask")
         for file, other in zip(self.files, sizes, strict=True):
             if size not in (other, shape[:2]):
@@ -134,7 +143,7 @@ class Edit:
                     edited(params, weak_params, self.images[i : i + self.task.images], self.mask,
                            label, indices)
                 )  # fmt: skip
-            except ValueError as error:
+            except (ValueError, TypeError, ZeroDivisionError) as error:
                 first = str(error).splitlines()[0]
                 raise UserError(f"config.edit.task = {config.edit.task!r}: {first}") from error
             if not np.isfinite(row).all():
@@ -164,13 +173,15 @@ class Edit:
         images = self.run(params)
         rows = self.row_names()
         columns = list(self.task.columns(c.edit.count))
-        if columns[-1] == "back":
-            error = (images[:, 2].astype(np.float64) - images[:, 0]) / 127.5
+        if self.task.comes_back:
+            error = (images[:, -1].astype(np.float64) - images[:, 0]) / 127.5
             for name, rms in zip(rows, np.sqrt(np.square(error).mean((1, 2, 3))), strict=True):
                 _logger.info("%s comes back with an RMS error of %.4f, of a range of 2", name, rms)
+        source = Path(os.path.expanduser(c.edit.images)).resolve()
+        words = [f"{source.parent.name}-{source.name}", c.edit.task, Path(c.edit.mask).stem]
         stem = file_stem(
             c.sample, f"n{c.edit.count}", class_part(c.edit.labels), f"step{step}",
-            first=f"{Path(c.edit.images).stem}_{c.edit.task}",
+            first="_".join(word for word in words if word), sampler=self.task.uses_sampler,
         )  # fmt: skip
         picture, archive = (folder / "edited" / f"{stem}.{kind}" for kind in ("png", "npz"))
         sheet = figures.image_grid(
@@ -192,7 +203,7 @@ def _files(name: str) -> list[Path]:
     """The image that `name` is, or the images in the folder that it is, by name."""
     if not name:
         raise UserError("config.edit.images is empty: name an image file or a folder of them")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not found:

@@ -55,21 +55,28 @@ class Task(NamedTuple):
       columns: count -> the names of the columns.
       images: how many images a row is made from.
       masked: whether it needs a mask.
+      uses_sampler: whether it runs the config's sampler, or one of its own.
+      comes_back: whether the last column should be the first one again.
     """
 
     run: Callable[[Row], Array]
     columns: Callable[[int], Sequence[str]]
     images: int = 1
     masked: bool = False
+    uses_sampler: bool = True
+    comes_back: bool = False
 
 
 def _numbered(*first: str) -> Callable[[int], Sequence[str]]:
     return lambda count: (*first, *(str(i + 1) for i in range(count)))
 
 
-def _masked(
-    draw: Callable[..., samplers.Samples],
-) -> Task:
+def _whole(name: str, value: object, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Task:
     """The image, what is known of it, and `count` ways to draw the rest."""
 
     def run(row: Row) -> Array:
@@ -81,7 +88,7 @@ def _masked(
         results = jnp.where(keep, known, drawn)
         return jnp.concatenate([row.images, jnp.where(keep, row.images, 0.0), results])
 
-    return Task(run, _numbered("image", "known"), masked=True)
+    return Task(run, _numbered("image", "known"), masked=True, uses_sampler=uses_sampler)
 
 
 def inpaint() -> Task:
@@ -91,13 +98,13 @@ def inpaint() -> Task:
         denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=row.mask)
         return row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.labels(len(x_T)))
 
-    return _masked(draw)
+    return _masked(draw, uses_sampler=True)
 
 
 def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
     """The rest of an image by `editing.repaint`, which is a sampler of its own."""
-    if jump < 1 or resamples < 1:
-        raise ValueError(f"jump and resamples must be at least 1, not {jump} and {resamples}")
+    _whole("jump", jump, 1)
+    _whole("resamples", resamples, 1)
 
     def draw(row: Row, x_T: Array, *, known: Array) -> samplers.Samples:
         return editing.repaint(
@@ -105,7 +112,7 @@ def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
             known=known, mask=row.mask, jump=jump, resamples=resamples,
         )  # fmt: skip
 
-    return _masked(draw)
+    return _masked(draw, uses_sampler=False)
 
 
 def vary(*, strength: float = 0.5) -> Task:
@@ -137,8 +144,7 @@ def _noise_of(row: Row, grid: Grid, iterations: int) -> Array:
 
 def invert(*, iterations: int = 0) -> Task:
     """The image, the noise that DDIM makes it from, and what DDIM makes from that."""
-    if iterations < 0:
-        raise ValueError(f"iterations must be at least 0, not {iterations}")
+    _whole("iterations", iterations, 0)
 
     def run(row: Row) -> Array:
         grid = _with_signal(row.grid)
@@ -147,13 +153,12 @@ def invert(*, iterations: int = 0) -> Task:
         # Noise as it is shown: three standard deviations are the range of a picture.
         return jnp.concatenate([row.images, x_T / (3 * float(grid.noise_scale[0])), back])
 
-    return Task(run, lambda count: ("image", "noise", "back"))
+    return Task(run, lambda count: ("image", "noise", "back"), uses_sampler=False, comes_back=True)
 
 
 def interpolate(*, iterations: int = 2) -> Task:
     """From one image to the next along a great circle between their noises: DDIM, `slerp`, DDIM."""
-    if iterations < 0:
-        raise ValueError(f"iterations must be at least 0, not {iterations}")
+    _whole("iterations", iterations, 0)
 
     def run(row: Row) -> Array:
         grid, count = _with_signal(row.grid), len(row.eps)
@@ -166,7 +171,7 @@ def interpolate(*, iterations: int = 2) -> Task:
     def columns(count: int) -> Sequence[str]:
         return ("image", *(f"{(i + 1) / (count + 1):.2f}" for i in range(count)), "image")
 
-    return Task(run, columns, images=2)
+    return Task(run, columns, images=2, uses_sampler=False)
 
 
 METHODS = ("pseudo_inverse", "posterior_sampling")
@@ -178,6 +183,8 @@ def _restored(operator: inverse_problems.LinearOperator, method: str, scale: flo
     Without a scale the methods' own are taken: 1 for the pseudo-inverse, and for DPS, whose paper
     tunes it for each problem, what did best of 0.5 to 80 on Fashion-MNIST in 100 steps.
     """
+    if scale is not None and not isinstance(scale, int | float):
+        raise ValueError(f"scale must be a number, not {scale!r}")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
 
@@ -208,6 +215,7 @@ def super_resolution(
     *, factor: int = 4, method: str = "pseudo_inverse", scale: float | None = None
 ) -> Task:
     """From the means of factor x factor pixels back to the pixels."""
+    _whole("factor", factor, 1)
     return _restored(inverse_problems.average_pool(factor), method, scale)
 
 

@@ -1,5 +1,6 @@
 """A config with everything in it resolved: data, network, diffusion, sampler."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from diffjax.schedules import Array
 from diffjax.training import build, build_sampling, choices, workdir
 from diffjax.training.checkpoints import Checkpoints, Restored, read_json
 from diffjax.training.collector import without_collector
+from diffjax.training.config import RULES, flatten
 from diffjax.training.sampling import Generator, Weak
 from diffjax.training.state import (
     TrainState,
@@ -24,6 +26,17 @@ from diffjax.training.state import (
     init_state,
     make_train_step,
     state_shapes,
+)
+
+# What a model and the weaker one that guides it must have in common.
+SHARED_WITH_WEAK = (
+    "data.name",
+    "data.image_size",
+    "data.channels",
+    "model.class_conditional",
+    "diffusion.schedule",
+    "diffusion.zero_terminal_snr",
+    "diffusion.log_snr_shift",
 )
 
 
@@ -182,37 +195,36 @@ def _weak_model(config: Any, source: data.ImageSource, kernels: Kernels) -> Weak
     name, arguments = choices.read_choice(config.sample.guidance, key=key)
     if name != "autoguidance":
         return None
-    folder = Path(str(arguments["workdir"])).expanduser()
+    wanted = arguments.get("checkpoint", "latest")
+    rule = RULES["sample.checkpoint"]
+    if not isinstance(wanted, str) or not rule.holds(wanted):
+        raise UserError(f"config.{key}: checkpoint = {wanted!r}: expected {rule.expected}")
+    folder = Path(os.path.expanduser(arguments["workdir"]))
     stored = read_json(folder / "config.json")
     if stored is None:
         raise UserError(
             f"config.{key} = {config.sample.guidance!r}: {folder} holds no run: name the workdir "
             "of a training"
         )
-    theirs = ConfigDict(stored)
-    for part in ("schedule", "zero_terminal_snr", "log_snr_shift"):
-        if theirs.diffusion[part] != config.diffusion[part]:
+    ours, theirs = flatten(config), flatten(stored)
+    for part in SHARED_WITH_WEAK:
+        if theirs.get(part) != ours[part]:
             raise UserError(
-                f"config.{key}: the run in {folder} has config.diffusion.{part} = "
-                f"{theirs.diffusion[part]!r}, not {config.diffusion[part]!r}: a weaker model must "
-                "share the noise schedule"
+                f"config.{key}: the run in {folder} has config.{part} = {theirs.get(part)!r}, not "
+                f"{ours[part]!r}: a weaker model must share its data, condition and noise schedule"
             )
-    if theirs.model.class_conditional != config.model.class_conditional:
-        raise UserError(
-            f"config.{key}: the run in {folder} has config.model.class_conditional = "
-            f"{theirs.model.class_conditional}: a weaker model must take the same condition"
-        )
+    their_config = ConfigDict(stored)
     network = build.model(
-        theirs,
+        their_config,
         image_shape=source.image_shape,
         num_classes=len(source.class_names),
         ops=kernels.ops,
     )
-    like = state_shapes(network, build.optimizer(theirs), image_shape=source.image_shape)
-    found = _restore(folder, like, wanted=str(arguments.get("checkpoint", "latest")))
+    like = state_shapes(network, build.optimizer(their_config), image_shape=source.image_shape)
+    found = _restore(folder, like, wanted=wanted)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
-    return Weak(network, build.diffusion(theirs), jax.device_put(found.state.ema_params))
+    return Weak(network, build.diffusion(their_config), jax.device_put(found.state.ema_params))
 
 
 def restore_params(setup: Experiment, folder: Path) -> tuple[int, Any]:

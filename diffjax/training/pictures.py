@@ -1,5 +1,6 @@
 """The pictures that a run leaves in its workdir."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffjax.training.experiment import Experiment
 from diffjax.training.logs import read_rows
 from diffjax.training.sampling import Draw
 
+LONGEST_STEM = 180
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
@@ -49,13 +51,24 @@ def class_part(labels: tuple[int, ...]) -> str:
     return "class" + "-".join(map(str, labels)) if labels else ""
 
 
-def file_stem(sample: Any, *parts: str, first: str = "") -> str:
-    """A file's name that says how its images came: the `sample` section, then other parts."""
+def file_stem(sample: Any, *parts: str, first: str = "", sampler: bool = True) -> str:
+    """A file's name that says how its images came: the `sample` section, then other parts.
+
+    Args:
+      sample: the config's section.
+      *parts: what follows it.
+      first: what stands before it.
+      sampler: whether the sampler had a part in it.
+    """
     guidance = "" if sample.guidance.strip() == "none" else sample.guidance
-    words = (first, sample.sampler, f"{sample.grid}{sample.steps}", guidance, sample.threshold,
-             f"seed{sample.seed}", *parts)  # fmt: skip
+    how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
+    words = (first, *how, sample.threshold, f"seed{sample.seed}", *parts)
     name = "_".join(word for word in words if word)
-    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
+    stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
+    if len(stem) <= LONGEST_STEM:
+        return stem
+    # File systems take 255 bytes, a suffix and the name of a file that is being written included.
+    return f"{stem[: LONGEST_STEM - 9]}_{zlib.crc32(stem.encode()):08x}"
 
 
 def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:

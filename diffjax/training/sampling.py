@@ -54,7 +54,8 @@ class Generator:
           weak: the weaker model, where config.sample.guidance asks for one.
 
         Raises:
-          UserError: an unknown sampler, grid or threshold, or labels that the model doesn't have.
+          UserError: an unknown sampler, grid, guidance or threshold, or labels that the model
+            doesn't have.
         """
         self._network = network
         self._diffusion = diffusion
@@ -63,7 +64,9 @@ class Generator:
         self._seed = config.sample.seed
         self._batch_size = config.sample.batch_size
         self.sampling = build_sampling.sampling(config, diffusion.schedule)
-        self._labels = _labels(tuple(config.sample.labels), network.num_classes)
+        num_classes = network.num_classes if self.sampling.uses_labels else 0
+        self._labels = _labels(tuple(config.sample.labels), num_classes)
+        self._guidance = config.sample.guidance
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
 
     @property
@@ -182,7 +185,10 @@ class Generator:
             ),
             weak=weak and _denoiser(weak.network, weak.diffusion, weak_params),
         )
-        return self.sampling.guide(model)
+        try:
+            return self.sampling.guide(model)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"config.sample.guidance = {self._guidance!r}: {error}") from error
 
 
 def _denoiser(network: UNet, diffusion: build.Diffusion, params: Any) -> denoisers.Denoiser:

@@ -2,12 +2,17 @@
 
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+import diffjax as dj
+from diffjax import flags as command_line
 from diffjax.main import main
 from diffjax.training import build
+from diffjax.training.experiment import resolve, restore_params
 
 TASKS = {
     "inpaint": ("inpaint", ["image", "known", "1", "2"]),
@@ -102,38 +107,73 @@ def test_the_same_command_draws_the_same_and_another_seed_does_not(trained, caps
     assert (drawn[0][:, 1:] != drawn[2][:, 1:]).any()
 
 
-def test_inversion_and_the_way_back_is_what_the_core_does(trained, capsys):
-    """The command against the functions it is made of, called by hand."""
-    import jax
-    import jax.numpy as jnp
-
-    import diffjax as dj
-    from diffjax import flags as command_line
-    from diffjax.training.experiment import resolve, restore_params
-
-    arguments = edit(trained, "invert", images="images/a.png")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_what_the_core_does(trained, capsys, name):
+    """The command against the functions that it is made of, called by hand."""
+    task, masked = TASKS[name][0], name in ("inpaint", "repaint")
+    images = "images" if name == "interpolate" else "images/a.png"
+    more = ["--config.edit.mask=FOLDER/mask.png"] if masked else []
+    arguments = edit(trained, task, *more, images=images)
     assert main(arguments) == 0
-    back = results(trained, capsys)[0]["images"][0, 2]
+    found = results(trained, capsys)[0]["images"][0]
     config, workdir, _ = command_line.parse(arguments)
     setup = resolve(config)
     _, params = restore_params(setup, workdir)
-    denoise = dj.clip_x0(
-        dj.denoiser(
-            build.apply_network(setup.network, params), setup.diffusion.schedule,
-            parametrisation=setup.diffusion.parametrisation,
-        ),
-        setup.diffusion.schedule,
+    schedule = setup.diffusion.schedule
+    plain = dj.denoiser(
+        build.apply_network(setup.network, params), schedule,
+        parametrisation=setup.diffusion.parametrisation,
     )  # fmt: skip
-    x_0 = jnp.asarray(trained[2][:1, ..., None]) / 127.5 - 1
-    grid, none = dj.grids.trailing(setup.diffusion.schedule, 3), jnp.array([-1])
+    denoise = dj.clip_x0(plain, schedule)
+    x_0 = jnp.asarray(trained[2][:2, ..., None]) / 127.5 - 1
+    grid, mask = dj.grids.trailing(schedule, 3), jnp.arange(8)[:, None, None] < 3
+    eps, keys = setup.generator.noise(np.arange(2))
 
-    @jax.jit
-    def there_and_back(x_0):
-        x_T = dj.samplers.ddim_inversion(denoise, x_0, grid=grid, cond=none).x_0
-        return dj.samplers.ddim(denoise, x_T, grid=grid, cond=none).x_0
+    twice, none = jnp.repeat(x_0[:1], 2, axis=0), jnp.full(2, -1)
+    common = {"grid": grid, "key": keys, "cond": none}
 
-    ours = np.clip(np.asarray(there_and_back(x_0))[0] * 127.5 + 127.5, 0, 255)
-    np.testing.assert_allclose(back, ours, atol=1)
+    def there_and_back(x_0, iterations, between=lambda x_T: x_T):
+        x_T = dj.samplers.ddim_inversion(
+            denoise, x_0, grid=grid, cond=none[: len(x_0)], iterations=iterations
+        ).x_0
+        x_T = between(x_T)
+        return dj.samplers.ddim(denoise, x_T, grid=grid, cond=none[: len(x_T)])
+
+    def restored(wrap, operator, **options):
+        y = operator.apply(twice)
+        guided = wrap(plain, schedule, operator=operator.apply, y=y, **options)
+        guided = dj.clip_x0(guided, schedule)
+        return dj.samplers.dpm_solver_pp_2m(guided, eps, **common)
+
+    def by_hand():
+        if name == "inpaint":
+            known = dj.editing.known_region(denoise, schedule, known=twice, mask=mask)
+            return dj.samplers.dpm_solver_pp_2m(known, eps, **common)
+        if name == "repaint":
+            return dj.editing.repaint(
+                denoise, eps, known=twice, mask=mask, jump=1, resamples=2, **common
+            )
+        if name == "vary":
+            return dj.editing.image_to_image(
+                dj.samplers.dpm_solver_pp_2m, denoise, twice, strength=0.7, eps=eps, **common
+            )
+        if name == "invert":
+            return there_and_back(x_0[:1], 3)
+        if name == "interpolate":
+            return there_and_back(
+                x_0, 2, lambda x_T: dj.editing.slerp(*x_T[:, None], jnp.array([1 / 3, 2 / 3]))
+            )
+        if name == "super_resolution":
+            pool = dj.inverse_problems.average_pool(2)
+            return restored(dj.inverse_problems.pseudo_inverse, pool, inverse=pool.pseudo_inverse)
+        kernel = dj.inverse_problems.gaussian_kernel(0.7)
+        return restored(
+            dj.inverse_problems.posterior_sampling, dj.inverse_problems.blur(kernel), scale=80.0
+        )
+
+    ours = np.asarray(jax.jit(lambda: by_hand().x_0)()) * 127.5 + 127.5
+    drawn = found[1:-1] if name == "interpolate" else found[-len(ours) :]
+    np.testing.assert_allclose(drawn, np.clip(ours, 0, 255), atol=1)
 
 
 def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, capsys, caplog):
@@ -153,12 +193,24 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
         ("fly", "images", [], "expected one of inpaint, repaint, vary, invert, interpolate"),
         ("vary(strength=2.0)", "images", [], "strength must be in (0, 1], not 2.0"),
         ("vary(power=1)", "images", [], "unexpected keyword argument 'power'"),
-        ("repaint(jump=0)", "images", [], "jump and resamples must be at least 1"),
+        ("repaint(jump=0)", "images", [], "jump must be a whole number of at least 1, not 0"),
         ("super_resolution(factor=3)", "images", [], "does not divide images of 8x8"),
-        ("deblur(std=0)", "images", [], "std must be positive"),
+        ("deblur(std=0)", "images", [], "std must be in [0.1, 100]"),
         ("deblur(method='magic')", "images", [], "method must be one of pseudo_inverse"),
         ("colourise", "images", [], "3 weights for 1 channels"),
-        ("invert(iterations=-1)", "images", [], "iterations must be at least 0"),
+        ("invert(iterations=-1)", "images", [], "iterations must be a whole number of at least 0"),
+        ("repaint(resamples=1.5)", "images", [], "resamples must be a whole number"),
+        ("super_resolution(factor=2.0)", "images", [], "factor must be a whole number"),
+        ("deblur(scale='a')", "images", [], "scale must be a number, not 'a'"),
+        ("deblur(std=1e999)", "images", [], "std must be in"),
+        ("vary", "images", ["--config.edit.images=~nobody-here/a.png"], "there is no such file"),
+        (
+            "vary",
+            "images",
+            ["--config.sample.guidance=compose(labels=(1,),weights=(1.0,))",
+             "--config.edit.labels=(1,)"],
+            "names its own",
+        ),
         ("interpolate", "images/a.png", [], "needs 2 images, and"),
         ("interpolate", "images", ["--config.edit.labels=(1,2,3)"], "under one label"),
         ("vary", "nowhere", [], "there is no such file or folder"),

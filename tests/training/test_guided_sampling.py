@@ -12,7 +12,7 @@ import diffjax as dj
 from diffjax import flags as command_line
 from diffjax.errors import UserError
 from diffjax.main import main
-from diffjax.training import build, build_sampling
+from diffjax.training import build, build_sampling, choices, pictures
 from diffjax.training.experiment import resolve, restore_params
 
 
@@ -96,7 +96,14 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
         ("autoguidance(scale=2.0)", "missing"),
         ("autoguidance(workdir='NOWHERE',scale=2.0)", "holds no run"),
         ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='77')", "no checkpoint of step 77"),
-        ("autoguidance(workdir='OTHER',scale=2.0)", "must share the noise schedule"),
+        ("autoguidance(workdir='OTHER',scale=2.0)", "must share its data, condition and noise"),
+        ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='lates')", "'latest', 'best' or a step"),
+        ("autoguidance(workdir=3,scale=2.0)", "workdir must be a text"),
+        ("classifier_free(scale='a')", "scale must be a number, not 'a'"),
+        ("perturbed_attention(scale=2.0,blocks='middle_0')", "blocks must be names"),
+        ("compose(labels=(1.5,),weights=(1.0,))", "labels must be whole numbers"),
+        ("compose(labels=(1,),weights=('a',))", "must be a number, not 'a'"),
+        ("classifier_free(scale={[]:1})", "expected 'name' or"),
         ("perturbed_attention(scale=2.0,blocks=('up9_9',))", "needs blocks with attention"),
         ("perturbed_attention", "one of scale"),
         ("compose(labels=(3,),weights=(1.0,2.0))", "must be as many"),
@@ -169,3 +176,31 @@ def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, mo
     assert main(arguments) == 0  # the config's own scale, 2
     one = json.loads((workdir / "evaluation.json").read_text())
     assert one["classifier_frechet_distance"] == distances[1]
+
+
+def test_a_scale_in_an_interval_without_end_stays_readable():
+    text = "classifier_free(scale=2, interval=(0.1, 1e999))"
+    again = build_sampling.with_scale(text, 1.5, key="sample.guidance")
+    assert choices.read_choice(again, key="sample.guidance") == (
+        "classifier_free", {"interval": (0.1, float("inf")), "scale": 1.5}
+    )  # fmt: skip
+
+
+def test_composed_samples_claim_no_label(capsys, tiny_run, tmp_path, tiny_flags):
+    workdir = tmp_path / ("a-long-name-" * 12) / "run"
+    shutil.copytree(tiny_run, workdir)
+    arguments = [*tiny_flags, f"--workdir={workdir}", "--mode=sample"]
+    arguments.append("--config.sample.guidance=compose(labels=(3,5),weights=(2.0,-1.0))")
+    assert main([*arguments, "--config.sample.labels=(3,)"]) == 2
+    assert "names its own" in capsys.readouterr().err
+    assert main(arguments) == 0
+    (archive,) = (workdir / "generated").glob("*.npz")
+    with np.load(archive, allow_pickle=False) as found:
+        assert found.files == ["images"]
+
+
+def test_a_file_s_name_stays_short_enough_for_any_file_system(tiny_config):
+    with tiny_config.unlocked():
+        tiny_config.sample.guidance = f"autoguidance(workdir='{'w' * 300}', scale=2.0)"
+    names = {pictures.file_stem(tiny_config.sample, f"n{n}") for n in (1, 2)}
+    assert len(names) == 2 and max(map(len, names)) <= 180
