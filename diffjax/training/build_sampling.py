@@ -71,7 +71,8 @@ def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Gui
     make = with_options(function)
 
     def of_options(**options: Any) -> Guide:
-        _check_numbers(options, "scale", "papers_scale", "rescale", "parallel", "norm_limit")
+        for name in ("scale", "papers_scale", "rescale", "parallel", "norm_limit"):
+            _check_number(name, options.get(name))
         guide = make(**options)
         guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
 
@@ -84,11 +85,10 @@ def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Gui
     return of_options
 
 
-def _check_numbers(options: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        value = options.get(name)
-        if value is not None and type(value) not in (int, float):
-            raise ValueError(f"{name} must be a number, not {value!r}")
+def _check_number(name: str, value: Any) -> None:
+    """Raises ValueError for what is neither a number nor None, "not given"."""
+    if value is not None and type(value) not in (int, float):
+        raise ValueError(f"{name} must be a number, not {value!r}")
 
 
 def _needs_classes(model: Model, what: str) -> None:
@@ -105,7 +105,8 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
         raise ValueError(f"labels {labels} and weights {weights} must be as many, and at least one")
     if any(type(label) is not int for label in labels):
         raise ValueError(f"labels must be whole numbers, not {labels}")
-    _check_numbers({f"weight {w!r}": w for w in weights}, *(f"weight {w!r}" for w in weights))
+    for weight in weights:
+        _check_number("a weight", weight)
 
     def guide(model: Model) -> denoisers.Denoiser:
         _needs_classes(model, "compose")
@@ -132,7 +133,7 @@ def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> 
     """
     if not isinstance(workdir, str):
         raise ValueError(f"workdir must be a text, not {workdir!r}")
-    _check_numbers({"scale": scale}, "scale")
+    _check_number("scale", scale)
 
     def guide(model: Model) -> denoisers.Denoiser:
         assert model.weak is not None
@@ -148,7 +149,8 @@ def _perturbed_attention(
     blocks: tuple[str, ...] = ("middle_0",),
 ) -> Guide:
     """`guidance.perturbed_attention` by the network without attention in some blocks."""
-    _check_numbers({"scale": scale, "papers_scale": papers_scale}, "scale", "papers_scale")
+    _check_number("scale", scale)
+    _check_number("papers_scale", papers_scale)
     if not isinstance(blocks, tuple):
         raise ValueError(f"blocks must be names such as ('middle_0',), not {blocks!r}")
     if (scale is None) == (papers_scale is None):

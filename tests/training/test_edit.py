@@ -168,7 +168,7 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
             return restored(dj.inverse_problems.pseudo_inverse, pool, inverse=pool.pseudo_inverse)
         kernel = dj.inverse_problems.gaussian_kernel(0.7)
         return restored(
-            dj.inverse_problems.posterior_sampling, dj.inverse_problems.blur(kernel), scale=80.0
+            dj.inverse_problems.posterior_sampling, dj.inverse_problems.blur(kernel), scale=160.0
         )
 
     ours = np.asarray(jax.jit(lambda: by_hand().x_0)()) * 127.5 + 127.5
