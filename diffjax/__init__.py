@@ -5,6 +5,7 @@ training and evaluation are imported by name: `from diffjax.models import UNet`.
 """
 
 from diffjax import (
+    autoencoding,
     denoisers,
     editing,
     ema,
@@ -37,6 +38,7 @@ __all__ = [
     "Scales",
     "UserError",
     "__version__",
+    "autoencoding",
     "clip_x0",
     "convert",
     "denoiser",

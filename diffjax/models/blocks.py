@@ -82,20 +82,23 @@ class ResNetBlock(nn.Module):
     ops: Ops = XLA
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, train: bool = False) -> Array:
-        """x: (B, H, W, C), embedding: (B, E) -> (B, H, W, features)."""
+    def __call__(self, x: Array, embedding: Array | None = None, train: bool = False) -> Array:
+        """(B, H, W, C) -> (B, H, W, features); embedding: (B, E), None in networks without one."""
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = GroupNorm(silu=True, name="norm1", **common)(x)
         h = Conv3x3(self.features, name="conv1", **common)(h)
 
-        width = 2 * self.features if self.scale_shift else self.features
-        e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
         norm2 = GroupNorm(silu=True, name="norm2", **common)
-        if self.scale_shift:
-            scale, shift = jnp.split(e, 2, axis=-1)
-            h = norm2(h, (scale, shift))
+        if embedding is None:
+            h = norm2(h)
         else:
-            h = norm2(h + e[:, None, None, :])
+            width = 2 * self.features if self.scale_shift else self.features
+            e = nn.Dense(width, dtype=self.dtype, name="embedding")(nn.silu(embedding))
+            if self.scale_shift:
+                scale, shift = jnp.split(e, 2, axis=-1)
+                h = norm2(h, (scale, shift))
+            else:
+                h = norm2(h + e[:, None, None, :])
 
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv3x3(self.features, zero=True, name="conv2", **common)(h)

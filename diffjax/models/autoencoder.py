@@ -1,0 +1,138 @@
+"""The convolutional encoder and decoder of latent diffusion."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.attention import Mixer, SelfAttention
+from diffjax.models.blocks import Conv3x3, Downsample, ResNetBlock, Upsample
+from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
+from diffjax.models.types import Array, Dtype
+
+
+def level_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
+    """(height, width) at each level, halved to the ceiling from one to the next."""
+    sizes = [(height, width)]
+    for _ in range(levels - 1):
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
+    return sizes
+
+
+class Encoder(nn.Module):
+    """Images to a small map: blocks and halvings, then attention in the middle.
+
+    Esser et al. 2021, "Taming transformers for high-resolution image synthesis", table 7, as
+    Rombach et al. 2022 use it. The map's sides are the image's over f = 2^(levels - 1), to the
+    ceiling.
+
+    Attributes:
+      out_channels: of the map; twice the latent's for a Gaussian's mean and log-variance.
+      channels: channels at the first level.
+      multipliers: channels of each level over `channels`; their number sets f.
+      blocks: residual blocks a level.
+      head_channels: channels an attention head, None for one head.
+      mix: as in `SelfAttention`.
+      dtype: compute type; parameters stay float32.
+      ops: what computes convolutions and normalisations.
+    """
+
+    out_channels: int
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 2
+    head_channels: int | None = None
+    mix: Mixer = jax.nn.dot_product_attention
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """(B, H, W, C) in [-1, 1] -> (B, ceil(H / f), ceil(W / f), out_channels) float32."""
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = Conv3x3(self.channels, name="stem", **common)(x.astype(self.dtype))
+        for level, multiplier in enumerate(self.multipliers):
+            for i in range(self.blocks):
+                h = ResNetBlock(self.channels * multiplier, name=f"down{level}_{i}", **common)(h)
+            if level + 1 < len(self.multipliers):
+                h = Downsample(name=f"down{level}", **common)(h)
+        h = Middle(self.head_channels, mix=self.mix, name="middle", **common)(h)
+        h = GroupNorm(silu=True, name="norm", **common)(h)
+        return Conv3x3(self.out_channels, name="head", **common)(h).astype(jnp.float32)
+
+
+class Decoder(nn.Module):
+    """A small map to images: the encoder's way back, with one block more a level.
+
+    Attributes:
+      out_channels: the images'.
+      channels, multipliers, blocks, head_channels, mix, dtype, ops: as in `Encoder`.
+    """
+
+    out_channels: int
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 2
+    head_channels: int | None = None
+    mix: Mixer = jax.nn.dot_product_attention
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, z: Array, size: tuple[int, int] | None = None) -> Array:
+        """Decodes.
+
+        Args:
+          z: (B, h, w, C) latents.
+          size: the images' (H, W); f h and f w by default.
+
+        Returns:
+          (B, H, W, out_channels) float32.
+
+        Raises:
+          ValueError: latents that an image of that size does not have.
+        """
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        levels = len(self.multipliers)
+        f = 2 ** (levels - 1)
+        height, width = size or (f * z.shape[1], f * z.shape[2])
+        sizes = level_sizes(height, width, levels)
+        if sizes[-1] != z.shape[1:3]:
+            raise ValueError(
+                f"latents of {z.shape[1]}x{z.shape[2]} are not those of images of "
+                f"{height}x{width}, which have {sizes[-1][0]}x{sizes[-1][1]} at f = {f}"
+            )
+        widest = self.channels * self.multipliers[-1]
+        h = Conv3x3(widest, name="stem", **common)(z.astype(self.dtype))
+        h = Middle(self.head_channels, mix=self.mix, name="middle", **common)(h)
+        for level in reversed(range(levels)):
+            for i in range(self.blocks + 1):
+                h = ResNetBlock(
+                    self.channels * self.multipliers[level], name=f"up{level}_{i}", **common
+                )(h)
+            if level:
+                h = Upsample(name=f"up{level}", **common)(h, *sizes[level - 1])
+        h = GroupNorm(silu=True, name="norm", **common)(h)
+        return Conv3x3(self.out_channels, name="head", **common)(h).astype(jnp.float32)
+
+
+class Middle(nn.Module):
+    """Two residual blocks around self-attention: (B, H, W, C) -> the same shape."""
+
+    head_channels: int | None = None
+    mix: Mixer = jax.nn.dot_product_attention
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        channels = x.shape[-1]
+        h = ResNetBlock(channels, name="block_0", **common)(x)
+        h = SelfAttention(self.head_channels or channels, mix=self.mix, name="attention", **common)(
+            h
+        )
+        return ResNetBlock(channels, name="block_1", **common)(h)

@@ -1,0 +1,110 @@
+"""Vector quantisation with a codebook of moving averages, as pure functions.
+
+van den Oord et al. 2017, "Neural discrete representation learning", appendix A.1: the codes are the
+means of the vectors that chose them, over an exponentially fading past, so no gradient moves them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.types import Array
+
+
+class Codebook(NamedTuple):
+    """K codes of D numbers; the state that training hands on.
+
+    Attributes:
+      codes: (K, D) float32.
+      counts: (K,) float32: how many vectors chose each code, fading.
+      sums: (K, D) float32: their sum, fading.
+    """
+
+    codes: Array
+    counts: Array
+    sums: Array
+
+
+def init_codebook(key: Array, size: int, features: int) -> Codebook:
+    """A codebook of normal codes, each as if one vector had chosen it."""
+    codes = jax.random.normal(key, (size, features))
+    return Codebook(codes, jnp.ones(size), codes)
+
+
+def nearest(codebook: Codebook, z: Array) -> Array:
+    """(..., D) -> (...) int32, the nearest code of each vector."""
+    codes = codebook.codes
+    # |z - c|^2 without |z|^2, which is the same for every code.
+    distance = jnp.square(codes).sum(1) - 2 * jnp.einsum(
+        "...d,kd->...k", z, codes, precision=jax.lax.Precision.HIGHEST
+    )
+    return distance.argmin(-1).astype(jnp.int32)
+
+
+def quantise(codebook: Codebook, z: Array) -> tuple[Array, Array]:
+    """The nearest codes in place of the vectors, with the vectors' gradient (straight through).
+
+    Args:
+      codebook: K codes.
+      z: (..., D).
+
+    Returns:
+      (..., D) codes and (...) int32 their numbers.
+    """
+    indices = nearest(codebook, z)
+    codes = codebook.codes[indices]
+    return z + jax.lax.stop_gradient(codes - z), indices
+
+
+def commitment(codebook: Codebook, z: Array, indices: Array) -> Array:
+    """(B, ..., D), (B, ...) -> (B,): the mean square distance of z to its codes, which stay."""
+    codes = jax.lax.stop_gradient(codebook.codes)[indices]
+    return jnp.square(z - codes).mean(tuple(range(1, z.ndim)))
+
+
+def update(
+    codebook: Codebook,
+    z: Array,
+    indices: Array,
+    *,
+    key: Array,
+    decay: float = 0.99,
+    least: float = 0.01,
+    axis_name: str | None = None,
+) -> Codebook:
+    """The codebook after a batch has chosen; dead codes start again at vectors of the batch.
+
+    Restarts after Dhariwal et al. 2020, "Jukebox", section 3.2.
+
+    Args:
+      codebook: before.
+      z: (..., D) vectors, of which no gradient is taken.
+      indices: (...) their codes.
+      key: which vectors dead codes start at; the same on every device.
+      decay: of counts and sums, in [0, 1).
+      least: a code whose count falls below this share of an even one is dead.
+      axis_name: the axis of a pmap: counts, sums and vectors of all devices are taken together.
+    """
+    size, features = codebook.codes.shape
+    vectors = jax.lax.stop_gradient(z).reshape(-1, features).astype(jnp.float32)
+    chosen = jax.nn.one_hot(indices.reshape(-1), size)
+    batch_counts = chosen.sum(0)
+    batch_sums = jnp.einsum("nk,nd->kd", chosen, vectors, precision=jax.lax.Precision.HIGHEST)
+    if axis_name is not None:
+        batch_counts, batch_sums = jax.lax.psum((batch_counts, batch_sums), axis_name)
+        vectors = jax.lax.all_gather(vectors, axis_name).reshape(-1, features)
+    counts = decay * codebook.counts + (1 - decay) * batch_counts
+    sums = decay * codebook.sums + (1 - decay) * batch_sums
+    dead = counts < least * counts.sum() / size
+    fresh = vectors[jax.random.randint(key, (size,), 0, len(vectors))]
+    even = counts.sum() / size
+    counts = jnp.where(dead, even, counts)
+    sums = jnp.where(dead[:, None], even * fresh, sums)
+    return Codebook(sums / counts[:, None], counts, sums)
+
+
+def perplexity(indices: Array, size: int) -> Array:
+    """exp of the entropy of how often codes are used: 1 for one of them, `size` for all alike."""
+    share = jnp.bincount(indices.reshape(-1), length=size) / indices.size
+    return jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-12))).sum())
