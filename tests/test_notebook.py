@@ -26,5 +26,5 @@ def test_quickstart_runs_from_top_to_bottom(tmp_path):
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert (tmp_path / "runs/notebook/samples.png").exists()
