@@ -125,7 +125,8 @@ def _one_loop(costs: list[one_loop.Cost]) -> list[str]:
         "memory), instructions of the optimised program, and CPU time to compute the coefficients, "
         f"trace, lower and compile, the least of {one_loop.ROUNDS} in turn without a cache. Where "
         "the instructions are as many, the times differ by the machine's noise, up to 0.2 in "
-        "single rows of single runs, and by the coefficients, which take milliseconds. A U-Net of 700,000 parameters, x of "
+        "single rows of single runs, and by the coefficients, which take milliseconds. A U-Net of "
+        "700,000 parameters, x of "
         f"{one_loop.SHAPE}, float32, on a CPU.",
         "",
         "| sampler | memory | instructions | compile time | 10 steps, MB | 10 steps, s |",

@@ -14,6 +14,7 @@ from diffjax.training.logs import read_rows
 from diffjax.training.sampling import Draw
 
 LONGEST_STEM = 180
+MOST_COLUMNS = 20  # of a grid with a row a class; more of a class go on in the next row
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
@@ -23,7 +24,7 @@ def pixel_scale(shape: tuple[int, int, int]) -> int:
 
 
 def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
-    """The samples as one picture: a named row for each class where there are classes."""
+    """The samples as one picture: a named row, or some, for each class where there are classes."""
     images = draw.images
     labels = setup.generator.labels(start, len(images))
     names = setup.source.class_names
@@ -34,8 +35,16 @@ def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
     shown, counts = np.unique(labels, return_counts=True)
     if len(shown) == 1 or len(set(counts)) > 1:
         return figures.image_grid(images[order], scale=scale)
-    rows = [names[label] if label >= 0 else "no class" for label in shown]
-    return figures.image_grid(images[order], scale=scale, columns=int(counts[0]), row_labels=rows)
+    each = int(counts[0])
+    even = [n for n in range(5, MOST_COLUMNS + 1) if each % n == 0]
+    columns = each if each <= MOST_COLUMNS or not even else even[-1]
+    # A class's name stands before the first of its rows.
+    rows = [
+        name if row == 0 else ""
+        for name in (names[label] if label >= 0 else "no class" for label in shown)
+        for row in range(each // columns)
+    ]
+    return figures.image_grid(images[order], scale=scale, columns=columns, row_labels=rows)
 
 
 def samples(setup: Experiment, params: Any, path: Path) -> np.ndarray:

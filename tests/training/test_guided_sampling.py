@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from diffjax.errors import UserError
 from diffjax.main import main
 from diffjax.training import build, build_sampling, choices, pictures
 from diffjax.training.experiment import resolve, restore_params
+from diffjax.training.sampling import Draw
 
 
 def setup_of(flags, *more):
@@ -204,3 +206,17 @@ def test_a_file_s_name_stays_short_enough_for_any_file_system(tiny_config):
         tiny_config.sample.guidance = f"autoguidance(workdir='{'w' * 300}', scale=2.0)"
     names = {pictures.file_stem(tiny_config.sample, f"n{n}") for n in (1, 2)}
     assert len(names) == 2 and max(map(len, names)) <= 180
+
+
+@pytest.mark.parametrize(("each", "columns", "rows"), [(3, 3, 2), (40, 20, 4), (50, 10, 10)])
+def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
+    images = np.zeros((2 * each, 8, 8, 1), np.uint8)
+    labels = np.arange(2 * each) % 2
+    setup = types.SimpleNamespace(
+        generator=types.SimpleNamespace(labels=lambda start, count: labels),
+        source=types.SimpleNamespace(class_names=("a", "b"), image_shape=(8, 8, 1)),
+    )
+    sheet = pictures.draw_grid(setup, Draw(images, None), start=0)
+    tile = 8 * pictures.pixel_scale((8, 8, 1)) + 2
+    assert sheet.shape[0] == 2 + rows * tile
+    assert (sheet[2 + tile // 2] == 0).sum() == columns * (tile - 2)
