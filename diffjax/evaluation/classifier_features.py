@@ -29,12 +29,6 @@ import optax
 
 from diffjax import rng
 from diffjax.errors import UserError
-from diffjax.evaluation.classifier_weights import (
-    TrainedClassifier,
-    load_classifier,
-    round_weights,
-    save_classifier,
-)
 from diffjax.evaluation.feature_function import accuracy, to_unit_range
 from diffjax.evaluation.labelled_images import (
     LabelledImages,
@@ -44,8 +38,13 @@ from diffjax.evaluation.labelled_images import (
     read_examples,
 )
 from diffjax.models.classifier import Classifier
-
-SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fashion_mnist_classifier.npz"
+from diffjax.perceptual.classifier_weights import (
+    SHIPPED_WEIGHTS,
+    TrainedClassifier,
+    load_classifier,
+    round_weights,
+    save_classifier,
+)
 
 # Raise it with any change to the recipe or the network: classifiers of other versions are not
 # taken from caches.

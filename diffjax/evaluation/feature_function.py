@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
-from diffjax.evaluation.classifier_weights import TrainedClassifier
 from diffjax.evaluation.labelled_images import (
     Images,
     LabelledImages,
@@ -20,6 +19,7 @@ from diffjax.evaluation.labelled_images import (
     read_in_order,
 )
 from diffjax.models.classifier import Classifier
+from diffjax.perceptual.classifier_weights import TrainedClassifier
 
 # One compiled program serves any number of images.
 FEATURE_BATCH = 500

@@ -20,11 +20,11 @@ from diffjax.evaluation.classifier_features import (
     main,
     train_classifier,
 )
-from diffjax.evaluation.classifier_weights import load_classifier, round_weights, save_classifier
 from diffjax.evaluation.feature_function import accuracy, make_feature_function
 from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
 from diffjax.evaluation.labelled_images import fingerprint, read_in_order
 from diffjax.models.classifier import Classifier, _space_to_depth
+from diffjax.perceptual.classifier_weights import load_classifier, round_weights, save_classifier
 
 SHORT = Recipe(steps=40, batch_size=64, seed=3)
 

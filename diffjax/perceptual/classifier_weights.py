@@ -27,6 +27,8 @@ from diffjax.errors import UserError
 from diffjax.files import atomic_write
 from diffjax.models.classifier import Classifier
 
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "fashion_mnist_classifier.npz"
+
 METADATA = "metadata"
 
 
