@@ -6,6 +6,8 @@
     source = load("fashion_mnist")
     iterator = batches(source, batch_size=128, seed=0)
     batch = next(iterator)      # {"image": uint8 (128, 28, 28, 1), "label": int32 (128,)}
+
+Where a set has captions, a batch has a third key, "caption": numbers into `source.captions`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ _NAMES = "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>"
 
 
 def _unknown(name: str) -> UserError:
+    if name == "emoji":
+        return UserError(
+            "emoji is made as a folder; run python -m diffjax.data emoji --out=FOLDER and name "
+            "it folder:FOLDER"
+        )
     return UserError(f"unknown data set {name!r}; expected one of {_NAMES}")
 
 
@@ -78,7 +85,8 @@ def load(
         digits: scikit-learn's 8x8x1 digits, 10 classes;
         tfds:<name>: any image classification set that TFDS has prepared, or, where `data_dir`
           holds none but is a folder of images, that folder;
-        folder:<path>: PNG, JPEG and WebP files, with one sub-folder a class or a labels.csv.
+        folder:<path>: PNG, JPEG and WebP files, with one sub-folder a class, a labels.csv, or a
+          metadata.jsonl with captions (`diffjax.data.folder` says how each of them looks).
       split: "train" or "test", or another that the set has.
       data_dir: where the data lies; None is TFDS's own directory ($TFDS_DATA_DIR, else
         ~/tensorflow_datasets). A given one is used or refused, never replaced.
@@ -89,7 +97,7 @@ def load(
       memory_limit_mb: a set of more MiB than this, decoded, is streamed from disk.
 
     Returns:
-      A source: `len`, indexing, `image_shape`, `class_names`.
+      A source: `len`, indexing, `image_shape`, `class_names`, `captions`.
 
     Raises:
       UserError: an unknown name or split, data that is missing, unreadable or damaged, images

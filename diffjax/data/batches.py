@@ -27,6 +27,8 @@ import numpy as np
 from diffjax.data.sources import ArraySource, ImageSource
 from diffjax.errors import UserError
 
+_CAPTIONS_KEY = "captions_crc32"
+
 
 class BatchIterator(Protocol):
     """Endless batches of one source, with a state that fits in a JSON file."""
@@ -36,7 +38,10 @@ class BatchIterator(Protocol):
         ...
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends.
+
+        Where the source has captions, also "caption": int32 (B,), numbers into its `captions`.
+        """
         ...
 
     def get_state(self) -> dict[str, int]:
@@ -122,6 +127,8 @@ class _Positioned:
             "seed": seed,
             "batch_size": batch_size,
         }
+        if source.captions:
+            self._identity[_CAPTIONS_KEY] = zlib.crc32("\0".join(source.captions).encode())
 
     def get_state(self) -> dict[str, int]:
         """Returns {"position": examples drawn} and what tells this iterator from others."""
@@ -129,7 +136,9 @@ class _Positioned:
 
     def _check_state(self, state: dict[str, Any]) -> int:
         """Returns the state's position, or raises UserError when it is not this iterator's."""
-        for key, expected in self._identity.items():
+        # A set without captions has no such key, and must not take the place of one that has.
+        for key in (*self._identity, _CAPTIONS_KEY):
+            expected = self._identity.get(key, "missing")
             found = state.get(key, "missing")
             if found != expected:
                 raise UserError(
@@ -167,11 +176,11 @@ class ArrayBatches(_Positioned):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        """Returns the next batch, as `BatchIterator` says; never ends."""
         stop = self._position + self._batch_size
         rows = self._order.span(self._position, stop)[self._shard]
         self._position = stop
-        return {"image": self._source.images[rows], "label": self._source.labels[rows]}
+        return self._source.take(rows)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to where `get_state` was called; UserError for a state of another iterator."""
@@ -230,7 +239,7 @@ class StreamBatches(_Positioned):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends."""
+        """Returns the next batch, as `BatchIterator` says; never ends."""
         batch: dict[str, np.ndarray] = next(self._iterator)
         self._position += self._batch_size
         return batch
@@ -262,7 +271,8 @@ def batches(
 
     Returns:
       An iterator over {"image": uint8 (B, H, W, C), "label": int32 (B,)} with
-      B = batch_size / shard_count, and with `get_state` and `set_state`.
+      B = batch_size / shard_count, and with `get_state` and `set_state`. Where the source has
+      captions there is a third key, "caption": int32 (B,), numbers into `source.captions`.
 
     Raises:
       UserError: an argument is out of range, or batch_size does not divide by shard_count.

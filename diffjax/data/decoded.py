@@ -1,10 +1,10 @@
 """Decoded sets, kept for the next run: mapping a file takes no time, decoding 60,000 PNGs seconds.
 
 The cache folder's data/<key>/ holds images.npy, which is mapped and not read, and labels.npz with
-the labels and the names of the classes. The key is a digest of what the images follow from: the
-prepared files' paths, sizes and times of change, the split, and how they are decoded. So a file
-never changes once it has its name, and it gets that only when it is whole and on the disk. All of
-it can be deleted at any time.
+the labels, the names of the classes and the captions. The key is a digest of what the images
+follow from: the prepared files' paths, sizes and times of change, the split, and how they are
+decoded. So a file never changes once it has its name, and it gets that only when it is whole and
+on the disk. All of it can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -27,7 +28,7 @@ from diffjax.files import atomic_write, cache_folder
 # Sets are dropped, those unused for longest first, until the rest takes no more than this.
 LIMIT_MB = 4096
 
-_DECODING = 1  # to be raised when the same files would be decoded to other arrays
+_DECODING = 2  # to be raised when the same files would be decoded to other arrays
 
 
 def key(directory: Path, *, split: str, image_size: int | None, channels: int | None) -> str:
@@ -64,7 +65,16 @@ def find(key: str, *, name: str, memory_limit_mb: int) -> ArraySource | None:
         images = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
         with np.load(folder / "labels.npz") as archive:
             labels, class_names = archive["labels"], tuple(archive["class_names"].tolist())
-        source = ArraySource(images, labels, name=name, class_names=class_names)
+            captions = json.loads(archive["captions"].tobytes())
+            numbers = archive["caption_numbers"] if captions else None
+        source = ArraySource(
+            images,
+            labels,
+            name=name,
+            class_names=class_names,
+            captions=captions,
+            caption_numbers=numbers,
+        )
         if images.nbytes > memory_limit_mb * 2**20:
             return None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, UserError):
@@ -79,14 +89,18 @@ def keep(key: str, source: ArraySource) -> None:
     if source.images.nbytes > LIMIT_MB * 2**20:
         return
     folder = _folder() / key
-    names = np.asarray(source.class_names, np.str_)
+    arrays: dict[str, Any] = {
+        "labels": source.labels,
+        "class_names": np.asarray(source.class_names, np.str_),
+        # An array of text would give every caption the room of the longest.
+        "captions": np.frombuffer(json.dumps(source.captions).encode(), np.uint8),
+    }
+    if source.caption_numbers is not None:
+        arrays["caption_numbers"] = source.caption_numbers
     # Without room on the disk the set is decoded the next time, too: no reason to end a run.
     with contextlib.suppress(OSError, UserError):
         atomic_write(folder / "images.npy", lambda file: np.save(file, source.images))
-        atomic_write(
-            folder / "labels.npz",
-            lambda file: np.savez(file, labels=source.labels, class_names=names),
-        )
+        atomic_write(folder / "labels.npz", lambda file: np.savez(file, **arrays))
         _drop_unused()
 
 

@@ -202,6 +202,8 @@ def build_source(
     channels: int | None,
     memory_limit_mb: int,
     scan_limit: int | None = None,
+    captions: Sequence[str] = (),
+    caption_numbers: np.ndarray | None = None,
 ) -> ImageSource:
     """Makes a source of encoded images: decoded into memory if it fits, else streamed.
 
@@ -213,6 +215,8 @@ def build_source(
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
       scan_limit: how many headers a streamed set's check reads; None reads all of them.
+      captions: the distinct captions, sorted; () when there are none.
+      caption_numbers: integers (N,), numbers into `captions`; None when there are none.
 
     Returns:
       The set. A streamed one has had its headers read, unless both `image_size` and `channels`
@@ -243,7 +247,14 @@ def build_source(
         pixels, labels = _decode_all(
             encoded, name=name, image_size=image_size, channels=depth, threads=threads
         )
-        return ArraySource(pixels, labels, name=name, class_names=class_names)
+        return ArraySource(
+            pixels,
+            labels,
+            name=name,
+            class_names=class_names,
+            captions=captions,
+            caption_numbers=caption_numbers,
+        )
 
     def read(row: int) -> tuple[np.ndarray, int]:
         [(data, label)] = encoded.read([row])
@@ -258,4 +269,6 @@ def build_source(
         image_shape=(height, width, depth or 3),
         name=name,
         class_names=class_names,
+        captions=captions,
+        caption_numbers=caption_numbers,
     )

@@ -5,6 +5,10 @@ The layouts, where `root` is the folder or, if it holds train/ and test/, one of
     root/*.png                      no labels
     root/<class>/**/*.png           one sub-folder a class
     root/**/*.png, root/labels.csv  a table with the columns file (relative to root) and label
+    root/**/*.png, root/metadata.jsonl (or .csv)
+                                    captions, as in Hugging Face's imagefolder (`metadata`); the
+                                    classes are those of its column "label", if it has one, and
+                                    never the sub-folders
 
 Examples are in the order of their paths, so that it is the same on every file system.
 """
@@ -14,14 +18,15 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from diffjax.data import encoded
 from diffjax.data.images import SUFFIXES
-from diffjax.data.sources import UNLABELLED, ImageSource
+from diffjax.data.metadata import METADATA_FILES, read_metadata
+from diffjax.data.sources import UNLABELLED, ImageSource, number_captions
 from diffjax.errors import UserError
 
 SPLITS = ("train", "test", "val", "validation", "valid")
@@ -112,11 +117,12 @@ def splits(directory: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The images of one split: paths relative to `root`, and each one's class by name."""
+    """The images of one split: paths relative to `root`, each one's class by name and caption."""
 
     root: Path
     files: tuple[str, ...]
     classes: tuple[str, ...] | None
+    captions: tuple[str, ...] | None = None
 
 
 def _class_order(names: Sequence[str]) -> tuple[str, ...]:
@@ -155,8 +161,21 @@ def _and_others(names: Sequence[str]) -> str:
     return names[0] + (f" (and {len(names) - 1} others)" if len(names) > 1 else "")
 
 
+def _match(table: Path, rows: Collection[str], files: Sequence[str]) -> None:
+    """Raises UserError unless a table's rows and a folder's images are the same files."""
+    if absent := sorted(set(rows) - set(files)):
+        raise UserError(
+            f"{table} names {_and_others(absent)}, which is no image in {table.parent}; "
+            "remove the row or add the file"
+        )
+    if unlisted := sorted(set(files) - set(rows)):
+        raise UserError(
+            f"{table} has no row for {_and_others(unlisted)}; add the row or remove the file"
+        )
+
+
 def _list_split(root: Path) -> _Listing:
-    """Lists the images of one split and finds out how they are labelled."""
+    """Lists the images of one split and finds out how they are labelled and captioned."""
     everything = list(_walk(root))
     files = sorted(path for path in everything if path.lower().endswith(SUFFIXES))
     others = sorted(path for path in everything if path.lower().endswith(_OTHER_SUFFIXES))
@@ -167,19 +186,20 @@ def _list_split(root: Path) -> _Listing:
         _logger.warning(
             "%s: not read, for being neither PNG, JPEG nor WebP: %s", root, _and_others(others)
         )
-    if LABELS_FILE in everything:
+    tables = [name for name in (LABELS_FILE, *METADATA_FILES) if name in everything]
+    if len(tables) > 1:
+        raise UserError(f"{root} holds both {tables[0]} and {tables[1]}; keep one of them")
+    if LABELS_FILE in tables:
         labels = _read_labels(root / LABELS_FILE)
-        if absent := sorted(set(labels) - set(files)):
-            raise UserError(
-                f"{root / LABELS_FILE} names {_and_others(absent)}, which is no image in {root}; "
-                "remove the row or add the file"
-            )
-        if unlabelled := sorted(set(files) - set(labels)):
-            raise UserError(
-                f"{root / LABELS_FILE} has no row for {_and_others(unlabelled)}; add the row or "
-                "remove the file"
-            )
+        _match(root / LABELS_FILE, labels, files)
         return _Listing(root, tuple(files), tuple(labels[file] for file in files))
+    if tables:
+        table = read_metadata(root / tables[0])
+        _match(root / tables[0], table, files)
+        rows = [table[file] for file in files]
+        # A table has labels in all its rows or in none.
+        classes = tuple(row.label for row in rows if row.label is not None)
+        return _Listing(root, tuple(files), classes or None, tuple(row.text for row in rows))
     loose = [file for file in files if "/" not in file]
     if len(loose) == len(files):
         return _Listing(root, tuple(files), None)
@@ -240,11 +260,11 @@ def load_folder(
 
     Returns:
       The images in the order of their paths. The classes are those of the train split, sorted,
-      so that a label means the same in every split.
+      so that a label means the same in every split; the captions are the asked split's own.
 
     Raises:
       UserError: the folder or split is missing or empty, files cannot be read, sizes differ and
-        `image_size` is None, or the labels and the images do not match.
+        `image_size` is None, or the labels or captions do not match the images.
     """
     known = splits(directory)
     if split not in known:
@@ -253,11 +273,12 @@ def load_folder(
             f"another split into {directory}/train and {directory}/{split}"
         )
     divided = bool(_split_folders(directory))
-    if divided and (directory / LABELS_FILE).is_file():
-        raise UserError(
-            f"{directory / LABELS_FILE} lies beside the splits {', '.join(known)}; put one "
-            f"{LABELS_FILE} into each of them"
-        )
+    for table in (LABELS_FILE, *METADATA_FILES):
+        if divided and (directory / table).is_file():
+            raise UserError(
+                f"{directory / table} lies beside the splits {', '.join(known)}; put one "
+                f"{table} into each of them"
+            )
     listing = _list_split(directory / split if divided else directory)
     reference = listing
     if divided and split != "train" and "train" in known:
@@ -277,6 +298,10 @@ def load_folder(
                 "has not; the splits need the same classes"
             )
         labels = [numbers[label] for label in listing.classes]
+    captions: tuple[str, ...] = ()
+    caption_numbers = None
+    if listing.captions is not None:
+        captions, caption_numbers = number_captions(listing.captions)
     _logger.info("%s: %d images read from %s", name, len(listing.files), listing.root)
     return encoded.build_source(
         _Files(listing, labels),
@@ -285,4 +310,6 @@ def load_folder(
         image_size=image_size,
         channels=channels,
         memory_limit_mb=memory_limit_mb,
+        captions=captions,
+        caption_numbers=caption_numbers,
     )

@@ -1,13 +1,16 @@
-"""What a data set is: random access to uint8 images and int32 labels.
+"""What a data set is: random access to uint8 images, int32 labels and, in some sets, captions.
 
 A source holds images as they are stored, uint8 in [0, 255], height first and channels last.
 Whoever trains on them maps them to float32 in [-1, 1]; nothing here does, so a batch costs a
 quarter of the memory until it is on the device.
+
+A caption is text and an example holds its number in the source's `captions`, the distinct texts,
+sorted: batches stay arrays, and each text need be encoded only once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -15,6 +18,46 @@ import numpy as np
 from diffjax.errors import UserError
 
 UNLABELLED = -1
+
+
+def number_captions(texts: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns (the distinct texts, sorted; each text's number among them, int32 (N,)).
+
+    >>> number_captions(["a dog", "a cat", "a dog"])
+    (('a cat', 'a dog'), array([1, 0, 1], dtype=int32))
+    """
+    captions = tuple(sorted(set(texts)))
+    numbers = {caption: number for number, caption in enumerate(captions)}
+    return captions, np.array([numbers[text] for text in texts], np.int32)
+
+
+def _check_captions(
+    captions: Sequence[str], numbers: np.ndarray | None, *, length: int, name: str
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Returns (captions, int32 numbers or None), or raises UserError if they do not fit."""
+    captions = tuple(captions)
+    if not captions and numbers is None:
+        return (), None
+    if not captions or numbers is None:
+        raise UserError(
+            f"{name}: {'captions' if captions else 'caption_numbers'} without "
+            f"{'caption_numbers' if captions else 'captions'}; give both or neither"
+        )
+    if list(captions) != sorted(set(captions)):
+        raise UserError(
+            f"{name}: the captions are not distinct and sorted; number_captions makes them so"
+        )
+    if numbers.shape != (length,) or not np.issubdtype(numbers.dtype, np.integer):
+        raise UserError(
+            f"{name}: caption_numbers are {numbers.dtype} {numbers.shape}; "
+            f"expected one integer an image, ({length},)"
+        )
+    if numbers.min() < 0 or numbers.max() >= len(captions):
+        raise UserError(
+            f"{name}: caption_numbers lie in [{numbers.min()}, {numbers.max()}]; expected "
+            f"[0, {len(captions) - 1}] for the {len(captions)} captions"
+        )
+    return captions, numbers.astype(np.int32, copy=False)
 
 
 @runtime_checkable
@@ -25,18 +68,23 @@ class ImageSource(Protocol):
       name: what `diffjax.data.load` was asked for, e.g. "fashion_mnist".
       image_shape: (height, width, channels) of every image; channels is 1 or 3.
       class_names: the classes in the order of the labels; () when there are no labels.
+      captions: the distinct captions of this split, sorted; () when there are none.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    captions: tuple[str, ...]
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         ...
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        """Returns example i: {"image": uint8 (H, W, C), "label": int32 scalar, -1 = none}."""
+        """Returns example i: {"image": uint8 (H, W, C), "label": int32 scalar, -1 = none}.
+
+        Where there are captions, also "caption": int32 scalar, a number into `captions`.
+        """
         ...
 
 
@@ -46,6 +94,7 @@ class ArraySource:
     Attributes:
       images: uint8 (N, H, W, C).
       labels: int32 (N,); all -1 when there are no labels.
+      caption_numbers: int32 (N,), numbers into `captions`; None when there are no captions.
     """
 
     def __init__(
@@ -55,6 +104,8 @@ class ArraySource:
         *,
         name: str = "array",
         class_names: tuple[str, ...] = (),
+        captions: Sequence[str] = (),
+        caption_numbers: np.ndarray | None = None,
     ) -> None:
         """Wraps arrays without copying them.
 
@@ -63,9 +114,12 @@ class ArraySource:
           labels: integers (N,) in [0, number of classes), or None when there are none.
           name: the set's name, for messages and logs.
           class_names: the classes in the order of the labels; () when there are none.
+          captions: the distinct captions, sorted; () when there are none.
+          caption_numbers: integers (N,), numbers into `captions`; None when there are none.
 
         Raises:
-          UserError: the set is empty, or the shapes, types or labels do not fit together.
+          UserError: the set is empty, or the shapes, types, labels or captions do not fit
+            together.
         """
         if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError(
@@ -90,14 +144,27 @@ class ArraySource:
         self.labels = labels.astype(np.int32, copy=False)
         self.image_shape: tuple[int, int, int] = images.shape[1:]
         self.class_names = tuple(class_names)
+        self.captions, self.caption_numbers = _check_captions(
+            captions, caption_numbers, length=len(images), name=name
+        )
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         return len(self.images)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        """Returns example i: {"image": uint8 (H, W, C), "label": int32 scalar, -1 = none}."""
-        return {"image": self.images[i], "label": self.labels[i]}
+        """Returns example i: {"image": uint8 (H, W, C), "label": int32 scalar, -1 = none}.
+
+        Where there are captions, also "caption": int32 scalar, a number into `captions`.
+        """
+        return self.take(i)
+
+    def take(self, rows: SupportsIndex | np.ndarray) -> dict[str, Any]:
+        """Returns one example, or those at int (B,) `rows` with a leading dimension B."""
+        examples = {"image": self.images[rows], "label": self.labels[rows]}
+        if self.caption_numbers is not None:
+            examples["caption"] = self.caption_numbers[rows]
+        return examples
 
 
 class StreamedSource:
@@ -111,6 +178,8 @@ class StreamedSource:
         image_shape: tuple[int, int, int],
         name: str,
         class_names: tuple[str, ...] = (),
+        captions: Sequence[str] = (),
+        caption_numbers: np.ndarray | None = None,
     ) -> None:
         """Wraps a function that reads one example.
 
@@ -120,9 +189,11 @@ class StreamedSource:
           image_shape: (H, W, C) of every image.
           name: the set's name, for messages and logs.
           class_names: the classes in the order of the labels; () when there are none.
+          captions: the distinct captions, sorted; () when there are none.
+          caption_numbers: integers (length,), numbers into `captions`; None when there are none.
 
         Raises:
-          UserError: the set is empty.
+          UserError: the set is empty, or the captions do not fit.
         """
         if length <= 0:
             raise UserError(f"{name}: the set holds no images; expected at least one")
@@ -131,6 +202,9 @@ class StreamedSource:
         self.name = name
         self.image_shape = image_shape
         self.class_names = tuple(class_names)
+        self.captions, self._caption_numbers = _check_captions(
+            captions, caption_numbers, length=length, name=name
+        )
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -138,6 +212,8 @@ class StreamedSource:
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
         """Returns example i: {"image": uint8 (H, W, C), "label": int32 scalar, -1 = none}.
+
+        Where there are captions, also "caption": int32 scalar, a number into `captions`.
 
         Raises:
           IndexError: i is outside [-length, length).
@@ -150,4 +226,7 @@ class StreamedSource:
                 f"{self.name}: example {index} is {image.shape}, expected {self.image_shape}; "
                 "set --config.data.image_size to bring all images to one size"
             )
-        return {"image": image, "label": np.int32(label)}
+        example = {"image": image, "label": np.int32(label)}
+        if self._caption_numbers is not None:
+            example["caption"] = self._caption_numbers[index]
+        return example
