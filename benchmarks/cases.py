@@ -88,7 +88,7 @@ def load(name: str, device: str) -> Case:
             channels=32, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(7,),
             patch=1, class_conditional=False,
         )  # fmt: skip
-        config.diffusion.label_dropout = 0.0
+        config.diffusion.condition_dropout = 0.0
         config.train.batch_size = 128
         title = "unconditional 28x28x1, 32 channels x (1, 2, 2), attention at 7x7"
         return Case(name, title, config, (28, 28, 1), 128)

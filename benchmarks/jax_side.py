@@ -85,7 +85,9 @@ def sample(case: Case, side: Side, device: str) -> Workload:
 
 def _device(setup: Experiment, side: Side) -> str:
     kind = jax.local_devices()[0].device_kind
-    return kind if side.family == "stock" else f"{kind}, {build.kernels(setup.config).line}"
+    if side.family == "stock":
+        return kind
+    return f"{kind}, {build.kernels(setup.config.model.kernels, key='model.kernels').line}"
 
 
 def _forward_flops(setup: Experiment, side: Side) -> float | None:

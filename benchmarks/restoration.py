@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import flags, grids, inverse_problems, samplers
-from diffjax.training.experiment import load_split, resolve, restore_params
+from diffjax.training.experiment import resolve
+from diffjax.training.restoring import restore_frozen
+from diffjax.training.splits import load_split
 from diffjax.training.state import to_model_range
 
 IMAGES, STEPS = 16, 100
@@ -36,7 +38,7 @@ def main(arguments: list[str]) -> None:
     """Restores and prints."""
     config, workdir, _ = flags.parse([*arguments, "--config.sample.guidance=none"])
     setup = resolve(config)
-    _, params = restore_params(setup, workdir)
+    _, params = restore_frozen(setup, workdir)
     schedule, test = setup.diffusion.schedule, load_split(config, "test")
     x_0 = to_model_range(jnp.asarray(np.stack([test[i]["image"] for i in range(IMAGES)])))
     no_class = jnp.full(IMAGES, -1) if setup.network.num_classes else None

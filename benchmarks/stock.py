@@ -43,6 +43,6 @@ def of(setup: Experiment) -> Experiment:
     """The experiment with flax's layers in its network."""
     network = setup.network.clone(ops=Ops(conv, dense, group_norm))
     generator = Generator(
-        setup.config, network, setup.diffusion, image_shape=setup.source.image_shape
+        setup.config, network, setup.diffusion, space=setup.space, conditions=setup.conditions
     )
     return setup._replace(network=network, generator=generator)

@@ -150,7 +150,7 @@ def train(case: Case, side: Side, device: str) -> Workload:
         t = (1 + (level * diffusion.T).long()).clamp(1, diffusion.T)
         cond = None
         if config.model.class_conditional:
-            dropped = torch.rand(size, device=images.device) < config.diffusion.label_dropout
+            dropped = torch.rand(size, device=images.device) < config.diffusion.condition_dropout
             cond = torch.where(dropped, -1, labels)
         eps = torch.randn_like(x_0)
         scales = Scales(

@@ -65,10 +65,9 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Raises:
       UserError: bad input.
     """
-    from diffjax.training.config import check
-    from diffjax.training.experiment import Experiment, resolve
+    from diffjax.training.config import check, is_autoencoder
 
-    modes: dict[str, Callable[[Experiment, Path], int]] = {
+    modes: dict[str, Callable[[Any, Path], int]] = {
         "train": _train,
         "sample": _sample,
         "edit": _edit,
@@ -78,7 +77,20 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
     check(config)
     use_compilation_cache()
-    setup = resolve(config)
+    if is_autoencoder(config):
+        from diffjax.training.first_stage.experiment import resolve
+
+        modes = {"train": _train, "evaluate": _evaluate_autoencoder}
+        if mode not in modes:
+            raise UserError(
+                f"--mode={mode}: an autoencoder draws nothing by itself: expected train or "
+                "evaluate; name its workdir in the config of a diffusion model to sample"
+            )
+        setup: Any = resolve(config)
+    else:
+        from diffjax.training.experiment import resolve as resolve_diffusion
+
+        setup = resolve_diffusion(config)
     if mode != "train":  # whose own first line it is
         logging.getLogger("diffjax").info(setup.kernels.line)
     return modes[mode](setup, Path(workdir))
@@ -143,9 +155,9 @@ def _train(setup: Any, workdir: Path) -> int:
 
 def _sample(setup: Any, workdir: Path) -> int:
     from diffjax.training import pictures
-    from diffjax.training.experiment import restore_params
+    from diffjax.training.restoring import restore_frozen
 
-    step, params = restore_params(setup, workdir)
+    step, params = restore_frozen(setup, workdir)
     for path in pictures.generated(setup, params, workdir, step=step):
         print(f"wrote {path}")
     return 0
@@ -153,10 +165,10 @@ def _sample(setup: Any, workdir: Path) -> int:
 
 def _edit(setup: Any, workdir: Path) -> int:
     from diffjax.training.edit import Edit
-    from diffjax.training.experiment import restore_params
+    from diffjax.training.restoring import restore_frozen
 
     edit = Edit(setup)  # first the files: what is wrong with them needs no model
-    step, params = restore_params(setup, workdir)
+    step, params = restore_frozen(setup, workdir)
     for path in edit.write(params, workdir, step=step):
         print(f"wrote {path}")
     return 0
@@ -164,11 +176,11 @@ def _edit(setup: Any, workdir: Path) -> int:
 
 def _evaluate(setup: Any, workdir: Path) -> int:
     from diffjax import figures
-    from diffjax.training.experiment import restore_params
+    from diffjax.training.restoring import restore_frozen
 
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
-    step, params = restore_params(setup, workdir)
+    step, params = restore_frozen(setup, workdir)
     if not scales:
         report = _report(setup, params, step)
         _write_json(workdir / "evaluation.json", report)
@@ -183,6 +195,35 @@ def _evaluate(setup: Any, workdir: Path) -> int:
     for report in reports:
         print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
     print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
+    return 0
+
+
+def _evaluate_autoencoder(setup: Any, workdir: Path) -> int:
+    from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
+    from diffjax.training.first_stage.pictures import reconstructed
+    from diffjax.training.restoring import restore_frozen
+    from diffjax.training.splits import load_held_out
+
+    step, frozen = restore_frozen(setup, workdir)
+    config = setup.config
+
+    def reconstruct(images: Any) -> Any:
+        return reconstructed(setup, frozen, images, batch_size=config.sample.batch_size)
+
+    test = load_held_out(config)
+    report = {"step": step} | evaluate_reconstruction(
+        reconstruct,
+        train=setup.source,
+        test=test,
+        num_images=config.evaluate.num_samples,
+        cache_dir=cache_folder() / "evaluation",
+        features=setup.objective.features,
+    )
+    codes = setup.codes(frozen, test or setup.source)
+    if codes is not None:
+        report |= codebook_use(codes, len(frozen.codebook.codes))
+    _write_json(workdir / "evaluation.json", report)
+    print(json.dumps(report, indent=2))
     return 0
 
 

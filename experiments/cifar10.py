@@ -26,11 +26,21 @@ def get_config() -> ConfigDict:
     config.data.flip = True
     config.data.memory_limit_mb = 1024
 
+    config.first_stage = ConfigDict()
+    config.first_stage.workdir = ""
+    config.first_stage.checkpoint = "latest"
+    config.first_stage.tile = 0
+
+    config.condition = ConfigDict()
+    config.condition.text = "none"
+    config.condition.map = "none"
+
     config.model = ConfigDict()
     config.model.channels = 128
     config.model.multipliers = (1, 2, 2, 2)
     config.model.blocks = 2
     config.model.attention_resolutions = (16,)
+    config.model.transformer_depth = 1
     config.model.head_channels = 256
     config.model.dropout = 0.1
     config.model.class_conditional = False
@@ -50,7 +60,7 @@ def get_config() -> ConfigDict:
     config.diffusion.loss_target = "same"
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
-    config.diffusion.label_dropout = 0.0
+    config.diffusion.condition_dropout = 0.0
 
     config.train = ConfigDict()
     config.train.steps = 800_000
@@ -75,6 +85,9 @@ def get_config() -> ConfigDict:
     config.sample.count = 100
     config.sample.batch_size = 250
     config.sample.labels = ()
+    config.sample.prompt = ""
+    config.sample.negative_prompt = ""
+    config.sample.maps = ""
     config.sample.seed = 0
     config.sample.checkpoint = "latest"
 
@@ -83,6 +96,7 @@ def get_config() -> ConfigDict:
     config.edit.images = ""
     config.edit.mask = ""
     config.edit.labels = ()
+    config.edit.prompt = ""
     config.edit.count = 5
 
     config.evaluate = ConfigDict()

@@ -3,6 +3,7 @@
 NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
 """
 
+from diffjax.figures.captions import captioned
 from diffjax.figures.files import save_gif, save_png
 from diffjax.figures.grids import image_grid, to_uint8
 from diffjax.figures.loss_curve import plot_loss
@@ -10,6 +11,7 @@ from diffjax.figures.scale_curve import plot_scales
 from diffjax.figures.trajectories import denoising_frames, denoising_strip
 
 __all__ = [
+    "captioned",
     "denoising_frames",
     "denoising_strip",
     "image_grid",

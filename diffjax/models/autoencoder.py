@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.models.attention import Mixer, SelfAttention
-from diffjax.models.blocks import Conv3x3, Downsample, ResNetBlock, Upsample
+from diffjax.models.blocks import (
+    Conv3x3,
+    Downsample,
+    ResNetBlock,
+    Upsample,
+    depth_to_space,
+    space_to_depth,
+)
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
@@ -26,14 +33,15 @@ class Encoder(nn.Module):
     """Images to a small map: blocks and halvings, then attention in the middle.
 
     Esser et al. 2021, "Taming transformers for high-resolution image synthesis", table 7, as
-    Rombach et al. 2022 use it. The map's sides are the image's over f = 2^(levels - 1), to the
-    ceiling.
+    Rombach et al. 2022 use it. The map's sides are the image's over f = patch 2^(levels - 1), to
+    the ceiling.
 
     Attributes:
       out_channels: of the map; twice the latent's for a Gaussian's mean and log-variance.
       channels: channels at the first level.
       multipliers: channels of each level over `channels`; their number sets f.
       blocks: residual blocks a level.
+      patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
       head_channels: channels an attention head, None for one head.
       mix: as in `SelfAttention`.
       dtype: compute type; parameters stay float32.
@@ -44,6 +52,7 @@ class Encoder(nn.Module):
     channels: int = 64
     multipliers: tuple[int, ...] = (1, 2, 4)
     blocks: int = 2
+    patch: int = 1
     head_channels: int | None = None
     mix: Mixer = jax.nn.dot_product_attention
     dtype: Dtype = jnp.float32
@@ -53,7 +62,8 @@ class Encoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, H, W, C) in [-1, 1] -> (B, ceil(H / f), ceil(W / f), out_channels) float32."""
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = Conv3x3(self.channels, name="stem", **common)(x.astype(self.dtype))
+        h = space_to_depth(x, self.patch).astype(self.dtype)
+        h = Conv3x3(self.channels, name="stem", **common)(h)
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.blocks):
                 h = ResNetBlock(self.channels * multiplier, name=f"down{level}_{i}", **common)(h)
@@ -69,13 +79,14 @@ class Decoder(nn.Module):
 
     Attributes:
       out_channels: the images'.
-      channels, multipliers, blocks, head_channels, mix, dtype, ops: as in `Encoder`.
+      channels, multipliers, blocks, patch, head_channels, mix, dtype, ops: as in `Encoder`.
     """
 
     out_channels: int
     channels: int = 64
     multipliers: tuple[int, ...] = (1, 2, 4)
     blocks: int = 2
+    patch: int = 1
     head_channels: int | None = None
     mix: Mixer = jax.nn.dot_product_attention
     dtype: Dtype = jnp.float32
@@ -83,7 +94,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, size: tuple[int, int] | None = None) -> Array:
-        """Decodes.
+        """Decodes; what enters the last convolution is sown as "last" in "intermediates".
 
         Args:
           z: (B, h, w, C) latents.
@@ -97,9 +108,9 @@ class Decoder(nn.Module):
         """
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         levels = len(self.multipliers)
-        f = 2 ** (levels - 1)
+        f = self.patch * 2 ** (levels - 1)
         height, width = size or (f * z.shape[1], f * z.shape[2])
-        sizes = level_sizes(height, width, levels)
+        sizes = level_sizes(-(-height // self.patch), -(-width // self.patch), levels)
         if sizes[-1] != z.shape[1:3]:
             raise ValueError(
                 f"latents of {z.shape[1]}x{z.shape[2]} are not those of images of "
@@ -116,7 +127,13 @@ class Decoder(nn.Module):
             if level:
                 h = Upsample(name=f"up{level}", **common)(h, *sizes[level - 1])
         h = GroupNorm(silu=True, name="norm", **common)(h)
-        return Conv3x3(self.out_channels, name="head", **common)(h).astype(jnp.float32)
+        self.sow("intermediates", "last", h)
+        h = Conv3x3(self.out_channels * self.patch**2, name="head", **common)(h)
+        return self.to_images(h, (height, width))
+
+    def to_images(self, h: Array, size: tuple[int, int]) -> Array:
+        """What leaves the last convolution as images of a size (H, W), float32."""
+        return depth_to_space(h, self.patch, *size).astype(jnp.float32)
 
 
 class Middle(nn.Module):

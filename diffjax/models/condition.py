@@ -4,12 +4,14 @@ Leaving a condition out is a value, not another tree: a label of -1, a text with
 that is not present. So one compiled program serves both halves of classifier-free guidance.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffjax.models.types import Array
+
+Leaf = Any  # an array of JAX's or NumPy's, or a jax.ShapeDtypeStruct
 
 
 class Text(NamedTuple):
@@ -22,9 +24,9 @@ class Text(NamedTuple):
       pooled: (B, D) one vector a text, or None.
     """
 
-    tokens: Array
-    mask: Array
-    pooled: Array | None = None
+    tokens: Leaf
+    mask: Leaf
+    pooled: Leaf | None = None
 
 
 class SpatialMap(NamedTuple):
@@ -35,8 +37,8 @@ class SpatialMap(NamedTuple):
       present: (B,) bool; False stands for no map.
     """
 
-    values: Array
-    present: Array
+    values: Leaf
+    present: Leaf
 
 
 class Condition(NamedTuple):
@@ -48,7 +50,7 @@ class Condition(NamedTuple):
       map: see `SpatialMap`.
     """
 
-    label: Array | None = None
+    label: Leaf | None = None
     text: Text | None = None
     map: SpatialMap | None = None
 

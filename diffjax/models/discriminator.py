@@ -1,9 +1,12 @@
 """The patch discriminator."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.types import Array, Dtype
 
 
@@ -18,11 +21,13 @@ class PatchDiscriminator(nn.Module):
       channels: of the first convolution, doubled by each, up to 8 times.
       layers: convolutions of stride 2; 3 see patches of 70x70 pixels, 2 of 34x34, 1 of 16x16.
       dtype: compute type.
+      ops: what computes convolutions and normalisations.
     """
 
     channels: int = 64
     layers: int = 3
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -36,14 +41,32 @@ class PatchDiscriminator(nn.Module):
                 f"a discriminator of {self.layers} layers needs images of at least "
                 f"{2 ** (self.layers + 1)} pixels, not {x.shape[1]}x{x.shape[2]}: take fewer layers"
             )
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = x.astype(self.dtype)
         for i in range(self.layers + 1):
-            h = nn.Conv(
-                self.channels * min(2**i, 8), (4, 4), strides=2 if i < self.layers else 1,
-                padding=1, use_bias=i == 0, dtype=self.dtype, name=f"conv_{i}",
-            )(h)  # fmt: skip
+            features, stride = self.channels * min(2**i, 8), 2 if i < self.layers else 1
+            h = _Conv4x4(features, stride=stride, bias=i == 0, name=f"conv_{i}", **common)(h)
             if i:
-                h = GroupNorm(dtype=self.dtype, name=f"norm_{i}")(h)
+                h = GroupNorm(name=f"norm_{i}", **common)(h)
             h = nn.leaky_relu(h, 0.2)
-        logits = nn.Conv(1, (4, 4), padding=1, dtype=self.dtype, name="head")(h)
+        logits = _Conv4x4(1, name="head", **common)(h)
         return logits[..., 0].astype(jnp.float32)
+
+
+class _Conv4x4(nn.Module):
+    """A 4x4 convolution with a border of one pixel of zeros."""
+
+    features: int
+    stride: int = 1
+    bias: bool = True
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (4, 4, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape)
+        bias = jnp.zeros(self.features)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)

@@ -16,14 +16,16 @@ from diffjax.models.blocks import (
     depth_to_space,
     space_to_depth,
 )
+from diffjax.models.condition import Condition, SpatialMap, Text
 from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
+from diffjax.models.transformer import Context, SpatialTransformer
 from diffjax.models.types import Array, Dtype
 
 
 class UNet(nn.Module):
-    """A U-Net over images of any size, conditioned on time and, if asked, on a class.
+    """A U-Net over images of any size, conditioned on time and, if asked, on class, text or a map.
 
     Ho et al. 2020, appendix B, with Dhariwal & Nichol 2021's scale-shift normalisation. Level i has
     multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size; each level of the way
@@ -31,15 +33,25 @@ class UNet(nn.Module):
     and every map of the way down is concatenated to its counterpart on the way up. Odd sizes are
     halved to the ceiling and cut back on the way up.
 
+    Text is looked at by cross-attention, in transformer blocks in the place of self-attention
+    (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time's embedding; a
+    map is concatenated to the image. What a network is trained on and is not given it takes for
+    left out.
+
     Attributes:
       channels: channels at the first level.
       multipliers: channels of each level over `channels`.
       blocks: residual blocks a level.
-      attention_resolutions: heights of the maps (after the patch stem) that get self-attention;
-        the lowest map's middle block has it always.
+      attention_resolutions: heights of the maps (after the patch stem) that get self-attention,
+        or transformer blocks; the lowest map's middle block has it always.
+      transformer_depth: transformer blocks in a row, for a network with text.
       head_channels: channels an attention head.
       dropout: rate in the residual blocks, when train = True.
-      num_classes: 0 for an unconditional network; else cond holds labels, negative for no class.
+      num_classes: 0 for a network without classes.
+      text_width: features of a token of text; 0 for a network without text.
+      text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts of ids;
+        None for texts that are encoded already.
+      map_channels: of the map; 0 for a network without one.
       patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
       block: `ResNetBlock` or `ConvNeXtBlock`.
       scale_shift: how the embedding enters a block.
@@ -56,9 +68,13 @@ class UNet(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
+    transformer_depth: int = 1
     head_channels: int = 32
     dropout: float = 0.0
     num_classes: int = 0
+    text_width: int = 0
+    text_encoder: nn.Module | None = None
+    map_channels: int = 0
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
@@ -71,29 +87,31 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
+        self, x: Array, t: Array, cond: Condition | Array | None = None, *, train: bool = False
     ) -> Array:
         """Maps a noisy image to the network's statement about it.
 
         Args:
           x: (B, H, W, C) float images.
           t: (B,) times, about 0..1000.
-          cond: (B,) int labels where num_classes > 0; None stands for no class.
+          cond: see `Condition`; an array stands for its label, and what is None for left out.
           train: whether dropout is on; needs a "dropout" key then.
 
         Returns:
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: labels for an unconditional network, an attention resolution that no level
-            has, or a perturbed block without attention.
+          ValueError: a condition that the network has no place for, an attention resolution that
+            no level has, or a perturbed block without attention.
         """
-        batch, height, width, channels = x.shape
+        height, width, channels = x.shape[1:]
         attending = self.attention_blocks(height)
         missing = sorted(set(self.perturbed) - set(attending))
         if missing:
             raise ValueError(f"block {missing[0]!r} has no attention: expected of {attending}")
-        embedding = self._embedding(t, cond, batch)
+        condition = self._complete(cond, x)
+        context, pooled = self._context(condition.text)
+        embedding = self._embedding(t, condition.label, pooled)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         block = nn.remat(self.block, static_argnums=(3,)) if self.remat else self.block
 
@@ -107,13 +125,17 @@ class UNet(nn.Module):
             )(h, embedding, train)
             if name in attending:
                 mix = no_attention if name in self.perturbed else self.mix
-                h = SelfAttention(self.head_channels, mix=mix, name=f"{name}_attention", **common)(
-                    h
-                )
+                heads: dict[str, Any] = {"head_channels": self.head_channels, "mix": mix, **common}
+                if context is None:
+                    h = SelfAttention(name=f"{name}_attention", **heads)(h)
+                else:
+                    h = SpatialTransformer(
+                        self.transformer_depth, name=f"{name}_transformer", **heads
+                    )(h, context)
             return h
 
         levels = range(len(self.multipliers))
-        h = space_to_depth(x, self.patch).astype(self.dtype)
+        h = space_to_depth(self._with_map(x, condition.map), self.patch).astype(self.dtype)
         h = Conv3x3(self.channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
@@ -139,16 +161,68 @@ class UNet(nn.Module):
         h = Conv3x3(out_channels * self.patch**2, zero=True, name="head", **common)(h)
         return depth_to_space(h, self.patch, height, width).astype(jnp.float32)
 
-    def _embedding(self, t: Array, cond: Array | None, batch: int) -> Array:
+    def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
+        """The condition with what was not given as left out."""
+        given = cond if isinstance(cond, Condition) else Condition(label=cond)
+        for name, has in (
+            ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
+        ):  # fmt: skip
+            if getattr(given, name) is not None and not has:
+                raise ValueError(
+                    f"a {name} was given to a U-Net without: set num_classes, text_width or "
+                    "map_channels"
+                )
+        batch, height, width, _ = x.shape
+        label, text, spatial = given
+        nothing = jnp.zeros((batch, 1), bool)
+        if self.num_classes and label is None:
+            label = jnp.full(batch, -1)
+        if self.text_width and text is None:
+            shape = (batch, 1) if self.text_encoder else (batch, 1, self.text_width)
+            text = Text(jnp.zeros(shape, int if self.text_encoder else float), nothing)
+        if self.map_channels and spatial is None:
+            values = jnp.zeros((batch, height, width, self.map_channels))
+            spatial = SpatialMap(values, nothing[:, 0])
+        return Condition(label, text, spatial)
+
+    def _embedding(self, t: Array, label: Array | None, pooled: Array | None) -> Array:
         width = 4 * self.channels
         embedding = TimeEmbedding(self.channels, width, dtype=self.dtype, name="time")(t)
-        if self.num_classes:
-            labels = jnp.full(batch, -1) if cond is None else cond
+        if label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
-            embedding = embedding + embed(labels)
-        elif cond is not None:
-            raise ValueError("labels were given to an unconditional U-Net: set num_classes")
+            embedding = embedding + embed(label)
+        if pooled is not None:
+            embedding = embedding + nn.Dense(width, dtype=self.dtype, name="pooled")(pooled)
         return embedding
+
+    def _context(self, text: Text | None) -> tuple[Context | None, Array | None]:
+        """The text's tokens behind one that is always there, and the pooled vector, 0 for none."""
+        if text is None:
+            return None, None
+        tokens, mask, pooled = text
+        if self.text_encoder is not None:
+            tokens, pooled = self.text_encoder(tokens, mask)
+        if pooled is None:
+            pooled = jnp.zeros((len(mask), self.text_width))
+        init = nn.initializers.normal(1.0)
+        first = self.param("no_text", init, (1, 1, self.text_width))
+        first = jnp.broadcast_to(first, (len(mask), 1, self.text_width))
+        tokens = jnp.concatenate([first.astype(tokens.dtype), tokens], axis=1)
+        there = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        return Context(tokens, there), jnp.where(mask.any(1, keepdims=True), pooled, 0.0)
+
+    def _with_map(self, x: Array, spatial: SpatialMap | None) -> Array:
+        """The image, the map and, as one channel more, whether there is a map."""
+        if spatial is None:
+            return x
+        if spatial.values.shape != (*x.shape[:3], self.map_channels):
+            raise ValueError(
+                f"a map of {spatial.values.shape} was given for {x.shape}: expected "
+                f"{(*x.shape[:3], self.map_channels)}"
+            )
+        present = spatial.present[:, None, None, None].astype(x.dtype)
+        there = jnp.broadcast_to(present, (*x.shape[:3], 1))
+        return jnp.concatenate([x, spatial.values.astype(x.dtype) * present, there], axis=-1)
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
         """The names of the blocks that have self-attention, for images of a height.

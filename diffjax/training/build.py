@@ -25,6 +25,7 @@ from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
 from diffjax.models.ops import XLA, Ops
 from diffjax.schedules import Array, Schedule
 from diffjax.training.choices import choose
+from diffjax.training.conditions import UNCONDITIONAL, Conditions
 
 # Each table maps a name to what makes the object; a maker without parameters takes no arguments.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
@@ -150,48 +151,53 @@ def diffusion(config: Any) -> Diffusion:
     )
 
 
-def kernels(config: Any) -> accelerator.Kernels:
-    """What `config.model.kernels` names: "auto" takes the accelerator where there is one.
+def kernels(name: str, *, key: str) -> accelerator.Kernels:
+    """What a config's key names: "auto" takes the accelerator where there is one.
 
     Raises:
       UserError: an unknown name, or "onednn" where the accelerator can't be had.
     """
-    find = choose(config.model.kernels, KERNELS, key="model.kernels")
+    find = choose(name, KERNELS, key=key)
     try:
         return find()
     except UserError as error:
-        raise UserError(f"config.model.kernels = {config.model.kernels!r}: {error}") from None
+        raise UserError(f"config.{key} = {name!r}: {error}") from None
 
 
 def model(
-    config: Any, *, image_shape: tuple[int, int, int], num_classes: int, ops: Ops = XLA
+    config: Any,
+    *,
+    shape: tuple[int, int, int],
+    conditions: Conditions = UNCONDITIONAL,
+    map_channels: int = 0,
+    ops: Ops = XLA,
 ) -> UNet:
-    """The U-Net of `config.model` for a data set's images.
+    """The U-Net of `config.model` for what is diffused.
 
     Args:
       config: the config.
-      image_shape: (H, W, C), to check the network against.
-      num_classes: of the data set; used where the config's model is class-conditional.
+      shape: of one x_0, (H, W, C), to check the network against.
+      conditions: what it is conditioned on.
+      map_channels: of the map as the network gets it.
       ops: what computes convolutions and normalisations.
 
     Raises:
-      UserError: an unknown name, an unlabelled set for a conditional model, or fields that don't
-        fit each other or the images.
+      UserError: an unknown name, or fields that don't fit each other or x_0.
     """
     c = config.model
-    if c.class_conditional and not num_classes:
-        raise UserError(
-            f"config.model.class_conditional = True but {config.data.name!r} has no labels: set it "
-            "to False"
-        )
+    texts = conditions.texts
     network = UNet(
         channels=c.channels,
         multipliers=tuple(c.multipliers),
         blocks=c.blocks,
         attention_resolutions=tuple(c.attention_resolutions),
+        transformer_depth=c.transformer_depth,
         head_channels=c.head_channels,
         dropout=c.dropout,
-        num_classes=num_classes if c.class_conditional else 0,
+        num_classes=conditions.num_classes,
+        text_width=texts.width if texts else 0,
+        text_encoder=texts.module if texts else None,
+        map_channels=map_channels,
         patch=c.patch,
         block=choose(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
@@ -204,7 +210,7 @@ def model(
         jax.eval_shape(
             network.init,
             jax.random.key(0),
-            jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((1, *shape), jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.float32),
         )
     except (ValueError, TypeError, ZeroDivisionError) as error:

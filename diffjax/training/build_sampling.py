@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from diffjax import denoisers, grids, guidance, parametrisations, samplers, schedules, thresholding
 from diffjax.errors import UserError
+from diffjax.models.condition import Condition
 from diffjax.schedules import Array, Schedule
 from diffjax.training import edit_tasks
 from diffjax.training.choices import choose, read_choice, with_options
@@ -49,7 +50,9 @@ class Model(NamedTuple):
     Attributes:
       denoise: the model.
       schedule: its schedule.
-      num_classes: 0 for an unconditional one.
+      conditional: whether it has a condition to leave out.
+      num_classes: 0 for one without classes.
+      null: condition -> the same tree that stands for none, or for the negative prompt.
       attention_blocks: names of the network's blocks with attention.
       variant: denoiser with the same parameters of a network with other fields.
       weak: a weaker model, where the config names one.
@@ -57,7 +60,9 @@ class Model(NamedTuple):
 
     denoise: denoisers.Denoiser
     schedule: Schedule
+    conditional: bool
     num_classes: int
+    null: guidance.Null
     attention_blocks: tuple[str, ...]
     variant: Callable[..., denoisers.Denoiser]
     weak: denoisers.Denoiser | None
@@ -66,8 +71,8 @@ class Model(NamedTuple):
 Guide = Callable[[Model], denoisers.Denoiser]
 
 
-def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Guide]:
-    """A maker of guidance that compares classes with no class."""
+def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Guide]:
+    """A maker of guidance that compares a condition with none."""
     make = with_options(function)
 
     def of_options(**options: Any) -> Guide:
@@ -77,8 +82,13 @@ def _of_labels(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Gui
         guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
 
         def guided(model: Model) -> denoisers.Denoiser:
-            _needs_classes(model, function.__name__)
-            return guide(model.denoise, model.schedule)
+            if not model.conditional:
+                raise ValueError(
+                    f"{function.__name__} compares a condition with none, but the model is "
+                    "unconditional: take config.sample.guidance='none', or train with "
+                    "config.model.class_conditional=True or config.condition.text"
+                )
+            return guide(model.denoise, model.schedule, null=model.null)
 
         return guided
 
@@ -91,14 +101,6 @@ def _check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number, not {value!r}")
 
 
-def _needs_classes(model: Model, what: str) -> None:
-    if not model.num_classes:
-        raise ValueError(
-            f"{what} guides by classes, but the model is not class-conditional: take "
-            "config.sample.guidance='none', or train with config.model.class_conditional=True"
-        )
-
-
 def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
     """`guidance.compose` of classes, whatever config.sample.labels says."""
     if not labels or len(labels) != len(weights):
@@ -109,17 +111,24 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
         _check_number("a weight", weight)
 
     def guide(model: Model) -> denoisers.Denoiser:
-        _needs_classes(model, "compose")
+        if not model.num_classes:
+            raise ValueError(
+                "compose guides by classes, but the model is not class-conditional: take "
+                "config.sample.guidance='none', or train with config.model.class_conditional=True"
+            )
         bad = [label for label in labels if not 0 <= label < model.num_classes]
         if bad:
             raise ValueError(f"compose has the label {bad[0]}: take of 0..{model.num_classes - 1}")
 
         def guided(x_t: Array, t: Array, cond: Any = None) -> parametrisations.Estimates:
+            given = cond if isinstance(cond, Condition) else Condition()
             conditions = [
-                (weight, jnp.full(len(x_t), label))
+                (weight, given._replace(label=jnp.full(len(x_t), label)))
                 for weight, label in zip(weights, labels, strict=True)
             ]
-            return guidance.compose(model.denoise, conditions=conditions)(x_t, t, cond)
+            return guidance.compose(model.denoise, conditions=conditions, null=model.null)(
+                x_t, t, cond
+            )
 
         return guided
 
@@ -172,8 +181,8 @@ def _perturbed_attention(
 
 GUIDANCE: Mapping[str, Callable[..., Guide]] = {
     "none": lambda: lambda model: model.denoise,
-    "classifier_free": _of_labels(guidance.classifier_free),
-    "adaptive_projected": _of_labels(guidance.adaptive_projected),
+    "classifier_free": _of_conditions(guidance.classifier_free),
+    "adaptive_projected": _of_conditions(guidance.adaptive_projected),
     "compose": _compose,
     "autoguidance": _autoguidance,
     "perturbed_attention": _perturbed_attention,

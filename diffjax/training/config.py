@@ -26,6 +26,11 @@ def _share() -> Rule:
     return Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
+CHECKPOINT = Rule(
+    str,
+    "'latest', 'best' or a step",
+    lambda value: value in ("latest", "best") or value.isdecimal(),
+)
 TEXT = Rule(str, "a text")
 SWITCH = Rule(bool, "True or False")
 NUMBER = Rule((int, float), "a number")
@@ -43,7 +48,7 @@ SIZES = Rule(
     lambda v: len(v) > 0 and all(type(x) is int and x >= 1 for x in v),
 )
 
-RULES: dict[str, Rule] = {
+SHARED: dict[str, Rule] = {
     "seed": SEED,
     "data.name": TEXT,
     "data.dir": TEXT,
@@ -51,10 +56,35 @@ RULES: dict[str, Rule] = {
     "data.channels": Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3)),
     "data.flip": SWITCH,
     "data.memory_limit_mb": _whole(0),
+    "train.steps": _whole(1),
+    "train.batch_size": _whole(1),
+    "train.optimizer": TEXT,
+    "train.learning_rate": POSITIVE,
+    "train.schedule": TEXT,
+    "train.warmup_steps": _whole(0),
+    "train.grad_clip": NOT_NEGATIVE,
+    "train.ema_decay": _share(),
+    "train.log_every": _whole(1),
+    "train.eval_every": _whole(1),
+    "train.checkpoint_every": _whole(1),
+    "train.sample_every": _whole(1),
+    "sample.count": _whole(1),
+    "sample.batch_size": _whole(1),
+    "sample.checkpoint": CHECKPOINT,
+    "evaluate.num_samples": _whole(2),
+}
+# A config with a section `diffusion`.
+DIFFUSION: dict[str, Rule] = SHARED | {
+    "first_stage.workdir": TEXT,
+    "first_stage.checkpoint": CHECKPOINT,
+    "first_stage.tile": _whole(0),
+    "condition.text": TEXT,
+    "condition.map": TEXT,
     "model.channels": _whole(1),
     "model.multipliers": SIZES,
     "model.blocks": _whole(1),
     "model.attention_resolutions": WHOLES,
+    "model.transformer_depth": _whole(1),
     "model.head_channels": _whole(1),
     "model.dropout": _share(),
     "model.class_conditional": SWITCH,
@@ -72,41 +102,47 @@ RULES: dict[str, Rule] = {
     "diffusion.loss_target": TEXT,
     "diffusion.weighting": TEXT,
     "diffusion.time_sampling": TEXT,
-    "diffusion.label_dropout": _share(),
-    "train.steps": _whole(1),
-    "train.batch_size": _whole(1),
-    "train.optimizer": TEXT,
-    "train.learning_rate": POSITIVE,
-    "train.schedule": TEXT,
-    "train.warmup_steps": _whole(0),
-    "train.grad_clip": NOT_NEGATIVE,
-    "train.ema_decay": _share(),
-    "train.log_every": _whole(1),
-    "train.eval_every": _whole(1),
-    "train.checkpoint_every": _whole(1),
-    "train.sample_every": _whole(1),
+    "diffusion.condition_dropout": _share(),
     "sample.sampler": TEXT,
     "sample.grid": TEXT,
     "sample.steps": _whole(1),
     "sample.guidance": TEXT,
     "sample.threshold": TEXT,
-    "sample.count": _whole(1),
-    "sample.batch_size": _whole(1),
     "sample.labels": WHOLES,
-    "sample.checkpoint": Rule(
-        str,
-        "'latest', 'best' or a step",
-        lambda value: value in ("latest", "best") or value.isdecimal(),
-    ),
+    "sample.prompt": TEXT,
+    "sample.negative_prompt": TEXT,
+    "sample.maps": TEXT,
     "sample.seed": SEED,
     "edit.task": TEXT,
     "edit.images": TEXT,
     "edit.mask": TEXT,
     "edit.labels": WHOLES,
+    "edit.prompt": TEXT,
     "edit.count": _whole(1),
-    "evaluate.num_samples": _whole(2),
     "evaluate.scales": NUMBERS,
 }
+# A config with a section `autoencoder`.
+AUTOENCODER: dict[str, Rule] = SHARED | {
+    "autoencoder.latent_channels": _whole(1),
+    "autoencoder.channels": _whole(1),
+    "autoencoder.multipliers": SIZES,
+    "autoencoder.blocks": _whole(1),
+    "autoencoder.patch": _whole(1),
+    "autoencoder.regulariser": TEXT,
+    "autoencoder.dtype": TEXT,
+    "autoencoder.kernels": TEXT,
+    "loss.reconstruction": TEXT,
+    "loss.perceptual": TEXT,
+    "loss.perceptual_weight": NOT_NEGATIVE,
+    "loss.adversarial": TEXT,
+    "loss.adversarial_weight": NOT_NEGATIVE,
+    "loss.adversarial_start": _whole(0),
+}
+
+
+def is_autoencoder(config: Any) -> bool:
+    """Whether a config trains a first stage, rather than a diffusion model."""
+    return "autoencoder" in config
 
 
 def check(config: Any) -> None:
@@ -116,10 +152,11 @@ def check(config: Any) -> None:
       UserError: names the first key that is not so.
     """
     found = flatten(config)
+    rules = AUTOENCODER if is_autoencoder(config) else DIFFUSION
     for key in found:
-        if key not in RULES:
+        if key not in rules:
             raise UserError(f"config.{key} is not a key of diffjax's configs: remove it")
-    for key, rule in RULES.items():
+    for key, rule in rules.items():
         if key not in found:
             raise UserError(f"config.{key} is missing: expected {rule.expected}")
         value = found[key]

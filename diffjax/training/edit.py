@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import figures
-from diffjax.data.images import SUFFIXES, UnreadableImage, decode
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
+from diffjax.models.condition import Condition
 from diffjax.schedules import Array
-from diffjax.training import build_sampling, choices
+from diffjax.training import build_sampling, choices, prompts
 from diffjax.training.edit_tasks import Row, Task
 from diffjax.training.experiment import Experiment
+from diffjax.training.image_files import image_files, read_image
 from diffjax.training.pictures import class_part, file_stem, pixel_scale
 from diffjax.training.state import to_model_range
 
@@ -38,17 +39,22 @@ class Edit:
         c = setup.config.edit
         self._setup = setup
         self.task: Task = choices.choose(c.task, build_sampling.EDITS, key="edit.task")
+        if self.task.of_pixels and setup.space.shape != setup.source.image_shape:
+            raise UserError(
+                f"config.edit.task = {c.task!r} measures pixels, and this model diffuses latents: "
+                "take inpaint, repaint, vary, invert or interpolate"
+            )
         shape = setup.source.image_shape
-        self.files = _files(c.images)
+        self.files = image_files(c.images, key="edit.images")
         if len(self.files) < self.task.images:
             raise UserError(
                 f"config.edit.task = {c.task!r} needs {self.task.images} images, and "
                 f"config.edit.images = {c.images!r} has {len(self.files)}"
             )
-        read = [_read(path, shape, key="edit.images") for path in self.files]
+        read = [read_image(path, shape, key="edit.images") for path in self.files]
         self.images = np.stack([pixels for pixels, _ in read])
         self.mask = self._read_mask(c.mask, c.task, shape, [size for _, size in read])
-        num_classes = setup.network.num_classes
+        num_classes = setup.conditions.num_classes
         if not setup.generator.sampling.uses_labels:
             num_classes = 0
             if c.labels:
@@ -62,6 +68,37 @@ class Edit:
                 f"config.edit.task = {c.task!r} goes from image to image under one label: give one "
                 "in config.edit.labels"
             )
+        self.captions = self._read_prompts(c.prompt)
+
+    def _read_prompts(self, text: str) -> list[str] | None:
+        """One prompt an image, or None for a model without text."""
+        wanted = prompts.read(text, key="edit.prompt")
+        if self._setup.conditions.texts is None:
+            if wanted:
+                raise UserError(
+                    f"config.edit.prompt = {text!r} but the model takes no text: leave it empty"
+                )
+            return None
+        if len(wanted) not in (1, len(self.files)):
+            raise UserError(
+                f"config.edit.prompt has {len(wanted)} prompts for {len(self.files)} images: give "
+                "one, or one an image, with '|' between them"
+            )
+        if self.task.images > 1 and len(set(wanted)) > 1:
+            raise UserError(
+                f"config.edit.task = {self._setup.config.edit.task!r} goes from image to image "
+                "under one prompt: give one in config.edit.prompt"
+            )
+        return list(wanted) if len(wanted) > 1 else list(wanted) * len(self.files)
+
+    def _condition(self, i: int) -> Condition | None:
+        """Of row i, for one example."""
+        generator = self._setup.generator
+        label = None if self.labels is None else self.labels[i : i + 1]
+        text = None if self.captions is None else generator.text([self.captions[i]])
+        if label is None and text is None:
+            return None
+        return Condition(label, text)
 
     def _read_mask(
         self,
@@ -81,7 +118,7 @@ class Edit:
         if not name:
             return None
         path = Path(os.path.expanduser(name))
-        pixels, size = _read(path, (*shape[:2], 1), key="edit.mask")
+        pixels, size = read_image(path, (*shape[:2], 1), key="edit.mask")
         for file, other in zip(self.files, sizes, strict=True):
             if size not in (other, shape[:2]):
                 raise UserError(
@@ -100,20 +137,20 @@ class Edit:
         return mask
 
     def function(self, count: int) -> Any:
-        """The pure function (params, weak_params, images, mask, label, indices) -> images."""
+        """The pure function (params, weak_params, x_0, mask, condition, indices) -> x_0s."""
         generator, diffusion = self._setup.generator, self._setup.diffusion
 
         def edited(
-            params: Any, weak_params: Any, images: Array, mask: Array, label: Array, indices: Array
+            params: Any, weak_params: Any, x_0: Array, mask: Array, condition: Any, indices: Array
         ) -> Array:
             eps, keys = generator.noise(indices)
             return self.task.run(
                 Row(
-                    images=to_model_range(images),
+                    images=x_0,
                     mask=mask,
                     eps=eps,
                     keys=keys,
-                    label=label,
+                    condition=condition,
                     guided=generator.guided(params, weak_params),
                     threshold=generator.threshold,
                     schedule=diffusion.schedule,
@@ -134,15 +171,17 @@ class Edit:
         count = config.edit.count
         edited = jax.jit(self.function(count))
         weak_params = self._setup.generator.weak_params
+        space = self._setup.space
+        mask = None if self.mask is None else space.mask(self.mask)
         rows = []
         for i in range(len(self.files) - self.task.images + 1):
-            label = None if self.labels is None else jnp.asarray(self.labels[i])
             indices = i * count + np.arange(count)
+            images = to_model_range(jnp.asarray(self.images[i : i + self.task.images]))
             try:
-                row = np.asarray(
-                    edited(params, weak_params, self.images[i : i + self.task.images], self.mask,
-                           label, indices)
-                )  # fmt: skip
+                x_0 = edited(
+                    params, weak_params, space.of_images(images), mask, self._condition(i), indices
+                )
+                row = np.asarray(self._with_given(space.to_images(x_0), images))
             except (ValueError, TypeError, ZeroDivisionError) as error:
                 first = str(error).splitlines()[0]
                 raise UserError(f"config.edit.task = {config.edit.task!r}: {first}") from error
@@ -153,6 +192,15 @@ class Edit:
                 )
             rows.append(figures.to_uint8(row))
         return np.stack(rows)
+
+    def _with_given(self, row: Array, images: Array) -> Array:
+        """The row with the pixels that were given, where a first stage has been in between."""
+        row = jnp.concatenate([images[:1], row[1:]])
+        if self.mask is None:
+            return row
+        keep = jnp.asarray(self.mask) > 0.5
+        known = jnp.where(keep, images[:1], 0.0)
+        return jnp.concatenate([images[:1], known, jnp.where(keep, images[:1], row[2:])])
 
     def row_names(self) -> list[str]:
         """One name a row: the file's, or from which file to which."""
@@ -197,49 +245,6 @@ class Edit:
         }  # fmt: skip
         atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
         return picture, archive
-
-
-def _files(name: str) -> list[Path]:
-    """The image that `name` is, or the images in the folder that it is, by name."""
-    if not name:
-        raise UserError("config.edit.images is empty: name an image file or a folder of them")
-    path = Path(os.path.expanduser(name))
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UserError(
-                f"config.edit.images = {name!r} holds no image: expected {', '.join(SUFFIXES)}"
-            )
-        return found
-    if not path.is_file():
-        raise UserError(f"config.edit.images = {name!r}: there is no such file or folder")
-    return [path]
-
-
-def _read(
-    path: Path, shape: tuple[int, int, int], *, key: str
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The pixels at the model's size, uint8 (H, W, C), and the file's own (height, width)."""
-    height, width, channels = shape
-    try:
-        data = path.read_bytes()
-        pixels = decode(data, channels=channels)
-    except OSError as error:
-        raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
-    except UnreadableImage as error:
-        raise UserError(f"config.{key}: {path} is not an image that can be read: {error}") from None
-    size = (pixels.shape[0], pixels.shape[1])
-    if size == (height, width):
-        return pixels, size
-    if height != width:
-        raise UserError(
-            f"config.{key}: {path} is {size[1]}x{size[0]}, and the model draws {width}x{height}: "
-            "resize the file"
-        )
-    _logger.info(
-        "%s: the middle of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
-    )
-    return decode(data, image_size=height, channels=channels), size
 
 
 def _labels(wanted: tuple[int, ...], images: int, num_classes: int) -> np.ndarray | None:

@@ -5,7 +5,7 @@ images; `columns(count)` names them. A task that needs a mask, or more than one 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -13,17 +13,18 @@ from diffjax import editing, inverse_problems, samplers
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.schedules import Array, Schedule
+from diffjax.training.conditions import broadcast
 
 
 class Row(NamedTuple):
     """What a row is made from.
 
     Attributes:
-      images: (k, H, W, C) in [-1, 1], k as the task wants.
-      mask: (H, W, 1), 1 where the image is kept; None for a task without one.
+      images: (k, H, W, C) of x_0, images in [-1, 1] or latents, k as the task wants.
+      mask: (H, W, 1), 1 where it is kept; None for a task without one.
       eps: (count, H, W, C) standard normal noise, one for each result.
       keys: (count,) PRNG keys.
-      label: int scalar, or None for a model without classes.
+      condition: of one example, with leading dimension 1; None for an unconditional model.
       guided: the model with the config's guidance.
       threshold, schedule, sampler, grid: as the config's `sample` section has them.
     """
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     mask: Array | None
     eps: Array
     keys: Array
-    label: Array | None
+    condition: Any
     guided: Denoiser
     threshold: Callable[[Denoiser], Denoiser]
     schedule: Schedule
@@ -43,20 +44,22 @@ class Row(NamedTuple):
     def denoise(self) -> Denoiser:
         return self.threshold(self.guided)
 
-    def labels(self, count: int) -> Array | None:
-        return None if self.label is None else jnp.full(count, self.label)
+    def conditions(self, count: int) -> Any:
+        return broadcast(self.condition, count)
 
 
 class Task(NamedTuple):
     """A task.
 
     Attributes:
-      run: Row -> (columns, H, W, C) images in [-1, 1].
+      run: Row -> (columns, H, W, C) of x_0; the first column is the image, and of a masked task
+        the second one what is known of it.
       columns: count -> the names of the columns.
       images: how many images a row is made from.
       masked: whether it needs a mask.
       uses_sampler: whether it runs the config's sampler, or one of its own.
       comes_back: whether the last column should be the first one again.
+      of_pixels: whether it measures pixels, which latents don't have.
     """
 
     run: Callable[[Row], Array]
@@ -65,6 +68,7 @@ class Task(NamedTuple):
     masked: bool = False
     uses_sampler: bool = True
     comes_back: bool = False
+    of_pixels: bool = False
 
 
 def _numbered(*first: str) -> Callable[[int], Sequence[str]]:
@@ -96,7 +100,7 @@ def inpaint() -> Task:
 
     def draw(row: Row, x_T: Array, *, known: Array) -> samplers.Samples:
         denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=row.mask)
-        return row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.labels(len(x_T)))
+        return row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(len(x_T)))
 
     return _masked(draw, uses_sampler=True)
 
@@ -108,7 +112,7 @@ def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
 
     def draw(row: Row, x_T: Array, *, known: Array) -> samplers.Samples:
         return editing.repaint(
-            row.denoise, x_T, grid=row.grid, key=row.keys, cond=row.labels(len(x_T)),
+            row.denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(len(x_T)),
             known=known, mask=row.mask, jump=jump, resamples=resamples,
         )  # fmt: skip
 
@@ -124,7 +128,7 @@ def vary(*, strength: float = 0.5) -> Task:
         count = len(row.eps)
         varied = editing.image_to_image(
             row.sampler, row.denoise, jnp.repeat(row.images, count, axis=0), grid=row.grid,
-            strength=strength, eps=row.eps, key=row.keys, cond=row.labels(count),
+            strength=strength, eps=row.eps, key=row.keys, cond=row.conditions(count),
         )  # fmt: skip
         return jnp.concatenate([row.images, varied.x_0])
 
@@ -138,7 +142,11 @@ def _with_signal(grid: Grid) -> Grid:
 
 def _noise_of(row: Row, grid: Grid, iterations: int) -> Array:
     return samplers.ddim_inversion(
-        row.denoise, row.images, grid=grid, cond=row.labels(len(row.images)), iterations=iterations
+        row.denoise,
+        row.images,
+        grid=grid,
+        cond=row.conditions(len(row.images)),
+        iterations=iterations,
     ).x_0
 
 
@@ -149,7 +157,7 @@ def invert(*, iterations: int = 0) -> Task:
     def run(row: Row) -> Array:
         grid = _with_signal(row.grid)
         x_T = _noise_of(row, grid, iterations)
-        back = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.labels(1)).x_0
+        back = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.conditions(1)).x_0
         # Noise as it is shown: three standard deviations are the range of a picture.
         return jnp.concatenate([row.images, x_T / (3 * float(grid.noise_scale[0])), back])
 
@@ -165,7 +173,7 @@ def interpolate(*, iterations: int = 2) -> Task:
         start, end = (jnp.repeat(x[None], count, axis=0) for x in _noise_of(row, grid, iterations))
         weights = jnp.arange(1, count + 1) / (count + 1)
         x_T = editing.slerp(start, end, weights)
-        between = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.labels(count)).x_0
+        between = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.conditions(count)).x_0
         return jnp.concatenate([row.images[:1], between, row.images[1:]])
 
     def columns(count: int) -> Sequence[str]:
@@ -205,10 +213,12 @@ def _restored(operator: inverse_problems.LinearOperator, method: str, scale: flo
             )  # fmt: skip
         denoise = row.threshold(denoise)
         x_T = row.eps * jnp.float32(row.grid.noise_scale[0])
-        drawn = row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.labels(count)).x_0
+        drawn = row.sampler(
+            denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(count)
+        ).x_0
         return jnp.concatenate([row.images, operator.pseudo_inverse(y), drawn])
 
-    return Task(run, _numbered("image", "measured"))
+    return Task(run, _numbered("image", "measured"), of_pixels=True)
 
 
 def super_resolution(

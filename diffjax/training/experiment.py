@@ -1,6 +1,7 @@
 """A config with everything in it resolved: data, network, diffusion, sampler."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,25 @@ from diffjax import data
 from diffjax.accelerator import Kernels
 from diffjax.errors import UserError
 from diffjax.models import UNet
+from diffjax.models.condition import Condition, SpatialMap
 from diffjax.schedules import Array
-from diffjax.training import build, build_sampling, choices, workdir
-from diffjax.training.checkpoints import Checkpoints, Restored, read_json
+from diffjax.training import build, build_sampling, choices, pictures
+from diffjax.training.checkpoints import read_json
 from diffjax.training.collector import without_collector
-from diffjax.training.config import RULES, flatten
-from diffjax.training.sampling import Generator, Weak
+from diffjax.training.conditions import Conditions, add_text, conditions
+from diffjax.training.config import CHECKPOINT, flatten
+from diffjax.training.first_stage import trained
+from diffjax.training.restoring import restore
+from diffjax.training.sampling import Examples, Generator, Weak
+from diffjax.training.space import Latents, Pixels, Space
+from diffjax.training.splits import held_out_batches, load_held_out, load_split
 from diffjax.training.state import (
+    Batch,
+    Read,
     TrainState,
     TrainStep,
     init_state,
+    make_eval_loss,
     make_train_step,
     state_shapes,
 )
@@ -33,6 +43,9 @@ SHARED_WITH_WEAK = (
     "data.name",
     "data.image_size",
     "data.channels",
+    "first_stage.workdir",
+    "condition.text",
+    "condition.map",
     "model.class_conditional",
     "diffusion.schedule",
     "diffusion.zero_terminal_snr",
@@ -41,11 +54,13 @@ SHARED_WITH_WEAK = (
 
 
 class Experiment(NamedTuple):
-    """What training, sampling and evaluation share."""
+    """What training, sampling and evaluation share; see `loop.Trainable`."""
 
     config: Any
     source: data.ImageSource
     kernels: Kernels
+    space: Space
+    conditions: Conditions
     network: UNet
     diffusion: build.Diffusion
     generator: Generator
@@ -60,14 +75,29 @@ class Experiment(NamedTuple):
         text = build_sampling.with_scale(config.sample.guidance, scale, key="sample.guidance")
         with config.unlocked():
             config.sample.guidance = text
-        generator = Generator(
-            config,
+        setup = self._replace(config=config)
+        return setup._replace(generator=setup.make_generator(weak=self.generator.weak))
+
+    def make_generator(self, *, weak: Weak | None = None) -> Generator:
+        """The config's generator."""
+        return Generator(
+            self.config,
             self.network,
             self.diffusion,
-            image_shape=self.source.image_shape,
-            weak=self.generator.weak,
+            space=self.space,
+            conditions=self.conditions,
+            examples=self.examples,
+            weak=weak,
         )
-        return self._replace(config=config, generator=generator)
+
+    def examples(self) -> Examples:
+        """What is drawn where the config names no prompt and no map: held-out images' own."""
+        held_out = load_held_out(self.config) or self.source
+        count = min(self.config.sample.count, len(held_out))
+        rows = np.linspace(0, len(held_out) - 1, count).astype(int)
+        found = [held_out[int(row)] for row in rows]
+        captions = held_out.captions and tuple(held_out.captions[e["caption"]] for e in found)
+        return Examples(captions, np.stack([e["image"] for e in found]))
 
     @without_collector()
     def init_state(self) -> TrainState:
@@ -76,14 +106,12 @@ class Experiment(NamedTuple):
             self.network,
             build.optimizer(self.config),
             seed=self.config.seed,
-            image_shape=self.source.image_shape,
+            shape=self.space.shape,
         )
 
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        return state_shapes(
-            self.network, build.optimizer(self.config), image_shape=self.source.image_shape
-        )
+        return state_shapes(self.network, build.optimizer(self.config), shape=self.space.shape)
 
     def train_step(self, *, axis_name: str | None) -> TrainStep:
         """The config's train step; see `make_train_step`."""
@@ -93,10 +121,64 @@ class Experiment(NamedTuple):
             build.optimizer(self.config),
             seed=self.config.seed,
             ema_decay=self.config.train.ema_decay,
-            label_dropout=self.config.diffusion.label_dropout,
-            flip=self.config.data.flip,
+            read=self._reader(flip=self.config.data.flip),
+            condition_dropout=self.config.diffusion.condition_dropout,
             axis_name=axis_name,
         )
+
+    def _reader(self, *, flip: bool) -> Read:
+        def read(
+            batch: Batch, key: Callable[[str], Array], indices: Array
+        ) -> tuple[Array, Condition | None]:
+            x_0, map_values = self.space.read(batch, key=key, indices=indices, flip=flip)
+            return x_0, self.conditions.of_batch(batch, map_values)
+
+        return read
+
+    def batches(self) -> data.BatchIterator:
+        """Endless training batches."""
+        c = self.config
+        source = self.space.source(self.source)
+        drawn = data.batches(source, batch_size=c.train.batch_size, seed=c.seed)
+        return self.conditions.with_text(drawn, source.captions)
+
+    def held_out(self) -> list[dict[str, np.ndarray]]:
+        """Batches of test images."""
+        source = load_held_out(self.config)
+        if source is None:
+            return []
+        source = self.space.source(source)
+        batches = held_out_batches(source)
+        texts = self.conditions.texts
+        if texts is None:
+            return batches
+        table = texts.encode(source.captions)
+        return [add_text(batch, table) for batch in batches]
+
+    def eval_loss(self) -> Callable[[Any, Any], Any]:
+        """See `state.make_eval_loss`."""
+        return make_eval_loss(
+            self.network,
+            self.diffusion,
+            seed=self.config.seed,
+            read=self._reader(flip=False),
+        )
+
+    def frozen(self, state: TrainState) -> Any:
+        """The averaged parameters."""
+        return state.ema_params
+
+    def at_save(self, state: TrainState) -> TrainState:
+        """The state as it is."""
+        return state
+
+    def draw(self, params: Any, path: Path) -> np.ndarray:
+        """Writes a grid of samples."""
+        return pictures.samples(self, params, path)
+
+    def finish(self, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
+        """Writes the final pictures."""
+        pictures.final(self, params, folder, say=say)
 
 
 @without_collector()
@@ -113,26 +195,42 @@ def resolve(config: Any) -> Experiment:
     diffusion = build.diffusion(config)
     build_sampling.sampling(config, diffusion.schedule)
     build.optimizer(config)
-    kernels = build.kernels(config)
+    kernels = build.kernels(config.model.kernels, key="model.kernels")
     source = load_split(config, "train")
+    wanted = conditions(config, source)
+    space = _space(config, source, wanted, kernels)
     network = build.model(
         config,
-        image_shape=source.image_shape,
-        num_classes=len(source.class_names),
+        shape=space.shape,
+        conditions=wanted,
+        map_channels=space.map_channels,
         ops=kernels.ops,
     )
-    weak = _weak_model(config, source, kernels)
-    generator = Generator(config, network, diffusion, image_shape=source.image_shape, weak=weak)
-    setup = Experiment(config, source, kernels, network, diffusion, generator)
-    blocks = network.attention_blocks(source.image_shape[0])
-    _trace(setup._replace(network=_StandIn(network.num_classes, blocks)), weak)
+    weak = _weak_model(config, space, wanted, kernels)
+    # Its generator asks for examples, which are the experiment's to give.
+    setup = Experiment(config, source, kernels, space, wanted, network, diffusion, None)  # type: ignore[arg-type]
+    setup = setup._replace(generator=setup.make_generator(weak=weak))
+    stand_in = _StandIn(network.attention_blocks(space.shape[0]))
+    _trace(setup._replace(network=stand_in), weak)
     return setup
+
+
+def _space(
+    config: Any, source: data.ImageSource, wanted: Conditions, kernels: Kernels
+) -> Pixels | Latents:
+    found = trained.read(config, image_shape=source.image_shape, kernels=kernels)
+    if found is None:
+        return Pixels(source.image_shape, wanted.make_map)
+    if config.data.flip:
+        raise UserError(
+            "config.data.flip = True: latents of mirrored images are not kept: set it to False"
+        )
+    return Latents(*found, wanted.make_map)
 
 
 class _StandIn(nn.Module):
     """The least network that a step can train and a sampler can call: one weight times x_t."""
 
-    num_classes: int
     blocks: tuple[str, ...]
     perturbed: tuple[str, ...] = ()
 
@@ -146,46 +244,47 @@ class _StandIn(nn.Module):
 
 def _trace(setup: Experiment, weak: Weak | None) -> None:
     """Traces the first state, a train step and a sampler, and tells what can't be as UserError."""
-    config, image_shape = setup.config, setup.source.image_shape
-    generator = Generator(
-        config, setup.network, setup.diffusion, image_shape=image_shape, weak=weak
-    )
-    batch = {
-        "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
-    }
+    generator = setup.make_generator(weak=weak)
     try:
         state = setup.state_shapes()
-        jax.eval_shape(setup.train_step(axis_name=None), state, batch)
+        jax.eval_shape(setup.train_step(axis_name=None), state, _one_example(setup))
         jax.eval_shape(
-            generator.function(), state.ema_params, np.arange(1), generator.labels(0, 1),
+            generator.function(), state.ema_params, np.arange(1), _one_condition(setup),
             generator.weak_params,
         )  # fmt: skip
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
 
 
-def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -> data.ImageSource:
-    """One split of the config's data set.
-
-    Args:
-      config: the config.
-      split: "train" or "test".
-      memory_limit_mb: config.data.memory_limit_mb by default; less for a reader of few images, who
-        should not wait for a large set to be decoded.
-    """
-    c = config.data
-    return data.load(
-        c.name,
-        split=split,
-        data_dir=c.dir or None,
-        image_size=c.image_size or None,
-        channels=c.channels or None,
-        memory_limit_mb=c.memory_limit_mb if memory_limit_mb is None else memory_limit_mb,
-    )
+def _one_example(setup: Experiment) -> dict[str, Any]:
+    """A batch of one, in shapes."""
+    texts = setup.conditions.texts
+    batch = setup.space.example()
+    if texts is not None:
+        text = texts.example()
+        batch |= {"text_tokens": text.tokens, "text_mask": text.mask}
+        if text.pooled is not None:
+            batch["text_pooled"] = text.pooled
+    return batch
 
 
-def _weak_model(config: Any, source: data.ImageSource, kernels: Kernels) -> Weak | None:
+def _one_condition(setup: Experiment) -> Condition | None:
+    """A sample's condition, in shapes."""
+    labels = setup.generator.labels(0, 1)
+    texts = setup.conditions.texts
+    text = texts and texts.example()
+    spatial = None
+    if channels := setup.space.map_channels:
+        spatial = SpatialMap(
+            jax.ShapeDtypeStruct((1, *setup.space.shape[:2], channels), jnp.float32),
+            jax.ShapeDtypeStruct((1,), bool),
+        )
+    if labels is None and text is None and spatial is None:
+        return None
+    return Condition(labels, text, spatial)
+
+
+def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels) -> Weak | None:
     """The weaker model that autoguidance names by its workdir; None for other guidance.
 
     Raises:
@@ -196,9 +295,8 @@ def _weak_model(config: Any, source: data.ImageSource, kernels: Kernels) -> Weak
     if name != "autoguidance":
         return None
     wanted = arguments.get("checkpoint", "latest")
-    rule = RULES["sample.checkpoint"]
-    if not isinstance(wanted, str) or not rule.holds(wanted):
-        raise UserError(f"config.{key}: checkpoint = {wanted!r}: expected {rule.expected}")
+    if not isinstance(wanted, str) or not CHECKPOINT.holds(wanted):
+        raise UserError(f"config.{key}: checkpoint = {wanted!r}: expected {CHECKPOINT.expected}")
     folder = Path(os.path.expanduser(arguments["workdir"]))
     stored = read_json(folder / "config.json")
     if stored is None:
@@ -216,40 +314,13 @@ def _weak_model(config: Any, source: data.ImageSource, kernels: Kernels) -> Weak
     their_config = ConfigDict(stored)
     network = build.model(
         their_config,
-        image_shape=source.image_shape,
-        num_classes=len(source.class_names),
+        shape=space.shape,
+        conditions=wanted,
+        map_channels=space.map_channels,
         ops=kernels.ops,
     )
-    like = state_shapes(network, build.optimizer(their_config), image_shape=source.image_shape)
-    found = _restore(folder, like, wanted=wanted)
+    like = state_shapes(network, build.optimizer(their_config), shape=space.shape)
+    found = restore(folder, like, wanted=wanted)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
     return Weak(network, build.diffusion(their_config), jax.device_put(found.state.ema_params))
-
-
-def restore_params(setup: Experiment, folder: Path) -> tuple[int, Any]:
-    """(step, EMA parameters) of the checkpoint that config.sample.checkpoint names.
-
-    Raises:
-      UserError: the workdir belongs to another config or has no such checkpoint.
-    """
-    found = None
-    if workdir.check(folder, setup.config):
-        found = _restore(folder, setup.state_shapes(), wanted=setup.config.sample.checkpoint)
-    if found is None:
-        raise UserError(
-            f"--workdir={folder} has no checkpoint: train first, with the same command and "
-            "--mode=train"
-        )
-    return found.step, jax.device_put(found.state.ema_params)
-
-
-def _restore(folder: Path, like: TrainState, *, wanted: str) -> Restored | None:
-    """The checkpoint "latest", "best" or of a step; None where there is none at all."""
-    checkpoints = Checkpoints(folder, read_only=True)
-    step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
-    if wanted.isdecimal():
-        step = int(wanted)
-    found = checkpoints.restore(like, step=step)
-    checkpoints.close()
-    return found

@@ -5,28 +5,81 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.training import build, pictures, workdir
+from diffjax.training import build, loss_picture, workdir
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
-from diffjax.training.experiment import Experiment, load_split
 from diffjax.training.logs import MetricsLog, Progress
 from diffjax.training.parallel import AXIS, DataParallel
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.signals import StopRequest
-from diffjax.training.state import TrainState, make_eval_loss
 
-EVAL_IMAGES = 512
-EVAL_BATCH = 128
-# A test set up to this is decoded whole and kept for the next run; of a larger one only what is
-# evaluated is read.
-EVAL_DECODED_MB = 64
+Batch = dict[str, np.ndarray]
+
+
+class Trainable(Protocol):
+    """What the loop asks of a resolved config; a state has `step`, `params` and `ema_params`."""
+
+    @property
+    def config(self) -> Any:
+        """The config."""
+        ...
+
+    @property
+    def kernels(self) -> Any:
+        """Whose `line` says what computes."""
+        ...
+
+    @property
+    def source(self) -> data.ImageSource:
+        """The training images."""
+        ...
+
+    def init_state(self) -> Any:
+        """The state of step 0."""
+        ...
+
+    def state_shapes(self) -> Any:
+        """The state with shapes for arrays."""
+        ...
+
+    def batches(self) -> data.BatchIterator:
+        """Endless training batches."""
+        ...
+
+    def held_out(self) -> list[Batch]:
+        """Batches of one size that are not trained on; [] for none."""
+        ...
+
+    def train_step(self, *, axis_name: str | None) -> Any:
+        """(state, batch) -> (state, metrics)."""
+        ...
+
+    def eval_loss(self) -> Callable[[Any, Batch], Any]:
+        """(frozen, batch) -> scalar."""
+        ...
+
+    def frozen(self, state: Any) -> Any:
+        """What is kept of a state when training is over."""
+        ...
+
+    def at_save(self, state: Any) -> Any:
+        """The state with what is measured when a checkpoint is written."""
+        ...
+
+    def draw(self, frozen: Any, path: Path) -> np.ndarray:
+        """Writes a picture of what the model does by now, and returns it."""
+        ...
+
+    def finish(self, frozen: Any, folder: Path, *, say: Callable[[str], None]) -> None:
+        """Writes the final pictures."""
+        ...
 
 
 class Stopped(Exception):
@@ -38,7 +91,7 @@ class Stopped(Exception):
         self.step = step
 
 
-def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print) -> None:
+def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print) -> None:
     """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
 
     Args:
@@ -53,7 +106,7 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
     config = setup.config
     say(setup.kernels.line)
     parallel = DataParallel(config.train.batch_size)
-    held_out = _held_out(config)
+    held_out = setup.held_out()
     workdir.check(folder, config)
     with workdir.alone(folder):
         checkpoints = Checkpoints(folder)
@@ -65,19 +118,19 @@ def train(setup: Experiment, folder: Path, *, say: Callable[[str], None] = print
                 checkpoints.close()
             raise
         checkpoints.close()
-        pictures.final(setup, jax.device_put(state.ema_params), folder, say=say)
+        setup.finish(jax.device_put(setup.frozen(state)), folder, say=say)
 
 
 def _train(
-    setup: Experiment,
+    setup: Trainable,
     folder: Path,
     parallel: DataParallel,
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
     say: Callable[[str], None],
-) -> TrainState:
+) -> Any:
     config = setup.config
-    batches = data.batches(setup.source, batch_size=config.train.batch_size, seed=config.seed)
+    batches = setup.batches()
     if checkpoints.steps():
         restored = checkpoints.restore(setup.state_shapes())
         assert restored is not None
@@ -108,7 +161,7 @@ class _Run:
 
     def __init__(
         self,
-        setup: Experiment,
+        setup: Trainable,
         folder: Path,
         parallel: DataParallel,
         checkpoints: Checkpoints,
@@ -122,7 +175,7 @@ class _Run:
         self.progress = Progress(
             start=start, total=self.config.steps, batch_size=self.config.batch_size
         )
-        self.eval_loss = make_eval_loss(setup.network, setup.diffusion, seed=setup.config.seed)
+        self.eval_loss = setup.eval_loss()
         # One program, not one for each of a schedule's operations.
         self.learning_rate = jax.jit(build.learning_rate(setup.config))
         # Metrics stay on the device until they are logged, so no step waits for the host.
@@ -136,7 +189,7 @@ class _Run:
         self.progress.close()
         self.log.close()
 
-    def go(self, state: Any, batches: data.BatchIterator) -> TrainState:
+    def go(self, state: Any, batches: data.BatchIterator) -> Any:
         """Steps to the end; returns the first device's state."""
         config = self.config
         train_step = self.parallel.compile(self.setup.train_step(axis_name=AXIS))
@@ -165,7 +218,7 @@ class _Run:
                 self.checkpoints.wait()
         finally:
             prefetcher.close()
-        return self.parallel.first(state)
+        return self.setup.at_save(self.parallel.first(state))
 
     def flush(self) -> None:
         """Fetches the pending metrics, stops on what is not finite, and logs one row."""
@@ -180,13 +233,15 @@ class _Run:
         rate = len(rows) * self.config.batch_size / (now - self.since)
         self.since = now
         step = rows[-1][0]
-        self.loss = float(np.mean([metrics["loss"] for _, metrics in rows]))
+        means = {
+            name: float(np.mean([metrics[name] for _, metrics in rows])) for name in rows[0][1]
+        }
+        self.loss = means["loss"]
         self.progress.update(step, loss=self.loss, images_per_second=rate)
         self.log.write(
             {
                 "step": step,
-                "loss": self.loss,
-                "grad_norm": float(np.mean([metrics["grad_norm"] for _, metrics in rows])),
+                **means,
                 "learning_rate": float(self.learning_rate(step - 1)),
                 "images_per_second": rate,
             }
@@ -207,8 +262,8 @@ class _Run:
         if not self.held_out:
             return
         self.flush()
-        params = self.parallel.first(state.ema_params)
-        losses = [self.eval_loss(params, batch) for batch in self.held_out]
+        frozen = self.parallel.first(self.setup.frozen(state))
+        losses = [self.eval_loss(frozen, batch) for batch in self.held_out]
         self.loss = float(np.mean([float(loss) for loss in losses]))
         self.evaluated = step
         if not math.isfinite(self.loss):
@@ -221,7 +276,8 @@ class _Run:
         self.flush()
         if self.evaluated != step:
             self.evaluate(step, state)
-        first = jax.tree.map(np.asarray, self.parallel.first(state))
+        first = self.setup.at_save(self.parallel.first(state))
+        first = jax.tree.map(np.asarray, first)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(first.params)):
             self._stop_at(step, {"parameters": math.nan})
         self.checkpoints.save(step, first, position, loss=self.loss)
@@ -230,31 +286,11 @@ class _Run:
     def sample(self, step: int, state: Any) -> None:
         """samples/step_*.png from fixed noise, and loss.png."""
         self.flush()
-        params = self.parallel.first(state.ema_params)
+        frozen = self.parallel.first(self.setup.frozen(state))
         path = self.folder / "samples" / f"step_{step:07}.png"
         try:
-            self.log.image("samples", pictures.samples(self.setup, params, path), step=step)
+            self.log.image("samples", self.setup.draw(frozen, path), step=step)
         except UserError as error:  # a picture is not worth a run
             self.progress.say(f"no samples at step {step}: {error}")
-        pictures.loss(self.folder)
+        loss_picture.write(self.folder)
         self.since = time.monotonic()
-
-
-def _held_out(config: Any) -> list[dict[str, np.ndarray]]:
-    """At most EVAL_IMAGES test images in batches of one size, each a compiled shape; [] for none.
-
-    What is left over, at most three images, is left out: a smaller batch would be compiled anew.
-    """
-    c = config.data
-    if not data.has_split(c.name, split="test", data_dir=c.dir or None):
-        return []
-    limit = min(EVAL_DECODED_MB, c.memory_limit_mb)
-    source = load_split(config, "test", memory_limit_mb=limit)
-    count = min(EVAL_IMAGES, len(source))
-    parts = math.ceil(count / EVAL_BATCH)
-    size = count // parts
-    batch = next(data.batches(source, batch_size=size * parts, seed=0))
-    return [
-        {name: batch[name][i : i + size] for name in ("image", "label")}
-        for i in range(0, size * parts, size)
-    ]

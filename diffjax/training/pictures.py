@@ -1,20 +1,28 @@
 """The pictures that a run leaves in its workdir."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import figures
+from diffjax.figures import to_uint8
 from diffjax.files import atomic_write
-from diffjax.training.experiment import Experiment
-from diffjax.training.logs import read_rows
+from diffjax.training import loss_picture
 from diffjax.training.sampling import Draw
+from diffjax.training.state import to_model_range
+
+if TYPE_CHECKING:
+    from diffjax.training.experiment import Experiment
 
 LONGEST_STEM = 180
 MOST_COLUMNS = 20  # of a grid with a row a class; more of a class go on in the next row
+CAPTIONED_WIDTH = 96  # about, of an image with text under it
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
@@ -24,8 +32,12 @@ def pixel_scale(shape: tuple[int, int, int]) -> int:
 
 
 def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
-    """The samples as one picture: a named row, or some, for each class where there are classes."""
+    """The samples as one picture: with their prompts, beside their maps, or by class."""
     images = draw.images
+    maps = setup.generator.map_images(start, len(images))
+    captions = setup.generator.captions(start, len(images))
+    if captions is not None or maps is not None:
+        return _conditioned_grid(setup, images, captions, maps)
     labels = setup.generator.labels(start, len(images))
     names = setup.source.class_names
     scale = pixel_scale(setup.source.image_shape)
@@ -45,6 +57,21 @@ def draw_grid(setup: Experiment, draw: Draw, *, start: int) -> np.ndarray:
         for row in range(each // columns)
     ]
     return figures.image_grid(images[order], scale=scale, columns=columns, row_labels=rows)
+
+
+def _conditioned_grid(
+    setup: Experiment, images: np.ndarray, captions: list[str] | None, maps: np.ndarray | None
+) -> np.ndarray:
+    """Each sample over its prompt, and at the right of what its map shows."""
+    if maps is not None:
+        assert setup.conditions.make_map is not None
+        made = setup.conditions.make_map(to_model_range(jnp.asarray(maps)))
+        shown = np.broadcast_to(to_uint8(np.asarray(made)), images.shape)
+        images = np.concatenate([shown, images], axis=2)
+    scale = max(1, round(CAPTIONED_WIDTH / images.shape[2]))
+    if captions is None:
+        return figures.image_grid(images, scale=scale)
+    return figures.image_grid(figures.captioned(images, captions, scale=scale), padding=4)
 
 
 def samples(setup: Experiment, params: Any, path: Path) -> np.ndarray:
@@ -83,24 +110,26 @@ def file_stem(sample: Any, *parts: str, first: str = "", sampler: bool = True) -
 def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
     """Writes config.sample.count samples as a PNG grid and as an .npz; the names say how they came.
 
-    The .npz holds images, uint8 (N, H, W, C), and, with classes, labels, int32 (N,).
+    The .npz holds images, uint8 (N, H, W, C), with classes labels, int32 (N,), with text prompts,
+    (N,), and with maps map_images, uint8 (N, H, W, C).
     """
     config = setup.config.sample
     draw = setup.generator(params, start=0, count=config.count)
     labels = setup.generator.labels(0, config.count)
-    stem = file_stem(config, f"n{config.count}", class_part(config.labels), f"step{step}")
+    said = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
+    stem = file_stem(
+        config, f"n{config.count}", class_part(config.labels), *said, f"step{step}"
+    )  # fmt: skip
     arrays: dict[str, Any] = {"images": draw.images}
-    if labels is not None:
-        arrays["labels"] = labels
+    captions = setup.generator.captions(0, config.count)
+    maps = setup.generator.map_images(0, config.count)
+    for name, array in (("labels", labels), ("prompts", captions), ("map_images", maps)):
+        if array is not None:
+            arrays[name] = np.asarray(array)
     picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
     figures.save_png(picture, draw_grid(setup, draw, start=0))
     atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
     return picture, archive
-
-
-def loss(folder: Path) -> None:
-    """Writes loss.png from metrics.jsonl."""
-    figures.plot_loss(folder / "loss.png", read_rows(folder / "metrics.jsonl"))
 
 
 def final(setup: Experiment, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
@@ -119,6 +148,6 @@ def final(setup: Experiment, params: Any, folder: Path, *, say: Callable[[str], 
         milliseconds=120,
         hold_last=2000,
     )
-    loss(folder)
+    loss_picture.write(folder)
     written = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
     say(f"wrote {', '.join(str(folder / name) for name in written)}")

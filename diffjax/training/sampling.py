@@ -1,18 +1,25 @@
 """Images from a trained network, as a config's `sample` section asks for them."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import denoisers, rng
+from diffjax import denoisers, guidance, rng
 from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.models import UNet
+from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.schedules import Array
-from diffjax.training import build, build_sampling
+from diffjax.training import build, build_sampling, prompts
+from diffjax.training import conditions as conditions_of
+from diffjax.training.conditions import UNCONDITIONAL, Conditions
+from diffjax.training.image_files import read_map_images
+from diffjax.training.space import Space
+from diffjax.training.state import to_model_range
 
 
 class Weak(NamedTuple):
@@ -30,11 +37,21 @@ class Draw(NamedTuple):
     trajectory: np.ndarray | None
 
 
+class Examples(NamedTuple):
+    """What is drawn where a config names no prompt and no map: some of the set's own.
+
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), which maps are made of.
+    """
+
+    captions: tuple[str, ...]
+    images: np.ndarray
+
+
 class Generator:
     """Sample number i, for any i: a function of (params, seed, i) and the config's sampler.
 
-    Numbers, not batches, decide the noise and the label, so the first eight samples of a hundred
-    are the eight samples of eight.
+    Numbers, not batches, decide the noise and the condition, so the first eight samples of a
+    hundred are the eight samples of eight. Labels, prompts and maps each go round.
     """
 
     def __init__(
@@ -43,31 +60,87 @@ class Generator:
         network: UNet,
         diffusion: build.Diffusion,
         *,
-        image_shape: tuple[int, int, int],
+        space: Space,
+        conditions: Conditions = UNCONDITIONAL,
+        examples: Callable[[], Examples] | None = None,
         weak: Weak | None = None,
     ) -> None:
         """Resolves the config; nothing is compiled yet.
 
         Args:
           config: the config.
-          network, diffusion, image_shape: what it was resolved to.
+          network, diffusion, space, conditions: what it was resolved to.
+          examples: called where the config leaves prompts or maps open.
           weak: the weaker model, where config.sample.guidance asks for one.
 
         Raises:
-          UserError: an unknown sampler, grid, guidance or threshold, or labels that the model
-            doesn't have.
+          UserError: an unknown sampler, grid, guidance or threshold, or a label, prompt or map
+            that the model has no use for.
         """
         self._network = network
         self._diffusion = diffusion
-        self._image_shape = image_shape
+        self._space = space
+        self._conditions = conditions
         self.weak = weak
-        self._seed = config.sample.seed
-        self._batch_size = config.sample.batch_size
+        c = config.sample
+        self._seed = c.seed
+        self._batch_size = c.batch_size
         self.sampling = build_sampling.sampling(config, diffusion.schedule)
-        num_classes = network.num_classes if self.sampling.uses_labels else 0
-        self._labels = _labels(tuple(config.sample.labels), num_classes)
-        self._guidance = config.sample.guidance
+        num_classes = conditions.num_classes if self.sampling.uses_labels else 0
+        self._labels = _labels(tuple(c.labels), num_classes)
+        self._guidance = c.guidance
+        self._prompts = prompts.read(c.prompt, key="sample.prompt")
+        self._texts = conditions.texts
+        if self._prompts and not self._texts:
+            raise UserError(
+                f"config.sample.prompt = {c.prompt!r} but the model takes no text: leave it empty"
+            )
+        if c.negative_prompt and not self._texts:
+            raise UserError(
+                f"config.sample.negative_prompt = {c.negative_prompt!r} but the model takes no "
+                "text: leave it empty"
+            )
+        self._negative = c.negative_prompt
+        self._map_images = read_map_images(c.maps, space, key="sample.maps")
+        self._examples = examples
+        self._found: Examples | None = None
+        self._tables: dict[str, Any] = {}
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+
+    def of(
+        self,
+        *,
+        prompts: tuple[str, ...] = (),
+        labels: tuple[int, ...] = (),
+        map_images: np.ndarray | None = None,
+    ) -> "Generator":
+        """The same programs for other conditions; what is empty stays the config's.
+
+        Args:
+          prompts, labels: as config.sample has them.
+          map_images: uint8 (n, H, W, C) that maps are made of.
+
+        Raises:
+          UserError: a condition that the model has no use for, or images of another shape.
+        """
+        other = copy.copy(self)
+        if prompts:
+            if not self._texts:
+                raise UserError(f"prompts {prompts} were given to a model that takes no text")
+            other._prompts = prompts
+        if labels:
+            num_classes = self._conditions.num_classes if self.sampling.uses_labels else 0
+            other._labels = _labels(labels, num_classes)
+        if map_images is not None:
+            if not self._space.map_channels:
+                raise UserError("map_images were given to a model that takes no map")
+            if map_images.shape[1:] != self._space.image_shape or map_images.dtype != np.uint8:
+                raise UserError(
+                    f"map_images are {map_images.dtype} {map_images.shape}: expected uint8 "
+                    f"(n, {', '.join(map(str, self._space.image_shape))})"
+                )
+            other._map_images = map_images
+        return other
 
     @property
     def weak_params(self) -> Any:
@@ -79,6 +152,61 @@ class Generator:
         if self._labels is None:
             return None
         return self._labels[np.arange(start, start + count) % len(self._labels)]
+
+    def captions(self, start: int, count: int) -> list[str] | None:
+        """The prompts of samples start .. start + count - 1, or None."""
+        if self._texts is None:
+            return None
+        wanted = self._prompts or self._own().captions
+        return [wanted[i % len(wanted)] for i in range(start, start + count)]
+
+    def map_images(self, start: int, count: int) -> np.ndarray | None:
+        """What the maps of samples start .. start + count - 1 are made of: uint8, or None."""
+        if not self._space.map_channels:
+            return None
+        images = self._own().images if self._map_images is None else self._map_images
+        return images[np.arange(start, start + count) % len(images)]
+
+    def condition(self, start: int, count: int) -> Condition | None:
+        """The condition of samples start .. start + count - 1; None for an unconditional model."""
+        if not self._conditions.any:
+            return None
+        labels = self.labels(start, count)
+        text = None
+        captions = self.captions(start, count)
+        if captions is not None:
+            text = self.text(captions)
+        spatial = None
+        images = self.map_images(start, count)
+        if images is not None:
+            spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
+        if labels is None and text is None and spatial is None:
+            return None
+        return Condition(labels, text, spatial)
+
+    def text(self, captions: Sequence[str]) -> Text:
+        """Prompts as the network takes them; each is encoded once."""
+        assert self._texts is not None
+        wanted = tuple(dict.fromkeys(captions))
+        new = [caption for caption in wanted if caption not in self._tables]
+        if new:
+            encoded = self._texts.encode(new)
+            for i, caption in enumerate(new):
+                self._tables[caption] = Text(*(x if x is None else x[i] for x in encoded))
+        rows = [self._tables[caption] for caption in captions]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def _own(self) -> Examples:
+        if self._examples is None:
+            raise UserError("name what to draw: config.sample.prompt or config.sample.maps")
+        if self._found is None:
+            self._found = self._examples()
+        return self._found
+
+    def _map_of(self, images: np.ndarray) -> Array:
+        made = self._space.map_of(to_model_range(jnp.asarray(images)))
+        assert made is not None
+        return made
 
     def __call__(
         self,
@@ -108,20 +236,20 @@ class Generator:
         for first in range(start, start + count, size):
             wanted = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
-            labels = self.labels(first, size)
             x_0, trajectory = self._compile(size, keep_trajectory)(
-                params, indices, labels, self.weak_params
+                params, indices, self.condition(first, size), self.weak_params
             )
-            draws.append(np.asarray(x_0)[:wanted])
+            draws.append(np.asarray(self._space.to_images(x_0))[:wanted])
             if keep_trajectory:
-                paths.append(np.asarray(trajectory)[:, :wanted])
-        x_0 = np.concatenate(draws)
-        if not np.isfinite(x_0).all():
+                steps = [np.asarray(self._space.to_images(x_t))[:wanted] for x_t in trajectory]
+                paths.append(np.stack(steps))
+        images = np.concatenate(draws)
+        if not np.isfinite(images).all():
             raise UserError(
                 "the sampler returned values that are not finite: take more config.sample.steps, "
                 "config.sample.threshold='clip', or another config.sample.checkpoint"
             )
-        return Draw(to_uint8(x_0), np.concatenate(paths, axis=1) if keep_trajectory else None)
+        return Draw(to_uint8(images), np.concatenate(paths, axis=1) if keep_trajectory else None)
 
     def _compile(self, size: int, keep_trajectory: bool) -> Callable[..., Any]:
         if (size, keep_trajectory) not in self._compiled:
@@ -131,12 +259,13 @@ class Generator:
         return self._compiled[size, keep_trajectory]
 
     def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
-        """The pure function (params, indices (n,), labels (n,) or None, weak_params) -> Samples."""
+        """The pure function (params, indices (n,), condition or None, weak_params) -> Samples.
+
+        The samples are of x_0, which for a latent model is not the image yet.
+        """
         sampling = self.sampling
 
-        def generate(
-            params: Any, indices: Array, labels: Array | None, weak_params: Any = None
-        ) -> Any:
+        def generate(params: Any, indices: Array, condition: Any, weak_params: Any = None) -> Any:
             eps, keys = self.noise(indices)
             return sampling.sampler(
                 self.denoiser(params, weak_params),
@@ -145,16 +274,16 @@ class Generator:
                 eps * jnp.float32(sampling.grid.noise_scale[0]),
                 grid=sampling.grid,
                 key=keys,
-                cond=labels,
+                cond=condition,
                 keep_trajectory=keep_trajectory,
             )
 
         return generate
 
     def noise(self, indices: Array) -> tuple[Array, Array]:
-        """The start, standard normal (n, H, W, C), and the sampler's key, (n,), of each sample."""
+        """Each sample's start, standard normal (n, ...) of x_0's shape, and its key, (n,)."""
         start = rng.stream(self._seed, "sample_start")
-        eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._image_shape))
+        eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._space.shape))
         steps = rng.stream(self._seed, "sample_steps")
         return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
 
@@ -178,8 +307,10 @@ class Generator:
         model = build_sampling.Model(
             denoise=_denoiser(self._network, self._diffusion, params),
             schedule=self._diffusion.schedule,
-            num_classes=self._network.num_classes,
-            attention_blocks=self._network.attention_blocks(self._image_shape[0]),
+            conditional=self._conditions.any,
+            num_classes=self._conditions.num_classes,
+            null=self.null,
+            attention_blocks=self._network.attention_blocks(self._space.shape[0]),
             variant=lambda **fields: _denoiser(
                 self._network.clone(**fields), self._diffusion, params
             ),
@@ -189,6 +320,16 @@ class Generator:
             return self.sampling.guide(model)
         except (ValueError, TypeError) as error:
             raise UserError(f"config.sample.guidance = {self._guidance!r}: {error}") from error
+
+    def null(self, condition: Any) -> Any:
+        """What guidance extrapolates from: no condition, or the negative prompt in its place."""
+        if not isinstance(condition, Condition):
+            return guidance.no_label(condition)
+        nothing = null(condition)
+        if not self._negative or nothing.text is None:
+            return nothing
+        text = conditions_of.broadcast(self.text([self._negative]), len(nothing.text.mask))
+        return nothing._replace(text=text)
 
 
 def _denoiser(network: UNet, diffusion: build.Diffusion, params: Any) -> denoisers.Denoiser:

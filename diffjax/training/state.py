@@ -9,11 +9,14 @@ import optax
 
 from diffjax import ema, losses, rng
 from diffjax.models import UNet
+from diffjax.models.condition import Condition, drop
 from diffjax.schedules import Array
 from diffjax.training.build import Diffusion
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+# (batch, keys of the step's streams by name, places in the global batch) -> x_0 and its condition.
+Read = Callable[[Batch, Callable[[str], Array], Array], tuple[Array, Condition | None]]
 
 
 class TrainState(NamedTuple):
@@ -40,29 +43,29 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, int, int],
 ) -> TrainState:
     """A fresh state; parameters are a function of the seed. Not to be called within a trace."""
     # One program, not one for every shape of a leaf. It runs once, so what matters is how soon it
     # is compiled, and on a CPU LLVM's first level gives the last one's bits in half the time.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    init = jax.jit(_initialiser(network, optimizer, image_shape), compiler_options=options)
+    init = jax.jit(_initialiser(network, optimizer, shape), compiler_options=options)
     return init(rng.stream(seed, "init"))
 
 
 def state_shapes(
-    network: UNet, optimizer: optax.GradientTransformation, *, image_shape: tuple[int, int, int]
+    network: UNet, optimizer: optax.GradientTransformation, *, shape: tuple[int, int, int]
 ) -> TrainState:
     """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-    return jax.eval_shape(_initialiser(network, optimizer, image_shape), rng.stream(0, "init"))
+    return jax.eval_shape(_initialiser(network, optimizer, shape), rng.stream(0, "init"))
 
 
 def _initialiser(
-    network: UNet, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    network: UNet, optimizer: optax.GradientTransformation, shape: tuple[int, int, int]
 ) -> Callable[[Array], TrainState]:
     def init(key: Array) -> TrainState:
-        params = network.init(key, jnp.zeros((1, *image_shape)), jnp.zeros((1,)))["params"]
+        params = network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)))["params"]
         average = jax.tree.map(jnp.copy, params)  # its own buffers: the step donates both
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
@@ -74,6 +77,20 @@ def to_model_range(images: Array) -> Array:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
+def place_in_batch(local: int, axis_name: str | None) -> tuple[Array, int]:
+    """The places (local,) of this device's examples in the global batch, and its size."""
+    if axis_name is None:
+        return jnp.arange(local), local
+    place, devices = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    return place * local + jnp.arange(local), local * devices
+
+
+def random_flip(key: Array, indices: Array, x: Array) -> Array:
+    """(B, H, W, C), half of them mirrored left to right; each by its place alone."""
+    mirrored = rng.per_example(key, indices, jax.random.bernoulli)
+    return jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+
+
 def make_train_step(
     network: UNet,
     diffusion: Diffusion,
@@ -81,14 +98,15 @@ def make_train_step(
     *,
     seed: int,
     ema_decay: float,
-    label_dropout: float = 0.0,
-    flip: bool = False,
+    read: Read,
+    condition_dropout: float = 0.0,
     axis_name: str | None = None,
 ) -> TrainStep:
     """train_step(state, batch) -> (state, metrics), pure.
 
     It knows of devices through `axis_name` alone: gradients and metrics are means over that axis,
-    and an example's times, noise, label dropout and flip depend on its place in the global batch.
+    and an example's times, noise, dropped condition and flip depend on its place in the global
+    batch.
     The network's own dropout alone draws by device.
 
     Args:
@@ -97,40 +115,33 @@ def make_train_step(
       optimizer: an optax transformation.
       seed: with the step, what all randomness follows from.
       ema_decay: see `ema.warmed_up_decay`.
-      label_dropout: share of labels replaced by "no class".
-      flip: whether half of the images are mirrored left to right.
+      read: takes x_0, (B, ...) float32, and the condition from a batch.
+      condition_dropout: share of examples whose condition is left out.
       axis_name: the axis of a pmap, or None on one device.
 
     Returns:
-      A function of a state and {"image": uint8 (B, H, W, C), "label": int32 (B,)}, whose metrics
-      are float32 scalars: loss, grad_norm.
+      A function of a state and {"image": (B, ...), ...}, whose metrics are float32 scalars: loss,
+      grad_norm.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        local = batch["image"].shape[0]
-        devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
-        place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        indices = place * local + jnp.arange(local)
+        indices, batch_size = place_in_batch(len(batch["image"]), axis_name)
 
         def key(name: str) -> Array:
             return rng.stream(seed, name, state.step)
 
-        x_0 = to_model_range(batch["image"])
-        if flip:
-            mirrored = rng.per_example(key("flip"), indices, jax.random.bernoulli)
-            x_0 = jnp.where(mirrored[:, None, None, None], x_0[:, :, ::-1], x_0)
+        x_0, cond = read(batch, key, indices)
         eps = rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
         t = diffusion.sample_times(
-            key("time"), diffusion.schedule, indices=indices, batch_size=local * devices
+            key("time"), diffusion.schedule, indices=indices, batch_size=batch_size
         )
-        cond = None
-        if network.num_classes:
+        if cond is not None:
             dropped = rng.per_example(
-                key("label"), indices, lambda k: jax.random.bernoulli(k, label_dropout)
+                key("label"), indices, lambda k: jax.random.bernoulli(k, condition_dropout)
             )
-            cond = jnp.where(dropped, -1, batch["label"])
+            cond = drop(cond, dropped)
 
-        dropout_key = jax.random.fold_in(key("dropout"), place)
+        dropout_key = jax.random.fold_in(key("dropout"), indices[0])
 
         def loss_fn(params: Any) -> Array:
             def apply(x: Array, t: Array, cond: Any) -> Array:
@@ -171,7 +182,7 @@ def diffusion_loss(
 
 
 def make_eval_loss(
-    network: UNet, diffusion: Diffusion, *, seed: int
+    network: UNet, diffusion: Diffusion, *, seed: int, read: Read
 ) -> Callable[[Any, Batch], Array]:
     """eval_loss(params, batch) -> scalar: the loss on given images at fixed times and noise.
 
@@ -180,8 +191,8 @@ def make_eval_loss(
     """
 
     def eval_loss(params: Any, batch: Batch) -> Array:
-        x_0 = to_model_range(batch["image"])
-        indices = jnp.arange(len(x_0))
+        indices = jnp.arange(len(batch["image"]))
+        x_0, cond = read(batch, lambda name: rng.stream(seed, f"eval_{name}"), indices)
         draw = rng.stream(seed, "eval_noise")
         eps = rng.per_example(draw, indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
         t = diffusion.sample_times(
@@ -190,7 +201,6 @@ def make_eval_loss(
             indices=indices,
             batch_size=len(x_0),
         )
-        cond = batch["label"] if network.num_classes else None
 
         def apply(x: Array, t: Array, cond: Any) -> Array:
             return network.apply({"params": params}, x, t, cond)

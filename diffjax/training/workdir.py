@@ -22,6 +22,8 @@ FREE = (
     "data.dir",
     "data.memory_limit_mb",
     "model.kernels",
+    "autoencoder.kernels",
+    "first_stage.tile",
     "sample.",
     "edit.",
     "evaluate.",

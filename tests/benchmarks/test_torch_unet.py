@@ -7,13 +7,16 @@ import pytest
 
 from benchmarks import cases
 from diffjax.training import build
+from diffjax.training.conditions import Conditions
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmark")
 from benchmarks import torch_unet  # noqa: E402
 
 
 def networks(config, image_shape):
-    ours = build.model(config, image_shape=image_shape, num_classes=cases.NUM_CLASSES)
+    ours = build.model(
+        config, shape=image_shape, conditions=Conditions(num_classes=cases.NUM_CLASSES)
+    )
     theirs = torch_unet.from_config(
         config.model, image_shape=image_shape, num_classes=cases.NUM_CLASSES
     )

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import diffjax as dj
+from diffjax.data import ArraySource
 from diffjax.errors import UserError
 from diffjax.training import build, build_sampling, choices
+from diffjax.training.conditions import Conditions, conditions
 
 
 @pytest.mark.parametrize(
@@ -101,13 +103,14 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
 def test_models_that_do_not_fit_are_refused(tiny_config, key, value, message):
     tiny_config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message) as caught:
-        build.model(tiny_config, image_shape=(8, 8, 1), num_classes=10)
+        build.model(tiny_config, shape=(8, 8, 1), conditions=Conditions(num_classes=10))
     assert "\n" not in str(caught.value)
 
 
 def test_a_conditional_model_needs_labels(tiny_config):
+    source = ArraySource(np.zeros((1, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match="has no labels"):
-        build.model(tiny_config, image_shape=(8, 8, 1), num_classes=0)
+        conditions(tiny_config, source)
 
 
 def test_learning_rate_warms_up_and_ends(tiny_config):

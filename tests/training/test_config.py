@@ -8,11 +8,20 @@ import pytest
 
 from diffjax.errors import UserError
 from diffjax.training import build, build_sampling, config, workdir
+from diffjax.training.conditions import Conditions
+from diffjax.training.first_stage import build as first_stage
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*.py"))
-VARIANTS = [(path, "") for path in EXPERIMENTS] + [
-    (path, "quick") for path in EXPERIMENTS if path.stem.startswith("fashion_mnist")
+QUICK = ("fashion_mnist", "fashion_mnist_conditional")
+TWO_STAGES = [
+    path for path in EXPERIMENTS if path.stem.endswith(("autoencoder", "latent", "image"))
 ]
+VARIANTS = [
+    *((path, "") for path in EXPERIMENTS),
+    *((path, "quick") for path in EXPERIMENTS if path.stem in QUICK),
+    *((path, "tiny") for path in TWO_STAGES),
+]
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
 
 
 @pytest.mark.parametrize(("path", "variant"), VARIANTS, ids=lambda x: getattr(x, "stem", x))
@@ -20,11 +29,21 @@ def test_shipped_configs_are_whole_and_resolve(path, variant):
     get_config = runpy.run_path(str(path))["get_config"]
     made = get_config(variant) if variant else get_config()
     config.check(made)
+    build.optimizer(made)
+    shape = SHAPES.get(path.stem.split("_")[0], (28, 28, 1))
+    if config.is_autoencoder(made):
+        first_stage.stage(made, image_shape=shape)
+        return
     diffusion = build.diffusion(made)
     build_sampling.sampling(made, diffusion.schedule)
-    build.optimizer(made)
-    shape = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}.get(path.stem, (28, 28, 1))
-    build.model(made, image_shape=shape, num_classes=10)
+    if made.first_stage.workdir:
+        first = Path(made.first_stage.workdir).name.split("-")[0]
+        theirs = runpy.run_path(str(path.with_stem(first)))
+        stage = first_stage.stage(theirs["get_config"](variant), image_shape=shape)
+        shape = stage.latent_shape
+    build.model(
+        made, shape=shape, conditions=Conditions(num_classes=10 * made.model.class_conditional)
+    )
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -42,7 +61,7 @@ def test_configs_import_ml_collections_alone(path):
         ("train.steps", 0), ("train.steps", True), ("train.learning_rate", float("nan")),
         ("train.learning_rate", 0.0), ("train.ema_decay", 1.0), ("model.multipliers", ()),
         ("model.multipliers", (1, 0)), ("data.channels", 2), ("data.name", 3), ("seed", -1),
-        ("diffusion.label_dropout", 1.5), ("sample.labels", (0.5,)),
+        ("diffusion.condition_dropout", 1.5), ("sample.labels", (0.5,)),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_named(tiny_config, key, value):

@@ -12,7 +12,8 @@ import diffjax as dj
 from diffjax import flags as command_line
 from diffjax.main import main
 from diffjax.training import build
-from diffjax.training.experiment import resolve, restore_params
+from diffjax.training.experiment import resolve
+from diffjax.training.restoring import restore_frozen
 
 TASKS = {
     "inpaint": ("inpaint", ["image", "known", "1", "2"]),
@@ -118,7 +119,7 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
     found = results(trained, capsys)[0]["images"][0]
     config, workdir, _ = command_line.parse(arguments)
     setup = resolve(config)
-    _, params = restore_params(setup, workdir)
+    _, params = restore_frozen(setup, workdir)
     schedule = setup.diffusion.schedule
     plain = dj.denoiser(
         build.apply_network(setup.network, params), schedule,

@@ -14,14 +14,15 @@ from diffjax import flags as command_line
 from diffjax.errors import UserError
 from diffjax.main import main
 from diffjax.training import build, build_sampling, choices, pictures
-from diffjax.training.experiment import resolve, restore_params
+from diffjax.training.experiment import resolve
+from diffjax.training.restoring import restore_frozen
 from diffjax.training.sampling import Draw
 
 
 def setup_of(flags, *more):
     config, workdir, _ = command_line.parse([*flags, *more])
     setup = resolve(config)
-    return setup, restore_params(setup, workdir)[1]
+    return setup, restore_frozen(setup, workdir)[1]
 
 
 def denoiser(setup, params, network=None):
@@ -87,7 +88,7 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
     )
     generator = setup.generator
     program = jax.make_jaxpr(generator.function())(
-        params, np.arange(2), generator.labels(0, 2), generator.weak_params
+        params, np.arange(2), generator.condition(0, 2), generator.weak_params
     )
     assert sum(np.size(constant) for constant in program.consts) < 5000  # the schedule's tables
 
@@ -213,7 +214,11 @@ def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
     images = np.zeros((2 * each, 8, 8, 1), np.uint8)
     labels = np.arange(2 * each) % 2
     setup = types.SimpleNamespace(
-        generator=types.SimpleNamespace(labels=lambda start, count: labels),
+        generator=types.SimpleNamespace(
+            labels=lambda start, count: labels,
+            captions=lambda start, count: None,
+            map_images=lambda start, count: None,
+        ),
         source=types.SimpleNamespace(class_names=("a", "b"), image_shape=(8, 8, 1)),
     )
     sheet = pictures.draw_grid(setup, Draw(images, None), start=0)

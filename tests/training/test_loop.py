@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffjax.errors import UserError
-from diffjax.training import experiment, loop
+from diffjax.training import experiment, loop, restoring
 from diffjax.training.checkpoints import Checkpoints
 
 PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
@@ -132,7 +132,7 @@ def test_ema_samples_are_what_is_drawn(tiny_config, whole):
     """Parameters and their average differ, and the pictures come from the average."""
     found = restored(tiny_config, whole)
     setup = experiment.resolve(tiny_config)
-    step, params = experiment.restore_params(setup, whole)
+    step, params = restoring.restore_frozen(setup, whole)
     assert step == 6
     jax.tree.map(np.testing.assert_array_equal, params, found.state.ema_params)
     assert any(
@@ -143,7 +143,7 @@ def test_ema_samples_are_what_is_drawn(tiny_config, whole):
 
 def test_samples_do_not_depend_on_how_they_are_batched(tiny_config, whole):
     setup = experiment.resolve(tiny_config)
-    _, params = experiment.restore_params(setup, whole)
+    _, params = restoring.restore_frozen(setup, whole)
     tiny_config.sample.sampler = "ancestral"
     tiny_config.sample.batch_size = 20
     at_once = experiment.resolve(tiny_config).generator(params, start=0, count=20).images
@@ -199,7 +199,7 @@ def test_a_second_training_in_the_workdir_is_refused(tiny_config, whole):
 def test_sampling_leaves_a_half_written_checkpoint_to_its_writer(tiny_config, whole):
     unfinished = whole / "checkpoints" / "9.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    step, _ = experiment.restore_params(experiment.resolve(tiny_config), whole)
+    step, _ = restoring.restore_frozen(experiment.resolve(tiny_config), whole)
     assert step == 6
     assert unfinished.is_dir()
     unfinished.rmdir()
@@ -209,10 +209,10 @@ def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
     setup = experiment.resolve(tiny_config)
     for wanted, steps in (("latest", {6}), ("3", {3}), ("best", {3, 6})):
         tiny_config.sample.checkpoint = wanted
-        assert experiment.restore_params(setup, whole)[0] in steps
+        assert restoring.restore_frozen(setup, whole)[0] in steps
     tiny_config.sample.checkpoint = "5"
     with pytest.raises(UserError, match=r"no checkpoint of step 5 .* take one of \[3, 6\]"):
-        experiment.restore_params(setup, whole)
+        restoring.restore_frozen(setup, whole)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_guidance_changes_samples_and_scale_1_does_not(tiny_config, whole):
     def images(guidance):
         tiny_config.sample.guidance = guidance
         setup = experiment.resolve(tiny_config)
-        _, params = experiment.restore_params(setup, whole)
+        _, params = restoring.restore_frozen(setup, whole)
         return setup.generator(params, start=0, count=8).images.astype(int)
 
     plain = images("none")

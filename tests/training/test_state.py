@@ -13,10 +13,23 @@ import pytest
 
 from diffjax.models import UNet
 from diffjax.training import build
+from diffjax.training.conditions import Conditions
+from diffjax.training.space import Pixels
 from diffjax.training.state import init_state, make_eval_loss, make_train_step, to_model_range
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 8, 1)
+
+
+def reading(*, flip=False):
+    """Images and their labels, as a class-conditional experiment reads them."""
+    conditions = Conditions(num_classes=10)
+
+    def read(batch, key, indices):
+        x_0, spatial = Pixels(SHAPE).read(batch, key=key, indices=indices, flip=flip)
+        return x_0, conditions.of_batch(batch, spatial)
+
+    return read
 
 
 @pytest.fixture
@@ -25,7 +38,7 @@ def pieces(tiny_config):
     tiny_config.train.update(steps=200, learning_rate=5e-3)
     optimizer = build.optimizer(tiny_config)
     diffusion = build.diffusion(tiny_config)
-    state = init_state(network, optimizer, seed=0, image_shape=SHAPE)
+    state = init_state(network, optimizer, seed=0, shape=SHAPE)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8),
         "label": np.arange(4, dtype=np.int32),
@@ -40,7 +53,9 @@ def test_uint8_spans_the_model_range():
 
 def test_the_step_is_a_function_of_state_and_batch(pieces):
     network, diffusion, optimizer, state, batch = pieces
-    step = jax.jit(make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9))
+    step = jax.jit(
+        make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading())
+    )
     once, first = step(state, batch)
     again, second = step(state, batch)
     assert first["loss"] == second["loss"]
@@ -48,15 +63,19 @@ def test_the_step_is_a_function_of_state_and_batch(pieces):
     assert int(once.step) == 1
     # Another step number or seed draws other noise.
     assert step(state._replace(step=state.step + 1), batch)[1]["loss"] != first["loss"]
-    other = jax.jit(make_train_step(network, diffusion, optimizer, seed=1, ema_decay=0.9))
+    other = jax.jit(
+        make_train_step(network, diffusion, optimizer, seed=1, ema_decay=0.9, read=reading())
+    )
     assert other(state, batch)[1]["loss"] != first["loss"]
 
 
 def test_training_on_one_batch_lowers_its_loss(pieces):
     network, diffusion, optimizer, state, batch = pieces
-    eval_loss = make_eval_loss(network, diffusion, seed=0)
+    eval_loss = make_eval_loss(network, diffusion, seed=0, read=reading())
     before = float(eval_loss(state.params, batch))
-    step = jax.jit(make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9))
+    step = jax.jit(
+        make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading())
+    )
     for _ in range(150):
         state, _ = step(state, batch)
     after = float(eval_loss(state.params, batch))
@@ -74,8 +93,9 @@ def test_the_label_reaches_the_network_unless_dropped(pieces):
 
     def loss(batch, dropout):
         step = make_train_step(
-            network, diffusion, optimizer, seed=0, ema_decay=0.9, label_dropout=dropout
-        )
+            network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading(),
+            condition_dropout=dropout,
+        )  # fmt: skip
         return float(jax.jit(step)(state, batch)[1]["loss"])
 
     assert loss(batch, 0.0) != loss(other, 0.0)
@@ -87,7 +107,8 @@ def test_flip_mirrors_some_images(pieces):
     symmetric = {**batch, "image": np.maximum(batch["image"], batch["image"][:, :, ::-1])}
 
     def loss(batch, flip):
-        step = make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, flip=flip)
+        read = reading(flip=flip)
+        step = make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=read)
         return float(jax.jit(step)(state, batch)[1]["loss"])
 
     assert loss(batch, True) != loss(batch, False)
@@ -101,16 +122,23 @@ DEVICES = textwrap.dedent(
     from diffjax.models import UNet
     from diffjax.training import build
     from diffjax.training.parallel import AXIS, DataParallel
+    from diffjax.training.conditions import Conditions
+    from diffjax.training.space import Pixels
     from diffjax.training.state import init_state, make_train_step
     import runpy
+
+    def read(batch, key, indices):
+        x_0, spatial = Pixels((8, 8, 1)).read(batch, key=key, indices=indices, flip=True)
+        return x_0, Conditions(num_classes=10).of_batch(batch, spatial)
+
     config = runpy.run_path(sys.argv[1])["get_config"]()
     network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
     optimizer, diffusion = build.optimizer(config), build.diffusion(config)
     parallel = DataParallel(8)
     step = parallel.compile(make_train_step(
-        network, diffusion, optimizer, seed=0, ema_decay=0.9, label_dropout=0.3, flip=True,
+        network, diffusion, optimizer, seed=0, ema_decay=0.9, condition_dropout=0.3, read=read,
         axis_name=AXIS))
-    state = parallel.replicate(init_state(network, optimizer, seed=0, image_shape=(8, 8, 1)))
+    state = parallel.replicate(init_state(network, optimizer, seed=0, shape=(8, 8, 1)))
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(4):

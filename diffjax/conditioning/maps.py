@@ -1,0 +1,90 @@
+"""Maps that a picture can be drawn after, made of pictures: what a network is conditioned on.
+
+A maker returns a function of images (B, H, W, C) in [-1, 1] to maps (B, H, W, channels) in [-1, 1].
+In training the map is the example's own; in sampling it is made of a picture that the user gives.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.types import Array
+
+MakeMap = Callable[[Array], Array]
+
+
+def low_resolution(*, factor: int = 4) -> MakeMap:
+    """The means of factor x factor pixels, each spread over its pixels: super-resolution.
+
+    At the right and lower edge of images that the factor does not divide, edges are repeated.
+
+    Raises:
+      ValueError: a factor that is not a whole number of at least 2.
+    """
+    if type(factor) is not int or factor < 2:
+        raise ValueError(f"factor must be a whole number >= 2, not {factor!r}")
+
+    def make(images: Array) -> Array:
+        height, width = images.shape[1:3]
+        padded = jnp.pad(
+            images, ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0)), mode="edge"
+        )
+        batch, h, w, channels = padded.shape
+        cells = padded.reshape(batch, h // factor, factor, w // factor, factor, channels)
+        means = jnp.broadcast_to(cells.mean((2, 4), keepdims=True), cells.shape)
+        return means.reshape(padded.shape)[:, :height, :width]
+
+    return make
+
+
+def silhouette(*, background: float = 1.0, tolerance: float = 0.1) -> MakeMap:
+    """1 where a pixel differs from the background in any channel, -1 where it does not.
+
+    Args:
+      background: its value in every channel; 1 is white.
+      tolerance: the largest difference that is none.
+
+    Raises:
+      ValueError: a number out of its range.
+    """
+    for name, value, low, high in (
+        ("background", background, -1, 1),
+        ("tolerance", tolerance, 0, 2),
+    ):
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number in [{low}, {high}], not {value!r}")
+
+    def make(images: Array) -> Array:
+        differs = (jnp.abs(images - background) > tolerance).any(-1, keepdims=True)
+        return jnp.where(differs, 1.0, -1.0)
+
+    return make
+
+
+def edges(*, threshold: float = 0.25) -> MakeMap:
+    """1 where the luma's slope is steep, -1 elsewhere.
+
+    The slope is Sobel's: a difference in one direction of means over three pixels in the other, in
+    units of the range of pixels a pixel. At the border pixels are repeated.
+
+    Raises:
+      ValueError: a threshold that is not a positive number.
+    """
+    if type(threshold) not in (int, float) or not threshold > 0:
+        raise ValueError(f"threshold must be a number > 0, not {threshold!r}")
+
+    def make(images: Array) -> Array:
+        channels = images.shape[-1]
+        luma = images @ (jnp.array([0.299, 0.587, 0.114]) if channels == 3 else jnp.ones(1))
+        padded = jnp.pad(luma, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        smooth, difference = jnp.array([1.0, 2.0, 1.0]) / 4, jnp.array([-1.0, 0.0, 1.0]) / 2
+
+        def slope(rows: Array, columns: Array) -> Array:
+            kernel = jnp.outer(rows, columns)[None, None]
+            return jax.lax.conv(padded[:, None], kernel, (1, 1), "VALID")[:, 0]
+
+        steep = jnp.hypot(slope(smooth, difference), slope(difference, smooth)) / 2 > threshold
+        return jnp.where(steep, 1.0, -1.0)[..., None]
+
+    return make

@@ -1,0 +1,168 @@
+"""How much of an image an autoencoder keeps: PSNR, SSIM, and a Fréchet distance.
+
+The Fréchet distance is between features of reconstructed test images and of all training images,
+beside that of the test images themselves: the least that a reconstruction can be expected to have.
+For labelled images the features are those of the set's own classifier, as for samples (CFD). For
+sets without classes they are means over the last maps of the network that the autoencoder was
+trained with, which favours it: a distance to compare runs by, no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from diffjax.evaluation.classifier_features import classifier_for
+from diffjax.evaluation.feature_function import make_feature_function
+from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
+from diffjax.evaluation.labelled_images import LabelledImages, read_examples, read_in_order
+from diffjax.models.classifier import FEATURES
+
+Images = npt.NDArray[np.uint8]
+Log = Callable[[str], object]
+
+BATCH = 250
+SMALLEST_FOR_SSIM = 11
+
+
+def similarity(images: Images, reconstructed: Images) -> dict[str, float | None]:
+    """Means over images of what is the same in them.
+
+    Args:
+      images, reconstructed: (N, H, W, C).
+
+    Returns:
+      "psnr": dB, of each image by itself (equals count as 100);
+      "ssim": Wang et al. 2004, an 11x11 Gaussian window of std 1.5, pixels in [0, 1]; None for
+        images smaller than the window;
+      "l1": of pixels in [-1, 1].
+    """
+    psnr, ssim, l1 = [], [], []
+    has_window = min(images.shape[1:3]) >= SMALLEST_FOR_SSIM
+    for start in range(0, len(images), BATCH):
+        a, b = (part[start : start + BATCH] for part in (images, reconstructed))
+        x, y = (jnp.asarray(part, jnp.float32) / 255 for part in (a, b))
+        psnr.append(np.minimum(np.asarray(dm_pix.psnr(x, y)), 100.0))
+        if has_window:
+            ssim.append(np.asarray(dm_pix.ssim(x, y)))
+        l1.append(np.asarray(2 * jnp.abs(x - y).mean((1, 2, 3))))
+    return {
+        "psnr": float(np.concatenate(psnr).mean()),
+        "ssim": float(np.concatenate(ssim).mean()) if has_window else None,
+        "l1": float(np.concatenate(l1).mean()),
+    }
+
+
+def evaluate_reconstruction(
+    reconstruct: Callable[[Images], Images],
+    *,
+    train: LabelledImages,
+    test: LabelledImages | None,
+    num_images: int,
+    cache_dir: str | Path,
+    features: Callable[[Any], Sequence[Any]] | None = None,
+    log: Log = print,
+) -> dict[str, Any]:
+    """Reconstructs test images and says how much of them is left.
+
+    Args:
+      reconstruct: uint8 (N, H, W, C) -> the same shape.
+      train: the training images.
+      test: images that were not trained on; None takes training images, and says so.
+      num_images: how many, at most all: drawn without replacement, always the same.
+      cache_dir: as for `report.evaluate`.
+      features: images in [-1, 1] -> maps, for sets without classes; None takes no distance there.
+      log: gets lines of progress.
+
+    Returns:
+      A dictionary that JSON can hold: "images" and "split", what `similarity` returns, and for
+      labelled sets "classifier_frechet_distance" of the reconstructions against all training
+      images, "floor" of the very images that were reconstructed, and "classifier_weights"; for
+      others, with `features`, "perceptual_frechet_distance" and "floor".
+    """
+    source = train if test is None else test
+    count = min(num_images, len(source))
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(len(source))[:count]
+    images, _ = read_examples(source, np.sort(order))
+    reconstructed = reconstruct(images)
+    report: dict[str, Any] = {
+        "images": count,
+        "split": "train" if test is None else "test",
+        **similarity(images, reconstructed),
+    }
+    log(f"PSNR {report['psnr']:.2f} dB of {count} {report['split']} images")
+    if not train.class_names:
+        return (
+            report
+            if features is None
+            else report | _by_maps(features, train, images, reconstructed)
+        )
+    classifier = classifier_for(train, load_test=lambda: test, cache_dir=cache_dir, log=log)
+    features_and_classes = make_feature_function(classifier)
+
+    def statistics(some: Images) -> FeatureStatistics:
+        return FeatureStatistics.empty(FEATURES).update(features_and_classes(some)[0])
+
+    all_training = FeatureStatistics.empty(FEATURES)
+    for some, _ in read_in_order(train, BATCH):
+        all_training = all_training.update(features_and_classes(some)[0])
+    return report | {
+        "classifier_frechet_distance": frechet_distance(statistics(reconstructed), all_training),
+        "floor": frechet_distance(statistics(images), all_training),
+        "classifier_weights": classifier.weights_digest,
+    }
+
+
+def _by_maps(
+    features: Callable[[Any], Sequence[Any]],
+    train: LabelledImages,
+    images: Images,
+    reconstructed: Images,
+) -> dict[str, float]:
+    """The Fréchet distance in the means over a network's last maps."""
+
+    @jax.jit
+    def means(some: Any) -> Any:
+        return features(some.astype(jnp.float32) / 127.5 - 1)[-1].mean((1, 2))
+
+    def add(statistics: FeatureStatistics | None, some: Images) -> FeatureStatistics:
+        filled = np.concatenate([some, np.repeat(some[:1], BATCH - len(some), axis=0)])
+        found = np.asarray(means(filled))[: len(some)]
+        return (statistics or FeatureStatistics.empty(found.shape[1])).update(found)
+
+    def statistics(some: Images) -> FeatureStatistics:
+        total = None
+        for start in range(0, len(some), BATCH):
+            total = add(total, some[start : start + BATCH])
+        assert total is not None
+        return total
+
+    all_training = None
+    for some, _ in read_in_order(train, BATCH):
+        all_training = add(all_training, some)
+    assert all_training is not None
+    return {
+        "perceptual_frechet_distance": frechet_distance(statistics(reconstructed), all_training),
+        "floor": frechet_distance(statistics(images), all_training),
+    }
+
+
+def codebook_use(indices: npt.NDArray[np.integer[Any]], size: int) -> dict[str, float]:
+    """How much of a codebook is used: the share of codes, and the perplexity of their use.
+
+    >>> codebook_use(np.array([0, 1, 0, 1]), 4)
+    {'codes_used': 0.5, 'codebook_perplexity': 2.0}
+    """
+    share = np.bincount(indices.reshape(-1), minlength=size) / indices.size
+    some = share[share > 0]
+    return {
+        "codes_used": float((share > 0).mean()),
+        "codebook_perplexity": float(np.exp(-(some * np.log(some)).sum())),
+    }

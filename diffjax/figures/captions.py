@@ -1,0 +1,72 @@
+"""Texts under images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from diffjax.errors import UserError
+from diffjax.figures.grids import BACKGROUND, INK
+
+FONT_SIZE = 11
+LINE_HEIGHT = 13
+MOST_LINES = 4
+
+
+def captioned(
+    images: npt.NDArray[np.uint8], captions: Sequence[str], *, scale: int = 1
+) -> npt.NDArray[np.uint8]:
+    """Images with room under them, in which their captions stand, broken into lines.
+
+    Args:
+      images: uint8 (N, H, W, C), C = 1 or 3.
+      captions: one an image; what is longer than four lines ends in "...".
+      scale: every pixel of an image becomes a square of scale x scale pixels.
+
+    Returns:
+      uint8 (N, scale H + h, scale W, C), h the same for all.
+
+    Raises:
+      UserError: not one caption an image.
+    """
+    if len(captions) != len(images):
+        raise UserError(
+            f"got {len(captions)} captions for {len(images)} images; expected one an image"
+        )
+    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    width, channels = tiles.shape[2], tiles.shape[3]
+    font = ImageFont.load_default(FONT_SIZE)
+    broken = [_lines(caption, font, width) for caption in captions]
+    height = LINE_HEIGHT * max(len(lines) for lines in broken) + 2
+    below = np.full((len(tiles), height, width, channels), BACKGROUND, np.uint8)
+    for row, lines in zip(below, broken, strict=True):
+        sheet = Image.new("L", (width, height), BACKGROUND)
+        draw = ImageDraw.Draw(sheet)
+        for i, line in enumerate(lines):
+            draw.text((width / 2, 1 + i * LINE_HEIGHT), line, font=font, fill=INK, anchor="mt")
+        row[:] = np.asarray(sheet)[..., None]
+    return np.concatenate([tiles, below], axis=1)
+
+
+def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text's words in lines that fit the width, where words do."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} ..."]
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A line that is too long for the width, one word most likely, cut to it."""
+    over = font.getlength(line) / width
+    return line if over <= 1 else line[: max(1, math.floor(len(line) / over) - 1)] + "-"

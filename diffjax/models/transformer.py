@@ -1,0 +1,101 @@
+"""Transformer blocks over the pixels of a feature map, with cross-attention to a context."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.models.attention import Mixer
+from diffjax.models.blocks import Dense
+from diffjax.models.norm import GroupNorm
+from diffjax.models.ops import XLA, Ops
+from diffjax.models.types import Array, Dtype
+
+
+class Context(NamedTuple):
+    """What cross-attention looks at: tokens (B, L, D), mask (B, L) bool, True where to look.
+
+    Every row of the mask has a True: a softmax over nothing has no meaning.
+    """
+
+    tokens: Array
+    mask: Array
+
+
+class SpatialTransformer(nn.Module):
+    """x + out(blocks(in(norm(x)))), each block self-attention, cross-attention and a gated MLP.
+
+    Rombach et al. 2022, appendix E.2.1: each of the three is pre-norm and residual, and keys and
+    values of the cross-attention are linear in the context,
+
+        softmax(Q K^T / sqrt(d)) V,  Q = W_q x,  K = W_k context,  V = W_v context     (section 3.3)
+
+    Attributes:
+      depth: blocks.
+      head_channels: channels a head; the number of heads is channels / head_channels.
+      mix: of the self-attention, see `attention.SelfAttention`.
+      expansion: width of the MLP's hidden layer over the channels.
+      dtype: compute type.
+      ops: what computes the normalisation and the linear maps.
+    """
+
+    depth: int = 1
+    head_channels: int = 32
+    mix: Mixer = jax.nn.dot_product_attention
+    expansion: int = 4
+    dtype: Dtype = jnp.float32
+    ops: Ops = XLA
+
+    @nn.compact
+    def __call__(self, x: Array, context: Context | None) -> Array:
+        """x: (B, H, W, C) -> the same shape; without a context there is no cross-attention.
+
+        Raises:
+          ValueError: channels that heads don't divide.
+        """
+        batch, height, width, channels = x.shape
+        if channels % self.head_channels:
+            raise ValueError(
+                f"attention over {channels} channels can't have heads of {self.head_channels}: "
+                "head_channels must divide them"
+            )
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = GroupNorm(name="norm", **common)(x).reshape(batch, height * width, channels)
+        h = Dense(channels, name="in", **common)(h)
+        for i in range(self.depth):
+            y = self._norm(f"norm{i}_self")(h)
+            h = h + self._attend(y, y, self.mix, f"self{i}")
+            if context is not None:
+                mask = context.mask[:, None, None, :]
+
+                def look(q: Array, k: Array, v: Array, mask: Array = mask) -> Array:
+                    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+                y = self._norm(f"norm{i}_cross")(h)
+                h = h + self._attend(y, context.tokens, look, f"cross{i}")
+            y = self._norm(f"norm{i}_mlp")(h)
+            wide = Dense(2 * self.expansion * channels, name=f"mlp{i}_in", **common)(y)
+            value, gate = jnp.split(wide, 2, axis=-1)
+            h = h + Dense(channels, name=f"mlp{i}_out", **common)(
+                value * nn.gelu(gate, approximate=False)
+            )
+        # A zero start makes the whole the identity.
+        h = Dense(channels, zero=True, name="out", **common)(h)
+        return x + h.reshape(x.shape)
+
+    def _norm(self, name: str) -> nn.Module:
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+
+    def _attend(self, x: Array, to: Array, mix: Mixer, name: str) -> Array:
+        """(B, L, C) looks at (B, M, D): multi-head attention, without bias but at its end."""
+        batch, length, channels = x.shape
+        heads = (-1, channels // self.head_channels, self.head_channels)
+
+        def linear(y: Array, part: str) -> Array:
+            made = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=f"{name}_{part}")(y)
+            return made.reshape(batch, *heads)
+
+        mixed = mix(linear(x, "q"), linear(to, "k"), linear(to, "v"))
+        mixed = mixed.reshape(batch, length, channels)
+        return Dense(channels, dtype=self.dtype, ops=self.ops, name=f"{name}_out")(mixed)

@@ -1,0 +1,123 @@
+"""A first stage's config with everything in it resolved."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffjax import data, rng
+from diffjax.accelerator import Kernels
+from diffjax.errors import UserError
+from diffjax.training import build as shared
+from diffjax.training.collector import without_collector
+from diffjax.training.first_stage import build, pictures
+from diffjax.training.first_stage import state as states
+from diffjax.training.first_stage.stage import FirstStage, Frozen
+from diffjax.training.first_stage.state import AutoencoderState, Objective
+from diffjax.training.splits import held_out_batches, load_held_out, load_split
+from diffjax.training.state import to_model_range
+
+# Latents that their scaling is measured on; training images, as the second stage sees.
+SCALING_IMAGES = 1024
+
+
+class Autoencoding(NamedTuple):
+    """What training and evaluating a first stage share; see `loop.Trainable`."""
+
+    config: Any
+    source: data.ImageSource
+    kernels: Kernels
+    stage: FirstStage
+    objective: Objective
+
+    def _initialiser(self) -> Callable[[Any], AutoencoderState]:
+        return states.initialiser(
+            self.stage, self.objective.discriminator, shared.optimizer(self.config)
+        )
+
+    @without_collector()
+    def init_state(self) -> AutoencoderState:
+        """The state of step 0."""
+        init = self._initialiser()
+        return jax.jit(init)(rng.stream(self.config.seed, "init"))
+
+    def state_shapes(self) -> AutoencoderState:
+        """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
+        init = self._initialiser()
+        return jax.eval_shape(init, rng.stream(0, "init"))
+
+    def batches(self) -> data.BatchIterator:
+        """Endless training batches."""
+        c = self.config
+        return data.batches(self.source, batch_size=c.train.batch_size, seed=c.seed)
+
+    def held_out(self) -> list[dict[str, np.ndarray]]:
+        """Batches of test images."""
+        source = load_held_out(self.config)
+        return [] if source is None else held_out_batches(source)
+
+    def train_step(self, *, axis_name: str | None) -> Any:
+        """See `state.make_train_step`."""
+        return states.make_train_step(
+            self.stage,
+            self.objective,
+            shared.optimizer(self.config),
+            seed=self.config.seed,
+            ema_decay=self.config.train.ema_decay,
+            flip=self.config.data.flip,
+            axis_name=axis_name,
+        )
+
+    def eval_loss(self) -> Callable[[Frozen, Any], Any]:
+        """See `state.make_eval_loss`."""
+        return states.make_eval_loss(self.stage, self.objective)
+
+    def frozen(self, state: AutoencoderState) -> Frozen:
+        """The averaged networks, the codebook and the scaling."""
+        return states.frozen(state)
+
+    def at_save(self, state: AutoencoderState) -> AutoencoderState:
+        """The state with the scaling of its latents, measured."""
+        measure = states.make_measure(self.stage, seed=self.config.seed)
+        count = min(SCALING_IMAGES, len(self.source))
+        batch = next(data.batches(self.source, batch_size=count, seed=0))
+        return state._replace(scaling=measure(states.frozen(state), {"image": batch["image"]}))
+
+    def codes(self, frozen: Frozen, source: data.ImageSource) -> np.ndarray | None:
+        """The codes of up to SCALING_IMAGES images: (N, h, w) int32; None without a codebook."""
+        count = min(SCALING_IMAGES, len(source))
+        images = next(data.batches(source, batch_size=count, seed=0))["image"]
+        latents_map = self.stage.encode(frozen, to_model_range(images))
+        codes = self.stage.regulariser.codes(frozen.codebook, latents_map)
+        return None if codes is None else np.asarray(codes)
+
+    def draw(self, frozen: Frozen, path: Path) -> np.ndarray:
+        """Writes images beside their reconstructions."""
+        return pictures.reconstructions(self, frozen, path)
+
+    def finish(self, frozen: Frozen, folder: Path, *, say: Callable[[str], None]) -> None:
+        """Writes reconstructions.png and loss.png."""
+        pictures.final(self, frozen, folder, say=say)
+
+
+@without_collector()
+def resolve(config: Any) -> Autoencoding:
+    """Resolves a config, loads its data, and traces a step; nothing is computed.
+
+    Raises:
+      UserError: whatever in the config can't be.
+    """
+    shared.optimizer(config)
+    kernels = shared.kernels(config.autoencoder.kernels, key="autoencoder.kernels")
+    source = load_split(config, "train")
+    stage = build.stage(config, image_shape=source.image_shape, ops=kernels.ops)
+    objective = build.objective(config, image_shape=source.image_shape, ops=kernels.ops)
+    setup = Autoencoding(config, source, kernels, stage, objective)
+    batch = {"image": jax.ShapeDtypeStruct((1, *source.image_shape), np.uint8)}
+    try:
+        jax.eval_shape(setup.train_step(axis_name=None), setup.state_shapes(), batch)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
+    return setup

@@ -1,0 +1,124 @@
+"""What keeps latents in shape: a divergence from N(0, 1), or a codebook.
+
+A regulariser is a NamedTuple of numbers with the same methods:
+
+  map_channels(latent_channels)        what the encoder has to put out
+  init(key, latent_channels)           its state: a codebook, or nothing
+  train(state, latents_map, ...)       z for the decoder, a penalty, the next state, metrics
+  draw(latents_map, eps)               z for the diffusion stage, before it is scaled
+  settle(state, z)                     z as the decoder was trained to see it
+  codes(state, z)                      the numbers of the codes nearest to z, None without a book
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from diffjax import autoencoding
+from diffjax.models import quantiser
+from diffjax.models.quantiser import Codebook
+from diffjax.schedules import Array
+
+
+class Trained(NamedTuple):
+    """z (B, h, w, C); penalty (B,); the next state; scalars to log."""
+
+    z: Array
+    penalty: Array
+    state: Any
+    metrics: dict[str, Array]
+
+
+class Kl(NamedTuple):
+    """Latents drawn from a Gaussian that is held near N(0, 1) (Rombach et al. 2022, appendix G).
+
+    Attributes:
+      weight: of the divergence in nats, over the number of an image's values. With the other
+        losses being means over those, that is LDM's weight of a sum beside sums.
+    """
+
+    weight: float = 1e-6
+
+    def map_channels(self, latent_channels: int) -> int:
+        return 2 * latent_channels
+
+    def init(self, key: Array, latent_channels: int) -> Any:
+        return ()
+
+    def train(
+        self, state: Any, latents_map: Array, *, values: int, eps: Array, key: Array,
+        axis_name: str | None,
+    ) -> Trained:  # fmt: skip
+        """values: of an image; eps: (B, h, w, C); key and axis_name have no use here."""
+        mean, log_variance = autoencoding.split_gaussian(latents_map)
+        z = autoencoding.sample_gaussian(mean, log_variance, eps=eps)
+        kl = autoencoding.gaussian_kl(mean, log_variance)
+        return Trained(z, self.weight * kl / values, state, {"kl": kl.mean()})
+
+    def draw(self, latents_map: Array, eps: Array | None) -> Array:
+        """A sample for eps (B, h, w, C); the mean for None."""
+        mean, log_variance = autoencoding.split_gaussian(latents_map)
+        if eps is None:
+            return mean
+        return autoencoding.sample_gaussian(mean, log_variance, eps=eps)
+
+    def settle(self, state: Any, z: Array) -> Array:
+        return z
+
+    def codes(self, state: Any, z: Array) -> None:
+        return None
+
+
+class Vq(NamedTuple):
+    """Latents that are codes of a book; see `models.quantiser`.
+
+    Diffusion models the encoder's map before it is quantised, and the decoder's side quantises
+    (Rombach et al. 2022, section 4.1).
+
+    Attributes:
+      size: number of codes.
+      weight: of the commitment to the codes (van den Oord et al. 2017, equation 3).
+      decay: of the codebook's averages.
+    """
+
+    size: int = 512
+    weight: float = 0.25
+    decay: float = 0.99
+
+    def map_channels(self, latent_channels: int) -> int:
+        return latent_channels
+
+    def init(self, key: Array, latent_channels: int) -> Codebook:
+        return quantiser.init_codebook(key, self.size, latent_channels)
+
+    def train(
+        self, state: Codebook, latents_map: Array, *, values: int, eps: Array, key: Array,
+        axis_name: str | None,
+    ) -> Trained:  # fmt: skip
+        """key: what dead codes start again by; values and eps have no use here."""
+        z, indices = quantiser.quantise(state, latents_map)
+        penalty = self.weight * quantiser.commitment(state, latents_map, indices)
+        updated = quantiser.update(
+            state, latents_map, indices, key=key, decay=self.decay, axis_name=axis_name
+        )
+        used = quantiser.perplexity(indices, self.size)
+        return Trained(z, penalty, updated, {"codebook_perplexity": used})
+
+    def draw(self, latents_map: Array, eps: Array | None) -> Array:
+        """The map as it is."""
+        return latents_map
+
+    def settle(self, state: Codebook, z: Array) -> Array:
+        return quantiser.quantise(state, z)[0]
+
+    def codes(self, state: Codebook, z: Array) -> Array:
+        return quantiser.nearest(state, z)
+
+
+Regulariser = Kl | Vq
+
+
+def measured_scaling(z: Array) -> tuple[Array, Array]:
+    """(shift, factor), (C,) each, for which factor (z - shift) has mean 0 and variance 1."""
+    axes = tuple(range(z.ndim - 1))
+    return z.mean(axes), 1.0 / jnp.maximum(z.std(axes), 1e-6)

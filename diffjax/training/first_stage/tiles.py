@@ -1,0 +1,74 @@
+"""Decoding large latents part by part, so that memory does not grow with the image."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+
+from diffjax.schedules import Array
+
+
+def decode_tiled(
+    decode: Callable[[Array], Array],
+    z: Array,
+    *,
+    size: tuple[int, int],
+    tile: int,
+    factor: int,
+    overlap: int | None = None,
+) -> Array:
+    """Decodes overlapping tiles and blends them where they overlap.
+
+    Every tile has the same shape, so it is one compiled program. Weights rise linearly over the
+    overlap and sum to 1, so tiles that agree give what they agree on. A decoder with attention
+    over the whole map sees a tile only: results differ from the whole one's where that matters.
+
+    Args:
+      decode: (B, tile, tile, c) -> (B, factor tile, factor tile, C).
+      z: (B, h, w, c).
+      size: (H, W) of the images; factor h and factor w, or less by under a factor.
+      tile: side of a tile in latents; what is larger than z is cut to it.
+      factor: pixels a latent.
+      overlap: latents that neighbours share; a quarter of the tile by default.
+
+    Returns:
+      (B, H, W, C).
+
+    Raises:
+      ValueError: an overlap that is no smaller than the tile.
+    """
+    overlap = tile // 4 if overlap is None else overlap
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap must be in [0, {tile}), not {overlap}")
+    rows = _starts(z.shape[1], tile, overlap)
+    columns = _starts(z.shape[2], tile, overlap)
+    high, wide = min(tile, z.shape[1]), min(tile, z.shape[2])
+    total, weight = jnp.zeros(()), jnp.zeros(())
+    for top in rows:
+        for left in columns:
+            part = decode(z[:, top : top + high, left : left + wide])
+            ramp = (
+                _ramp(high, overlap, factor)[:, None, None]
+                * _ramp(wide, overlap, factor)[None, :, None]
+            )
+            around = (
+                (factor * top, factor * (z.shape[1] - top - high)),
+                (factor * left, factor * (z.shape[2] - left - wide)),
+                (0, 0),
+            )
+            total = total + jnp.pad(part * ramp, ((0, 0), *around))
+            weight = weight + jnp.pad(ramp, around)
+    return (total / weight)[:, : size[0], : size[1]]
+
+
+def _starts(length: int, tile: int, overlap: int) -> Sequence[int]:
+    """Where tiles begin, the last one flush with the end."""
+    if length <= tile:
+        return (0,)
+    return (*range(0, length - tile, tile - overlap), length - tile)
+
+
+def _ramp(length: int, overlap: int, factor: int) -> Array:
+    """Weights of a tile's pixels along a side: rising over the overlap at both ends."""
+    place = jnp.arange(length * factor) + 0.5
+    edge = max(overlap * factor, 1)
+    return jnp.minimum(jnp.minimum(place, place[::-1]) / edge, 1.0)

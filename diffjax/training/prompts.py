@@ -1,0 +1,36 @@
+"""What a user says, as a list of texts."""
+
+import os
+from pathlib import Path
+
+from diffjax.errors import UserError
+
+FILE = "file:"
+
+
+def read(text: str, *, key: str) -> tuple[str, ...]:
+    """The prompts of a config's key: one, several between bars, or a file with one a line.
+
+    Raises:
+      UserError: an empty prompt among several, or a file that can't be read or is empty.
+
+    >>> read("a red apple | a blue heart", key="sample.prompt")
+    ('a red apple', 'a blue heart')
+    """
+    if not text.strip():
+        return ()
+    if not text.startswith(FILE):
+        found = tuple(part.strip() for part in text.split("|"))
+        if not all(found):
+            raise UserError(f"config.{key} = {text!r}: one of the prompts is empty: remove a '|'")
+        return found
+    path = Path(os.path.expanduser(text.removeprefix(FILE)))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise UserError(f"config.{key} = {text!r} can't be read: {reason}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise UserError(f"config.{key} = {text!r} has no line with a prompt")
+    return found

@@ -1,0 +1,117 @@
+"""A U-Net's conditions: each is heard, none is a value like another, padding is nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.conditioning.transformer import TextTransformer
+from diffjax.models import UNet
+from diffjax.models.condition import Condition, SpatialMap, Text, drop, null
+
+X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
+T = jnp.array([3.0, 700.0])
+MASK = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
+SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
+
+
+@pytest.fixture(scope="module")
+def network():
+    net = UNet(**SMALL, attention_resolutions=(8,), num_classes=3, text_width=5, map_channels=2)
+    return net, moved(net)
+
+
+def moved(net):
+    params = net.init(jax.random.key(1), X, T)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def condition():
+    tokens = jax.random.normal(jax.random.key(3), (2, 4, 5))
+    pooled = jax.random.normal(jax.random.key(4), (2, 5))
+    values = jax.random.normal(jax.random.key(5), (2, 8, 6, 2))
+    return Condition(
+        jnp.array([0, 2]), Text(tokens, MASK, pooled), SpatialMap(values, jnp.ones(2, bool))
+    )
+
+
+def out(network, cond):
+    net, params = network
+    return np.asarray(jax.jit(net.apply)({"params": params}, X, T, cond))
+
+
+def test_padding_never_changes_the_output(network):
+    cond = condition()
+    text = cond.text
+    padded = Text(
+        jnp.pad(text.tokens, ((0, 0), (0, 3), (0, 0)), constant_values=9.0),
+        jnp.pad(text.mask, ((0, 0), (0, 3))),
+        text.pooled,
+    )
+    np.testing.assert_allclose(
+        out(network, cond), out(network, cond._replace(text=padded)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("part", ["label", "text", "map"])
+def test_every_part_is_heard_and_can_be_left_out(network, part):
+    cond = condition()
+    without = cond._replace(**{part: getattr(null(cond), part)})
+    absent = cond._replace(**{part: None})
+    assert np.abs(out(network, cond) - out(network, without)).max() > 1e-3
+    np.testing.assert_allclose(out(network, without), out(network, absent), atol=1e-5)
+
+
+def test_a_dropped_condition_is_that_of_its_row_alone(network):
+    cond = condition()
+    some = out(network, drop(cond, jnp.array([True, False])))
+    np.testing.assert_allclose(some[0], out(network, null(cond))[0], atol=1e-5)
+    np.testing.assert_allclose(some[1], out(network, cond)[1], atol=1e-5)
+
+
+def test_what_a_left_out_condition_holds_changes_nothing(network):
+    cond = null(condition())
+    other = cond._replace(
+        text=cond.text._replace(tokens=cond.text.tokens + 1, pooled=cond.text.pooled - 2),
+        map=cond.map._replace(values=cond.map.values + 3),
+    )
+    np.testing.assert_allclose(out(network, cond), out(network, other), atol=1e-5)
+
+
+def test_an_array_stands_for_its_labels(network):
+    labels = condition().label
+    np.testing.assert_array_equal(out(network, labels), out(network, Condition(label=labels)))
+
+
+@pytest.mark.parametrize("part", ["label", "text", "map"])
+def test_a_condition_without_a_place_is_refused(part):
+    net = UNet(**SMALL)
+    with pytest.raises(ValueError, match=f"a {part} was given to a U-Net without"):
+        net.init(jax.random.key(0), X, T, Condition(**{part: getattr(condition(), part)}))
+
+
+def test_a_map_of_another_size_is_refused(network):
+    net, params = network
+    cond = condition()
+    wrong = cond.map._replace(values=cond.map.values[:, :4])
+    with pytest.raises(ValueError, match="a map of"):
+        net.apply({"params": params}, X, T, cond._replace(map=wrong))
+
+
+def test_a_text_network_is_trained_along():
+    encoder = TextTransformer(7, width=8, layers=1, heads=2, length=4)
+    net = UNet(**SMALL, text_width=8, text_encoder=encoder)
+    params = moved(net)
+    ids = jnp.array([[2, 3, 4, 0], [5, 0, 0, 0]])
+
+    def loss(params):
+        return jnp.square(
+            net.apply({"params": params}, X, T, Condition(text=Text(ids, MASK)))
+        ).sum()
+
+    slopes = jax.grad(loss)(params)["text_encoder"]
+    assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(slopes["layer_0"]["expand"]))

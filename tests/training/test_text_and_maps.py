@@ -1,0 +1,202 @@
+"""A model of texts and maps from end to end: train, sample by prompt, edit, load in Python."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffjax import main
+from diffjax.errors import UserError
+from diffjax.training import experiment
+from diffjax.training.model import load
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """A folder of captioned 8x8 squares before white."""
+    root = tmp_path_factory.mktemp("squares")
+    for split, count in (("train", 8), ("test", 2)):
+        folder = root / split
+        folder.mkdir()
+        rows = []
+        for name, colour in COLOURS.items():
+            for i in range(count):
+                image = np.full((8, 8, 3), 255, np.uint8)
+                image[2 : 5 + i % 3, 1:6] = colour
+                Image.fromarray(image).save(folder / f"{name}{i}.png")
+                rows.append({"file_name": f"{name}{i}.png", "text": f"a {name} square"})
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
+
+
+@pytest.fixture
+def text_config(tiny_config, squares):
+    with tiny_config.unlocked():
+        tiny_config.data.name = f"folder:{squares}"
+        tiny_config.model.class_conditional = False
+        tiny_config.condition.text = "transformer(width=8, heads=2, layers=1, length=4)"
+        tiny_config.condition.map = "silhouette"
+        tiny_config.sample.update(count=4, guidance="classifier_free(scale=2.0)")
+    return tiny_config
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory, squares, own_caches, tiny_flags):
+    folder = tmp_path_factory.mktemp("text") / "run"
+    flags = (
+        f"--config.data.name=folder:{squares}", "--config.model.class_conditional=False",
+        "--config.condition.text=transformer(width=8,heads=2,layers=1,length=4)",
+        "--config.condition.map=silhouette", "--config.sample.guidance=classifier_free(scale=2.0)",
+        f"--workdir={folder}",
+    )  # fmt: skip
+    assert main.main([*tiny_flags, *flags]) == 0
+    return folder, (*tiny_flags, *flags)
+
+
+def images_of(folder):
+    (archive,) = (folder / "generated").glob("*.npz")
+    with np.load(archive) as found:
+        arrays = dict(found)
+    archive.unlink()
+    return arrays
+
+
+def test_prompts_by_flag_file_and_none(text_run, tmp_path):
+    folder, flags = text_run
+    sample = [*flags, "--mode=sample", "--config.sample.count=4"]
+    assert main.main([*sample, "--config.sample.prompt=a red square | a blue square"]) == 0
+    by_flag = images_of(folder)
+    assert by_flag["prompts"].tolist() == ["a red square", "a blue square"] * 2
+    assert by_flag["map_images"].shape == (4, 8, 8, 3)
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red square\na blue square\n")
+    assert main.main([*sample, f"--config.sample.prompt=file:{file}"]) == 0
+    np.testing.assert_array_equal(images_of(folder)["images"], by_flag["images"])
+    assert main.main([*sample, "--config.sample.prompt=a red square"]) == 0
+    same = images_of(folder)["images"]
+    np.testing.assert_array_equal(same[::2], by_flag["images"][::2])
+    assert main.main(sample) == 0  # the held-out captions
+    assert set(images_of(folder)["prompts"]) <= {f"a {name} square" for name in COLOURS}
+
+
+def test_a_negative_prompt_takes_the_place_of_none(text_run):
+    folder, flags = text_run
+    sample = [
+        *flags, "--mode=sample", "--config.sample.count=2", "--config.sample.prompt=a red square",
+    ]  # fmt: skip
+    found = []
+    for negative in ("", "a blue square", "a red square"):
+        assert main.main([*sample, f"--config.sample.negative_prompt={negative}"]) == 0
+        found.append(images_of(folder)["images"])
+    assert not np.array_equal(found[0], found[1]) and not np.array_equal(found[1], found[2])
+
+
+def test_the_negative_prompt_is_what_guidance_extrapolates_from(text_config):
+    with text_config.unlocked():
+        text_config.sample.negative_prompt = "a blue square"
+    generator = experiment.resolve(text_config).generator
+    condition = generator.condition(0, 2)
+    nothing = generator.null(condition)
+    wanted = generator.text(["a blue square"] * 2)
+    np.testing.assert_array_equal(nothing.text.tokens, wanted.tokens)
+    np.testing.assert_array_equal(nothing.text.mask, wanted.mask)
+    assert not nothing.map.present.any() and condition.map.present.all()
+
+
+def test_maps_from_files_and_in_python(text_run, squares):
+    folder, flags = text_run
+    assert main.main([
+        *flags, "--mode=sample", "--config.sample.count=6",
+        "--config.sample.prompt=a red square", f"--config.sample.maps={squares / 'test'}",
+    ]) == 0  # fmt: skip
+    by_files = images_of(folder)
+    model = load(folder)
+    by_hand = model.sample(["a red square"], map_images=by_files["map_images"])
+    np.testing.assert_array_equal(by_hand, by_files["images"])
+    other = model.sample(["a red square"], map_images=by_files["map_images"], seed=1)
+    assert other.shape == (6, 8, 8, 3) and not np.array_equal(other, by_hand)
+
+
+def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
+    model = load(text_run[0])
+    with pytest.raises(UserError, match=r"config\.sample\.labels"):
+        model.sample(labels=[3])
+    with pytest.raises(UserError, match="map_images are"):
+        model.sample(["a red square"], map_images=np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="holds no run"):
+        load("NOWHERE")
+
+
+def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
+    folder, flags = text_run
+    file = squares / "test" / "red0.png"
+    found = []
+    for prompt in ("a red square", "a blue square"):
+        assert main.main([
+            *flags, "--mode=edit", f"--config.edit.images={file}", "--config.edit.count=2",
+            "--config.edit.task=vary(strength=0.9)", f"--config.edit.prompt={prompt}",
+        ]) == 0  # fmt: skip
+        (archive,) = (folder / "edited").glob("*.npz")
+        with np.load(archive) as arrays:
+            found.append(arrays["images"])
+        archive.unlink()
+    np.testing.assert_array_equal(found[0][0, 0], found[1][0, 0])
+    assert not np.array_equal(found[0][0, 1:], found[1][0, 1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data.name": "digits"}, "has no captions"),
+        ({"condition.text": "bert"}, "expected one of none, minilm, clip, t5, transformer"),
+        ({"condition.text": "transformer(width=9)"}, "heads must divide width"),
+        ({"condition.text": "clip(folder='NOWHERE')"}, "NOWHERE"),
+        ({"condition.map": "depth"}, "expected one of none, low_resolution, silhouette, edges"),
+        ({"condition.map": "low_resolution(factor=1)"}, "factor must be"),
+        ({"condition.text": "none", "sample.prompt": "a dog"}, "takes no text"),
+        ({"condition.text": "none", "sample.negative_prompt": "a dog"}, "takes no text"),
+        ({"condition.map": "none", "sample.maps": "x.png"}, "takes no map"),
+        ({"sample.maps": "NOWHERE.png"}, "no such file"),
+        ({"sample.prompt": "a |"}, "one of the prompts is empty"),
+        ({"model.transformer_depth": 0}, "a whole number >= 1"),
+    ],
+    ids=lambda x: next(iter(x.values())) if isinstance(x, dict) else "",
+)
+def test_bad_conditions_are_told_in_one_line(text_config, changes, expected):
+    from diffjax.training.config import check
+
+    with pytest.raises(UserError, match=expected) as caught:
+        text_config.update_from_flattened_dict(changes)
+        check(text_config)
+        experiment.resolve(text_config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config.edit.prompt=a | b"], "2 prompts for 1 images"),
+        ([], "0 prompts for 1 images"),
+    ],
+)
+def test_an_edit_wants_one_prompt_an_image(text_run, squares, capsys, flags, expected):
+    _, common = text_run
+    file = squares / "test" / "red0.png"
+    assert main.main([*common, "--mode=edit", f"--config.edit.images={file}", *flags]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_encoded_captions_reach_the_batch_they_belong_to(text_config):
+    setup = experiment.resolve(text_config)
+    batch = next(setup.batches())
+    texts = setup.conditions.texts
+    table = texts.encode(setup.source.captions)
+    by_caption = {tuple(ids): name for ids, name in zip(table.tokens, COLOURS_SORTED, strict=True)}
+    for image, ids in zip(batch["image"], batch["text_tokens"], strict=True):
+        assert tuple(image[3, 3]) == COLOURS[by_caption[tuple(ids)]]
+
+
+COLOURS_SORTED = sorted(COLOURS)
