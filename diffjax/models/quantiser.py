@@ -104,7 +104,9 @@ def update(
     return Codebook(sums / counts[:, None], counts, sums)
 
 
-def perplexity(indices: Array, size: int) -> Array:
+def perplexity(indices: Array, size: int, *, axis_name: str | None = None) -> Array:
     """exp of the entropy of how often codes are used: 1 for one of them, `size` for all alike."""
     share = jnp.bincount(indices.reshape(-1), length=size) / indices.size
+    if axis_name is not None:
+        share = jax.lax.pmean(share, axis_name)
     return jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-12))).sum())

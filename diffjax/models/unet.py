@@ -207,7 +207,7 @@ class UNet(nn.Module):
         init = nn.initializers.normal(1.0)
         first = self.param("no_text", init, (1, 1, self.text_width))
         first = jnp.broadcast_to(first, (len(mask), 1, self.text_width))
-        tokens = jnp.concatenate([first.astype(tokens.dtype), tokens], axis=1)
+        tokens = jnp.concatenate([first, tokens.astype(jnp.float32)], axis=1)
         there = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         return Context(tokens, there), jnp.where(mask.any(1, keepdims=True), pooled, 0.0)
 

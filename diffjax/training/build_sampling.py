@@ -201,12 +201,14 @@ class Sampling(NamedTuple):
     """What a config's `sample` section says, as functions.
 
     `uses_labels` is whether the guidance looks at a sample's label; `compose` names its own.
+    `uses_null` is whether it compares with no condition, or a negative prompt in its place.
     """
 
     sampler: Callable[..., samplers.Samples]
     grid: grids.Grid
     guide: Guide
     uses_labels: bool
+    uses_null: bool
     threshold: Callable[[denoisers.Denoiser, Schedule], denoisers.Denoiser]
 
 
@@ -228,7 +230,8 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
     if "schedule" in inspect.signature(sampler).parameters:
         sampler = partial(sampler, schedule=schedule)
     guide = choose(c.guidance, GUIDANCE, key="sample.guidance")
-    uses_labels = read_choice(c.guidance, key="sample.guidance")[0] != "compose"
+    guidance_name = read_choice(c.guidance, key="sample.guidance")[0]
+    uses_labels = guidance_name != "compose"
     if c.labels and not uses_labels:
         raise UserError(
             f"config.sample.labels = {tuple(c.labels)} but config.sample.guidance = "
@@ -239,6 +242,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
         grid,
         guide,
         uses_labels,
+        guidance_name in ("classifier_free", "adaptive_projected", "compose"),
         choose(c.threshold, THRESHOLDS, key="sample.threshold"),
     )
 

@@ -4,6 +4,7 @@ Text reaches a batch on the host: the captions of a set are few and encoded once
 its rows. A map is made of the image it belongs to, wherever the pixels are.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,12 +30,14 @@ class Texts(NamedTuple):
       module: the text network that is trained along, None for a frozen encoder.
       length: tokens a text is padded to.
       encode: N texts -> `Text` on the host, kept in the cache folder where that saves time.
+      identity: changes with the weights of a frozen encoder, or the words of a trained one.
     """
 
     width: int
     module: nn.Module | None
     length: int
     encode: Callable[[Sequence[str]], Text]
+    identity: str
 
     def example(self) -> Text:
         """One text, in shapes."""
@@ -124,7 +127,7 @@ def _frozen(make: Callable[..., Any]) -> Callable[..., Callable[[Sequence[str]],
 
             return Text(*encode_captions(encoder, captions, cache_dir=cache_folder() / "text"))
 
-        return lambda captions: Texts(encoder.width, None, encoder.length, encode)
+        return lambda captions: Texts(encoder.width, None, encoder.length, encode, encoder.digest)
 
     return of_options
 
@@ -169,7 +172,8 @@ def _transformer(
         def encode(texts: Sequence[str]) -> Text:
             return Text(*vocabulary.tokenise(texts))
 
-        return Texts(width, module, length, encode)
+        words = hashlib.sha256(vocabulary.to_json().encode()).hexdigest()
+        return Texts(width, module, length, encode, words)
 
     return of_captions
 

@@ -14,7 +14,7 @@ import numpy as np
 from diffjax import figures
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
-from diffjax.models.condition import Condition
+from diffjax.models.condition import Condition, SpatialMap
 from diffjax.schedules import Array
 from diffjax.training import build_sampling, choices, prompts
 from diffjax.training.edit_tasks import Row, Task
@@ -96,9 +96,11 @@ class Edit:
         generator = self._setup.generator
         label = None if self.labels is None else self.labels[i : i + 1]
         text = None if self.captions is None else generator.text([self.captions[i]])
-        if label is None and text is None:
+        made = self._setup.space.map_of(to_model_range(jnp.asarray(self.images[i : i + 1])))
+        spatial = None if made is None else SpatialMap(made, np.ones(1, bool))  # its own
+        if label is None and text is None and spatial is None:
             return None
-        return Condition(label, text)
+        return Condition(label, text, spatial)
 
     def _read_mask(
         self,
@@ -132,6 +134,11 @@ class Edit:
             raise UserError(
                 f"config.edit.mask = {name!r} is all {colour}: nothing is {what}; make it white "
                 "where the image is kept and black where it is drawn anew"
+            )
+        if not np.asarray(self._setup.space.mask(mask)).any():
+            raise UserError(
+                f"config.edit.mask = {name!r} keeps no block of pixels whole that a latent stands "
+                "for: keep larger areas"
             )
         _logger.info("%s: %.0f %% of the pixels are kept (white)", name, 100 * share)
         return mask
@@ -196,6 +203,8 @@ class Edit:
     def _with_given(self, row: Array, images: Array) -> Array:
         """The row with the pixels that were given, where a first stage has been in between."""
         row = jnp.concatenate([images[:1], row[1:]])
+        if self.task.images > 1:
+            row = jnp.concatenate([row[:-1], images[-1:]])
         if self.mask is None:
             return row
         keep = jnp.asarray(self.mask) > 0.5
@@ -227,9 +236,11 @@ class Edit:
                 _logger.info("%s comes back with an RMS error of %.4f, of a range of 2", name, rms)
         source = Path(os.path.expanduser(c.edit.images)).resolve()
         words = [f"{source.parent.name}-{source.name}", c.edit.task, Path(c.edit.mask).stem]
+        words.append(c.edit.prompt)
         stem = file_stem(
             c.sample, f"n{c.edit.count}", class_part(c.edit.labels), f"step{step}",
             first="_".join(word for word in words if word), sampler=self.task.uses_sampler,
+            exact=bool(c.edit.prompt),
         )  # fmt: skip
         picture, archive = (folder / "edited" / f"{stem}.{kind}" for kind in ("png", "npz"))
         sheet = figures.image_grid(

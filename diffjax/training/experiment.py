@@ -17,7 +17,7 @@ from diffjax.errors import UserError
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, SpatialMap
 from diffjax.schedules import Array
-from diffjax.training import build, build_sampling, choices, pictures
+from diffjax.training import build, build_sampling, choices, pictures, workdir
 from diffjax.training.checkpoints import read_json
 from diffjax.training.collector import without_collector
 from diffjax.training.conditions import Conditions, add_text, conditions
@@ -43,7 +43,6 @@ SHARED_WITH_WEAK = (
     "data.name",
     "data.image_size",
     "data.channels",
-    "first_stage.workdir",
     "condition.text",
     "condition.map",
     "model.class_conditional",
@@ -91,13 +90,34 @@ class Experiment(NamedTuple):
         )
 
     def examples(self) -> Examples:
-        """What is drawn where the config names no prompt and no map: held-out images' own."""
-        held_out = load_held_out(self.config) or self.source
-        count = min(self.config.sample.count, len(held_out))
-        rows = np.linspace(0, len(held_out) - 1, count).astype(int)
-        found = [held_out[int(row)] for row in rows]
+        """What is drawn where the config names no prompt and no map: held-out images' own.
+
+        As many as are sampled or evaluated, in an order that is always the same.
+        """
+        held_out = self._captioned(load_held_out(self.config) or self.source)
+        order = np.random.Generator(np.random.Philox(key=0)).permutation(len(held_out))
+        most = max(self.config.sample.count, self.config.evaluate.num_samples)
+        found = [held_out[int(row)] for row in order[:most]]
         captions = held_out.captions and tuple(held_out.captions[e["caption"]] for e in found)
-        return Examples(captions, np.stack([e["image"] for e in found]))
+        return Examples(
+            captions,
+            np.stack([e["image"] for e in found]),
+            np.array([e["label"] for e in found], np.int32),
+        )
+
+    def _captioned(self, source: data.ImageSource) -> data.ImageSource:
+        """The source, if it has captions or none are needed."""
+        if self.conditions.texts is not None and not source.captions:
+            raise UserError(
+                f"config.condition.text = {self.config.condition.text!r} but the test images of "
+                f"{self.config.data.name!r} have no captions: add their metadata.jsonl"
+            )
+        return source
+
+    @property
+    def identity(self) -> workdir.Identity:
+        """What the model is trained on beside the config and the data."""
+        return _identity(self.space, self.conditions)
 
     @without_collector()
     def init_state(self) -> TrainState:
@@ -147,7 +167,7 @@ class Experiment(NamedTuple):
         source = load_held_out(self.config)
         if source is None:
             return []
-        source = self.space.source(source)
+        source = self.space.source(self._captioned(source))
         batches = held_out_batches(source)
         texts = self.conditions.texts
         if texts is None:
@@ -215,6 +235,11 @@ def resolve(config: Any) -> Experiment:
     return setup
 
 
+def _identity(space: Space, wanted: Conditions) -> workdir.Identity:
+    texts = wanted.texts
+    return workdir.Identity(space.identity, space.told, texts.identity if texts else "")
+
+
 def _space(
     config: Any, source: data.ImageSource, wanted: Conditions, kernels: Kernels
 ) -> Pixels | Latents:
@@ -225,7 +250,8 @@ def _space(
         raise UserError(
             "config.data.flip = True: latents of mirrored images are not kept: set it to False"
         )
-    return Latents(*found, wanted.make_map)
+    stage, frozen, told = found
+    return Latents(stage, frozen, wanted.make_map, map_name=config.condition.map, told=told)
 
 
 class _StandIn(nn.Module):
@@ -294,9 +320,11 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
     name, arguments = choices.read_choice(config.sample.guidance, key=key)
     if name != "autoguidance":
         return None
-    wanted = arguments.get("checkpoint", "latest")
-    if not isinstance(wanted, str) or not CHECKPOINT.holds(wanted):
-        raise UserError(f"config.{key}: checkpoint = {wanted!r}: expected {CHECKPOINT.expected}")
+    checkpoint = arguments.get("checkpoint", "latest")
+    if not isinstance(checkpoint, str) or not CHECKPOINT.holds(checkpoint):
+        raise UserError(
+            f"config.{key}: checkpoint = {checkpoint!r}: expected {CHECKPOINT.expected}"
+        )
     folder = Path(os.path.expanduser(arguments["workdir"]))
     stored = read_json(folder / "config.json")
     if stored is None:
@@ -311,6 +339,10 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
                 f"config.{key}: the run in {folder} has config.{part} = {theirs.get(part)!r}, not "
                 f"{ours[part]!r}: a weaker model must share its data, condition and noise schedule"
             )
+    if workdir.identity_of(folder) != _identity(space, wanted):
+        raise UserError(
+            f"config.{key}: {folder} was trained on another first stage's latents, or other texts"
+        )
     their_config = ConfigDict(stored)
     network = build.model(
         their_config,
@@ -320,7 +352,7 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
         ops=kernels.ops,
     )
     like = state_shapes(network, build.optimizer(their_config), shape=space.shape)
-    found = restore(folder, like, wanted=wanted)
+    found = restore(folder, like, wanted=checkpoint)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
     return Weak(network, build.diffusion(their_config), jax.device_put(found.state.ema_params))

@@ -41,6 +41,11 @@ class Trainable(Protocol):
         """The training images."""
         ...
 
+    @property
+    def identity(self) -> workdir.Identity:
+        """What it is trained on beside the config and the data."""
+        ...
+
     def init_state(self) -> Any:
         """The state of step 0."""
         ...
@@ -106,8 +111,8 @@ def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print)
     config = setup.config
     say(setup.kernels.line)
     parallel = DataParallel(config.train.batch_size)
+    workdir.check(folder, config, identity=setup.identity)
     held_out = setup.held_out()
-    workdir.check(folder, config)
     with workdir.alone(folder):
         checkpoints = Checkpoints(folder)
         try:
@@ -139,7 +144,7 @@ def _train(
         say(f"going on from step {restored.step} of {folder}")
     else:
         state = setup.init_state()
-    workdir.prepare(folder, config)
+    workdir.prepare(folder, config, identity=setup.identity)
     start = int(state.step)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(

@@ -20,12 +20,15 @@ from diffjax.training.experiment import Experiment, resolve
 from diffjax.training.restoring import restore_frozen
 
 
-def load(workdir: str | Path, *, checkpoint: str = "latest") -> "Model":
+def load(
+    workdir: str | Path, *, checkpoint: str = "latest", first_stage: str | Path | None = None
+) -> "Model":
     """Reads the run of a diffusion model, and the first stage that it names.
 
     Args:
       workdir: the run's folder.
       checkpoint: "latest", "best" or a step.
+      first_stage: where the first stage's workdir lies now, if it was moved.
 
     Raises:
       UserError: no such run, or one that can't be read.
@@ -37,6 +40,8 @@ def load(workdir: str | Path, *, checkpoint: str = "latest") -> "Model":
     if configs.is_autoencoder(stored):
         raise UserError(f"{folder} is the run of an autoencoder, which draws nothing by itself")
     stored["sample"]["checkpoint"] = checkpoint
+    if first_stage is not None:
+        stored["first_stage"]["workdir"] = str(first_stage)
     config = ConfigDict(_with_tuples(stored))
     configs.check(config)
     setup = resolve(config)
@@ -64,7 +69,7 @@ class Model:
         self.setup = setup
         self.params = params
         self.step = step
-        self._setups: dict[tuple[int, str], Experiment] = {}
+        self._setups: dict[str, Experiment] = {}
 
     def sample(
         self,
@@ -92,19 +97,29 @@ class Model:
         Raises:
           UserError: a condition that the model has no use for, or guidance that can't be.
         """
+        if isinstance(prompts, str):
+            raise UserError(f"prompts is the text {prompts!r}: put it in a list")
         given = (prompts, labels, () if map_images is None else map_images)
         number = max(1, *map(len, given)) if count is None else count
+        if number < 1:
+            raise UserError(f"count is {count}: expected at least 1")
+        if not configs.SEED.holds(seed):
+            raise UserError(f"seed is {seed}: expected {configs.SEED.expected}")
         wanted = self.setup.config.sample.guidance if guidance is None else guidance
-        if (seed, wanted) not in self._setups:
-            self._setups[seed, wanted] = self._changed(seed, wanted)
-        generator = self._setups[seed, wanted].generator.of(
-            prompts=tuple(prompts), labels=tuple(labels), map_images=map_images
+        if wanted not in self._setups:
+            self._setups[wanted] = self._guided_by(wanted)
+        generator = self._setups[wanted].generator.of(
+            prompts=tuple(prompts), labels=tuple(labels), map_images=map_images, seed=seed
         )
         return generator(self.params, start=0, count=number).images
 
-    def _changed(self, seed: int, guidance: str) -> Experiment:
+    def _guided_by(self, guidance: str) -> Experiment:
+        if guidance == self.setup.config.sample.guidance:
+            return self.setup
+        if guidance.strip().startswith("autoguidance"):
+            raise UserError("autoguidance reads another run: name it in the run's own config")
         config = self.setup.config.copy_and_resolve_references()
         with config.unlocked():
-            config.sample.seed, config.sample.guidance = seed, guidance
+            config.sample.guidance = guidance
         setup = self.setup._replace(config=config)
-        return setup._replace(generator=setup.make_generator(weak=self.setup.generator.weak))
+        return setup._replace(generator=setup.make_generator())

@@ -87,7 +87,9 @@ def class_part(labels: tuple[int, ...]) -> str:
     return "class" + "-".join(map(str, labels)) if labels else ""
 
 
-def file_stem(sample: Any, *parts: str, first: str = "", sampler: bool = True) -> str:
+def file_stem(
+    sample: Any, *parts: str, first: str = "", sampler: bool = True, exact: bool = False
+) -> str:
     """A file's name that says how its images came: the `sample` section, then other parts.
 
     Args:
@@ -95,16 +97,17 @@ def file_stem(sample: Any, *parts: str, first: str = "", sampler: bool = True) -
       *parts: what follows it.
       first: what stands before it.
       sampler: whether the sampler had a part in it.
+      exact: whether names that differ in other signs than letters and digits are told apart, too.
     """
     guidance = "" if sample.guidance.strip() == "none" else sample.guidance
     how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
     words = (first, *how, sample.threshold, f"seed{sample.seed}", *parts)
     name = "_".join(word for word in words if word)
-    stem = "".join(c if c.isalnum() or c in "._-=" else "_" for c in name)
-    if len(stem) <= LONGEST_STEM:
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)
+    if len(stem) <= LONGEST_STEM and not exact:
         return stem
     # File systems take 255 bytes, a suffix and the name of a file that is being written included.
-    return f"{stem[: LONGEST_STEM - 9]}_{zlib.crc32(stem.encode()):08x}"
+    return f"{stem[: LONGEST_STEM - 9]}_{zlib.crc32(name.encode()):08x}"
 
 
 def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
@@ -118,7 +121,7 @@ def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tup
     labels = setup.generator.labels(0, config.count)
     said = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
     stem = file_stem(
-        config, f"n{config.count}", class_part(config.labels), *said, f"step{step}"
+        config, f"n{config.count}", class_part(config.labels), *said, f"step{step}", exact=any(said)
     )  # fmt: skip
     arrays: dict[str, Any] = {"images": draw.images}
     captions = setup.generator.captions(0, config.count)

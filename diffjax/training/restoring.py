@@ -18,6 +18,11 @@ class Restorable(Protocol):
         """The config."""
         ...
 
+    @property
+    def identity(self) -> workdir.Identity:
+        """What it is trained on beside the config and the data."""
+        ...
+
     def state_shapes(self) -> Any:
         """The state with shapes for arrays."""
         ...
@@ -34,7 +39,7 @@ def restore_frozen(setup: Restorable, folder: Path) -> tuple[int, Any]:
       UserError: the workdir belongs to another config or has no such checkpoint.
     """
     found = None
-    if workdir.check(folder, setup.config):
+    if workdir.check(folder, setup.config, identity=setup.identity):
         found = restore(folder, setup.state_shapes(), wanted=setup.config.sample.checkpoint)
     if found is None:
         raise UserError(

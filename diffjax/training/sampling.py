@@ -40,11 +40,13 @@ class Draw(NamedTuple):
 class Examples(NamedTuple):
     """What is drawn where a config names no prompt and no map: some of the set's own.
 
-    captions: (n,) texts, or (); images: uint8 (n, H, W, C), which maps are made of.
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), which maps are made of; labels: int32
+    (n,), -1 for none.
     """
 
     captions: tuple[str, ...]
     images: np.ndarray
+    labels: np.ndarray
 
 
 class Generator:
@@ -88,6 +90,7 @@ class Generator:
         self.sampling = build_sampling.sampling(config, diffusion.schedule)
         num_classes = conditions.num_classes if self.sampling.uses_labels else 0
         self._labels = _labels(tuple(c.labels), num_classes)
+        self._names_labels = bool(c.labels)
         self._guidance = c.guidance
         self._prompts = prompts.read(c.prompt, key="sample.prompt")
         self._texts = conditions.texts
@@ -100,12 +103,18 @@ class Generator:
                 f"config.sample.negative_prompt = {c.negative_prompt!r} but the model takes no "
                 "text: leave it empty"
             )
-        self._negative = c.negative_prompt
+        if c.negative_prompt and not self.sampling.uses_null:
+            raise UserError(
+                f"config.sample.negative_prompt = {c.negative_prompt!r} but config.sample.guidance "
+                f"= {c.guidance!r} does not hear it: take classifier_free(scale=3.0), say"
+            )
         self._map_images = read_map_images(c.maps, space, key="sample.maps")
         self._examples = examples
         self._found: Examples | None = None
         self._tables: dict[str, Any] = {}
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+        # Encoded here, since `null` is called within traces.
+        self._negative = self.text([c.negative_prompt]) if c.negative_prompt else None
 
     def of(
         self,
@@ -113,12 +122,14 @@ class Generator:
         prompts: tuple[str, ...] = (),
         labels: tuple[int, ...] = (),
         map_images: np.ndarray | None = None,
+        seed: int | None = None,
     ) -> "Generator":
-        """The same programs for other conditions; what is empty stays the config's.
+        """The same programs for other conditions; what is empty or None stays the config's.
 
         Args:
           prompts, labels: as config.sample has them.
-          map_images: uint8 (n, H, W, C) that maps are made of.
+          map_images: uint8 (n, H, W, C) that maps are made of, n at least 1.
+          seed: of the noise.
 
         Raises:
           UserError: a condition that the model has no use for, or images of another shape.
@@ -130,16 +141,19 @@ class Generator:
             other._prompts = prompts
         if labels:
             num_classes = self._conditions.num_classes if self.sampling.uses_labels else 0
-            other._labels = _labels(labels, num_classes)
+            other._labels, other._names_labels = _labels(labels, num_classes), True
         if map_images is not None:
             if not self._space.map_channels:
                 raise UserError("map_images were given to a model that takes no map")
-            if map_images.shape[1:] != self._space.image_shape or map_images.dtype != np.uint8:
+            fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
+            if not fits or map_images.dtype != np.uint8:
                 raise UserError(
                     f"map_images are {map_images.dtype} {map_images.shape}: expected uint8 "
                     f"(n, {', '.join(map(str, self._space.image_shape))})"
                 )
             other._map_images = map_images
+        if seed is not None:
+            other._seed = seed
         return other
 
     @property
@@ -151,7 +165,17 @@ class Generator:
         """The labels of samples start .. start + count - 1: int32 (count,), or None."""
         if self._labels is None:
             return None
-        return self._labels[np.arange(start, start + count) % len(self._labels)]
+        labels = self._labels
+        if not self._names_labels and self._takes_own():
+            labels = self._own().labels  # of the pictures whose captions or maps are taken
+        return labels[np.arange(start, start + count) % len(labels)]
+
+    def _takes_own(self) -> bool:
+        """Whether captions or maps are those of held-out images."""
+        needs_map = bool(self._space.map_channels)
+        return (self._texts is not None and not self._prompts) or (
+            needs_map and self._map_images is None
+        )
 
     def captions(self, start: int, count: int) -> list[str] | None:
         """The prompts of samples start .. start + count - 1, or None."""
@@ -237,8 +261,9 @@ class Generator:
             wanted = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
             x_0, trajectory = self._compile(size, keep_trajectory)(
-                params, indices, self.condition(first, size), self.weak_params
-            )
+                params, indices, self.condition(first, size), self.weak_params,
+                np.uint32(self._seed),
+            )  # fmt: skip
             draws.append(np.asarray(self._space.to_images(x_0))[:wanted])
             if keep_trajectory:
                 steps = [np.asarray(self._space.to_images(x_t))[:wanted] for x_t in trajectory]
@@ -259,14 +284,21 @@ class Generator:
         return self._compiled[size, keep_trajectory]
 
     def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
-        """The pure function (params, indices (n,), condition or None, weak_params) -> Samples.
+        """The pure function (params, indices (n,), condition, weak_params, seed) -> Samples.
 
-        The samples are of x_0, which for a latent model is not the image yet.
+        The samples are of x_0, which for a latent model is not the image yet. Without a seed it is
+        the config's.
         """
         sampling = self.sampling
 
-        def generate(params: Any, indices: Array, condition: Any, weak_params: Any = None) -> Any:
-            eps, keys = self.noise(indices)
+        def generate(
+            params: Any,
+            indices: Array,
+            condition: Any,
+            weak_params: Any = None,
+            seed: Array | None = None,
+        ) -> Any:
+            eps, keys = self.noise(indices, seed)
             return sampling.sampler(
                 self.denoiser(params, weak_params),
                 # At the grid's first time a sample of data at rest is noise_scale eps, for EDM
@@ -280,11 +312,12 @@ class Generator:
 
         return generate
 
-    def noise(self, indices: Array) -> tuple[Array, Array]:
+    def noise(self, indices: Array, seed: Array | None = None) -> tuple[Array, Array]:
         """Each sample's start, standard normal (n, ...) of x_0's shape, and its key, (n,)."""
-        start = rng.stream(self._seed, "sample_start")
+        seed = self._seed if seed is None else seed
+        start = rng.stream(seed, "sample_start")
         eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._space.shape))
-        steps = rng.stream(self._seed, "sample_steps")
+        steps = rng.stream(seed, "sample_steps")
         return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
 
     def denoiser(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
@@ -326,9 +359,9 @@ class Generator:
         if not isinstance(condition, Condition):
             return guidance.no_label(condition)
         nothing = null(condition)
-        if not self._negative or nothing.text is None:
+        if self._negative is None or nothing.text is None:
             return nothing
-        text = conditions_of.broadcast(self.text([self._negative]), len(nothing.text.mask))
+        text = conditions_of.broadcast(self._negative, len(nothing.text.mask))
         return nothing._replace(text=text)
 
 

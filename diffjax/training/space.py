@@ -1,9 +1,11 @@
 """What x_0 is: pixels, or the latents of a first stage. All else of the diffusion is the same."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, SupportsIndex
@@ -18,7 +20,7 @@ from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder
 from diffjax.models.blocks import space_to_depth
 from diffjax.schedules import Array
-from diffjax.training.first_stage.stage import FirstStage, Frozen, latent_mask
+from diffjax.training.first_stage.stage import FirstStage, Frozen, digest, latent_mask
 from diffjax.training.state import random_flip, to_model_range
 
 _logger = logging.getLogger("diffjax")
@@ -36,6 +38,8 @@ class Space(Protocol):
       shape: of one x_0.
       image_shape: (H, W, C) of the images.
       map_channels: of a map as the network gets it, 0 for none.
+      identity: changes with what stands between images and x_0; "" for nothing.
+      told: where that comes from, in words.
     """
 
     @property
@@ -44,6 +48,10 @@ class Space(Protocol):
     def image_shape(self) -> tuple[int, int, int]: ...
     @property
     def map_channels(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def told(self) -> str: ...
 
     def source(self, images: data.ImageSource) -> data.ImageSource:
         """What batches are taken of."""
@@ -90,6 +98,14 @@ class Pixels(NamedTuple):
     def map_channels(self) -> int:
         return _map_channels(self.map_of, self.image_shape)
 
+    @property
+    def identity(self) -> str:
+        return ""
+
+    @property
+    def told(self) -> str:
+        return ""
+
     def source(self, images: data.ImageSource) -> data.ImageSource:
         return images
 
@@ -123,6 +139,8 @@ class Latents(NamedTuple):
     stage: FirstStage
     frozen: Frozen
     make_map: MakeMap | None = None
+    map_name: str = "none"
+    told: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -135,6 +153,10 @@ class Latents(NamedTuple):
     @property
     def map_channels(self) -> int:
         return _map_channels(self.map_of, self.stage.image_shape)
+
+    @property
+    def identity(self) -> str:
+        return digest(self.frozen)
 
     def source(self, images: data.ImageSource) -> "LatentSource":
         return LatentSource(images, *_encoded(self, images))
@@ -280,27 +302,24 @@ def _read(folder: Path, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]] 
             numbers = {name: archive[name] for name in archive.files}
         if len(images) != count or "label" not in numbers:
             return None
-        os.utime(folder)
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
+    with contextlib.suppress(OSError):  # another user's cache may be read, though not touched
+        os.utime(folder)
     return images, numbers
 
 
 def _key(space: Latents, source: data.ImageSource) -> str:
     """Changes with the first stage, the map and the images (256 of them stand for a large set)."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(space.frozen):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+    found = hashlib.sha256(space.identity.encode())
     whole = isinstance(source, data.ArraySource)
     few = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
     rows = np.arange(len(source)) if whole else few
     batch = _take(source, rows)
     for name in sorted(batch):
-        digest.update(f"{name} {batch[name].shape}".encode())
-        digest.update(np.ascontiguousarray(batch[name]).tobytes())
-    made = space.map_of(to_model_range(jnp.asarray(_take(source, few[:8])["image"])))
-    if made is not None:
-        digest.update(np.ascontiguousarray(made).tobytes())
-    text = f"{space.stage.encoder.dtype} {len(source)} {source.captions}"
-    digest.update(text.encode())
-    return digest.hexdigest()[:32]
+        found.update(f"{name} {batch[name].shape}".encode())
+        found.update(np.ascontiguousarray(batch[name]).tobytes())
+    dtype = jnp.dtype(space.stage.encoder.dtype).name
+    text = f"{dtype} {space.map_name} {len(source)} {source.class_names} {source.captions}"
+    found.update(text.encode())
+    return found.hexdigest()[:32]

@@ -5,7 +5,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
@@ -23,11 +23,36 @@ FREE = (
     "data.memory_limit_mb",
     "model.kernels",
     "autoencoder.kernels",
-    "first_stage.tile",
+    "first_stage.",
     "sample.",
     "edit.",
     "evaluate.",
 )
+
+IDENTITY = "identity.json"
+
+
+class Identity(NamedTuple):
+    """What a model was trained on beside its config and its data; "" for nothing.
+
+    Attributes:
+      first_stage: SHA-256 of the first stage's numbers.
+      told: where that came from, in words; it may lie elsewhere by now.
+      text: of the text encoder's weights, or of the words that it knows.
+    """
+
+    first_stage: str = ""
+    told: str = ""
+    text: str = ""
+
+
+NOTHING = Identity()
+
+
+def identity_of(workdir: Path) -> Identity:
+    """What the run in a workdir was trained on, as it says itself."""
+    stored = read_json(workdir / IDENTITY) or {}
+    return Identity(**{k: str(v) for k, v in stored.items() if k in Identity._fields})
 
 
 def _flat(config: Any) -> dict[str, Any]:
@@ -38,14 +63,20 @@ def _flat(config: Any) -> dict[str, Any]:
     }
 
 
-def check(workdir: Path, config: Any) -> bool:
+def check(workdir: Path, config: Any, *, identity: Identity = NOTHING) -> bool:
     """Whether the workdir belongs to a run of this config; nothing is written.
+
+    Args:
+      workdir: the folder.
+      config: the config.
+      identity: what else the model is trained on. Where a first stage lies may change, what it is
+        may not.
 
     Returns:
       True where the workdir holds a run to go on with, False where it is new or empty.
 
     Raises:
-      UserError: it holds a run of another config, is a file, or can't be read.
+      UserError: it holds a run of another config or identity, is a file, or can't be read.
     """
     try:
         if workdir.exists() and not workdir.is_dir():
@@ -67,6 +98,18 @@ def check(workdir: Path, config: Any) -> bool:
         raise UserError(
             f"--workdir={workdir} holds a run with config.{key} = {before.get(key)!r}, not "
             f"{now.get(key)!r}{more}: use another --workdir, or the config of that run"
+        )
+    trained_on = identity_of(workdir)
+    if identity.first_stage != trained_on.first_stage:
+        raise UserError(
+            f"--workdir={workdir} was trained on the latents of another first stage, "
+            f"{trained_on.told or 'unknown'}: name it by config.first_stage.workdir and "
+            "config.first_stage.checkpoint"
+        )
+    if identity.text != trained_on.text:
+        raise UserError(
+            f"--workdir={workdir} was trained with another text encoder, or other words in its "
+            "captions: use those of that run, or another --workdir"
         )
     return True
 
@@ -95,8 +138,8 @@ def alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def prepare(workdir: Path, config: Any) -> None:
-    """Makes the folder and writes config.json.
+def prepare(workdir: Path, config: Any, *, identity: Identity = NOTHING) -> None:
+    """Makes the folder and writes config.json and, where there is something to tell, identity.json.
 
     Raises:
       UserError: the folder can't be made or written to.
@@ -104,6 +147,9 @@ def prepare(workdir: Path, config: Any) -> None:
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     try:
         atomic_write(workdir / "config.json", lambda file: file.write(text.encode()))
+        if any(identity):
+            told = json.dumps(identity._asdict(), indent=2) + "\n"
+            atomic_write(workdir / IDENTITY, lambda file: file.write(told.encode()))
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} can't be written to: {error.strerror}; choose another folder"

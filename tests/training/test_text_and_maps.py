@@ -1,14 +1,18 @@
 """A model of texts and maps from end to end: train, sample by prompt, edit, load in Python."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffjax import main
 from diffjax.errors import UserError
-from diffjax.training import experiment
+from diffjax.models.condition import Text
+from diffjax.training import conditions, experiment
+from diffjax.training.conditions import Texts
 from diffjax.training.model import load
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -106,6 +110,23 @@ def test_the_negative_prompt_is_what_guidance_extrapolates_from(text_config):
     assert not nothing.map.present.any() and condition.map.present.all()
 
 
+def test_a_frozen_encoder_s_negative_prompt_is_encoded_outside_of_traces(text_config, monkeypatch):
+    """An encoder computes with JAX and returns arrays of the host, which no trace can give."""
+
+    def encode(captions):
+        letters = jax.jit(lambda x: x * 2.0)(np.array([[ord(c[2])] * 8 for c in captions]))
+        return Text(np.asarray(letters, np.float16)[:, None], np.ones((len(captions), 1), bool))
+
+    texts = Texts(8, None, 1, encode, "fake")
+    monkeypatch.setitem(conditions.TEXTS, "minilm", lambda: lambda captions: texts)
+    with text_config.unlocked():
+        text_config.condition.text = "minilm"
+        text_config.sample.negative_prompt = "a blue square"
+    setup = experiment.resolve(text_config)
+    params = setup.init_state().ema_params
+    assert setup.generator(params, start=0, count=2).images.shape == (2, 8, 8, 3)
+
+
 def test_maps_from_files_and_in_python(text_run, squares):
     folder, flags = text_run
     assert main.main([
@@ -126,8 +147,29 @@ def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
         model.sample(labels=[3])
     with pytest.raises(UserError, match="map_images are"):
         model.sample(["a red square"], map_images=np.zeros((1, 4, 4, 3), np.uint8))
+    with pytest.raises(UserError, match="put it in a list"):
+        model.sample("a red square")
+    with pytest.raises(UserError, match="expected at least 1"):
+        model.sample(["a red square"], count=0)
+    with pytest.raises(UserError, match="seed is -1"):
+        model.sample(["a red square"], seed=-1)
     with pytest.raises(UserError, match="holds no run"):
         load("NOWHERE")
+
+
+def test_another_vocabulary_is_not_gone_on_with(text_run, squares, tmp_path):
+    folder = text_run[0]
+    other = tmp_path / "other"
+    shutil.copytree(squares, other)
+    for split in ("train", "test"):
+        path = other / split / "metadata.jsonl"
+        path.write_text(path.read_text().replace("square", "shape"))
+    shutil.copytree(folder, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["name"] = f"folder:{other}"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="other words in its captions"):
+        load(tmp_path / "run")
 
 
 def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
@@ -159,6 +201,10 @@ def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
         ({"condition.text": "none", "sample.prompt": "a dog"}, "takes no text"),
         ({"condition.text": "none", "sample.negative_prompt": "a dog"}, "takes no text"),
         ({"condition.map": "none", "sample.maps": "x.png"}, "takes no map"),
+        (
+            {"sample.negative_prompt": "a dog", "sample.guidance": "none"},
+            "does not hear it",
+        ),
         ({"sample.maps": "NOWHERE.png"}, "no such file"),
         ({"sample.prompt": "a |"}, "one of the prompts is empty"),
         ({"model.transformer_depth": 0}, "a whole number >= 1"),

@@ -1,6 +1,6 @@
 """A first stage's config with everything in it resolved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from diffjax import data, rng
 from diffjax.accelerator import Kernels
 from diffjax.errors import UserError
 from diffjax.training import build as shared
+from diffjax.training import workdir
 from diffjax.training.collector import without_collector
 from diffjax.training.first_stage import build, pictures
 from diffjax.training.first_stage import state as states
@@ -21,6 +22,7 @@ from diffjax.training.state import to_model_range
 
 # Latents that their scaling is measured on; training images, as the second stage sees.
 SCALING_IMAGES = 1024
+SCALING_BATCH = 32
 
 
 class Autoencoding(NamedTuple):
@@ -31,6 +33,11 @@ class Autoencoding(NamedTuple):
     kernels: Kernels
     stage: FirstStage
     objective: Objective
+
+    @property
+    def identity(self) -> workdir.Identity:
+        """Nothing beside the config and the data."""
+        return workdir.Identity()
 
     def _initialiser(self) -> Callable[[Any], AutoencoderState]:
         return states.initialiser(
@@ -80,18 +87,31 @@ class Autoencoding(NamedTuple):
 
     def at_save(self, state: AutoencoderState) -> AutoencoderState:
         """The state with the scaling of its latents, measured."""
-        measure = states.make_measure(self.stage, seed=self.config.seed)
-        count = min(SCALING_IMAGES, len(self.source))
-        batch = next(data.batches(self.source, batch_size=count, seed=0))
-        return state._replace(scaling=measure(states.frozen(state), {"image": batch["image"]}))
+        frozen = states.frozen(state)
+        drawn = states.drawn_latents(self.stage, seed=self.config.seed)
+        z = np.concatenate([
+            np.asarray(drawn(frozen, images, start))
+            for start, images in self._some_images(self.source)
+        ])  # fmt: skip
+        return state._replace(scaling=states.measured_scaling(z))
+
+    def _some_images(self, source: data.ImageSource) -> Iterator[tuple[int, np.ndarray]]:
+        """Up to SCALING_IMAGES images, always the same, in batches of one size."""
+        size = min(SCALING_BATCH, len(source))
+        batches = data.batches(source, batch_size=size, seed=0)
+        for start in range(0, min(SCALING_IMAGES, len(source) - len(source) % size), size):
+            yield start, next(batches)["image"]
 
     def codes(self, frozen: Frozen, source: data.ImageSource) -> np.ndarray | None:
         """The codes of up to SCALING_IMAGES images: (N, h, w) int32; None without a codebook."""
-        count = min(SCALING_IMAGES, len(source))
-        images = next(data.batches(source, batch_size=count, seed=0))["image"]
-        latents_map = self.stage.encode(frozen, to_model_range(images))
-        codes = self.stage.regulariser.codes(frozen.codebook, latents_map)
-        return None if codes is None else np.asarray(codes)
+        if not jax.tree.leaves(frozen.codebook):
+            return None
+        encode = jax.jit(lambda frozen, x: self.stage.encode(frozen, to_model_range(x)))
+        found = [
+            np.asarray(self.stage.regulariser.codes(frozen.codebook, encode(frozen, images)))
+            for _, images in self._some_images(source)
+        ]
+        return np.concatenate(found)
 
     def draw(self, frozen: Frozen, path: Path) -> np.ndarray:
         """Writes images beside their reconstructions."""

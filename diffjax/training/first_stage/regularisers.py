@@ -12,8 +12,6 @@ A regulariser is a NamedTuple of numbers with the same methods:
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from diffjax import autoencoding
 from diffjax.models import quantiser
 from diffjax.models.quantiser import Codebook
@@ -40,9 +38,11 @@ class Kl(NamedTuple):
     weight: float = 1e-6
 
     def map_channels(self, latent_channels: int) -> int:
+        """Means and log-variances."""
         return 2 * latent_channels
 
     def init(self, key: Array, latent_channels: int) -> Any:
+        """Nothing."""
         return ()
 
     def train(
@@ -63,10 +63,11 @@ class Kl(NamedTuple):
         return autoencoding.sample_gaussian(mean, log_variance, eps=eps)
 
     def settle(self, state: Any, z: Array) -> Array:
+        """z as it is."""
         return z
 
     def codes(self, state: Any, z: Array) -> None:
-        return None
+        """None: there is no codebook."""
 
 
 class Vq(NamedTuple):
@@ -86,9 +87,11 @@ class Vq(NamedTuple):
     decay: float = 0.99
 
     def map_channels(self, latent_channels: int) -> int:
+        """The latents'."""
         return latent_channels
 
     def init(self, key: Array, latent_channels: int) -> Codebook:
+        """A codebook."""
         return quantiser.init_codebook(key, self.size, latent_channels)
 
     def train(
@@ -101,7 +104,7 @@ class Vq(NamedTuple):
         updated = quantiser.update(
             state, latents_map, indices, key=key, decay=self.decay, axis_name=axis_name
         )
-        used = quantiser.perplexity(indices, self.size)
+        used = quantiser.perplexity(indices, self.size, axis_name=axis_name)
         return Trained(z, penalty, updated, {"codebook_perplexity": used})
 
     def draw(self, latents_map: Array, eps: Array | None) -> Array:
@@ -109,16 +112,12 @@ class Vq(NamedTuple):
         return latents_map
 
     def settle(self, state: Codebook, z: Array) -> Array:
+        """The nearest codes."""
         return quantiser.quantise(state, z)[0]
 
     def codes(self, state: Codebook, z: Array) -> Array:
+        """(..., D) -> (...) int32."""
         return quantiser.nearest(state, z)
 
 
 Regulariser = Kl | Vq
-
-
-def measured_scaling(z: Array) -> tuple[Array, Array]:
-    """(shift, factor), (C,) each, for which factor (z - shift) has mean 0 and variance 1."""
-    axes = tuple(range(z.ndim - 1))
-    return z.mean(axes), 1.0 / jnp.maximum(z.std(axes), 1e-6)

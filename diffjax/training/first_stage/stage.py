@@ -7,10 +7,12 @@ Rombach et al. 2022, section 3. Scaling brings every channel of z to mean 0 and 
 noise schedules suppose of data; the numbers are measured, and the checkpoint carries them.
 """
 
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.models.autoencoder import Decoder, Encoder
 from diffjax.schedules import Array
@@ -39,6 +41,15 @@ class Frozen(NamedTuple):
     scaling: Scaling
 
 
+def digest(frozen: Frozen) -> str:
+    """SHA-256 of all its numbers, in hex: two stages with one digest give the same latents."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+        found.update(f"{path} {leaf.shape} {leaf.dtype}".encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
+
+
 class FirstStage(NamedTuple):
     """The functions of a first stage; all arrays are in a `Frozen`.
 
@@ -47,7 +58,6 @@ class FirstStage(NamedTuple):
       regulariser: what the latents were trained under.
       image_shape: (H, W, C) of the images.
       latent_shape: (h, w, c) of the latents.
-      map_channels: of what the encoder puts out.
       tile: side of the tiles that latents are decoded in, 0 for whole.
     """
 
@@ -75,6 +85,10 @@ class FirstStage(NamedTuple):
     def decode(self, frozen: Frozen, latents: Array) -> Array:
         """Scaled latents (B, h, w, c) -> images (B, H, W, C), about [-1, 1]."""
         z = latents / frozen.scaling.factor + frozen.scaling.shift
+        return self._decode(frozen, z)
+
+    def _decode(self, frozen: Frozen, z: Array) -> Array:
+        """Latents before scaling -> images."""
         z = self.regulariser.settle(frozen.codebook, z)
         if self.tile:
             return decode_tiled(
@@ -88,11 +102,7 @@ class FirstStage(NamedTuple):
 
     def reconstruct(self, frozen: Frozen, images: Array) -> Array:
         """(B, H, W, C) -> the same shape, through the latents' means."""
-        return self.decode(frozen, self.draw(frozen, self.encode(frozen, images)))
-
-    def blend(self, frozen: Frozen, latents: Array, images: Array, mask: Array) -> Array:
-        """Decoded latents with the pixels of `images` where mask (H, W, 1) is 1."""
-        return jnp.where(mask > 0.5, images, self.decode(frozen, latents))
+        return self._decode(frozen, self.regulariser.draw(self.encode(frozen, images), None))
 
 
 def latent_mask(mask: Array, *, latent_shape: tuple[int, int, int], factor: int) -> Array:

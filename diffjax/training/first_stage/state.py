@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffjax import autoencoding, ema, rng
 from diffjax.autoencoding import Features
 from diffjax.schedules import Array
-from diffjax.training.first_stage.regularisers import measured_scaling
 from diffjax.training.first_stage.stage import FirstStage, Frozen, Scaling
 from diffjax.training.state import Batch, Metrics, place_in_batch, random_flip, to_model_range
 
@@ -34,7 +34,7 @@ class AutoencoderState(NamedTuple):
       params: {"encoder": ..., "decoder": ...}, float32.
       opt_state: optax's state of them.
       ema_params: the moving average of params.
-      codebook: the regulariser's state, {} where it has none.
+      codebook: the regulariser's state, () where it has none.
       discriminator: {"params": ..., "opt_state": ...}, {} where there is none.
       scaling: of the averaged encoder's latents, as measured when a checkpoint is written.
     """
@@ -279,13 +279,26 @@ def make_eval_loss(stage: FirstStage, objective: Objective) -> Callable[[Frozen,
     return jax.jit(eval_loss)
 
 
-def make_measure(stage: FirstStage, *, seed: int) -> Callable[[Frozen, Batch], Scaling]:
-    """measure(frozen, batch) -> the scaling that a batch's latents ask for, noise included."""
+def drawn_latents(stage: FirstStage, *, seed: int) -> Callable[[Frozen, Array, Array], Array]:
+    """drawn(frozen, images, start) -> latents before scaling, (B, h, w, c), their noise included.
 
-    def measure(frozen: Frozen, batch: Batch) -> Scaling:
-        x = to_model_range(batch["image"])
-        latents_map = stage.encode(frozen, x)
-        eps = jax.random.normal(rng.stream(seed, "scaling"), (len(x), *stage.latent_shape))
-        return Scaling(*measured_scaling(stage.regulariser.draw(latents_map, eps)))
+    start is the number of the first image, which its noise follows from.
+    """
 
-    return jax.jit(measure)
+    def drawn(frozen: Frozen, images: Array, start: Array) -> Array:
+        latents_map = stage.encode(frozen, to_model_range(images))
+        eps = rng.per_example(
+            rng.stream(seed, "scaling"),
+            start + jnp.arange(len(images)),
+            lambda k: jax.random.normal(k, stage.latent_shape),
+        )
+        return stage.regulariser.draw(latents_map, eps)
+
+    return jax.jit(drawn)
+
+
+def measured_scaling(z: np.ndarray) -> Scaling:
+    """The scaling that gives (N, h, w, c) latents mean 0 and variance 1 in each channel."""
+    axes = (0, 1, 2)
+    shift, std = z.mean(axes, dtype=np.float64), z.std(axes, dtype=np.float64)
+    return Scaling(jnp.float32(shift), jnp.float32(1 / np.maximum(std, 1e-6)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 
 from diffjax.schedules import Array
@@ -18,9 +19,10 @@ def decode_tiled(
 ) -> Array:
     """Decodes overlapping tiles and blends them where they overlap.
 
-    Every tile has the same shape, so it is one compiled program. Weights rise linearly over the
-    overlap and sum to 1, so tiles that agree give what they agree on. A decoder with attention
-    over the whole map sees a tile only: results differ from the whole one's where that matters.
+    Tiles have one shape and are decoded one after the other by one compiled program. Weights rise
+    linearly over the overlap and sum to 1, so tiles that agree give what they agree on. A decoder
+    with attention over the whole map sees a tile only: results differ from the whole one's where
+    that matters.
 
     Args:
       decode: (B, tile, tile, c) -> (B, factor tile, factor tile, C).
@@ -42,21 +44,20 @@ def decode_tiled(
     rows = _starts(z.shape[1], tile, overlap)
     columns = _starts(z.shape[2], tile, overlap)
     high, wide = min(tile, z.shape[1]), min(tile, z.shape[2])
-    total, weight = jnp.zeros(()), jnp.zeros(())
-    for top in rows:
-        for left in columns:
-            part = decode(z[:, top : top + high, left : left + wide])
-            ramp = (
-                _ramp(high, overlap, factor)[:, None, None]
-                * _ramp(wide, overlap, factor)[None, :, None]
-            )
-            around = (
-                (factor * top, factor * (z.shape[1] - top - high)),
-                (factor * left, factor * (z.shape[2] - left - wide)),
-                (0, 0),
-            )
-            total = total + jnp.pad(part * ramp, ((0, 0), *around))
-            weight = weight + jnp.pad(ramp, around)
+    corners = [(top, left) for top in rows for left in columns]
+    tiles = jnp.stack([z[:, top : top + high, left : left + wide] for top, left in corners])
+    parts = jax.lax.map(decode, tiles)
+    ramp = _ramp(high, overlap, factor)[:, None] * _ramp(wide, overlap, factor)[None, :]
+    whole = (factor * z.shape[1], factor * z.shape[2])
+    total = jnp.zeros((len(z), *whole, parts.shape[-1]))
+    weight = jnp.zeros((*whole, 1))
+    for part, (top, left) in zip(parts, corners, strict=True):
+        place = (
+            slice(factor * top, factor * (top + high)),
+            slice(factor * left, factor * (left + wide)),
+        )
+        total = total.at[:, *place].add(part * ramp[..., None])
+        weight = weight.at[place].add(ramp[..., None])
     return (total / weight)[:, : size[0], : size[1]]
 
 

@@ -23,8 +23,10 @@ SHARED_WITH_STAGE = ("data.image_size", "data.channels")
 
 def read(
     config: Any, *, image_shape: tuple[int, int, int], kernels: Kernels
-) -> tuple[FirstStage, Frozen] | None:
-    """The trained first stage of `config.first_stage`; None where it names none.
+) -> tuple[FirstStage, Frozen, str] | None:
+    """The trained first stage of `config.first_stage`, and where it comes from, in words.
+
+    None where the config names none.
 
     Raises:
       UserError: no such run, one that is no autoencoder, or one of other images.
@@ -55,4 +57,5 @@ def read(
     found = restore(folder, jax.eval_shape(init, jax.random.key(0)), wanted=c.checkpoint)
     if found is None:
         raise UserError(f"{what} has no checkpoint: train that autoencoder first")
-    return stage, jax.device_put(states.frozen(found.state))
+    frozen = jax.device_put(states.frozen(found.state))
+    return stage, frozen, f"step {found.step} of {folder.resolve()}"
