@@ -3,7 +3,8 @@
     python -m diffjax.main --config=experiments/fashion_mnist_autoencoder.py          one GPU
     python -m diffjax.main --config=experiments/fashion_mnist_autoencoder.py:tiny     two CPU cores
 
-See RESULTS.md. The default has not been trained yet.
+tiny: 192,000 images, about 11 minutes alone on 2 cores of an AMD EPYC with AVX-512 (2026-11-25);
+PSNR of 10,000 test images 28.2 dB. See RESULTS.md. The default has not been trained yet.
 """
 
 from ml_collections import ConfigDict

@@ -84,8 +84,9 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
         def guided(model: Model) -> denoisers.Denoiser:
             if not model.conditional:
                 raise ValueError(
-                    f"{function.__name__} compares a condition with none, but the model is "
-                    "unconditional: take config.sample.guidance='none', or train with "
+                    f"{function.__name__} compares a condition with none, but the model is not "
+                    "class-conditional and takes no text or map: take "
+                    "config.sample.guidance='none', or train with "
                     "config.model.class_conditional=True or config.condition.text"
                 )
             return guide(model.denoise, model.schedule, null=model.null)

@@ -92,7 +92,7 @@ def test_classes_and_no_class():
 
 
 def test_labels_for_an_unconditional_network_are_refused():
-    with pytest.raises(ValueError, match="labels were given to an unconditional U-Net"):
+    with pytest.raises(ValueError, match="a label was given to a U-Net without"):
         shapes(UNet(**SMALL), images(8, 8, 1), T, jnp.array([0, 1]))
 
 

@@ -40,7 +40,9 @@ def squares(tmp_path_factory):
 def text_config(tiny_config, squares):
     with tiny_config.unlocked():
         tiny_config.data.name = f"folder:{squares}"
-        tiny_config.model.class_conditional = False
+        tiny_config.model.update(
+            class_conditional=False, multipliers=(1,), blocks=1, attention_resolutions=()
+        )
         tiny_config.condition.text = "transformer(width=8, heads=2, layers=1, length=4)"
         tiny_config.condition.map = "silhouette"
         tiny_config.sample.update(count=4, guidance="classifier_free(scale=2.0)")
@@ -53,6 +55,8 @@ def text_run(tmp_path_factory, squares, own_caches, tiny_flags):
     flags = (
         f"--config.data.name=folder:{squares}", "--config.model.class_conditional=False",
         "--config.condition.text=transformer(width=8,heads=2,layers=1,length=4)",
+        "--config.model.multipliers=(1,)", "--config.model.blocks=1",
+        "--config.model.attention_resolutions=()",
         "--config.condition.map=silhouette", "--config.sample.guidance=classifier_free(scale=2.0)",
         f"--workdir={folder}",
     )  # fmt: skip

@@ -46,5 +46,5 @@ def latent_config(tiny_config, stage_run):
     with tiny_config.unlocked():
         tiny_config.first_stage.workdir = str(stage_run)
         tiny_config.sample.threshold = "none"
-        tiny_config.model.attention_resolutions = ()
+        tiny_config.model.update(multipliers=(1,), blocks=1, attention_resolutions=())
     return tiny_config

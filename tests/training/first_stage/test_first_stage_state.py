@@ -142,8 +142,8 @@ DEVICES = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("regulariser", ["kl(weight=1e-3)", "vq(size=8)"])
-def test_one_and_two_devices_give_the_same_numbers(regulariser, tmp_path):
+def test_one_and_two_devices_give_the_same_numbers(tmp_path):
+    regulariser = "vq(size=8)"  # whose codebook is of all devices' vectors
     reports = []
     for devices in (1, 2):
         ran = subprocess.run(
