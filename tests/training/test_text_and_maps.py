@@ -119,7 +119,8 @@ def test_a_frozen_encoder_s_negative_prompt_is_encoded_outside_of_traces(text_co
 
     def encode(captions):
         letters = jax.jit(lambda x: x * 2.0)(np.array([[ord(c[2])] * 8 for c in captions]))
-        return Text(np.asarray(letters, np.float16)[:, None], np.ones((len(captions), 1), bool))
+        tokens = np.asarray(letters, np.float16)[:, None]
+        return Text(tokens, np.ones((len(captions), 1), bool), np.asarray(letters, np.float32))
 
     texts = Texts(8, None, 1, encode, "fake")
     monkeypatch.setitem(conditions.TEXTS, "minilm", lambda: lambda captions: texts)

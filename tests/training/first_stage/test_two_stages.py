@@ -1,5 +1,6 @@
 """Both stages from end to end: train, resume, evaluate, and a diffusion model on the latents."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from diffjax import main
 from diffjax.errors import UserError
+from diffjax.evaluation import classifier_features
 from diffjax.training import experiment
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.first_stage.experiment import resolve
@@ -49,14 +51,21 @@ def test_six_steps_are_three_a_stop_and_three_bit_for_bit(make_config, stage_run
         np.testing.assert_array_equal(x, y)
 
 
-def test_reconstructions_are_measured(make_config, stage_run, capsys):
+@pytest.fixture
+def quick_classifier(monkeypatch):
+    """Features of a classifier that has seen little; what they say is not asked here."""
+    short = functools.partial(classifier_features.Recipe, steps=4, batch_size=16)
+    monkeypatch.setattr(classifier_features, "Recipe", short)
+
+
+def test_reconstructions_are_measured(make_config, stage_run, quick_classifier):
     assert main.run(make_config(), stage_run, mode="evaluate") == 0
     report = json.loads((stage_run / "evaluation.json").read_text())
     assert report["split"] == "test" and report["images"] == 20 and 0 < report["psnr"] < 60
     assert report["classifier_frechet_distance"] > 0 and report["ssim"] is None
 
 
-def test_a_codebook_s_use_is_measured(make_config, tmp_path):
+def test_a_codebook_s_use_is_measured(make_config, tmp_path, quick_classifier):
     config = make_config(**{"autoencoder.regulariser": "vq(size=16)", "train.steps": 2})
     main.run(config, tmp_path / "run")
     assert main.run(config, tmp_path / "run", mode="evaluate") == 0
