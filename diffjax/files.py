@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -66,3 +67,24 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def touch(folder: Path) -> None:
+    """Marks a folder of a cache as used; another user's may be read, though not touched."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
+def drop_unused(cache: Path, limit: int) -> None:
+    """Removes the folders of a cache that were used longest ago, down to a size.
+
+    Args:
+      cache: a folder of folders of files; `touch` marks one as used.
+      limit: bytes that may stay.
+    """
+    room = limit
+    for folder in sorted(cache.iterdir(), key=lambda f: f.stat().st_mtime_ns, reverse=True):
+        room -= sum(file.stat().st_size for file in folder.iterdir())
+        if room < 0:
+            # Whoever has mapped its files keeps them until it ends.
+            shutil.rmtree(folder, ignore_errors=True)

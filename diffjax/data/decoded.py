@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import PIL
 
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
-from diffjax.files import atomic_write, cache_folder
+from diffjax.files import atomic_write, cache_folder, drop_unused, touch
 
 # Sets are dropped, those unused for longest first, until the rest takes no more than this.
 LIMIT_MB = 4096
@@ -79,8 +78,7 @@ def find(key: str, *, name: str, memory_limit_mb: int) -> ArraySource | None:
             return None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, UserError):
         return None
-    with contextlib.suppress(OSError):  # another user's cache may be read, though not touched
-        os.utime(folder)
+    touch(folder)
     return source
 
 
@@ -101,17 +99,8 @@ def keep(key: str, source: ArraySource) -> None:
     with contextlib.suppress(OSError, UserError):
         atomic_write(folder / "images.npy", lambda file: np.save(file, source.images))
         atomic_write(folder / "labels.npz", lambda file: np.savez(file, **arrays))
-        _drop_unused()
+        drop_unused(_folder(), LIMIT_MB * 2**20)
 
 
 def _folder() -> Path:
     return cache_folder() / "data"
-
-
-def _drop_unused() -> None:
-    room = LIMIT_MB * 2**20
-    for folder in sorted(_folder().iterdir(), key=lambda f: f.stat().st_mtime_ns, reverse=True):
-        room -= sum(file.stat().st_size for file in folder.iterdir())
-        if room < 0:
-            # Whoever has mapped its images keeps them until it ends.
-            shutil.rmtree(folder, ignore_errors=True)

@@ -1,31 +1,18 @@
 """What x_0 is: pixels, or the latents of a first stage. All else of the diffusion is the same."""
 
-import contextlib
-import hashlib
-import logging
-import os
-import time
-import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, SupportsIndex
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax import data, rng
 from diffjax.conditioning.maps import MakeMap
-from diffjax.errors import UserError
-from diffjax.files import atomic_write, cache_folder
 from diffjax.models.blocks import space_to_depth
 from diffjax.schedules import Array
 from diffjax.training.first_stage.stage import FirstStage, Frozen, digest, latent_mask
+from diffjax.training.latents import LatentSource, encoded
 from diffjax.training.state import random_flip, to_model_range
-
-_logger = logging.getLogger("diffjax")
-
-ENCODE_BATCH = 128
 
 # The keys of a train step's streams by their names.
 Keys = Callable[[str], Array]
@@ -158,8 +145,16 @@ class Latents(NamedTuple):
     def identity(self) -> str:
         return digest(self.frozen)
 
-    def source(self, images: data.ImageSource) -> "LatentSource":
-        return LatentSource(images, *_encoded(self, images))
+    def source(self, images: data.ImageSource) -> LatentSource:
+        key = f"{self.identity} {jnp.dtype(self.stage.encoder.dtype).name} {self.map_name}"
+
+        def encode(frozen: Frozen, images: Array) -> dict[str, Array]:
+            x = to_model_range(images)
+            made = self.map_of(x)
+            maps = {} if made is None else {"map": made}
+            return {"image": self.stage.encode(frozen, x), **maps}
+
+        return encoded(images, encode, self.frozen, key=key)
 
     def read(
         self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
@@ -215,111 +210,3 @@ def _to_images(stage: FirstStage, frozen: Frozen, x_0: Array) -> Array:
 def _map_channels(map_of: Callable[[Array], Array | None], shape: tuple[int, int, int]) -> int:
     made = jax.eval_shape(map_of, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
     return 0 if made is None else made.shape[-1]
-
-
-class LatentSource(data.ArraySource):
-    """A set whose images are the first stage's maps, float16 (N, h, w, map channels).
-
-    Attributes:
-      maps: float16 (N, h, w, channels), or None.
-    """
-
-    def __init__(
-        self, source: data.ImageSource, images: np.ndarray, numbers: Mapping[str, np.ndarray]
-    ) -> None:
-        self.name = source.name
-        self.images = images
-        self.labels = numbers["label"]
-        self.maps = numbers.get("map")
-        self.image_shape = images.shape[1:]
-        self.class_names = source.class_names
-        self.captions, self.caption_numbers = source.captions, numbers.get("caption")
-
-    def take(self, rows: SupportsIndex | np.ndarray) -> dict[str, Any]:
-        """As `ArraySource.take`, with the maps."""
-        examples = super().take(rows)
-        return examples if self.maps is None else examples | {"map": self.maps[rows]}
-
-
-def _encoded(space: Latents, source: data.ImageSource) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The latents' maps of all images and what belongs to them, kept for the next run."""
-    folder = cache_folder() / "latents" / _key(space, source)
-    kept = _read(folder, len(source))
-    if kept is not None:
-        _logger.info("%s: latents read from %s", source.name, folder)
-        return kept
-    start = time.monotonic()
-
-    @jax.jit
-    def encode(frozen: Frozen, images: Array) -> tuple[Array, Array | None]:
-        x = to_model_range(images)
-        made = space.map_of(x)
-        latents_map = space.stage.encode(frozen, x).astype(jnp.float16)
-        return latents_map, None if made is None else made.astype(jnp.float16)
-
-    parts: dict[str, list[np.ndarray]] = {}
-    size = min(ENCODE_BATCH, len(source))
-    for first in range(0, len(source), size):
-        # The last batch is filled up with repeats: one shape, one program.
-        rows = np.arange(first, first + size) % len(source)
-        batch = _take(source, rows)
-        latents_map, made = encode(space.frozen, batch.pop("image"))
-        batch["image"] = np.asarray(latents_map)
-        if made is not None:
-            batch["map"] = np.asarray(made)
-        for name, array in batch.items():
-            parts.setdefault(name, []).append(array[: len(source) - first])
-    numbers = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    images = numbers.pop("image")
-    if not np.isfinite(images).all():
-        raise UserError("the first stage gives latents that are not finite: train it again")
-    _logger.info(
-        "%s: %d images encoded in %.0f s", source.name, len(images), time.monotonic() - start
-    )
-    try:
-        atomic_write(folder / "images.npy", lambda file: np.save(file, images))
-        atomic_write(folder / "numbers.npz", lambda file: np.savez(file, **_any(numbers)))
-    except OSError as error:  # they are encoded the next time, too
-        _logger.info("%s: latents are not kept: %s", folder, error.strerror)
-    return images, numbers
-
-
-def _any(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    return dict(arrays)
-
-
-def _take(source: data.ImageSource, rows: np.ndarray) -> dict[str, np.ndarray]:
-    if isinstance(source, data.ArraySource):
-        return source.take(rows)
-    examples = [source[int(row)] for row in rows]
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def _read(folder: Path, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-    try:
-        images = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
-        with np.load(folder / "numbers.npz") as archive:
-            numbers = {name: archive[name] for name in archive.files}
-        if len(images) != count or "label" not in numbers:
-            return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-    with contextlib.suppress(OSError):  # another user's cache may be read, though not touched
-        os.utime(folder)
-    return images, numbers
-
-
-def _key(space: Latents, source: data.ImageSource) -> str:
-    """Changes with the first stage, the map and the images (256 of them stand for a large set)."""
-    found = hashlib.sha256(space.identity.encode())
-    whole = isinstance(source, data.ArraySource)
-    few = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
-    rows = np.arange(len(source)) if whole else few
-    batch = _take(source, rows)
-    for name in sorted(batch):
-        found.update(f"{name} {batch[name].shape}".encode())
-        found.update(np.ascontiguousarray(batch[name]).tobytes())
-    dtype = jnp.dtype(space.stage.encoder.dtype).name
-    text = f"{dtype} {space.map_name} {len(source)} {source.class_names} {source.captions}"
-    found.update(text.encode())
-    return found.hexdigest()[:32]

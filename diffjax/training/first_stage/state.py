@@ -184,28 +184,15 @@ def make_train_step(
         discriminator = state.discriminator
         if objective.discriminator is not None:
             on = state.step >= objective.adversarial_start
-            against = jax.lax.cond(
-                on,
-                lambda: _against(objective.discriminator, discriminator["params"], x, y),
-                lambda: jax.tree.map(jnp.zeros_like, _shapes_against(discriminator["params"], y)),
-            )
-            weight = objective.adversarial_weight * autoencoding.adaptive_weight(
+            against = _against(objective.discriminator, discriminator["params"], x, y, on=on)
+            ratio = autoencoding.adaptive_weight(
                 mean(_at_last_kernel(stage, state.params, last, slope)),
                 mean(_at_last_kernel(stage, state.params, last, against.slope)),
             )
-            weight = jnp.where(on, weight, 0.0)
+            weight = jnp.where(on, objective.adversarial_weight * ratio, 0.0)
             slope = slope + weight * against.slope
-            discriminator = jax.lax.cond(
-                on,
-                lambda grads: _updated(optimizer, discriminator, grads),
-                lambda grads: discriminator,
-                mean(against.grads),
-            )
-            metrics |= {
-                "adversarial_weight": weight,
-                "generator_loss": against.generator_loss,
-                "discriminator_loss": against.discriminator_loss,
-            }
+            discriminator = _updated(optimizer, discriminator, mean(against.grads), on=on)
+            metrics |= {"adversarial_weight": weight, **against.losses}
         (grads,) = pull_back((slope, jnp.ones(())))
         grads, metrics = mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -225,15 +212,20 @@ def make_train_step(
 
 
 class _Against(NamedTuple):
-    """What a discriminator says of a batch: the slope of the generator's loss by y, and so on."""
+    """What a discriminator says of a batch: all zero while it is not listened to.
+
+    Attributes:
+      slope: of the generator's loss, by y.
+      grads: of the discriminator's loss, by its parameters.
+      losses: both, to log.
+    """
 
     slope: Array
     grads: Any
-    generator_loss: Array
-    discriminator_loss: Array
+    losses: Metrics
 
 
-def _against(discriminator: nn.Module, params: Any, x: Array, y: Array) -> _Against:
+def _against(discriminator: nn.Module, params: Any, x: Array, y: Array, *, on: Array) -> _Against:
     def generator_loss(y: Array) -> Array:
         logits = discriminator.apply({"params": params}, y)
         return autoencoding.hinge_generator_loss(logits).mean()
@@ -243,19 +235,26 @@ def _against(discriminator: nn.Module, params: Any, x: Array, y: Array) -> _Agai
         real, fake = jnp.split(logits, 2)
         return autoencoding.hinge_discriminator_loss(real, fake)
 
-    generator, slope = jax.value_and_grad(generator_loss)(y)
-    theirs, grads = jax.value_and_grad(discriminator_loss)(params)
-    return _Against(slope, grads, generator, theirs)
+    def said() -> _Against:
+        ours, slope = jax.value_and_grad(generator_loss)(y)
+        theirs, grads = jax.value_and_grad(discriminator_loss)(params)
+        return _Against(slope, grads, {"generator_loss": ours, "discriminator_loss": theirs})
+
+    def nothing() -> _Against:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(said))
+
+    return jax.lax.cond(on, said, nothing)
 
 
-def _shapes_against(params: Any, y: Array) -> _Against:
-    return _Against(y, params, jnp.zeros(()), jnp.zeros(()))
+def _updated(
+    optimizer: optax.GradientTransformation, discriminator: Any, grads: Any, *, on: Array
+) -> Any:
+    def update() -> Any:
+        params, opt_state = discriminator["params"], discriminator["opt_state"]
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
 
-
-def _updated(optimizer: optax.GradientTransformation, discriminator: Any, grads: Any) -> Any:
-    params, opt_state = discriminator["params"], discriminator["opt_state"]
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+    return jax.lax.cond(on, update, lambda: discriminator)
 
 
 def _at_last_kernel(stage: FirstStage, params: Any, last: Array, slope: Array) -> Array:

@@ -140,6 +140,17 @@ def test_latents_are_encoded_once(latent_config, caplog):
     np.testing.assert_allclose(source.images[:4], direct, atol=2e-2)
 
 
+def test_latents_that_were_half_written_are_encoded_again(latent_config, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    setup = experiment.resolve(latent_config)
+    whole = setup.space.source(setup.source).images
+    (kept,) = tmp_path.glob("diffjax/latents/*/image.npy")
+    kept.unlink()
+    np.testing.assert_array_equal(setup.space.source(setup.source).images, whole)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    np.testing.assert_array_equal(setup.space.source(setup.source).images, whole)
+
+
 def test_what_a_model_trains_on_has_unit_variance(latent_config):
     setup = experiment.resolve(latent_config)
     batch = next(setup.batches())
