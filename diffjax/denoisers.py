@@ -1,4 +1,4 @@
-"""A network becomes a denoiser: denoise(x_t, t, cond) -> Estimates(x_0, eps).
+"""A network becomes a denoiser: denoise(x_t, t, cond) -> Estimates(x_0, eps, ...).
 
 This is the interface between models and samplers. Whatever a network was trained to predict, a
 sampler sees estimates of x_0 and eps; whatever changes an estimate (clipping, thresholding,
@@ -40,6 +40,20 @@ def quarter_log_sigma(t: Array, schedule: Schedule) -> Array:
     return jnp.clip(-schedule.log_snr(jnp.asarray(t)) / 8, -5.0, 5.0)
 
 
+def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
+    """0 at log_snr_max to 1000 at log_snr_min: one network for every schedule between the two.
+
+    VDM's network is conditioned on gamma like this (Kingma et al. 2021, appendix B), so that the
+    schedule may change, or be learned, while the network's task stays what it is.
+    """
+
+    def time_input(t: Array, schedule: Schedule) -> Array:
+        log_snr = schedule.log_snr(jnp.asarray(t, jnp.float32))
+        return (log_snr_max - log_snr) * (1000.0 / (log_snr_max - log_snr_min))
+
+    return time_input
+
+
 def predict(
     network: Network,
     x_t: Array,
@@ -52,17 +66,66 @@ def predict(
 ) -> tuple[Array, Scales]:
     """The network's raw output at (x_t, t), in x_t's type, and the scales at t.
 
-    t is spread over the batch, so that one compiled network serves samplers (one t for all) and
-    training (one t an example).
+    Raises:
+      ValueError: the output has not x_t's shape, with the parametrisation's `outputs` a channel.
+    """
+    shape = (*x_t.shape[:-1], parametrisation.outputs * x_t.shape[-1])
+    return _predict(
+        network, x_t, shape, t=t, cond=cond,
+        schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+    )  # fmt: skip
+
+
+def predict_with_variance(
+    network: Network,
+    x_t: Array,
+    *,
+    t: Array,
+    cond: Any,
+    schedule: Schedule,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+) -> tuple[Array, Array, Scales]:
+    """As `predict`, of a network with a learned variance: its value, variance mix, and the scales.
+
+    The first half of the channels is the value; the last half is v in [-1, 1] and the mix is
+    (v + 1) / 2, as in Nichol & Dhariwal 2021's code. Nothing keeps v in its range: section 3.1
+    found no need to.
 
     Raises:
-      ValueError: the output's shape is not x_t's.
+      ValueError: the output has not x_t's shape with twice its channels.
+    """
+    shape = (*x_t.shape[:-1], 2 * x_t.shape[-1])
+    output, scales = _predict(
+        network, x_t, shape, t=t, cond=cond,
+        schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+    )  # fmt: skip
+    value, v = jnp.split(output, 2, axis=-1)
+    return value, (v + 1) / 2, scales
+
+
+def _predict(
+    network: Network,
+    x_t: Array,
+    shape: tuple[int, ...],
+    *,
+    t: Array,
+    cond: Any,
+    schedule: Schedule,
+    parametrisation: Parametrisation,
+    time_input: TimeInput,
+) -> tuple[Array, Scales]:
+    """The network's output, which must have `shape`, and the scales.
+
+    t is spread over the batch, so that one compiled network serves samplers (one t for all) and
+    training (one t an example).
     """
     scales = scales_like(schedule, t, x_t)
     times = jnp.broadcast_to(time_input(t, schedule), x_t.shape[:1])
     output = network(parametrisation.input_scale(scales) * x_t, times, cond)
-    if output.shape != x_t.shape:
-        raise ValueError(f"the network returned {output.shape} for x_t of {x_t.shape}")
+    if output.shape != shape:
+        expected = "" if shape == x_t.shape else f": expected {shape}"
+        raise ValueError(f"the network returned {output.shape} for x_t of {x_t.shape}{expected}")
     return output.astype(x_t.dtype), scales
 
 
@@ -90,6 +153,37 @@ def denoiser(
             schedule=schedule, parametrisation=parametrisation, time_input=time_input,
         )  # fmt: skip
         return parametrisation.estimates(output, x_t, scales)
+
+    return denoise
+
+
+def learned_variance_denoiser(
+    network: Network,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+) -> Denoiser:
+    """A network of 2C channels as a denoiser whose estimates have a `variance_mix`.
+
+    Nichol & Dhariwal 2021, section 3.1: the first C channels are the parametrisation's value, the
+    last C are v in [-1, 1], and with mix = (v + 1) / 2 a step back has the variance
+    exp(mix log beta + (1 - mix) log beta-tilde) (equation 15). `losses` have no use for v: train
+    with `learned_variance.hybrid_loss` or `vlb_loss`.
+
+    Args:
+      network: (x, time_input, cond) -> output of x's shape with twice its channels.
+      schedule, parametrisation, time_input: as in `denoiser`.
+
+    Raises (when called): ValueError if the output has another shape.
+    """
+
+    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        value, mix, scales = predict_with_variance(
+            network, x_t, t=t, cond=cond,
+            schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+        )  # fmt: skip
+        return parametrisation.estimates(value, x_t, scales)._replace(variance_mix=mix)
 
     return denoise
 

@@ -2,7 +2,8 @@
 
 The pair that a wrapper returns fulfils x_t = signal_scale x_0 + noise_scale eps like the one it
 got, so that every sampler can use it and wrappers can be put around each other. Thresholding
-(`thresholding`) belongs outside guidance, which is what drives x_0 out of range.
+(`thresholding`) belongs outside guidance, which is what drives x_0 out of range. Guidance moves the
+mean of a step alone: a learned variance is the conditional estimate's, whatever the scale.
 
 Scales follow one convention: w = 1 is the conditional estimate as it is, w = 0 the unconditional
 one, and w > 1 extrapolates. Ho & Salimans 2022 and some after them call w - 1 the scale; where that
@@ -73,12 +74,19 @@ def together(denoise: Denoiser, x_t: Array, t: Array, conds: Sequence[Any]) -> l
         jnp.concatenate([t] * n) if t.ndim else t,
         jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds),
     )
-    return [Estimates(*(e[i * batch : (i + 1) * batch] for e in both)) for i in range(n)]
+    return [jax.tree.map(lambda e, i=i: e[i * batch : (i + 1) * batch], both) for i in range(n)]
 
 
 def _between(start: Estimates, end: Estimates, w: Array) -> Estimates:
     """start + w (end - start); the pair stays one, since its weights sum to 1."""
-    return Estimates(*(a + w * (b - a) for a, b in zip(start, end, strict=True)))
+    return end._replace(
+        x_0=start.x_0 + w * (end.x_0 - start.x_0), eps=start.eps + w * (end.eps - start.eps)
+    )
+
+
+def _with_x0(pair: Estimates, x_0: Array, x_t: Array, t: Array, schedule: Schedule) -> Estimates:
+    """The pair with another x_0 and the eps that belongs to it."""
+    return pair._replace(x_0=x_0, eps=eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
 
 
 def classifier_free(
@@ -131,8 +139,7 @@ def classifier_free(
             axes = tuple(range(1, x_t.ndim))
             target, own = (e.x_0.std(axes, keepdims=True) for e in (positive, pair))
             factor = rescale * target / jnp.maximum(own, 1e-12) + (1 - rescale)
-            x_0 = factor * pair.x_0
-            return Estimates(x_0, eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
+            return _with_x0(pair, factor * pair.x_0, x_t, t, schedule)
 
         if everywhere:
             return inside(x_t)
@@ -141,9 +148,7 @@ def classifier_free(
         if jnp.ndim(t) == 0:
             return jax.lax.cond(within, inside, lambda x: denoise(x, t, cond), x_t)
         pair, plain = inside(x_t), denoise(x_t, t, cond)
-        return Estimates(
-            *(jnp.where(broadcast(within, x_t), a, b) for a, b in zip(pair, plain, strict=True))
-        )
+        return jax.tree.map(lambda a, b: jnp.where(broadcast(within, x_t), a, b), pair, plain)
 
     return guided
 
@@ -197,7 +202,10 @@ def perturbed_attention(
         good, bad = denoise(x_t, t, cond), perturbed(x_t, t, cond)
         start = good if around is None else around(x_t, t, cond)
         w = scale_at(scale, t, x_t)
-        return Estimates(*(s + (w - 1) * (g - b) for s, g, b in zip(start, good, bad, strict=True)))
+        return start._replace(
+            x_0=start.x_0 + (w - 1) * (good.x_0 - bad.x_0),
+            eps=start.eps + (w - 1) * (good.eps - bad.eps),
+        )
 
     return guided
 
@@ -244,7 +252,7 @@ def adaptive_projected(
         squared = jnp.maximum(dot(positive.x_0, positive.x_0), 1e-24)
         along = dot(change, positive.x_0) / squared * positive.x_0
         x_0 = positive.x_0 + (scale_at(scale, t, x_t) - 1) * (change - (1 - parallel) * along)
-        return Estimates(x_0, eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
+        return _with_x0(positive, x_0, x_t, t, schedule)
 
     return guided
 
@@ -256,7 +264,8 @@ def compose(
 
     Liu et al. 2022, "Compositional visual generation with composable diffusion models", equations
     11 and 13: the product of the conditions, and their negation with w_i < 0. One call on a batch
-    of (1 + number of conditions) B. The condition that a sampler passes on is not looked at.
+    of (1 + number of conditions) B. The condition that a sampler passes on is not looked at. A
+    learned variance is that of the first condition.
 
     Args:
       denoise: of a network that was trained with conditions dropped.
@@ -273,10 +282,10 @@ def compose(
     def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
         del cond
         plain, *each = together(denoise, x_t, t, (null(conds[0]), *conds))
-        return Estimates(
-            *(a + sum(w * (b - a) for w, b in zip(weights, bs, strict=True))
-              for a, *bs in zip(plain, *each, strict=True))
-        )  # fmt: skip
+        x_0, eps = plain.x_0, plain.eps
+        for w, pair in zip(weights, each, strict=True):
+            x_0, eps = x_0 + w * (pair.x_0 - plain.x_0), eps + w * (pair.eps - plain.eps)
+        return each[0]._replace(x_0=x_0, eps=eps)
 
     return guided
 
@@ -287,7 +296,8 @@ def add_score(pair: Estimates, x_t: Array, t: Array, schedule: Schedule, more: A
     # Where the signal vanishes nothing can be told of x_0 from the score: the pair stays.
     lift = jnp.where(signal > 0, noise**2 / jnp.where(signal > 0, signal, 1.0), 0.0)
     x_0 = pair.x_0 + lift * more
-    return Estimates(x_0, jnp.where(signal > 0, pair.eps - noise * more, pair.eps))
+    eps = jnp.where(signal > 0, pair.eps - noise * more, pair.eps)
+    return pair._replace(x_0=x_0, eps=eps)
 
 
 def classifier(

@@ -197,9 +197,12 @@ def pseudo_inverse(
     target = inverse(y)
 
     def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        pair, pull_back = jax.vjp(lambda x: denoise(x, t, cond), x_t)
-        change = target - inverse(operator(pair.x_0))
-        (slope,) = pull_back(Estimates(change, jnp.zeros_like(change)))
+        def x_0_of(x_t: Array) -> tuple[Array, Estimates]:
+            pair = denoise(x_t, t, cond)
+            return pair.x_0, pair
+
+        x_0, pull_back, pair = jax.vjp(x_0_of, x_t, has_aux=True)
+        (slope,) = pull_back(target - inverse(operator(x_0)))
         signal, noise = scales_like(schedule, t, x_t)
         precision = signal**2 / noise**2 + 1 / data_variance
         return add_score(pair, x_t, t, schedule, scale_at(scale, t, x_t) * precision * slope)

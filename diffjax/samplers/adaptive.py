@@ -66,7 +66,7 @@ def adaptive(
         t = jnp.clip(between, c["t_next"], c["t"])
         t = jnp.where(u >= c["u"], c["t"], jnp.where(u <= c["u_next"], c["t_next"], t))
         signal, noise = schedule(t)
-        x_0, eps = denoise((signal + noise) * z, t, cond)
+        x_0, eps, _ = denoise((signal + noise) * z, t, cond)
         return x_0, eps - x_0
 
     def step(carry: _Carry, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[_Carry, Array]:

@@ -101,7 +101,7 @@ def linear(
         carry: tuple[Array, tuple[Array, ...]], x_t: Array, c: dict[str, Array], draw: Draw
     ) -> tuple[tuple[Array, tuple[Array, ...]], Array]:
         anchor, past = carry
-        x_0, eps = denoise(x_t, c["t"], cond)
+        x_0, eps, _ = denoise(x_t, c["t"], cond)
         f = {"x_0": x_0, "eps": eps, "velocity": eps - x_0}[estimate]
         recent = (f, *past)
         x_s = sum((c["past"][j] * recent[j] for j in range(order)), jnp.zeros_like(x_t))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.grids import Grid
+from diffjax.parametrisations import Estimates
 from diffjax.schedules import Array, Scales
 
 
@@ -59,7 +60,7 @@ def run(
     table = {name: jnp.asarray(value[:steps], x_T.dtype) for name, value in coefficients.items()}
     table["t"] = jnp.asarray(grid.t[:-1], None if grid.t.dtype.kind == "i" else x_T.dtype)
     table["t_next"] = jnp.asarray(grid.t[1:], table["t"].dtype)
-    keys = None if key is None else _per_example_keys(key, len(x_T))
+    keys = None if key is None else per_example_keys(key, len(x_T))
 
     def body(state: tuple[Any, Array], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
         carry, x_t = state
@@ -67,7 +68,7 @@ def run(
 
         def draw(k: int) -> Array:
             assert keys is not None
-            return _noise(keys, i, k, x_t)
+            return step_noise(keys, i, k, x_t)
 
         carry, x_s = step(carry, x_t, row, draw)
         return (carry, x_s), (x_s if keep_trajectory else None)
@@ -78,7 +79,12 @@ def run(
     return Samples(x_0, jnp.concatenate([x_T[None], visited]))
 
 
-def _per_example_keys(key: Array, batch: int) -> Array:
+def per_example_keys(key: Array, batch: int) -> Array:
+    """(B,) keys from one key, or from keys that are one an example already.
+
+    Raises:
+      ValueError: anything else.
+    """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
         raise ValueError(
             f"key must be jax.random.key(seed) or one such key an example, ({batch},), not an "
@@ -89,7 +95,9 @@ def _per_example_keys(key: Array, batch: int) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
 
 
-def _noise(keys: Array, i: Array, k: int, x: Array) -> Array:
+def step_noise(keys: Array, i: Array, k: int, x: Array) -> Array:
+    """The k-th standard normal noise of step i, of x's shape; keys (B,)."""
+
     def draw(key: Array) -> Array:
         key = jax.random.fold_in(key, i)
         if k:
@@ -109,3 +117,23 @@ def require_key(key: Array | None, name: str) -> None:
     """Raises ValueError where a sampler that draws noise has no key."""
     if key is None:
         raise ValueError(f"{name} draws noise: pass key=jax.random.key(seed)")
+
+
+def check_variance(variance: str) -> None:
+    """Raises ValueError where `variance` names no variance of a step back in time."""
+    if variance not in ("beta_tilde", "beta", "learned"):
+        raise ValueError(f"variance must be 'beta_tilde', 'beta' or 'learned', not {variance!r}")
+
+
+def learned_mix(pair: Estimates) -> Array:
+    """The pair's variance_mix.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if pair.variance_mix is None:
+        raise ValueError(
+            "variance='learned' needs a denoiser with a variance_mix, such as "
+            "learned_variance_denoiser's: take 'beta_tilde' or 'beta'"
+        )
+    return pair.variance_mix

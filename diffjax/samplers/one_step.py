@@ -3,12 +3,21 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.process import posterior_coefficients, transition
-from diffjax.samplers.loop import Draw, Samples, ends, require_key, run
+from diffjax.samplers.loop import (
+    Draw,
+    Samples,
+    check_variance,
+    ends,
+    learned_mix,
+    require_key,
+    run,
+)
 from diffjax.schedules import Array, Scales
 
 
@@ -25,8 +34,9 @@ def ancestral(
     """DDPM's sampler: x_s ~ N(posterior mean at the estimate of x_0, variance).
 
     Ho et al. 2020, algorithm 2 and section 3.2, for any grid: "beta_tilde" is the variance of
-    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large). The last step adds
-    no noise.
+    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large), "learned" lies
+    between their logarithms as the denoiser's `variance_mix` says (Nichol & Dhariwal 2021, equation
+    15). The last step adds no noise.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -36,25 +46,30 @@ def ancestral(
         depend on the batch it is drawn in.
       cond: passed to the denoiser.
       keep_trajectory: whether to return every x_t.
-      variance: "beta_tilde" or "beta".
+      variance: "beta_tilde", "beta" or "learned".
 
     Raises:
-      ValueError: no key, a key of another shape, or an unknown variance.
+      ValueError: no key, a key of another shape, an unknown variance, or a learned one of a
+        denoiser that has none.
     """
     require_key(key, "ancestral")
-    if variance not in ("beta_tilde", "beta"):
-        raise ValueError(f"variance must be 'beta_tilde' or 'beta', not {variance!r}")
+    check_variance(variance)
     now, after = ends(grid)
     of_x_t, of_x_0, small = posterior_coefficients(after, now)
     large = transition(after, now)[1]
-    std = np.sqrt(small if variance == "beta_tilde" else large)
+    std = np.sqrt(large if variance == "beta" else small)
     std[-1] = 0.0
+    # The logarithm of the ratio of standard deviations; where there is no noise, nothing to widen.
+    widening = np.log(np.divide(large, small, out=np.ones_like(small), where=small > 0)) / 2
 
     def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
-        x_0 = denoise(x_t, c["t"], cond).x_0
-        return carry, c["of_x_t"] * x_t + c["of_x_0"] * x_0 + c["std"] * draw(0)
+        pair = denoise(x_t, c["t"], cond)
+        noise = c["std"] * draw(0)
+        if variance == "learned":
+            noise *= jnp.exp(learned_mix(pair) * c["widening"])
+        return carry, c["of_x_t"] * x_t + c["of_x_0"] * pair.x_0 + noise
 
-    coefficients = {"of_x_t": of_x_t, "of_x_0": of_x_0, "std": std}
+    coefficients = {"of_x_t": of_x_t, "of_x_0": of_x_0, "std": std, "widening": widening}
     return run(
         step, x_T, grid=grid, coefficients=coefficients, key=key, keep_trajectory=keep_trajectory
     )
@@ -96,7 +111,7 @@ def ddim(
     }
 
     def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
-        x_0, eps = denoise(x_t, c["t"], cond)
+        x_0, eps, _ = denoise(x_t, c["t"], cond)
         x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
         return carry, x_s + c["std"] * draw(0) if eta > 0 else x_s
 
@@ -156,7 +171,7 @@ def euler(
     coefficients = {"into": 1 / total[:-1], "out": total[1:], "du": np.diff(u)}
 
     def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
-        x_0, eps = denoise(x_t, c["t"], cond)
+        x_0, eps, _ = denoise(x_t, c["t"], cond)
         return carry, c["out"] * (c["into"] * x_t + c["du"] * (eps - x_0))
 
     return run(
@@ -213,11 +228,11 @@ def heun_step(
     denoise: Denoiser, x_t: Array, t: Array, t_next: Array, cond: Any, c: dict[str, Array]
 ) -> Array:
     """One step of `heun`."""
-    x_0, eps = denoise(x_t, t, cond)
+    x_0, eps, _ = denoise(x_t, t, cond)
     x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
 
     def corrected(x_s: Array) -> Array:
-        x_0_s, eps_s = denoise(x_s, t_next, cond)
+        x_0_s, eps_s, _ = denoise(x_s, t_next, cond)
         # The first guess holds x_0 and eps in full: half of the change is still to be added.
         return x_s + c["half_dsignal"] * (x_0_s - x_0) + c["half_dnoise"] * (eps_s - eps)
 

@@ -124,7 +124,7 @@ def _pseudo(
         carry: tuple[Array, Array, tuple[Array, ...]], x_t: Array, c: dict[str, Array], draw: Draw
     ) -> tuple[tuple[Array, Array, tuple[Array, ...]], Array]:
         begin, mean, past = carry
-        x_0, eps = denoise(x_t, c["t"], cond)
+        x_0, eps, _ = denoise(x_t, c["t"], cond)
         first = c["first"] > 0
         begin = jnp.where(first, x_t, begin)
         mean = jnp.where(first, 0, mean) + c["share"] * eps

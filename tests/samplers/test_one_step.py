@@ -127,7 +127,7 @@ def test_heun_is_heuns_method_on_the_velocity_of_a_flow():
     ("sampler", "options", "message"),
     [
         (samplers.ancestral, {}, "ancestral draws noise: pass key="),
-        (samplers.ancestral, {"key": KEY, "variance": "big"}, "'beta_tilde' or 'beta', not 'big'"),
+        (samplers.ancestral, {"key": KEY, "variance": "big"}, "'learned', not 'big'"),
         (samplers.ddim, {"eta": 0.5}, "ddim with eta > 0 draws noise"),
         (samplers.ddim, {"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
         (samplers.ddim, {"eta": -0.1, "key": KEY}, r"eta must be in \[0, 1\]"),

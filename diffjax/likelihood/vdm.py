@@ -1,0 +1,147 @@
+r"""The variational bound in continuous time (Kingma et al. 2021, "Variational diffusion models").
+
+For a variance preserving schedule on t in [0, 1] and data on discrete levels,
+
+    -log p(x) <= KL(q(x_1 | x) || N(0, I))                              the prior        (1)
+                 - E log p(x | x_0)                                     reconstruction   (2)
+                 + 1/2 E_t [ -SNR'(t) (x - estimate(x_t, t))^2 ]        diffusion        (3)
+
+(their equations 3 and 17), where x_0 here is the data with the noise of t = 0, and p(x | x_0) is
+
+    p(x = l_k | x_0) proportional to N(x_0; signal l_k, noise^2)                         (4)
+
+(their section 4.1) or a network's own distribution (`categorical`). -SNR' = fall SNR with
+fall = -d log SNR / dt, so that (3) is the squared error of eps times fall / 2.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import categorical
+from diffjax.denoisers import Denoiser
+from diffjax.likelihood.bits import bits_per_dim
+from diffjax.process import q_sample, scales_like
+from diffjax.schedules import Array, Scales, Schedule
+
+# (x, x_0 noisy at t = 0) -> log p(x | x_0), (B, ...), in nats an element.
+Decoder = Callable[[Array, Array], Array]
+
+
+class VdmBound(NamedTuple):
+    """The bound's parts in bits per dimension, (B,) each; total is their sum."""
+
+    prior: Array
+    reconstruction: Array
+    diffusion: Array
+    total: Array
+
+
+def _mean(x: Array) -> Array:
+    return x.mean(tuple(range(1, x.ndim)))
+
+
+def prior_term(x: Array, log_snr: Array) -> Array:
+    """Equation (1) at the log-SNR of t = 1, in nats per dimension: (B,)."""
+    # For signal^2 = s: (s x^2 - s - log(1 - s)) / 2.
+    s = jax.nn.sigmoid(log_snr)
+    return (s * (_mean(jnp.square(x)) - 1) + jax.nn.softplus(log_snr)) / 2
+
+
+def level_decoder(scales: Scales, *, levels: int = 256) -> Decoder:
+    """Equation (4): each level alike before x_0 is seen.
+
+    Args:
+      scales: the pair at t = 0.
+      levels: of the data.
+    """
+
+    def log_prob(x: Array, x_0: Array) -> Array:
+        flat = jnp.zeros((*x.shape[:-1], x.shape[-1] * levels), jnp.float32)
+        return categorical.log_prob(flat, x_0, x_0=x, scales=scales)
+
+    return log_prob
+
+
+def diffusion_term(x: Array, estimate: Array, *, log_snr: Array, fall: Array) -> Array:
+    """Equation (3)'s integrand of each example at its own time, in nats per dimension: (B,).
+
+    Args:
+      x: (B, ...) data.
+      estimate: the network's, of x's shape.
+      log_snr: (B,) at t.
+      fall: (B,) -d log SNR / dt at t.
+    """
+    return fall / 2 * jnp.exp(log_snr) * _mean(jnp.square(x - estimate))
+
+
+def vdm_bound(
+    denoise: Denoiser,
+    x: Array,
+    *,
+    schedule: Schedule,
+    t: Array,
+    eps: Array,
+    eps_0: Array,
+    cond: Any = None,
+    decode: Decoder | None = None,
+    levels: int = 256,
+) -> VdmBound:
+    """One draw of the bound for each example; its mean over t, eps and eps_0 is the bound.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      x: (B, ...) data on `levels` even levels in [-1, 1].
+      schedule: continuous and variance preserving; its ends are the model's.
+      t: (B,) times, uniform in [0, 1]: stratified over the batch for a lower variance.
+      eps: (B, ...) standard normal noise, of x_t.
+      eps_0: (B, ...) standard normal noise, of the reconstruction.
+      cond: passed to the denoiser.
+      decode: equation (2)'s distribution; (4) by default.
+      levels: of the data.
+
+    Raises:
+      ValueError: a discrete schedule, noise of another shape than x, or t not one an example.
+    """
+    if not eps_0.shape == x.shape:
+        raise ValueError(f"eps_0 {eps_0.shape} must have x's shape, {x.shape}")
+    drawn = diffusion_draw(denoise, x, schedule=schedule, t=t, eps=eps, cond=cond)
+    start = scales_like(schedule, jnp.zeros(()), x)
+    decode = decode or level_decoder(start, levels=levels)
+    parts = (
+        prior_term(x, schedule.log_snr(jnp.ones(()))),
+        -_mean(decode(x, start.signal_scale * x + start.noise_scale * eps_0)),
+        drawn.value,
+    )
+    prior, reconstruction, diffusion = (bits_per_dim(part, dimensions=1) for part in parts)
+    return VdmBound(prior, reconstruction, diffusion, prior + reconstruction + diffusion)
+
+
+class DiffusionDraw(NamedTuple):
+    """Equation (3)'s integrand in nats per dimension, and where it was drawn: (B,) each.
+
+    value / fall is the same per unit of log-SNR, which does not depend on the schedule.
+    """
+
+    value: Array
+    log_snr: Array
+    fall: Array
+
+
+def diffusion_draw(
+    denoise: Denoiser, x: Array, *, schedule: Schedule, t: Array, eps: Array, cond: Any = None
+) -> DiffusionDraw:
+    """The diffusion term at one time an example; arguments and errors as in `vdm_bound`."""
+    if schedule.discrete:
+        raise ValueError("this bound is of continuous time: for a discrete schedule take vlb")
+    if eps.shape != x.shape:
+        raise ValueError(f"eps {eps.shape} must have x's shape, {x.shape}")
+    if jnp.shape(t) != x.shape[:1]:
+        raise ValueError(f"t must be one time an example, {x.shape[:1]}, not {jnp.shape(t)}")
+    t = jnp.asarray(t, jnp.float32)
+    log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
+    estimate = denoise(q_sample(schedule, x, t=t, eps=eps), t, cond).x_0
+    value = diffusion_term(x, estimate, log_snr=log_snr, fall=-slope)
+    return DiffusionDraw(value, log_snr, -slope)

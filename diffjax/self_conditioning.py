@@ -1,0 +1,137 @@
+r"""Self-conditioning: the network also sees an earlier estimate of x_0 of its own.
+
+Chen et al. 2023, "Analog bits", section 3.2: the input is x_t and an estimate of x_0, side by side
+on the last axis (2C channels in, C out), where zeros stand for no estimate:
+
+    output_1 = network([c x_t, 0], t)                                                       (1)
+    output_2 = network([c x_t, stop_gradient(x_0 of output_1)], t)                          (2)
+
+c is the parametrisation's `input_scale`; it belongs to x_t alone. In training a fair coin an
+example decides between (1) and (2) (`training_network`). For sampling, the paper's cheap variant
+hands on the estimate of the previous step, one evaluation a step; a denoiser here has no state, so
+`self_conditioned` evaluates (1) and then (2) at the same x_t: just what training showed the
+network, for twice the evaluations.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.denoisers import Denoiser, Network, TimeInput, predict, scaled_time
+from diffjax.parametrisations import Estimates, Parametrisation
+from diffjax.process import broadcast, scales_like
+from diffjax.schedules import Array, Schedule
+
+
+def _showing(network: Network, estimate: Array, limit: float | None) -> Network:
+    """The plain network (x, time_input, cond) -> output that is shown one estimate."""
+    if limit is not None:
+        estimate = jnp.clip(estimate, -limit, limit)
+
+    def shown(x: Array, time_input: Array, cond: Any) -> Array:
+        return network(jnp.concatenate([x, estimate.astype(x.dtype)], axis=-1), time_input, cond)
+
+    return shown
+
+
+def _check_limit(limit: float | None) -> None:
+    if limit is not None and not limit > 0:
+        raise ValueError(f"limit must be above 0, or None, not {limit}")
+
+
+def training_network(
+    network: Network,
+    schedule: Schedule,
+    *,
+    t: Array,
+    coins: Array,
+    parametrisation: Parametrisation,
+    limit: float | None = None,
+) -> Network:
+    """A self-conditioned network as the plain one that `losses.diffusion_loss` takes.
+
+    Examples whose coin is true get (2), the others (1). No gradient goes through the first pass,
+    which costs an evaluation more, and no backward pass.
+
+        network = training_network(net, schedule, t=t, coins=coins, parametrisation=v)
+        loss = diffusion_loss(network, x_0, t=t, eps=eps, schedule=schedule, parametrisation=v)
+
+    Args:
+      network: (x (B, ..., 2C), time_input, cond) -> (B, ..., C).
+      schedule: the noise schedule.
+      t: (B,) times, those of the loss.
+      coins: (B,) bool: `rng.per_example(key, indices, jax.random.bernoulli)`.
+      parametrisation: what the network predicts, as in the loss.
+      limit: the largest magnitude of an estimate that the network is shown. An eps or a score
+        network needs one (1 for images in [-1, 1]): its error in x_0 grows as 1 / signal_scale.
+
+    Raises:
+      ValueError: coins that are not a bool an example, or a limit of 0 or less; when called, times
+        or coins of another batch, or an output not of x_t's shape.
+    """
+    _check_limit(limit)
+    if coins.ndim != 1 or coins.dtype != bool:
+        raise ValueError(
+            f"coins must be one bool an example, (B,), not {coins.dtype} of shape {coins.shape}"
+        )
+
+    def plain(x: Array, time_input: Array, cond: Any) -> Array:
+        if coins.shape != x.shape[:1]:
+            raise ValueError(f"{len(coins)} coins for a batch of {len(x)}: expected one an example")
+        none = jnp.zeros_like(x)
+        scales = scales_like(schedule, t, x)
+        output = jax.lax.stop_gradient(_showing(network, none, limit)(x, time_input, cond))
+        if output.shape != x.shape:
+            raise ValueError(f"the network returned {output.shape} for x_t of {x.shape}")
+        x_t = x / parametrisation.input_scale(scales)
+        estimate = parametrisation.estimates(output.astype(x.dtype), x_t, scales).x_0
+        # A choice, not a product: where the signal is zero an estimate may be infinite.
+        estimate = jax.lax.stop_gradient(jnp.where(broadcast(coins, x), estimate, none))
+        return _showing(network, estimate, limit)(x, time_input, cond)
+
+    return plain
+
+
+def self_conditioned(
+    network: Network,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+    passes: int = 2,
+    limit: float | None = None,
+) -> Denoiser:
+    """A self-conditioned network as a denoiser: (1), then (2) `passes - 1` times.
+
+    A denoiser's evaluation costs `passes` of the network; memory and compile time are those of one.
+    With passes = 1 the network sees no estimate; more than 2 show it what training did not.
+
+    Args:
+      network: (x (B, ..., 2C), time_input, cond) -> (B, ..., C).
+      schedule: the noise schedule the network was trained with.
+      parametrisation: what the output means.
+      time_input: what the network's time embedding is fed.
+      passes: evaluations at each x_t, at least 1.
+      limit: as in training, see `training_network`; the estimates that are returned keep theirs.
+
+    Raises:
+      ValueError: no pass, or a limit of 0 or less; when called, an output not of x_t's shape.
+    """
+    _check_limit(limit)
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, not {passes}")
+
+    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        def once(_: int, before: Estimates) -> Estimates:
+            output, scales = predict(
+                _showing(network, before.x_0, limit), x_t, t=t, cond=cond,
+                schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+            )  # fmt: skip
+            now = parametrisation.estimates(output, x_t, scales)
+            return Estimates(now.x_0.astype(x_t.dtype), now.eps.astype(x_t.dtype))
+
+        none = jnp.zeros_like(x_t)
+        return jax.lax.fori_loop(0, passes, once, Estimates(none, none))
+
+    return denoise
