@@ -2,7 +2,7 @@
 
 One config file says what is trained, --config.key.name=value changes a value, --workdir says where
 the run lives, and --mode what to do: train (going on where the last run stopped), sample, edit
-(images from files), evaluate.
+(images from files), evaluate, ema (rebuild an average of another length from stored ones).
 """
 
 import json
@@ -57,7 +57,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py make them.
       workdir: where the run lives.
-      mode: "train", "sample", "edit" or "evaluate".
+      mode: "train", "sample", "edit", "evaluate" or "ema".
 
     Returns:
       The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
@@ -72,6 +72,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         "sample": _sample,
         "edit": _edit,
         "evaluate": _evaluate,
+        "ema": _rebuild_average,
     }
     if mode not in modes:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
@@ -81,6 +82,11 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         from diffjax.training.first_stage.experiment import resolve
 
         modes = {"train": _train, "evaluate": _evaluate_autoencoder}
+        if mode == "ema":
+            raise UserError(
+                "--mode=ema: an autoencoder keeps no averages to rebuild one from: expected train "
+                "or evaluate"
+            )
         if mode not in modes:
             raise UserError(
                 f"--mode={mode}: an autoencoder draws nothing by itself: expected train or "
@@ -174,10 +180,30 @@ def _edit(setup: Any, workdir: Path) -> int:
     return 0
 
 
+def _rebuild_average(setup: Any, workdir: Path) -> int:
+    from diffjax.training import ema_snapshots
+    from diffjax.training.restoring import rebuild_average
+
+    rebuilt = rebuild_average(setup, workdir)
+    path = ema_snapshots.save_rebuilt(workdir / ema_snapshots.FOLDER, rebuilt)
+    print(
+        f"wrote {path}: sigma_rel {rebuilt.sigma_rel:g} at step {rebuilt.step} from "
+        f"{len(rebuilt.used)} snapshots, residual {rebuilt.residual:.2g}"
+    )
+    if rebuilt.residual > ema_snapshots.DOUBTFUL:
+        print(
+            f"warning: a residual above {ema_snapshots.DOUBTFUL} is another average than the "
+            "wanted one: take a step with a snapshot, or a sigma_rel nearer to those stored"
+        )
+    return 0
+
+
 def _evaluate(setup: Any, workdir: Path) -> int:
     from diffjax import figures
     from diffjax.training.restoring import restore_frozen
 
+    if setup.config.evaluate.likelihood != "none":
+        return _evaluate_likelihood(setup, workdir)
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
     step, params = restore_frozen(setup, workdir)
@@ -195,6 +221,47 @@ def _evaluate(setup: Any, workdir: Path) -> int:
     for report in reports:
         print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
     print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
+    return 0
+
+
+def _evaluate_likelihood(setup: Any, workdir: Path) -> int:
+    from diffjax import figures
+    from diffjax.evaluation.likelihood import evaluate_likelihood
+    from diffjax.training.likelihood import drawn_schedules, likelihood, restore_learned
+    from diffjax.training.splits import load_held_out
+
+    config = setup.config
+    step, params, learned = restore_learned(setup, workdir)
+    measured = likelihood(setup, learned)
+    test = load_held_out(config)
+    report, each = evaluate_likelihood(
+        lambda batch, numbers: measured.batch(params, batch, numbers),
+        test or setup.source,
+        what=measured.what,
+        split="test" if test else "training",
+        num_images=config.evaluate.images,
+        batch_size=config.sample.batch_size,
+    )
+    report = {
+        "step": step,
+        "likelihood": config.evaluate.likelihood,
+        "given": "the class" if setup.conditions.num_classes else "nothing",
+        **report,
+    }
+    name = f"likelihood_{measured.name}"
+    _write_json(workdir / f"{name}.json", report)
+    _write_arrays(workdir / f"{name}.npz", each)
+    print(json.dumps(report, indent=2))
+    written = [f"{name}.json", f"{name}.npz"]
+    if measured.name != "ode":
+        figures.plot_bound(
+            workdir / f"{name}.png",
+            each,
+            title=f"{report['bits_per_dim']:.3f} bits/dim",
+            schedules=drawn_schedules(setup, learned),
+        )
+        written.append(f"{name}.png")
+    print("wrote " + ", ".join(str(workdir / file) for file in written))
     return 0
 
 
@@ -250,6 +317,14 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         batch_size=batch_size,
     )
     return {"step": step, "sample": config.sample.to_dict(), **report}
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    import numpy as np
+
+    from diffjax.files import atomic_write
+
+    atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     config.model.head_channels = 256
     config.model.dropout = 0.1
     config.model.class_conditional = False
+    config.model.fourier = ()
     config.model.patch = 1
     config.model.block = "resnet"
     config.model.scale_shift = False
@@ -53,6 +54,7 @@ def get_config() -> ConfigDict:
     config.model.remat = False
 
     config.diffusion = ConfigDict()
+    config.diffusion.objective = "squared_error"
     config.diffusion.schedule = "cosine"
     config.diffusion.zero_terminal_snr = False
     config.diffusion.log_snr_shift = 0.0
@@ -60,6 +62,9 @@ def get_config() -> ConfigDict:
     config.diffusion.loss_target = "same"
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
+    config.diffusion.learned_weighting = False
+    config.diffusion.self_conditioning = 0.0
+    config.diffusion.offset_noise = 0.0
     config.diffusion.condition_dropout = 0.0
 
     config.train = ConfigDict()
@@ -70,7 +75,9 @@ def get_config() -> ConfigDict:
     config.train.schedule = "constant"
     config.train.warmup_steps = 5000
     config.train.grad_clip = 1.0
+    config.train.ema = "warmed_up"
     config.train.ema_decay = 0.9999
+    config.train.ema_snapshots = ()
     config.train.log_every = 100
     config.train.eval_every = 5000
     config.train.checkpoint_every = 5000
@@ -102,4 +109,10 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 10_000
     config.evaluate.scales = ()
+    config.evaluate.likelihood = "none"
+    config.evaluate.images = 0
+
+    config.ema = ConfigDict()
+    config.ema.sigma_rel = 0.1
+    config.ema.step = 0
     return config

@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.model.head_channels = 16
     config.model.dropout = 0.0
     config.model.class_conditional = True
+    config.model.fourier = ()
     config.model.patch = 1
     config.model.block = "resnet"
     config.model.scale_shift = True
@@ -48,6 +49,7 @@ def get_config() -> ConfigDict:
     config.model.remat = False
 
     config.diffusion = ConfigDict()
+    config.diffusion.objective = "squared_error"
     config.diffusion.schedule = "cosine"
     config.diffusion.zero_terminal_snr = False
     config.diffusion.log_snr_shift = 0.0
@@ -55,6 +57,9 @@ def get_config() -> ConfigDict:
     config.diffusion.loss_target = "same"
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
+    config.diffusion.learned_weighting = False
+    config.diffusion.self_conditioning = 0.0
+    config.diffusion.offset_noise = 0.0
     config.diffusion.condition_dropout = 0.1
 
     config.train = ConfigDict()
@@ -65,7 +70,9 @@ def get_config() -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 100
     config.train.grad_clip = 1.0
+    config.train.ema = "warmed_up"
     config.train.ema_decay = 0.995
+    config.train.ema_snapshots = ()
     config.train.log_every = 50
     config.train.eval_every = 400
     config.train.checkpoint_every = 400
@@ -97,4 +104,10 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1797
     config.evaluate.scales = ()
+    config.evaluate.likelihood = "none"
+    config.evaluate.images = 0
+
+    config.ema = ConfigDict()
+    config.ema.sigma_rel = 0.1
+    config.ema.step = 0
     return config

@@ -50,6 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.head_channels = 32
     config.model.dropout = 0.1
     config.model.class_conditional = False
+    config.model.fourier = ()
     config.model.patch = 1
     config.model.block = "resnet"
     config.model.scale_shift = True
@@ -59,6 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.remat = False
 
     config.diffusion = ConfigDict()
+    config.diffusion.objective = "squared_error"
     config.diffusion.schedule = "cosine"
     config.diffusion.zero_terminal_snr = False
     config.diffusion.log_snr_shift = 0.0
@@ -66,6 +68,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.diffusion.loss_target = "same"
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
+    config.diffusion.learned_weighting = False
+    config.diffusion.self_conditioning = 0.0
+    config.diffusion.offset_noise = 0.0
     config.diffusion.condition_dropout = 0.1
 
     config.train = ConfigDict()
@@ -76,7 +81,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 500
     config.train.grad_clip = 1.0
+    config.train.ema = "warmed_up"
     config.train.ema_decay = 0.9995
+    config.train.ema_snapshots = ()
     config.train.log_every = 100
     config.train.eval_every = 1000
     config.train.checkpoint_every = 1000
@@ -109,6 +116,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1000
     config.evaluate.scales = ()
+    config.evaluate.likelihood = "none"
+    config.evaluate.images = 0
+
+    config.ema = ConfigDict()
+    config.ema.sigma_rel = 0.1
+    config.ema.step = 0
 
     if variant == "tiny":
         config.first_stage.workdir = "runs/emoji_autoencoder-tiny"

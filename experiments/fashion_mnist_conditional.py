@@ -45,6 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.head_channels = 32
     config.model.dropout = 0.1
     config.model.class_conditional = True
+    config.model.fourier = ()
     config.model.patch = 1
     config.model.block = "resnet"
     config.model.scale_shift = True
@@ -54,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.remat = False
 
     config.diffusion = ConfigDict()
+    config.diffusion.objective = "squared_error"
     config.diffusion.schedule = "cosine"
     config.diffusion.zero_terminal_snr = False
     config.diffusion.log_snr_shift = 0.0
@@ -62,6 +64,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
     # What guidance extrapolates from is trained on this share of the images.
+    config.diffusion.learned_weighting = False
+    config.diffusion.self_conditioning = 0.0
+    config.diffusion.offset_noise = 0.0
     config.diffusion.condition_dropout = 0.15
 
     config.train = ConfigDict()
@@ -72,7 +77,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 500
     config.train.grad_clip = 1.0
+    config.train.ema = "warmed_up"
     config.train.ema_decay = 0.9995
+    config.train.ema_snapshots = ()
     config.train.log_every = 100
     config.train.eval_every = 1000
     config.train.checkpoint_every = 1000
@@ -105,6 +112,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.num_samples = 10_000
     config.evaluate.scales = ()
+    config.evaluate.likelihood = "none"
+    config.evaluate.images = 0
+
+    config.ema = ConfigDict()
+    config.ema.sigma_rel = 0.1
+    config.ema.step = 0
 
     if variant == "quick":
         config.model.channels = 32

@@ -97,3 +97,17 @@ def test_an_output_of_another_shape_is_refused():
     denoise = dj.denoiser(lambda x, t, c: x[..., :1], schedules.cosine(10), parametrisation=p.v)
     with pytest.raises(ValueError, match=r"returned \(2, 1\) for x_t of \(2, 3\)"):
         denoise(jnp.ones((2, 3)), 3)
+
+
+def test_the_scaled_log_snr_is_one_input_for_all_schedules_between_the_ends():
+    time_input = denoisers.scaled_log_snr(log_snr_min=-6.0, log_snr_max=8.0)
+    ends = {"log_snr_min": -6.0, "log_snr_max": 8.0}
+    linear, cosine = schedules.linear_log_snr(**ends), schedules.continuous_cosine(**ends)
+    for schedule in (linear, cosine):
+        np.testing.assert_allclose(
+            time_input(jnp.array([0.0, 1.0]), schedule), [0, 1000], atol=0.05
+        )
+    # Half of the noise's power is at log-SNR 0: 8 of 14 units from the top, whatever t that is.
+    for schedule in (linear, cosine, schedules.cosine(1000)):
+        half = jnp.float32(schedule.time(np.float64(0.0)))
+        assert float(time_input(half, schedule)) == pytest.approx(8000 / 14, rel=1e-3)

@@ -36,7 +36,7 @@ def one_error(capsys, *arguments):
         (["--config=EMPTY"], "get_config()"),
         (["--config=DIGITS", "stray"], "'stray' is not a flag"),
         (["--config=DIGITS", "--wrokdir=x"], "Did you mean: workdir"),
-        (["--config=DIGITS", "--mode=fly"], "train|sample|edit|evaluate"),
+        (["--config=DIGITS", "--mode=fly"], "train|sample|edit|evaluate|ema"),
         (["--config=DIGITS", "--config.train.stepz=3"], "expected steps"),
         (["--config=DIGITS", "--config.tran.steps=3"], "expected train"),
         (["--config=DIGITS", "--config.train=3"], "is a section"),

@@ -3,6 +3,7 @@
 NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
 """
 
+from diffjax.figures.bound_terms import plot_bound
 from diffjax.figures.captions import captioned
 from diffjax.figures.files import save_gif, save_png
 from diffjax.figures.grids import image_grid, to_uint8
@@ -15,6 +16,7 @@ __all__ = [
     "denoising_frames",
     "denoising_strip",
     "image_grid",
+    "plot_bound",
     "plot_loss",
     "plot_scales",
     "save_gif",

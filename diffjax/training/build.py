@@ -14,9 +14,12 @@ import optax
 
 from diffjax import (
     accelerator,
+    categorical,
     denoisers,
+    ema,
     parametrisations,
     schedules,
+    self_conditioning,
     time_sampling,
     weightings,
 )
@@ -24,8 +27,10 @@ from diffjax.errors import UserError
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
 from diffjax.models.ops import XLA, Ops
 from diffjax.schedules import Array, Schedule
-from diffjax.training.choices import choose
+from diffjax.training import build_objective
+from diffjax.training.choices import choose, read_choice
 from diffjax.training.conditions import UNCONDITIONAL, Conditions
+from diffjax.training.objective import SHOWN, Objective, Weighted
 
 # Each table maps a name to what makes the object; a maker without parameters takes no arguments.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
@@ -49,6 +54,7 @@ PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
     "score": lambda: parametrisations.score,
     "velocity": lambda: parametrisations.velocity,
     "edm": parametrisations.edm,
+    "categorical": categorical.categorical,
 }
 WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
     "uniform": lambda: weightings.uniform,
@@ -65,6 +71,8 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "low_discrepancy": lambda: time_sampling.low_discrepancy,
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
+    # Drawn so before any loss is known, and for held-out images; see `Weighted.by_importance`.
+    "loss_second_moment": lambda: time_sampling.uniform,
 }
 BLOCKS: Mapping[str, Callable[..., Any]] = {
     "resnet": lambda: ResNetBlock,
@@ -95,6 +103,17 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+# The average that samples are drawn with, from config.train.ema_decay to step -> decay.
+AVERAGES: Mapping[str, Callable[..., Any]] = {
+    "warmed_up": lambda: lambda decay: partial(ema.warmed_up_decay, decay=decay),
+    "constant": lambda: lambda decay: partial(ema.constant_decay, decay=decay),
+    "inverse": lambda inv_gamma=1.0, power=2 / 3: (
+        lambda decay: partial(ema.inverse_decay, inv_gamma=inv_gamma, power=power, max_decay=decay)
+    ),
+    "power": lambda sigma_rel=0.1: lambda decay: partial(ema.power_decay, sigma_rel=sigma_rel),
+}
+
+
 class Diffusion(NamedTuple):
     """What a config's `diffusion` section says, as functions."""
 
@@ -104,6 +123,7 @@ class Diffusion(NamedTuple):
     weighting: weightings.Weighting
     sample_times: time_sampling.TimeSampler
     time_input: denoisers.TimeInput
+    objective: Objective
 
 
 def diffusion(config: Any) -> Diffusion:
@@ -141,13 +161,45 @@ def diffusion(config: Any) -> Diffusion:
             f"the schedule {c.schedule!r} has no signal: take v, x0 or velocity"
         )
     is_edm = parametrisation.name == "edm"
+    weighting = choose(c.weighting, WEIGHTINGS, key="diffusion.weighting")
+    key = "diffusion.time_sampling"
+    sample_times = choose(c.time_sampling, TIME_SAMPLERS, key=key)
+    by_importance = read_choice(c.time_sampling, key=key)[0] == "loss_second_moment"
+    chosen = Weighted(
+        schedule,
+        parametrisation,
+        target,
+        weighting,
+        denoisers.quarter_log_sigma if is_edm else denoisers.scaled_time,
+        sample_times,
+        by_importance=by_importance,
+        learned_weighting=c.learned_weighting,
+        self_conditioning=c.self_conditioning,
+    )
+    objective = build_objective.objective(config, chosen)
     return Diffusion(
         schedule,
         parametrisation,
         target,
-        choose(c.weighting, WEIGHTINGS, key="diffusion.weighting"),
-        choose(c.time_sampling, TIME_SAMPLERS, key="diffusion.time_sampling"),
-        denoisers.quarter_log_sigma if is_edm else denoisers.scaled_time,
+        weighting,
+        sample_times,
+        objective.time_input,
+        objective,
+    )
+
+
+def denoiser(network: denoisers.Network, diffusion: Diffusion) -> denoisers.Denoiser:
+    """A network with fixed parameters as the denoiser that the config's objective makes of it."""
+    make: Callable[..., denoisers.Denoiser] = denoisers.denoiser
+    if diffusion.objective.learned_variance:
+        make = denoisers.learned_variance_denoiser
+    if diffusion.objective.self_conditioned:
+        make = partial(self_conditioning.self_conditioned, limit=SHOWN)
+    return make(
+        network,
+        diffusion.schedule,
+        parametrisation=diffusion.parametrisation,
+        time_input=diffusion.time_input,
     )
 
 
@@ -167,6 +219,7 @@ def kernels(name: str, *, key: str) -> accelerator.Kernels:
 def model(
     config: Any,
     *,
+    diffusion: Diffusion,
     shape: tuple[int, int, int],
     conditions: Conditions = UNCONDITIONAL,
     map_channels: int = 0,
@@ -176,6 +229,7 @@ def model(
 
     Args:
       config: the config.
+      diffusion: what is asked of the network.
       shape: of one x_0, (H, W, C), to check the network against.
       conditions: what it is conditioned on.
       map_channels: of the map as the network gets it.
@@ -186,6 +240,7 @@ def model(
     """
     c = config.model
     texts = conditions.texts
+    channels = shape[-1]
     network = UNet(
         channels=c.channels,
         multipliers=tuple(c.multipliers),
@@ -198,7 +253,10 @@ def model(
         text_width=texts.width if texts else 0,
         text_encoder=texts.module if texts else None,
         map_channels=map_channels,
+        fourier=tuple(c.fourier),
         patch=c.patch,
+        out_channels=channels * (2 if diffusion.objective.learned_variance else 1),
+        levels=diffusion.parametrisation.outputs if diffusion.parametrisation.outputs > 1 else 0,
         block=choose(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
         mix=choose(c.attention, ATTENTIONS, key="model.attention"),
@@ -210,12 +268,18 @@ def model(
         jax.eval_shape(
             network.init,
             jax.random.key(0),
-            jax.ShapeDtypeStruct((1, *shape), jnp.float32),
+            jax.ShapeDtypeStruct((1, *input_shape(shape, diffusion)), jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.float32),
         )
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"config.model: {str(error).splitlines()[0]}") from error
     return network
+
+
+def input_shape(shape: tuple[int, int, int], diffusion: Diffusion) -> tuple[int, int, int]:
+    """What the network is given for an x_0 of a shape: its own estimate may lie beside it."""
+    height, width, channels = shape
+    return height, width, channels * (2 if diffusion.objective.self_conditioned else 1)
 
 
 def learning_rate(config: Any) -> optax.Schedule:
@@ -235,6 +299,30 @@ def optimizer(config: Any) -> optax.GradientTransformation:
     clip = config.train.grad_clip
     chain = [optax.clip_by_global_norm(clip)] if clip else []
     return optax.chain(*chain, make(learning_rate(config)))
+
+
+def average_decay(config: Any) -> Callable[[Array], Array]:
+    """step -> decay of the average that `config.train.ema` names.
+
+    Raises:
+      UserError: an unknown name, or a width or a power out of range.
+    """
+    c = config.train
+    decay = choose(c.ema, AVERAGES, key="train.ema")(c.ema_decay)
+    try:
+        jax.eval_shape(decay, jax.ShapeDtypeStruct((), jnp.int32))
+        for width in c.ema_snapshots:
+            ema.gamma_from_sigma_rel(width)
+    except ValueError as error:
+        raise UserError(
+            f"config.train.ema = {c.ema!r}, ema_snapshots = {c.ema_snapshots}: {error}"
+        ) from None
+    return decay
+
+
+def learned_optimizer(config: Any) -> optax.GradientTransformation:
+    """Adam for what an objective learns: weight decay would pull a schedule to another one."""
+    return optax.adam(learning_rate(config))
 
 
 def apply_network(network: UNet, params: Any) -> Callable[[Array, Array, Any], Array]:

@@ -31,6 +31,12 @@ CHECKPOINT = Rule(
     "'latest', 'best' or a step",
     lambda value: value in ("latest", "best") or value.isdecimal(),
 )
+# A diffusion model's average can be rebuilt, too.
+MODEL_CHECKPOINT = Rule(
+    str,
+    "'latest', 'best', 'ema' or a step",
+    lambda value: value == "ema" or CHECKPOINT.holds(value),
+)
 TEXT = Rule(str, "a text")
 SWITCH = Rule(bool, "True or False")
 NUMBER = Rule((int, float), "a number")
@@ -88,6 +94,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "model.head_channels": _whole(1),
     "model.dropout": _share(),
     "model.class_conditional": SWITCH,
+    "model.fourier": WHOLES,
     "model.patch": _whole(1),
     "model.block": TEXT,
     "model.scale_shift": SWITCH,
@@ -95,6 +102,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "model.dtype": TEXT,
     "model.kernels": TEXT,
     "model.remat": SWITCH,
+    "diffusion.objective": TEXT,
     "diffusion.schedule": TEXT,
     "diffusion.zero_terminal_snr": SWITCH,
     "diffusion.log_snr_shift": NUMBER,
@@ -102,7 +110,12 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "diffusion.loss_target": TEXT,
     "diffusion.weighting": TEXT,
     "diffusion.time_sampling": TEXT,
+    "diffusion.learned_weighting": SWITCH,
+    "diffusion.self_conditioning": _share(),
+    "diffusion.offset_noise": NOT_NEGATIVE,
     "diffusion.condition_dropout": _share(),
+    "train.ema": TEXT,
+    "train.ema_snapshots": NUMBERS,
     "sample.sampler": TEXT,
     "sample.grid": TEXT,
     "sample.steps": _whole(1),
@@ -113,6 +126,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "sample.negative_prompt": TEXT,
     "sample.maps": TEXT,
     "sample.seed": SEED,
+    "sample.checkpoint": MODEL_CHECKPOINT,
     "edit.task": TEXT,
     "edit.images": TEXT,
     "edit.mask": TEXT,
@@ -120,6 +134,10 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "edit.prompt": TEXT,
     "edit.count": _whole(1),
     "evaluate.scales": NUMBERS,
+    "evaluate.likelihood": TEXT,
+    "evaluate.images": _whole(0),
+    "ema.sigma_rel": POSITIVE,
+    "ema.step": _whole(0),
 }
 # A config with a section `autoencoder`.
 AUTOENCODER: dict[str, Rule] = SHARED | {

@@ -21,7 +21,7 @@ from diffjax.training import build, build_sampling, choices, pictures, workdir
 from diffjax.training.checkpoints import read_json
 from diffjax.training.collector import without_collector
 from diffjax.training.conditions import Conditions, add_text, conditions
-from diffjax.training.config import CHECKPOINT, flatten
+from diffjax.training.config import MODEL_CHECKPOINT, flatten
 from diffjax.training.first_stage import trained
 from diffjax.training.restoring import restore
 from diffjax.training.sampling import Examples, Generator, Weak
@@ -126,12 +126,16 @@ class Experiment(NamedTuple):
             self.network,
             build.optimizer(self.config),
             seed=self.config.seed,
-            shape=self.space.shape,
+            **_state_parts(self.config, self.diffusion, self.space),
         )
 
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        return state_shapes(self.network, build.optimizer(self.config), shape=self.space.shape)
+        return state_shapes(
+            self.network,
+            build.optimizer(self.config),
+            **_state_parts(self.config, self.diffusion, self.space),
+        )
 
     def train_step(self, *, axis_name: str | None) -> TrainStep:
         """The config's train step; see `make_train_step`."""
@@ -140,13 +144,16 @@ class Experiment(NamedTuple):
             self.diffusion,
             build.optimizer(self.config),
             seed=self.config.seed,
-            ema_decay=self.config.train.ema_decay,
-            read=self._reader(flip=self.config.data.flip),
+            decay=build.average_decay(self.config),
+            read=self.reader(flip=self.config.data.flip),
             condition_dropout=self.config.diffusion.condition_dropout,
+            offset=self.config.diffusion.offset_noise,
+            learned_optimizer=build.learned_optimizer(self.config),
+            widths=tuple(self.config.train.ema_snapshots),
             axis_name=axis_name,
         )
 
-    def _reader(self, *, flip: bool) -> Read:
+    def reader(self, *, flip: bool) -> Read:
         def read(
             batch: Batch, key: Callable[[str], Array], indices: Array
         ) -> tuple[Array, Condition | None]:
@@ -181,7 +188,7 @@ class Experiment(NamedTuple):
             self.network,
             self.diffusion,
             seed=self.config.seed,
-            read=self._reader(flip=False),
+            read=self.reader(flip=False),
         )
 
     def frozen(self, state: TrainState) -> Any:
@@ -191,6 +198,10 @@ class Experiment(NamedTuple):
     def at_save(self, state: TrainState) -> TrainState:
         """The state as it is."""
         return state
+
+    def averages(self, state: TrainState) -> dict[float, Any]:
+        """Those of config.train.ema_snapshots."""
+        return dict(zip(self.config.train.ema_snapshots, state.profiles, strict=True))
 
     def draw(self, params: Any, path: Path) -> np.ndarray:
         """Writes a grid of samples."""
@@ -215,12 +226,14 @@ def resolve(config: Any) -> Experiment:
     diffusion = build.diffusion(config)
     build_sampling.sampling(config, diffusion.schedule)
     build.optimizer(config)
+    build.average_decay(config)
     kernels = build.kernels(config.model.kernels, key="model.kernels")
     source = load_split(config, "train")
     wanted = conditions(config, source)
     space = _space(config, source, wanted, kernels)
     network = build.model(
         config,
+        diffusion=diffusion,
         shape=space.shape,
         conditions=wanted,
         map_channels=space.map_channels,
@@ -230,9 +243,21 @@ def resolve(config: Any) -> Experiment:
     # Its generator asks for examples, which are the experiment's to give.
     setup = Experiment(config, source, kernels, space, wanted, network, diffusion, None)  # type: ignore[arg-type]
     setup = setup._replace(generator=setup.make_generator(weak=weak))
-    stand_in = _StandIn(network.attention_blocks(space.shape[0]))
+    outputs = diffusion.parametrisation.outputs * (2 if diffusion.objective.learned_variance else 1)
+    stand_in = _StandIn(
+        network.attention_blocks(space.shape[0]), channels=space.shape[-1], outputs=outputs
+    )
     _trace(setup._replace(network=stand_in), weak)
     return setup
+
+
+def _state_parts(config: Any, diffusion: build.Diffusion, space: Space) -> dict[str, Any]:
+    return {
+        "diffusion": diffusion,
+        "shape": space.shape,
+        "learned_optimizer": build.learned_optimizer(config),
+        "widths": tuple(config.train.ema_snapshots),
+    }
 
 
 def _identity(space: Space, wanted: Conditions) -> workdir.Identity:
@@ -255,9 +280,18 @@ def _space(
 
 
 class _StandIn(nn.Module):
-    """The least network that a step can train and a sampler can call: one weight times x_t."""
+    """The least network that a step can train and a sampler can call: one weight times x_t.
+
+    Attributes:
+      blocks: names of those with attention.
+      channels: of x_t.
+      outputs: channels that are returned for each of them.
+      perturbed: as the U-Net's.
+    """
 
     blocks: tuple[str, ...]
+    channels: int
+    outputs: int
     perturbed: tuple[str, ...] = ()
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
@@ -265,7 +299,8 @@ class _StandIn(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
-        return self.param("weight", nn.initializers.ones, ()) * x
+        x_t = x[..., : self.channels]
+        return self.param("weight", nn.initializers.ones, ()) * jnp.tile(x_t, self.outputs)
 
 
 def _trace(setup: Experiment, weak: Weak | None) -> None:
@@ -321,9 +356,9 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
     if name != "autoguidance":
         return None
     checkpoint = arguments.get("checkpoint", "latest")
-    if not isinstance(checkpoint, str) or not CHECKPOINT.holds(checkpoint):
+    if not isinstance(checkpoint, str) or not MODEL_CHECKPOINT.holds(checkpoint):
         raise UserError(
-            f"config.{key}: checkpoint = {checkpoint!r}: expected {CHECKPOINT.expected}"
+            f"config.{key}: checkpoint = {checkpoint!r}: expected {MODEL_CHECKPOINT.expected}"
         )
     folder = Path(os.path.expanduser(arguments["workdir"]))
     stored = read_json(folder / "config.json")
@@ -344,15 +379,21 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
             f"config.{key}: {folder} was trained on another first stage's latents, or other texts"
         )
     their_config = ConfigDict(stored)
+    diffusion = build.diffusion(their_config)
     network = build.model(
         their_config,
+        diffusion=diffusion,
         shape=space.shape,
         conditions=wanted,
         map_channels=space.map_channels,
         ops=kernels.ops,
     )
-    like = state_shapes(network, build.optimizer(their_config), shape=space.shape)
+    like = state_shapes(
+        network,
+        build.optimizer(their_config),
+        **_state_parts(their_config, diffusion, space),
+    )
     found = restore(folder, like, wanted=checkpoint)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
-    return Weak(network, build.diffusion(their_config), jax.device_put(found.state.ema_params))
+    return Weak(network, diffusion, jax.device_put(found.state.ema_params))

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.training import build, loss_picture, workdir
+from diffjax.training import build, ema_snapshots, loss_picture, workdir
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
 from diffjax.training.logs import MetricsLog, Progress
@@ -76,6 +76,10 @@ class Trainable(Protocol):
 
     def at_save(self, state: Any) -> Any:
         """The state with what is measured when a checkpoint is written."""
+        ...
+
+    def averages(self, state: Any) -> Mapping[float, Any]:
+        """sigma_rel -> the averages of which a snapshot is kept with each checkpoint."""
         ...
 
     def draw(self, frozen: Any, path: Path) -> np.ndarray:
@@ -146,6 +150,7 @@ def _train(
         state = setup.init_state()
     workdir.prepare(folder, config, identity=setup.identity)
     start = int(state.step)
+    ema_snapshots.drop_after(folder / ema_snapshots.FOLDER, start)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(
         f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} images "
@@ -277,7 +282,7 @@ class _Run:
         self.since = time.monotonic()
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """A checkpoint with its held-out loss, and never one that is not finite."""
+        """Snapshots and a checkpoint with its held-out loss, and never one that is not finite."""
         self.flush()
         if self.evaluated != step:
             self.evaluate(step, state)
@@ -285,6 +290,9 @@ class _Run:
         first = jax.tree.map(np.asarray, first)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(first.params)):
             self._stop_at(step, {"parameters": math.nan})
+        # Before the checkpoint: a run that goes on from it has all that it won't make again.
+        averages = self.setup.averages(first)
+        ema_snapshots.save(self.folder / ema_snapshots.FOLDER, step, averages)
         self.checkpoints.save(step, first, position, loss=self.loss)
         self.since = time.monotonic()
 

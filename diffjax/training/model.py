@@ -27,7 +27,7 @@ def load(
 
     Args:
       workdir: the run's folder.
-      checkpoint: "latest", "best" or a step.
+      checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir lies now, if it was moved.
 
     Raises:

@@ -101,7 +101,8 @@ def file_stem(
     """
     guidance = "" if sample.guidance.strip() == "none" else sample.guidance
     how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
-    words = (first, *how, sample.threshold, f"seed{sample.seed}", *parts)
+    average = "ema" if sample.checkpoint == "ema" else ""  # not the average of the same step
+    words = (first, *how, sample.threshold, f"seed{sample.seed}", average, *parts)
     name = "_".join(word for word in words if word)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)
     if len(stem) <= LONGEST_STEM and not exact:

@@ -1,12 +1,13 @@
-"""What a workdir's checkpoint holds of a model."""
+"""What a workdir holds of a model: its checkpoints, and the average rebuilt from snapshots."""
 
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
+from diffjax import ema
 from diffjax.errors import UserError
-from diffjax.training import workdir
+from diffjax.training import ema_snapshots, workdir
 from diffjax.training.checkpoints import Checkpoints, Restored
 
 
@@ -36,21 +37,30 @@ def restore_frozen(setup: Restorable, folder: Path) -> tuple[int, Any]:
     """(step, what is kept of the state) of the checkpoint that config.sample.checkpoint names.
 
     Raises:
-      UserError: the workdir belongs to another config or has no such checkpoint.
+      UserError: the workdir belongs to another config, or has no such checkpoint or average.
     """
     found = None
     if workdir.check(folder, setup.config, identity=setup.identity):
         found = restore(folder, setup.state_shapes(), wanted=setup.config.sample.checkpoint)
     if found is None:
-        raise UserError(
-            f"--workdir={folder} has no checkpoint: train first, with the same command and "
-            "--mode=train"
-        )
+        raise _untrained(folder)
     return found.step, jax.device_put(setup.frozen(found.state))
 
 
 def restore(folder: Path, like: Any, *, wanted: str) -> Restored | None:
-    """The checkpoint "latest", "best" or of a step; None where there is none at all."""
+    """The checkpoint "latest", "best" or of a step; None where there is none at all.
+
+    "ema" is the latest one with the rebuilt average for `ema_params`, and with that one's step.
+
+    Raises:
+      UserError: no such checkpoint, nothing rebuilt, or what is of another structure.
+    """
+    if wanted == "ema":
+        rebuilt = ema_snapshots.load_rebuilt(folder / ema_snapshots.FOLDER, like.ema_params)
+        latest = restore(folder, like, wanted="latest")
+        return latest and latest._replace(
+            step=rebuilt.step, state=latest.state._replace(ema_params=rebuilt.params)
+        )
     checkpoints = Checkpoints(folder, read_only=True)
     step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
     if wanted.isdecimal():
@@ -58,3 +68,39 @@ def restore(folder: Path, like: Any, *, wanted: str) -> Restored | None:
     found = checkpoints.restore(like, step=step)
     checkpoints.close()
     return found
+
+
+def rebuild_average(setup: Restorable, folder: Path) -> ema_snapshots.Rebuilt:
+    """The average that config.ema names, from the snapshots of a diffusion model's run.
+
+    Raises:
+      UserError: the workdir belongs to another config, holds no run or no snapshots, or the average
+        can't be had from those.
+    """
+    config = setup.config
+    ours = workdir.check(folder, config, identity=setup.identity)
+    if not config.train.ema_snapshots:
+        raise UserError(
+            "config.train.ema_snapshots = (): nothing is stored that an average could be rebuilt "
+            "from: train with --config.train.ema_snapshots='(0.05, 0.1)', in a new --workdir"
+        )
+    if not ours:
+        raise _untrained(folder)
+    width = config.ema.sigma_rel
+    if width > ema.WIDEST:
+        raise UserError(
+            f"config.ema.sigma_rel = {width}: expected at most {ema.WIDEST:.4f}, which is the mean "
+            "of all parameters so far"
+        )
+    return ema_snapshots.rebuild(
+        folder / ema_snapshots.FOLDER,
+        setup.state_shapes().ema_params,
+        sigma_rel=width,
+        step=config.ema.step or None,
+    )
+
+
+def _untrained(folder: Path) -> UserError:
+    return UserError(
+        f"--workdir={folder} has no checkpoint: train first, with the same command and --mode=train"
+    )

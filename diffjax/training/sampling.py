@@ -366,12 +366,7 @@ class Generator:
 
 
 def _denoiser(network: UNet, diffusion: build.Diffusion, params: Any) -> denoisers.Denoiser:
-    return denoisers.denoiser(
-        build.apply_network(network, params),
-        diffusion.schedule,
-        parametrisation=diffusion.parametrisation,
-        time_input=diffusion.time_input,
-    )
+    return build.denoiser(build.apply_network(network, params), diffusion)
 
 
 def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:

@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import ema, losses, rng
+from diffjax import ema, rng
+from diffjax.denoisers import Network
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, drop
+from diffjax.offset_noise import offset_noise
 from diffjax.schedules import Array
-from diffjax.training.build import Diffusion
+from diffjax.training.build import Diffusion, input_shape
+from diffjax.training.objective import Draws, Learned
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+# step -> decay, of `ema`
+Decay = Callable[[Array], Array]
 # (batch, keys of the step's streams by name, places in the global batch) -> x_0 and its condition.
 Read = Callable[[Batch, Callable[[str], Array], Array], tuple[Array, Condition | None]]
 
@@ -27,12 +32,18 @@ class TrainState(NamedTuple):
       params: the network's parameters, float32.
       opt_state: optax's state.
       ema_params: the moving average of params.
+      learned: what the objective has besides the network.
+      learned_opt_state: its optax state.
+      profiles: averages of other lengths, of which snapshots are kept; see `posthoc_ema`.
     """
 
     step: Array
     params: Any
     opt_state: Any
     ema_params: Any
+    learned: Any = ()
+    learned_opt_state: Any = ()
+    profiles: tuple[Any, ...] = ()
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -42,32 +53,67 @@ def init_state(
     network: UNet,
     optimizer: optax.GradientTransformation,
     *,
+    diffusion: Diffusion,
     seed: int,
     shape: tuple[int, int, int],
+    learned_optimizer: optax.GradientTransformation | None = None,
+    widths: tuple[float, ...] = (),
 ) -> TrainState:
-    """A fresh state; parameters are a function of the seed. Not to be called within a trace."""
+    """A fresh state; parameters are a function of the seed. Not to be called within a trace.
+
+    Args:
+      network, optimizer, diffusion, learned_optimizer, widths: as in `make_train_step`.
+      seed: what the parameters follow from.
+      shape: of one x_0.
+    """
     # One program, not one for every shape of a leaf. It runs once, so what matters is how soon it
     # is compiled, and on a CPU LLVM's first level gives the last one's bits in half the time.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
-    init = jax.jit(_initialiser(network, optimizer, shape), compiler_options=options)
-    return init(rng.stream(seed, "init"))
+    make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
+    return jax.jit(make, compiler_options=options)(rng.stream(seed, "init"))
 
 
 def state_shapes(
-    network: UNet, optimizer: optax.GradientTransformation, *, shape: tuple[int, int, int]
+    network: UNet,
+    optimizer: optax.GradientTransformation,
+    *,
+    diffusion: Diffusion,
+    shape: tuple[int, int, int],
+    learned_optimizer: optax.GradientTransformation | None = None,
+    widths: tuple[float, ...] = (),
 ) -> TrainState:
     """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-    return jax.eval_shape(_initialiser(network, optimizer, shape), rng.stream(0, "init"))
+    make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
+    return jax.eval_shape(make, rng.stream(0, "init"))
 
 
 def _initialiser(
-    network: UNet, optimizer: optax.GradientTransformation, shape: tuple[int, int, int]
+    network: UNet,
+    optimizer: optax.GradientTransformation,
+    diffusion: Diffusion,
+    shape: tuple[int, int, int],
+    learned_optimizer: optax.GradientTransformation | None,
+    widths: tuple[float, ...],
 ) -> Callable[[Array], TrainState]:
     def init(key: Array) -> TrainState:
-        params = network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)))["params"]
-        average = jax.tree.map(jnp.copy, params)  # its own buffers: the step donates both
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+        x = jnp.zeros((1, *input_shape(shape, diffusion)))
+        params = network.init(key, x, jnp.zeros((1,)))["params"]
+        learned = diffusion.objective.init(jax.random.fold_in(key, 1))
+        of_learned = (learned_optimizer or optimizer).init(learned.params)
+
+        def average() -> Any:
+            return jax.tree.map(jnp.copy, params)  # its own buffers: the step donates both
+
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            params,
+            optimizer.init(params),
+            average(),
+            learned,
+            of_learned,
+            tuple(average() for _ in widths),
+        )
 
     return init
 
@@ -97,9 +143,12 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
-    ema_decay: float,
+    decay: Decay,
     read: Read,
     condition_dropout: float = 0.0,
+    offset: float = 0.0,
+    learned_optimizer: optax.GradientTransformation | None = None,
+    widths: tuple[float, ...] = (),
     axis_name: str | None = None,
 ) -> TrainStep:
     """train_step(state, batch) -> (state, metrics), pure.
@@ -111,12 +160,15 @@ def make_train_step(
 
     Args:
       network: the U-Net.
-      diffusion: schedule, parametrisation, loss.
+      diffusion: schedule, parametrisation, objective.
       optimizer: an optax transformation.
       seed: with the step, what all randomness follows from.
-      ema_decay: see `ema.warmed_up_decay`.
+      decay: of the moving average: step -> a number in [0, 1].
       read: takes x_0, (B, ...) float32, and the condition from a batch.
       condition_dropout: share of examples whose condition is left out.
+      offset: strength of `offset_noise`.
+      learned_optimizer: for what the objective learns; `optimizer` by default.
+      widths: sigma_rel of the averages of which snapshots are kept (`ema.power_decay`).
       axis_name: the axis of a pmap, or None on one device.
 
     Returns:
@@ -132,53 +184,45 @@ def make_train_step(
 
         x_0, cond = read(batch, key, indices)
         eps = rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
-        t = diffusion.sample_times(
-            key("time"), diffusion.schedule, indices=indices, batch_size=batch_size
-        )
+        if offset:
+            eps = offset_noise(key("offset_noise"), indices, eps, strength=offset)
         if cond is not None:
             dropped = rng.per_example(
                 key("label"), indices, lambda k: jax.random.bernoulli(k, condition_dropout)
             )
             cond = drop(cond, dropped)
-
         dropout_key = jax.random.fold_in(key("dropout"), indices[0])
 
-        def loss_fn(params: Any) -> Array:
-            def apply(x: Array, t: Array, cond: Any) -> Array:
-                return network.apply(
-                    {"params": params}, x, t, cond, train=True, rngs={"dropout": dropout_key}
-                )
+        def apply(params: Any) -> Network:
+            return lambda x, t, cond: network.apply(
+                {"params": params}, x, t, cond, train=True, rngs={"dropout": dropout_key}
+            )
 
-            return diffusion_loss(apply, diffusion, x_0, t=t, eps=eps, cond=cond).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        draws = Draws(x_0, eps, cond, key, indices, batch_size, axis_name)
+        found = diffusion.objective.gradients(apply, state.params, state.learned, draws)
+        loss, grads, learned_grads = found.loss, found.grads, found.learned_grads
         if axis_name is not None:
-            loss, grads = jax.lax.pmean((loss, grads), axis_name)
+            loss, grads, learned_grads = jax.lax.pmean((loss, grads, learned_grads), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema.warmed_up_decay(state.step, decay=ema_decay)
-        average = ema.update(state.ema_params, params, decay=decay)
+        updates, learned_opt_state = (learned_optimizer or optimizer).update(
+            learned_grads, state.learned_opt_state, state.learned.params
+        )
+        learned = Learned(optax.apply_updates(state.learned.params, updates), found.history)
+        average = ema.update(state.ema_params, params, decay=decay(state.step))
+        profiles = tuple(
+            ema.update(profile, params, decay=ema.power_decay(state.step, sigma_rel=width))
+            for profile, width in zip(state.profiles, widths, strict=True)
+        )
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, average), metrics
+        return (
+            TrainState(
+                state.step + 1, params, opt_state, average, learned, learned_opt_state, profiles
+            ),
+            metrics,
+        )
 
     return train_step
-
-
-def diffusion_loss(
-    network: Callable[[Array, Array, Any], Array],
-    diffusion: Diffusion,
-    x_0: Array,
-    *,
-    t: Array,
-    eps: Array,
-    cond: Any,
-) -> Array:
-    """`losses.diffusion_loss` as the config's diffusion section has it: (B,)."""
-    return losses.diffusion_loss(
-        network, x_0, t=t, eps=eps, cond=cond,
-        schedule=diffusion.schedule, parametrisation=diffusion.parametrisation,
-        target=diffusion.target, weighting=diffusion.weighting, time_input=diffusion.time_input,
-    )  # fmt: skip
 
 
 def make_eval_loss(
@@ -205,6 +249,6 @@ def make_eval_loss(
         def apply(x: Array, t: Array, cond: Any) -> Array:
             return network.apply({"params": params}, x, t, cond)
 
-        return diffusion_loss(apply, diffusion, x_0, t=t, eps=eps, cond=cond).mean()
+        return diffusion.objective.held_out(apply, x_0, t=t, eps=eps, cond=cond).mean()
 
     return jax.jit(eval_loss)

@@ -27,6 +27,7 @@ FREE = (
     "sample.",
     "edit.",
     "evaluate.",
+    "ema.",
 )
 
 IDENTITY = "identity.json"

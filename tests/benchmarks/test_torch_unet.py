@@ -15,7 +15,10 @@ from benchmarks import torch_unet  # noqa: E402
 
 def networks(config, image_shape):
     num_classes = cases.NUM_CLASSES if config.model.class_conditional else 0
-    ours = build.model(config, shape=image_shape, conditions=Conditions(num_classes))
+    ours = build.model(
+        config, diffusion=build.diffusion(config), shape=image_shape,
+        conditions=Conditions(num_classes),
+    )  # fmt: skip
     theirs = torch_unet.from_config(
         config.model, image_shape=image_shape, num_classes=cases.NUM_CLASSES
     )

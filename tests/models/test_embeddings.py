@@ -1,11 +1,16 @@
-"""Embeddings of time and class."""
+"""Embeddings of time and class, and Fourier features."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, timestep_embedding
+from diffjax.models.embeddings import (
+    ClassEmbedding,
+    TimeEmbedding,
+    fourier_features,
+    timestep_embedding,
+)
 
 
 @pytest.mark.parametrize("t", [0, 1, 17, 999, 1000])
@@ -59,3 +64,30 @@ def test_negative_labels_are_one_null_class():
     out = np.asarray(module.apply(params, labels))
     np.testing.assert_array_equal(out[3], out[4])
     assert len(np.unique(out[:4], axis=0)) == 4
+
+
+def test_fourier_features_tell_neighbouring_levels_apart():
+    levels = jnp.asarray(np.arange(256) / 127.5 - 1, jnp.float32)
+    x = levels.reshape(1, 16, 16, 1)
+    features = np.asarray(fourier_features(x, x, (0, 6, 7)), np.float64)
+    assert features.shape == (1, 16, 16, 7)
+    np.testing.assert_array_equal(features[..., :1], x)
+    waves = features[..., 1:].reshape(256, 2, 3)  # sine and cosine of each exponent
+    np.testing.assert_allclose((waves**2).sum(1), 1, atol=1e-5)
+    turned = np.unwrap(np.arctan2(waves[:, 0], waves[:, 1]), axis=0)
+    # From -1 to 1: once round for n = 0, and by 2^n times that.
+    assert turned[-1, 0] - turned[0, 0] == pytest.approx(2 * np.pi, abs=1e-4)
+    step = np.sum(waves[1:] * waves[:-1], axis=1)  # cosine of the angle from level to level
+    np.testing.assert_allclose(step[:, 1], np.cos(np.pi * 128 / 255), atol=2e-4)
+    np.testing.assert_allclose(step[:, 2], np.cos(np.pi * 256 / 255), atol=2e-4)
+    assert step[:, 1].max() < 0.01 and step[:, 2].min() > -1.001 and step[:, 2].max() < -0.99
+
+
+def test_fourier_features_are_of_x_and_stay_float32():
+    h = jnp.zeros((2, 3, 4, 5), jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 3))
+    out = fourier_features(h, x, (6, 7))
+    assert out.shape == (2, 3, 4, 5 + 2 * 2 * 3) and out.dtype == jnp.float32
+    # x by whole periods of the slower wave gives the same features.
+    np.testing.assert_allclose(out, fourier_features(h, x + 2.0**-5, (6, 7)), atol=2e-4)
+    assert fourier_features(h, x, ()) is h

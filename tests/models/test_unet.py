@@ -76,6 +76,39 @@ def test_out_channels():
     assert jax.eval_shape(network.apply, shapes(network, x, T), x, T).shape == (2, 7, 8, 6)
 
 
+def test_levels_give_a_run_of_logits_a_channel():
+    network = UNet(**(SMALL | {"multipliers": (1,)}), levels=16, level_features=4, patch=2)
+    x = images(7, 6, 3)
+    out = jax.jit(network.apply)(randomised(network, x, T), x, T)
+    assert out.shape == (2, 7, 6, 3 * 16) and out.dtype == jnp.float32
+    assert np.isfinite(out).all() and out.std() > 0
+    twice = network.clone(out_channels=2, patch=1)
+    assert jax.eval_shape(twice.apply, shapes(twice, x, T), x, T).shape == (2, 7, 6, 2 * 16)
+
+
+def test_too_few_level_features_are_refused():
+    with pytest.raises(ValueError, match="level_features must be at least 3, not 2"):
+        shapes(UNet(**SMALL, levels=16, level_features=2), images(8, 8, 1), T)
+
+
+def test_fourier_features_widen_the_stem_and_nothing_else():
+    x = images(7, 6, 3)
+    plain, fourier = (shapes(UNet(**SMALL, fourier=n), x, T)["params"] for n in ((), (6, 7)))
+    wide = fourier.pop("stem")["kernel"].shape, plain.pop("stem")["kernel"].shape
+    assert wide == ((3, 3, 3 + 2 * 2 * 3, 8), (3, 3, 3, 8))
+    assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, fourier)
+    network = UNet(**SMALL, fourier=(6, 7), patch=2)
+    assert jax.eval_shape(network.apply, shapes(network, x, T), x, T).shape == x.shape
+
+
+def test_a_network_that_asks_for_neither_has_the_parameters_it_had():
+    names = set(shapes(UNet(**SMALL), images(8, 8, 1), T)["params"])
+    assert names == {
+        "time", "stem", "down0_0", "down0", "down1_0", "middle_0", "middle_0_attention",
+        "middle_1", "up1_0", "up1_1", "up1", "up0_0", "up0_1", "norm", "head",
+    }  # fmt: skip
+
+
 def test_classes_and_no_class():
     network, x = UNet(**SMALL, num_classes=10), images(8, 8, 1)
     labels = jnp.array([3, 4])

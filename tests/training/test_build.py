@@ -7,7 +7,7 @@ import pytest
 import diffjax as dj
 from diffjax.data import ArraySource
 from diffjax.errors import UserError
-from diffjax.training import build, build_sampling, choices
+from diffjax.training import build, build_objective, build_sampling, choices
 from diffjax.training.conditions import Conditions, conditions
 
 
@@ -44,7 +44,8 @@ def test_unknown_name_lists_the_valid_ones():
     "table",
     [build.SCHEDULES, build.PARAMETRISATIONS, build.WEIGHTINGS, build.TIME_SAMPLERS,
      build_sampling.SAMPLERS, build_sampling.GRIDS, build_sampling.THRESHOLDS,
-     build_sampling.EDITS, build.BLOCKS, build.ATTENTIONS, build.OPTIMIZERS, build.LEARNING_RATES],
+     build_sampling.EDITS, build.BLOCKS, build.ATTENTIONS, build.OPTIMIZERS, build.LEARNING_RATES,
+     build.AVERAGES, build_objective.OBJECTIVES, build_objective.SCHEDULE_FORMS],
 )  # fmt: skip
 def test_every_choice_can_be_made_by_its_name_alone(table):
     for name in table:
@@ -58,6 +59,8 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
 ):
     tiny_config.diffusion.schedule = schedule
     tiny_config.diffusion.parametrisation = parametrisation
+    if parametrisation == "categorical":
+        tiny_config.diffusion.loss_target = "x0"  # logits are no target
     if schedule == "rectified_flow" and parametrisation in ("eps", "score"):
         with pytest.raises(UserError, match="can't be inverted"):
             build.diffusion(tiny_config)
@@ -65,10 +68,11 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
     diffusion = build.diffusion(tiny_config)
     x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
     t = jnp.asarray([diffusion.schedule.t_min, diffusion.schedule.T])
+    outputs = diffusion.parametrisation.outputs
     loss = dj.diffusion_loss(
-        lambda x, t, cond: x, x_0, t=t, eps=x_0[::-1],
+        lambda x, t, cond: jnp.tile(x, outputs), x_0, t=t, eps=x_0[::-1],
         schedule=diffusion.schedule, parametrisation=diffusion.parametrisation,
-        weighting=diffusion.weighting, time_input=diffusion.time_input,
+        target=diffusion.target, weighting=diffusion.weighting, time_input=diffusion.time_input,
     )  # fmt: skip
     assert np.isfinite(loss).all()
 
@@ -103,7 +107,10 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
 def test_models_that_do_not_fit_are_refused(tiny_config, key, value, message):
     tiny_config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message) as caught:
-        build.model(tiny_config, shape=(8, 8, 1), conditions=Conditions(num_classes=10))
+        build.model(
+            tiny_config, diffusion=build.diffusion(tiny_config), shape=(8, 8, 1),
+            conditions=Conditions(num_classes=10),
+        )  # fmt: skip
     assert "\n" not in str(caught.value)
 
 

@@ -41,9 +41,11 @@ def test_shipped_configs_are_whole_and_resolve(path, variant):
         theirs = runpy.run_path(str(path.with_stem(first)))
         stage = first_stage.stage(theirs["get_config"](variant), image_shape=shape)
         shape = stage.latent_shape
+    build.average_decay(made)
     build.model(
-        made, shape=shape, conditions=Conditions(num_classes=10 * made.model.class_conditional)
-    )
+        made, diffusion=diffusion, shape=shape,
+        conditions=Conditions(num_classes=10 * made.model.class_conditional),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """The train step: pure, the same on one device and on several, and nothing is drawn twice."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax import ema
 from diffjax.models import UNet
 from diffjax.training import build
 from diffjax.training.conditions import Conditions
@@ -19,6 +21,7 @@ from diffjax.training.state import init_state, make_eval_loss, make_train_step, 
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 8, 1)
+DECAY = functools.partial(ema.constant_decay, decay=0.9)
 
 
 def reading(*, flip=False):
@@ -38,7 +41,7 @@ def pieces(tiny_config):
     tiny_config.train.update(steps=200, learning_rate=5e-3)
     optimizer = build.optimizer(tiny_config)
     diffusion = build.diffusion(tiny_config)
-    state = init_state(network, optimizer, seed=0, shape=SHAPE)
+    state = init_state(network, optimizer, diffusion=diffusion, seed=0, shape=SHAPE)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8),
         "label": np.arange(4, dtype=np.int32),
@@ -54,7 +57,7 @@ def test_uint8_spans_the_model_range():
 def test_the_step_is_a_function_of_state_and_batch(pieces):
     network, diffusion, optimizer, state, batch = pieces
     step = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading())
+        make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=reading())
     )
     once, first = step(state, batch)
     again, second = step(state, batch)
@@ -64,7 +67,7 @@ def test_the_step_is_a_function_of_state_and_batch(pieces):
     # Another step number or seed draws other noise.
     assert step(state._replace(step=state.step + 1), batch)[1]["loss"] != first["loss"]
     other = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=1, ema_decay=0.9, read=reading())
+        make_train_step(network, diffusion, optimizer, seed=1, decay=DECAY, read=reading())
     )
     assert other(state, batch)[1]["loss"] != first["loss"]
 
@@ -74,7 +77,7 @@ def test_training_on_one_batch_lowers_its_loss(pieces):
     eval_loss = make_eval_loss(network, diffusion, seed=0, read=reading())
     before = float(eval_loss(state.params, batch))
     step = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading())
+        make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=reading())
     )
     for _ in range(150):
         state, _ = step(state, batch)
@@ -93,7 +96,7 @@ def test_the_label_reaches_the_network_unless_dropped(pieces):
 
     def loss(batch, dropout):
         step = make_train_step(
-            network, diffusion, optimizer, seed=0, ema_decay=0.9, read=reading(),
+            network, diffusion, optimizer, seed=0, decay=DECAY, read=reading(),
             condition_dropout=dropout,
         )  # fmt: skip
         return float(jax.jit(step)(state, batch)[1]["loss"])
@@ -108,7 +111,7 @@ def test_flip_mirrors_some_images(pieces):
 
     def loss(batch, flip):
         read = reading(flip=flip)
-        step = make_train_step(network, diffusion, optimizer, seed=0, ema_decay=0.9, read=read)
+        step = make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=read)
         return float(jax.jit(step)(state, batch)[1]["loss"])
 
     assert loss(batch, True) != loss(batch, False)
@@ -134,11 +137,13 @@ DEVICES = textwrap.dedent(
     config = runpy.run_path(sys.argv[1])["get_config"]()
     network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
     optimizer, diffusion = build.optimizer(config), build.diffusion(config)
+    decay = build.average_decay(config)
     parallel = DataParallel(8)
     step = parallel.compile(make_train_step(
-        network, diffusion, optimizer, seed=0, ema_decay=0.9, condition_dropout=0.3, read=read,
+        network, diffusion, optimizer, seed=0, decay=decay, condition_dropout=0.3, read=read,
         axis_name=AXIS))
-    state = parallel.replicate(init_state(network, optimizer, seed=0, shape=(8, 8, 1)))
+    state = parallel.replicate(init_state(
+        network, optimizer, diffusion=diffusion, seed=0, shape=(8, 8, 1)))
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(4):

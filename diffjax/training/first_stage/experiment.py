@@ -95,6 +95,10 @@ class Autoencoding(NamedTuple):
         ])  # fmt: skip
         return state._replace(scaling=states.measured_scaling(z))
 
+    def averages(self, state: AutoencoderState) -> dict[float, Any]:
+        """None: an autoencoder keeps no snapshots."""
+        return {}
+
     def _some_images(self, source: data.ImageSource) -> Iterator[tuple[int, np.ndarray]]:
         """Up to SCALING_IMAGES images, always the same, in batches of one size."""
         size = min(SCALING_BATCH, len(source))
