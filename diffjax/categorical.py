@@ -79,7 +79,9 @@ def log_prob(value: Array, x_t: Array, *, x_0: Array, scales: Scales) -> Array:
     is_level = jnp.arange(levels) == level_of(x_0, levels=levels)[..., None]
     # A sum over a choice: a gather's gradient would be a slow scatter.
     chosen = jnp.where(is_level, logits, 0.0).sum(-1)
-    return chosen - snr / 2 * jnp.square(y - x_0) - log_normaliser
+    # The level's own float: x_0's may be another in its last digit, which a large SNR shows.
+    value_at = level_values(levels)[level_of(x_0, levels=levels)]
+    return chosen - snr / 2 * jnp.square(y - value_at) - log_normaliser
 
 
 def _by_level(value: Array, x_t: Array) -> Array:

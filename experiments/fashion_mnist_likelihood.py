@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.diffusion.zero_terminal_snr = False
     config.diffusion.log_snr_shift = 0.0
     config.diffusion.parametrisation = "categorical"
-    config.diffusion.loss_target = "x0"
+    config.diffusion.loss_target = "same"
     config.diffusion.weighting = "uniform"
     config.diffusion.time_sampling = "low_discrepancy"
     config.diffusion.learned_weighting = False

@@ -7,7 +7,7 @@ from typing import Any
 from diffjax import denoisers, learned_schedules, learned_variance
 from diffjax.errors import UserError
 from diffjax.schedules import variance_preserving
-from diffjax.training.choices import choose
+from diffjax.training.choices import choose, read_choice
 from diffjax.training.objective import Vdm, Weighted
 
 SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] = {
@@ -16,6 +16,8 @@ SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] =
     "network": learned_schedules.network,
 }
 Make = Callable[[Any, Weighted], Weighted | Vdm]
+# Times that a mean over is a mean over all times.
+_EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
 
 
 def objective(config: Any, chosen: Weighted) -> Weighted | Vdm:
@@ -70,9 +72,31 @@ def _with_variance(loss: Callable[..., Any], config: Any, chosen: Weighted) -> W
     return chosen._replace(loss=loss, learned_variance=True)
 
 
+def _bound(config: Any, chosen: Weighted) -> Weighted:
+    _refuse_weights(config)
+    return _with_variance(learned_variance.vlb_loss, config, chosen)
+
+
+def _refuse_weights(config: Any) -> None:
+    """A bound weighs its errors itself: what would weigh them otherwise is refused."""
+    c = config.diffusion
+    name = read_choice(c.time_sampling, key="diffusion.time_sampling")[0]
+    for key, expected, holds in (
+        ("weighting", "'uniform'", c.weighting == "uniform"),
+        ("loss_target", "'same'", c.loss_target == "same"),
+        ("time_sampling", " or ".join(map(repr, _EVEN)), name in _EVEN),
+    ):
+        if not holds:
+            raise UserError(
+                f"config.diffusion.{key} = {c[key]!r}: expected {expected} for the bound "
+                f"config.diffusion.objective = {c.objective!r}, which has its own weights"
+            )
+
+
 def _vdm(config: Any, chosen: Weighted, *, gamma: str, learn_ends: bool) -> Vdm:
     c = config.diffusion
     schedule = chosen.schedule
+    _refuse_weights(config)
     if gamma not in SCHEDULE_FORMS:
         raise ValueError(f"gamma must be one of {', '.join(SCHEDULE_FORMS)}, not {gamma!r}")
     if schedule.discrete or getattr(schedule, "geometry", None) is not variance_preserving:
@@ -114,6 +138,6 @@ OBJECTIVES: Mapping[str, Callable[..., Make]] = {
     "hybrid": lambda vlb_weight=0.001: partial(
         _with_variance, partial(learned_variance.hybrid_loss, vlb_weight=vlb_weight)
     ),
-    "vlb": lambda: partial(_with_variance, learned_variance.vlb_loss),
+    "vlb": lambda: _bound,
     "vdm": _make_vdm,
 }

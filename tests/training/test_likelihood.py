@@ -15,7 +15,6 @@ VDM = {
     "objective": "vdm(gamma='network')",
     "schedule": "linear_log_snr(log_snr_min=-6.0, log_snr_max=13.3)",
     "parametrisation": "categorical",
-    "loss_target": "x0",
 }
 HYBRID = {"objective": "hybrid", "schedule": "linear_beta(T=20)", "parametrisation": "eps"}
 

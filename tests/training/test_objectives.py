@@ -293,7 +293,8 @@ def test_the_bound_s_objective_is_the_bound(small_config):
     ids=["squared error", "bound"],
 )
 def test_networks_of_logits_train_and_sample(small_config, changes):
-    setup, unet, shape = resolved(small_config, changes=changes | CATEGORICAL)
+    target = {"diffusion.loss_target": "same" if changes else "x0"}
+    setup, unet, shape = resolved(small_config, changes=changes | CATEGORICAL | target)
     assert shape == (1, 8, 8, 256) and unet.levels == 256
     states, _ = trained(setup)
     assert {"in/kernel", "out/kernel", "out/bias"} <= changed(states[0].params, states[2].params)
@@ -302,6 +303,7 @@ def test_networks_of_logits_train_and_sample(small_config, changes):
 
 def test_the_whole_network_trains_and_samples_with_everything_at_once(small_config):
     changes = VDM | CATEGORICAL | {
+        "diffusion.loss_target": "same",
         "diffusion.objective": "vdm(gamma='network', learn_ends=True)", "model.fourier": (6, 7),
         "train.ema_snapshots": (0.1,), "train.ema": "power(sigma_rel=0.05)",
         "sample.sampler": "ancestral", "train.batch_size": 2, "model.patch": 2,
@@ -431,7 +433,11 @@ def test_one_and_two_devices_learn_and_remember_the_same(tmp_path):
         ({"time_sampling": "nope"}, "config.diffusion.time_sampling .*loss_second_moment"),
         ({"objective": "hybrid", "schedule": "karras"}, "config.diffusion.schedule = 'karras'"),
         ({"objective": "vlb", "self_conditioning": 0.5}, "diffusion.self_conditioning = 0.5"),
-        ({"objective": "vlb"} | CATEGORICAL, "config.diffusion.parametrisation = 'categorical'"),
+        ({"objective": "vdm", "weighting": "snr"} | VDM, "weighting = 'snr': expected 'uniform'"),
+        ({"objective": "vdm", "loss_target": "x0"} | VDM, "loss_target = 'x0': expected 'same'"),
+        ({"objective": "vlb", "time_sampling": "logit_normal"}, "time_sampling = 'logit_normal'"),
+        ({"objective": "vlb"} | CATEGORICAL | {"diffusion.loss_target": "same"},
+         "config.diffusion.parametrisation = 'categorical'"),
         (CATEGORICAL | {"diffusion.loss_target": "same"}, "diffusion.loss_target = 'same': logits"),
         (CATEGORICAL | {"diffusion.loss_target": "categorical"},
          "config.diffusion.loss_target = 'categorical': logits"),
