@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     config.diffusion.condition_dropout = 0.0
 
     config.train = ConfigDict()
-    config.train.steps = 10_000
+    config.train.steps = 7500
     config.train.batch_size = 32
     config.train.optimizer = "adam(b2=0.99)"
     config.train.learning_rate = 1e-3

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from diffjax.errors import UserError
 from diffjax.likelihood.bits import summarise
 
 # (images by key, their numbers) -> numbers of each image by name, "total" among them
@@ -46,6 +47,9 @@ def evaluate_likelihood(
     Returns:
       A report that JSON can hold ("bits_per_dim", "standard_error", "images", the mean of each
       part, "counted": what the number counts, "seconds") and each image's numbers, with "index".
+
+    Raises:
+      UserError: a number that is not finite.
     """
     count = min(num_images or len(test), len(test))
     index = np.arange(count) * len(test) // count
@@ -68,6 +72,13 @@ def evaluate_likelihood(
             bar.set_postfix_str(f"{so_far.mean():.4f} bits/dim", refresh=False)
             bar.update(len(rows))
     each = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    lost = int((~np.isfinite(each["total"])).sum())
+    if lost:
+        raise UserError(
+            f"{lost} of {count} images have no finite likelihood: the model's estimates are not "
+            "finite, or an ODE's tolerance was out of reach: raise its rtol and atol, or take "
+            "another config.sample.checkpoint"
+        )
     total = summarise(each["total"])
     shape = tuple(int(n) for n in batch["image"].shape[1:])
     means = {name: float(np.mean(x)) for name, x in each.items() if x.ndim == 1 and name != "total"}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffjax.errors import UserError
 from diffjax.evaluation.likelihood import evaluate_likelihood
 
 
@@ -59,3 +60,11 @@ def test_fewer_images_are_spread_over_the_set():
         measure, Images(5), what="bound", split="test", num_images=50, batch_size=3
     )
     np.testing.assert_array_equal(each["index"], np.arange(5))
+
+
+def test_a_number_that_is_not_finite_is_no_mean():
+    def lost(batch, numbers):
+        return {"total": np.where(numbers == 3, np.nan, 1.0)}
+
+    with pytest.raises(UserError, match="1 of 10 images have no finite likelihood"):
+        evaluate_likelihood(lost, Images(10), what="", split="test", batch_size=4)
