@@ -1,6 +1,13 @@
 """Fashion-MNIST's likelihood in bits per dimension: 28x28, 8 bits (Xiao et al. 2017; MIT licence).
 
-python -m diffjax.main --config=experiments/fashion_mnist_likelihood.py
+    python -m diffjax.main --config=experiments/fashion_mnist_likelihood.py
+    python -m diffjax.main --config=experiments/fashion_mnist_likelihood.py --mode=evaluate
+
+2.935 +- 0.009 bits/dim on all 10,000 test images by the continuous-time bound, after an hour beside
+other work on 2 cores of an AMD EPYC with AVX2 and without a GPU (2026-11-25); see RESULTS.md.
+
+A pixel's 256 levels get logits, which the likelihood of the noisy pixel joins (`categorical`): with
+them a small network learns in minutes what one that predicts eps takes far longer for.
 """
 
 from ml_collections import ConfigDict
