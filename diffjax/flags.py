@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from diffjax.errors import UserError
 
-MODES = ("train", "sample", "edit", "evaluate", "ema")
+MODES = ("train", "sample", "edit", "evaluate", "ema", "plan")
 EXAMPLE = "--config=experiments/fashion_mnist.py"
 
 

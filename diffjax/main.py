@@ -2,7 +2,8 @@
 
 One config file says what is trained, --config.key.name=value changes a value, --workdir says where
 the run lives, and --mode what to do: train (going on where the last run stopped), sample, edit
-(images from files), evaluate, ema (rebuild an average of another length from stored ones).
+(images from files), evaluate, ema (rebuild an average of another length from stored ones), plan
+(what a training would take of config.parallel.devices devices; nothing is trained or written).
 """
 
 import json
@@ -57,7 +58,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py make them.
       workdir: where the run lives.
-      mode: "train", "sample", "edit", "evaluate" or "ema".
+      mode: "train", "sample", "edit", "evaluate", "ema" or "plan".
 
     Returns:
       The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
@@ -74,9 +75,14 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
         "evaluate": _evaluate,
         "ema": _rebuild_average,
     }
-    if mode not in modes:
-        raise UserError(f"mode {mode!r}: expected one of {', '.join(modes)}")
+    if mode not in (*modes, "plan"):
+        raise UserError(f"mode {mode!r}: expected one of {', '.join((*modes, 'plan'))}")
     check(config)
+    if mode == "plan":
+        from diffjax.training import plan
+
+        print(plan.told(plan.plan(config)))
+        return 0
     use_compilation_cache()
     if is_autoencoder(config):
         from diffjax.training.first_stage.experiment import resolve

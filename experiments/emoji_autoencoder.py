@@ -61,6 +61,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.checkpoint_every = 1000
     config.train.sample_every = 1500
 
+    config.parallel = ConfigDict()
+    config.parallel.strategy = "pmap"
+    config.parallel.fsdp = 0
+    config.parallel.min_size = 65536
+    config.parallel.overrides = ()
+    config.parallel.devices = 0
+    config.parallel.compile = True
+
     config.sample = ConfigDict()
     config.sample.count = 32
     config.sample.batch_size = 64

@@ -78,6 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 500
     config.train.grad_clip = 1.0
+    config.train.accumulate = 1
     config.train.ema = "warmed_up"
     config.train.ema_decay = 0.9995
     config.train.ema_snapshots = ()
@@ -85,6 +86,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.eval_every = 1000
     config.train.checkpoint_every = 1000
     config.train.sample_every = 5000
+
+    config.parallel = ConfigDict()
+    config.parallel.strategy = "pmap"
+    config.parallel.fsdp = 0
+    config.parallel.min_size = 65536
+    config.parallel.overrides = ()
+    config.parallel.devices = 0
+    config.parallel.compile = True
 
     config.sample = ConfigDict()
     config.sample.sampler = "dpm_solver_pp_2m"

@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 100
     config.train.grad_clip = 1.0
+    config.train.accumulate = 1
     config.train.ema = "warmed_up"
     config.train.ema_decay = 0.999
     config.train.ema_snapshots = (0.05, 0.1)
@@ -82,6 +83,14 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
     config.train.sample_every = 2000
+
+    config.parallel = ConfigDict()
+    config.parallel.strategy = "pmap"
+    config.parallel.fsdp = 0
+    config.parallel.min_size = 65536
+    config.parallel.overrides = ()
+    config.parallel.devices = 0
+    config.parallel.compile = True
 
     config.sample = ConfigDict()
     config.sample.sampler = "ancestral"

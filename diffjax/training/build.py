@@ -203,13 +203,26 @@ def denoiser(network: denoisers.Network, diffusion: Diffusion) -> denoisers.Deno
     )
 
 
-def kernels(name: str, *, key: str) -> accelerator.Kernels:
+def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernels:
     """What a config's key names: "auto" takes the accelerator where there is one.
+
+    Args:
+      name: the value.
+      key: the key.
+      sharded: whether jit splits the images among devices. It can't look into the accelerator's
+        calls, and would gather all images for each.
 
     Raises:
       UserError: an unknown name, or "onednn" where the accelerator can't be had.
     """
     find = choose(name, KERNELS, key=key)
+    if sharded:
+        if find is accelerator.onednn:
+            raise UserError(
+                f"config.{key} = {name!r} can't go with config.parallel.strategy = 'fsdp', which "
+                "XLA splits its own kernels for alone: take 'auto' or 'xla'"
+            )
+        return accelerator.xla()
     try:
         return find()
     except UserError as error:

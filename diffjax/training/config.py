@@ -1,5 +1,6 @@
 """What a config must hold, checked before anything is loaded or written."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,6 +55,20 @@ SIZES = Rule(
     lambda v: len(v) > 0 and all(type(x) is int and x >= 1 for x in v),
 )
 
+
+def _overrides(value: Any) -> bool:
+    def holds(pair: Any) -> bool:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            return False
+        try:
+            re.compile(pair[0])
+        except re.error:
+            return False
+        return pair[1] is None or (type(pair[1]) is int and pair[1] >= 0)
+
+    return all(map(holds, value))
+
+
 SHARED: dict[str, Rule] = {
     "seed": SEED,
     "data.name": TEXT,
@@ -74,6 +89,14 @@ SHARED: dict[str, Rule] = {
     "train.eval_every": _whole(1),
     "train.checkpoint_every": _whole(1),
     "train.sample_every": _whole(1),
+    "parallel.strategy": TEXT,
+    "parallel.fsdp": _whole(0),
+    "parallel.min_size": _whole(1),
+    "parallel.overrides": Rule(
+        tuple, "a tuple of (regular expression, axis or None) pairs", _overrides
+    ),
+    "parallel.devices": _whole(0),
+    "parallel.compile": SWITCH,
     "sample.count": _whole(1),
     "sample.batch_size": _whole(1),
     "sample.checkpoint": CHECKPOINT,
@@ -114,6 +137,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "diffusion.self_conditioning": _share(),
     "diffusion.offset_noise": NOT_NEGATIVE,
     "diffusion.condition_dropout": _share(),
+    "train.accumulate": _whole(1),
     "train.ema": TEXT,
     "train.ema_snapshots": NUMBERS,
     "sample.sampler": TEXT,
@@ -184,6 +208,13 @@ def check(config: Any) -> None:
         # A comparison with NaN is false, so a rule with bounds refuses it.
         if wrong_kind or not rule.holds(value) or value != value:
             raise UserError(f"config.{key} = {value!r}: expected {rule.expected}")
+
+
+def from_json(tree: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(tree, dict):
+        return {key: from_json(value) for key, value in tree.items()}
+    return tuple(map(from_json, tree)) if isinstance(tree, list) else tree
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from diffjax.errors import UserError
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, SpatialMap
 from diffjax.schedules import Array
-from diffjax.training import build, build_sampling, choices, pictures, workdir
+from diffjax.training import build, build_sampling, choices, pictures, strategies, workdir
 from diffjax.training.checkpoints import read_json
 from diffjax.training.collector import without_collector
 from diffjax.training.conditions import Conditions, add_text, conditions
@@ -120,12 +120,13 @@ class Experiment(NamedTuple):
         return _identity(self.space, self.conditions)
 
     @without_collector()
-    def init_state(self) -> TrainState:
-        """The state of step 0."""
+    def init_state(self, *, shardings: Any = None) -> TrainState:
+        """The state of step 0, where a tree of shardings says."""
         return init_state(
             self.network,
             build.optimizer(self.config),
             seed=self.config.seed,
+            shardings=shardings,
             **_state_parts(self.config, self.diffusion, self.space),
         )
 
@@ -150,8 +151,16 @@ class Experiment(NamedTuple):
             offset=self.config.diffusion.offset_noise,
             learned_optimizer=build.learned_optimizer(self.config),
             widths=tuple(self.config.train.ema_snapshots),
+            accumulate=self.config.train.accumulate,
             axis_name=axis_name,
         )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of so many examples, in shapes."""
+        one = _one_example(self)
+        return {
+            k: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for k, x in one.items()
+        }
 
     def reader(self, *, flip: bool) -> Read:
         def read(
@@ -227,7 +236,9 @@ def resolve(config: Any) -> Experiment:
     build_sampling.sampling(config, diffusion.schedule)
     build.optimizer(config)
     build.average_decay(config)
-    kernels = build.kernels(config.model.kernels, key="model.kernels")
+    kernels = build.kernels(
+        config.model.kernels, key="model.kernels", sharded=strategies.is_sharded(config)
+    )
     source = load_split(config, "train")
     wanted = conditions(config, source)
     space = _space(config, source, wanted, kernels)
@@ -308,7 +319,8 @@ def _trace(setup: Experiment, weak: Weak | None) -> None:
     generator = setup.make_generator(weak=weak)
     try:
         state = setup.state_shapes()
-        jax.eval_shape(setup.train_step(axis_name=None), state, _one_example(setup))
+        batch = setup.batch_shapes(setup.config.train.accumulate)
+        jax.eval_shape(setup.train_step(axis_name=None), state, batch)
         jax.eval_shape(
             generator.function(), state.ema_params, np.arange(1), _one_condition(setup),
             generator.weak_params,

@@ -12,11 +12,11 @@ import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.training import build, ema_snapshots, loss_picture, workdir
+from diffjax.training import build, ema_snapshots, loss_picture, strategies, workdir
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
 from diffjax.training.logs import MetricsLog, Progress
-from diffjax.training.parallel import AXIS, DataParallel
+from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.signals import StopRequest
 
@@ -46,8 +46,8 @@ class Trainable(Protocol):
         """What it is trained on beside the config and the data."""
         ...
 
-    def init_state(self) -> Any:
-        """The state of step 0."""
+    def init_state(self, *, shardings: Any = None) -> Any:
+        """The state of step 0, where a tree of shardings says."""
         ...
 
     def state_shapes(self) -> Any:
@@ -114,7 +114,8 @@ def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print)
     """
     config = setup.config
     say(setup.kernels.line)
-    parallel = DataParallel(config.train.batch_size)
+    parallel = strategies.strategy(config)
+    parallel.check(setup)
     workdir.check(folder, config, identity=setup.identity)
     held_out = setup.held_out()
     with workdir.alone(folder):
@@ -127,13 +128,13 @@ def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print)
                 checkpoints.close()
             raise
         checkpoints.close()
-        setup.finish(jax.device_put(setup.frozen(state)), folder, say=say)
+        setup.finish(strategies.to_compute(setup.frozen(state), config), folder, say=say)
 
 
 def _train(
     setup: Trainable,
     folder: Path,
-    parallel: DataParallel,
+    parallel: Strategy,
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
     say: Callable[[str], None],
@@ -147,7 +148,7 @@ def _train(
         batches.set_state(restored.data)
         say(f"going on from step {restored.step} of {folder}")
     else:
-        state = setup.init_state()
+        state = parallel.init_state(setup)
     workdir.prepare(folder, config, identity=setup.identity)
     start = int(state.step)
     ema_snapshots.drop_after(folder / ema_snapshots.FOLDER, start)
@@ -155,13 +156,14 @@ def _train(
     say(
         f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} images "
         f"{setup.source.image_shape}, {len(parallel.devices)} x "
-        f"{parallel.devices[0].device_kind}, steps {start} to {config.train.steps}"
+        f"{parallel.devices[0].device_kind} ({config.parallel.strategy}), "
+        f"steps {start} to {config.train.steps}"
     )
     if start >= config.train.steps:
         return state
     run = _Run(setup, folder, parallel, checkpoints, held_out, start)
     try:
-        return run.go(parallel.replicate(state), batches)
+        return run.go(parallel.spread(state), batches)
     finally:
         run.close()
 
@@ -173,7 +175,7 @@ class _Run:
         self,
         setup: Trainable,
         folder: Path,
-        parallel: DataParallel,
+        parallel: Strategy,
         checkpoints: Checkpoints,
         held_out: list[dict[str, np.ndarray]],
         start: int,
@@ -200,9 +202,9 @@ class _Run:
         self.log.close()
 
     def go(self, state: Any, batches: data.BatchIterator) -> Any:
-        """Steps to the end; returns the first device's state."""
+        """Steps to the end; returns the state for what follows, one copy of it."""
         config = self.config
-        train_step = self.parallel.compile(self.setup.train_step(axis_name=AXIS))
+        train_step = self.parallel.compile(self.setup.train_step(axis_name=self.parallel.axis_name))
         first = self.start
         prefetcher = Prefetcher(batches, self.parallel.shard)
         try:
@@ -273,7 +275,8 @@ class _Run:
             return
         self.flush()
         frozen = self.parallel.first(self.setup.frozen(state))
-        losses = [self.eval_loss(frozen, batch) for batch in self.held_out]
+        batches = map(self.parallel.held_out, self.held_out)
+        losses = [self.eval_loss(frozen, batch) for batch in batches]
         self.loss = float(np.mean([float(loss) for loss in losses]))
         self.evaluated = step
         if not math.isfinite(self.loss):

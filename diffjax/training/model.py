@@ -42,18 +42,11 @@ def load(
     stored["sample"]["checkpoint"] = checkpoint
     if first_stage is not None:
         stored["first_stage"]["workdir"] = str(first_stage)
-    config = ConfigDict(_with_tuples(stored))
+    config = ConfigDict(configs.from_json(stored))
     configs.check(config)
     setup = resolve(config)
     step, params = restore_frozen(setup, folder)
     return Model(setup, params, step=step)
-
-
-def _with_tuples(tree: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
-    if isinstance(tree, dict):
-        return {key: _with_tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
 
 
 class Model:

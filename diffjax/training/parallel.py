@@ -1,6 +1,7 @@
-"""The pmap strategy: one replica of the state a device, the batch split among them."""
+"""How a train step runs on several devices; and the pmap strategy: a replica of the state each."""
 
-from typing import Any
+import math
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -10,24 +11,118 @@ from diffjax.errors import UserError
 from diffjax.training.state import TrainStep
 
 AXIS = "batch"
+Batch = dict[str, np.ndarray]
+
+
+class Trainable(Protocol):
+    """What a strategy asks of a resolved config."""
+
+    def init_state(self, *, shardings: Any = None) -> Any:
+        """The state of step 0."""
+        ...
+
+    def state_shapes(self) -> Any:
+        """The state with shapes for arrays."""
+        ...
+
+
+class Strategy(Protocol):
+    """Where states and batches lie, and what runs a step there.
+
+    Attributes:
+      devices: all that take part.
+      axis_name: what the step is told of them.
+      told: how they are arranged, in words.
+    """
+
+    @property
+    def devices(self) -> list[Any]: ...
+    @property
+    def axis_name(self) -> str | None: ...
+    @property
+    def told(self) -> str: ...
+
+    def check(self, setup: Trainable) -> Any:
+        """Raises UserError for what can't be laid out."""
+        ...
+
+    def init_state(self, setup: Trainable) -> Any:
+        """The state of step 0, not yet `spread`."""
+        ...
+
+    def compile(self, train_step: TrainStep) -> Any:
+        """The step over what `spread` and `shard` return."""
+        ...
+
+    def spread(self, tree: Any) -> Any:
+        """A state where it is trained."""
+        ...
+
+    def first(self, tree: Any) -> Any:
+        """Of a state that is spread, or a part of it, what other functions compute with."""
+        ...
+
+    def scalars(self, tree: Any) -> Any:
+        """A step's metrics as Python floats."""
+        ...
+
+    def shard(self, batch: Batch) -> Any:
+        """A batch where it is trained on."""
+        ...
+
+    def held_out(self, batch: Batch) -> Any:
+        """A batch for functions of `first`'s tree."""
+        ...
+
+    def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """What the compiled step takes, in shapes."""
+        ...
+
+    def bytes_of(self, tree: Any) -> Any:
+        """How much of each array of a tree of shapes a device holds."""
+        ...
+
+
+def check_divides(batch_size: int, *, devices: int, accumulate: int = 1) -> None:
+    """Every device gets as many examples in every micro-batch.
+
+    Raises:
+      UserError: it does not.
+    """
+    if batch_size % (devices * accumulate):
+        micro = f" and {accumulate} micro-batches" if accumulate > 1 else ""
+        raise UserError(
+            f"config.train.batch_size = {batch_size} does not divide among {devices} devices"
+            f"{micro}: take a multiple of {devices * accumulate}"
+        )
 
 
 class DataParallel:
     """Runs a train step on every local device, with equal states and a share of the batch each."""
 
-    def __init__(self, batch_size: int) -> None:
+    axis_name = AXIS
+    told = "a copy of the state each"
+
+    def __init__(self, batch_size: int, *, accumulate: int = 1) -> None:
         """Takes all local devices.
+
+        Args:
+          batch_size: of all devices together.
+          accumulate: micro-batches that a step divides it into.
 
         Raises:
           UserError: the batch does not divide among the devices.
         """
         self.devices = jax.local_devices()
-        if batch_size % len(self.devices):
-            raise UserError(
-                f"config.train.batch_size = {batch_size} does not divide among "
-                f"{len(self.devices)} devices: take a multiple of {len(self.devices)}"
-            )
+        check_divides(batch_size, devices=len(self.devices), accumulate=accumulate)
         self._sharding = NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def check(self, setup: Trainable) -> None:
+        """Whatever the state is, it is laid out whole."""
+
+    def init_state(self, setup: Trainable) -> Any:
+        """The state of step 0, on the first device."""
+        return setup.init_state()
 
     def compile(self, train_step: TrainStep) -> Any:
         """The step over (devices, ...) states and batches.
@@ -37,6 +132,10 @@ class DataParallel:
         """
         donated = () if self.devices[0].platform == "cpu" else (0,)
         return jax.pmap(train_step, axis_name=AXIS, donate_argnums=donated, devices=self.devices)
+
+    def spread(self, tree: Any) -> Any:
+        """A copy a device."""
+        return self.replicate(tree)
 
     def replicate(self, tree: Any) -> Any:
         """A leading axis with one copy a device."""
@@ -63,6 +162,26 @@ class DataParallel:
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), self._sharding)
             for name, x in batch.items()
         }
+
+    def held_out(self, batch: Batch) -> Batch:
+        """The batch itself: the first device takes it whole."""
+        return batch
+
+    def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """What `compile`'s step takes, in shapes."""
+        count = len(self.devices)
+
+        def split(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype)
+
+        def copies(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+
+        return jax.tree.map(copies, state), jax.tree.map(split, batch)
+
+    def bytes_of(self, tree: Any) -> Any:
+        """How much of each array a device holds: all of it."""
+        return jax.tree.map(lambda x: math.prod(x.shape) * np.dtype(x.dtype).itemsize, tree)
 
 
 @jax.jit

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-
 from diffjax import ema
 from diffjax.errors import UserError
-from diffjax.training import ema_snapshots, workdir
+from diffjax.training import ema_snapshots, strategies, workdir
 from diffjax.training.checkpoints import Checkpoints, Restored
 
 
@@ -44,7 +42,7 @@ def restore_frozen(setup: Restorable, folder: Path) -> tuple[int, Any]:
         found = restore(folder, setup.state_shapes(), wanted=setup.config.sample.checkpoint)
     if found is None:
         raise _untrained(folder)
-    return found.step, jax.device_put(setup.frozen(found.state))
+    return found.step, strategies.to_compute(setup.frozen(found.state), setup.config)
 
 
 def restore(folder: Path, like: Any, *, wanted: str) -> Restored | None:

@@ -14,7 +14,7 @@ from diffjax.models.condition import Condition, drop
 from diffjax.offset_noise import offset_noise
 from diffjax.schedules import Array
 from diffjax.training.build import Diffusion, input_shape
-from diffjax.training.objective import Draws, Learned
+from diffjax.training.objective import Draws, Found, Learned
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -58,6 +58,7 @@ def init_state(
     shape: tuple[int, int, int],
     learned_optimizer: optax.GradientTransformation | None = None,
     widths: tuple[float, ...] = (),
+    shardings: Any = None,
 ) -> TrainState:
     """A fresh state; parameters are a function of the seed. Not to be called within a trace.
 
@@ -65,13 +66,16 @@ def init_state(
       network, optimizer, diffusion, learned_optimizer, widths: as in `make_train_step`.
       seed: what the parameters follow from.
       shape: of one x_0.
+      shardings: a tree of them, where the state is to lie; None for one device.
     """
     # One program, not one for every shape of a leaf. It runs once, so what matters is how soon it
     # is compiled, and on a CPU LLVM's first level gives the last one's bits in half the time.
     on_cpu = jax.default_backend() == "cpu"
     options = {"xla_backend_optimization_level": 1} if on_cpu else None
     make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
-    return jax.jit(make, compiler_options=options)(rng.stream(seed, "init"))
+    return jax.jit(make, compiler_options=options, out_shardings=shardings)(
+        rng.stream(seed, "init")
+    )
 
 
 def state_shapes(
@@ -131,6 +135,45 @@ def place_in_batch(local: int, axis_name: str | None) -> tuple[Array, int]:
     return place * local + jnp.arange(local), local * devices
 
 
+def micro_batches(tree: Any, count: int) -> Any:
+    """(B, ...) arrays as (count, B / count, ...): every count-th example goes together.
+
+    So a batch that is split among devices in runs stays where it is.
+    """
+    return jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1),
+        tree,
+    )
+
+
+def mean_found(gradients: Callable[[Any], Found], parts: Any, like: tuple[Any, Any]) -> Found:
+    """The mean of gradients(part) over micro-batches, one at a time: in the memory of one.
+
+    Args:
+      gradients: of a micro-batch.
+      parts: micro-batches, stacked.
+      like: trees that the gradients are like: parameters, and `Learned.params`.
+
+    Raises:
+      ValueError: an objective that remembers losses, which would have to learn of all at once.
+    """
+    count = jax.tree.leaves(parts)[0].shape[0]
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), *like))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        found = gradients(part)
+        if found.history is not None:
+            raise ValueError(
+                f"train.accumulate = {count} can't go with time_sampling = 'loss_second_moment', "
+                "which remembers the losses of whole batches: expected 1"
+            )
+        return jax.tree.map(jnp.add, total, (found.loss, found.grads, found.learned_grads)), None
+
+    total, _ = jax.lax.scan(add, zeros, parts)
+    loss, grads, learned_grads = jax.tree.map(lambda x: x / count, total)
+    return Found(loss, grads, learned_grads, None)
+
+
 def random_flip(key: Array, indices: Array, x: Array) -> Array:
     """(B, H, W, C), half of them mirrored left to right; each by its place alone."""
     mirrored = rng.per_example(key, indices, jax.random.bernoulli)
@@ -149,6 +192,7 @@ def make_train_step(
     offset: float = 0.0,
     learned_optimizer: optax.GradientTransformation | None = None,
     widths: tuple[float, ...] = (),
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
     """train_step(state, batch) -> (state, metrics), pure.
@@ -169,7 +213,9 @@ def make_train_step(
       offset: strength of `offset_noise`.
       learned_optimizer: for what the objective learns; `optimizer` by default.
       widths: sigma_rel of the averages of which snapshots are kept (`ema.power_decay`).
-      axis_name: the axis of a pmap, or None on one device.
+      accumulate: micro-batches that a batch is divided into, whose gradients are averaged.
+      axis_name: the axis of a pmap, or None on one device and under jit, which sees the whole
+        batch wherever it lies.
 
     Returns:
       A function of a state and {"image": (B, ...), ...}, whose metrics are float32 scalars: loss,
@@ -177,29 +223,39 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        indices, batch_size = place_in_batch(len(batch["image"]), axis_name)
+        places, batch_size = place_in_batch(len(batch["image"]), axis_name)
 
         def key(name: str) -> Array:
             return rng.stream(seed, name, state.step)
 
-        x_0, cond = read(batch, key, indices)
-        eps = rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
-        if offset:
-            eps = offset_noise(key("offset_noise"), indices, eps, strength=offset)
-        if cond is not None:
-            dropped = rng.per_example(
-                key("label"), indices, lambda k: jax.random.bernoulli(k, condition_dropout)
+        def gradients(part: tuple[Batch, Array]) -> Found:
+            batch, indices = part
+            x_0, cond = read(batch, key, indices)
+            eps = rng.per_example(
+                key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:])
             )
-            cond = drop(cond, dropped)
-        dropout_key = jax.random.fold_in(key("dropout"), indices[0])
+            if offset:
+                eps = offset_noise(key("offset_noise"), indices, eps, strength=offset)
+            if cond is not None:
+                dropped = rng.per_example(
+                    key("label"), indices, lambda k: jax.random.bernoulli(k, condition_dropout)
+                )
+                cond = drop(cond, dropped)
+            dropout_key = jax.random.fold_in(key("dropout"), indices[0])
 
-        def apply(params: Any) -> Network:
-            return lambda x, t, cond: network.apply(
-                {"params": params}, x, t, cond, train=True, rngs={"dropout": dropout_key}
-            )
+            def apply(params: Any) -> Network:
+                return lambda x, t, cond: network.apply(
+                    {"params": params}, x, t, cond, train=True, rngs={"dropout": dropout_key}
+                )
 
-        draws = Draws(x_0, eps, cond, key, indices, batch_size, axis_name)
-        found = diffusion.objective.gradients(apply, state.params, state.learned, draws)
+            draws = Draws(x_0, eps, cond, key, indices, batch_size, axis_name)
+            return diffusion.objective.gradients(apply, state.params, state.learned, draws)
+
+        if accumulate == 1:
+            found = gradients((batch, places))
+        else:
+            parts = micro_batches((batch, places), accumulate)
+            found = mean_found(gradients, parts, (state.params, state.learned.params))
         loss, grads, learned_grads = found.loss, found.grads, found.learned_grads
         if axis_name is not None:
             loss, grads, learned_grads = jax.lax.pmean((loss, grads, learned_grads), axis_name)

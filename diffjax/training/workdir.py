@@ -15,6 +15,7 @@ from diffjax.training.config import flatten
 # What may differ between the run that made a workdir and the one that goes on in it.
 FREE = (
     "train.steps",
+    "train.accumulate",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
@@ -24,6 +25,7 @@ FREE = (
     "model.kernels",
     "autoencoder.kernels",
     "first_stage.",
+    "parallel.",
     "sample.",
     "edit.",
     "evaluate.",

@@ -11,7 +11,7 @@ from diffjax import data, rng
 from diffjax.accelerator import Kernels
 from diffjax.errors import UserError
 from diffjax.training import build as shared
-from diffjax.training import workdir
+from diffjax.training import strategies, workdir
 from diffjax.training.collector import without_collector
 from diffjax.training.first_stage import build, pictures
 from diffjax.training.first_stage import state as states
@@ -45,15 +45,20 @@ class Autoencoding(NamedTuple):
         )
 
     @without_collector()
-    def init_state(self) -> AutoencoderState:
-        """The state of step 0."""
+    def init_state(self, *, shardings: Any = None) -> AutoencoderState:
+        """The state of step 0, where a tree of shardings says."""
         init = self._initialiser()
-        return jax.jit(init)(rng.stream(self.config.seed, "init"))
+        return jax.jit(init, out_shardings=shardings)(rng.stream(self.config.seed, "init"))
 
     def state_shapes(self) -> AutoencoderState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
         init = self._initialiser()
         return jax.eval_shape(init, rng.stream(0, "init"))
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of so many examples, in shapes."""
+        shape = (batch_size, *self.source.image_shape)
+        return {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
 
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
@@ -134,14 +139,19 @@ def resolve(config: Any) -> Autoencoding:
       UserError: whatever in the config can't be.
     """
     shared.optimizer(config)
-    kernels = shared.kernels(config.autoencoder.kernels, key="autoencoder.kernels")
+    kernels = shared.kernels(
+        config.autoencoder.kernels,
+        key="autoencoder.kernels",
+        sharded=strategies.is_sharded(config),
+    )
     source = load_split(config, "train")
     stage = build.stage(config, image_shape=source.image_shape, ops=kernels.ops)
     objective = build.objective(config, image_shape=source.image_shape, ops=kernels.ops)
     setup = Autoencoding(config, source, kernels, stage, objective)
-    batch = {"image": jax.ShapeDtypeStruct((1, *source.image_shape), np.uint8)}
     try:
-        jax.eval_shape(setup.train_step(axis_name=None), setup.state_shapes(), batch)
+        jax.eval_shape(
+            setup.train_step(axis_name=None), setup.state_shapes(), setup.batch_shapes(1)
+        )
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
     return setup
