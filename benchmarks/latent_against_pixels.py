@@ -48,7 +48,7 @@ class Side(NamedTuple):
 def side(name: str, run: tuple[str, str], resolve: Callable[[Any], Any], *more: str) -> Side:
     """Reads a run, given as its config and workdir."""
     config, workdir = run
-    found, folder, _ = flags.parse([f"--config={config}", f"--workdir={workdir}", *more])
+    found, folder, *_ = flags.parse([f"--config={config}", f"--workdir={workdir}", *more])
     setup = resolve(found)
     step, frozen = restore_frozen(setup, Path(folder))
     return Side(name, setup, frozen, step)

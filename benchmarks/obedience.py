@@ -197,7 +197,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--count", type=int, default=300, help="captions drawn at every scale")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
     options, rest = parser.parse_known_args(arguments)
-    config, workdir, _ = flags.parse(rest)
+    config, workdir, *_ = flags.parse(rest)
     setup = resolve(config)
     _, params = restore_frozen(setup, workdir)
     folder, size = Path(config.data.name.removeprefix("folder:")), config.data.image_size

@@ -36,7 +36,7 @@ def rms(x: Any) -> float:
 
 def main(arguments: list[str]) -> None:
     """Restores and prints."""
-    config, workdir, _ = flags.parse([*arguments, "--config.sample.guidance=none"])
+    config, workdir, *_ = flags.parse([*arguments, "--config.sample.guidance=none"])
     setup = resolve(config)
     _, params = restore_frozen(setup, workdir)
     schedule, test = setup.diffusion.schedule, load_split(config, "test")

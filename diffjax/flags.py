@@ -28,6 +28,7 @@ class CommandLine(NamedTuple):
     config: Any
     workdir: Path
     mode: str
+    profile: bool = False
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
     name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
-    return CommandLine(values.config, workdir, values.mode)
+    return CommandLine(values.config, workdir, values.mode, values.profile)
 
 
 def help_text() -> str:
@@ -78,6 +79,10 @@ def _define_others(values: flags.FlagValues) -> None:
         "workdir", None, "Where the run lives; runs/<config name> by default.", flag_values=values
     )
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_bool(
+        "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(config: Any, workdir: Path, mode: str = "train") -> int:
+def run(config: Any, workdir: Path, mode: str = "train", profile: bool = False) -> int:
     """Does what `mode` says with a config, for the command line and for notebooks.
 
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py make them.
       workdir: where the run lives.
       mode: "train", "sample", "edit", "evaluate", "ema" or "plan".
+      profile: whether a training writes a trace of a few steps.
 
     Returns:
       The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
@@ -68,8 +70,9 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     """
     from diffjax.training.config import check, is_autoencoder
 
+    train = partial(_train, profile=profile)
     modes: dict[str, Callable[[Any, Path], int]] = {
-        "train": _train,
+        "train": train,
         "sample": _sample,
         "edit": _edit,
         "evaluate": _evaluate,
@@ -77,6 +80,8 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     }
     if mode not in (*modes, "plan"):
         raise UserError(f"mode {mode!r}: expected one of {', '.join((*modes, 'plan'))}")
+    if profile and mode != "train":
+        raise UserError(f"--profile traces training steps: it can't go with --mode={mode}")
     check(config)
     if mode == "plan":
         from diffjax.training import plan
@@ -87,7 +92,7 @@ def run(config: Any, workdir: Path, mode: str = "train") -> int:
     if is_autoencoder(config):
         from diffjax.training.first_stage.experiment import resolve
 
-        modes = {"train": _train, "evaluate": _evaluate_autoencoder}
+        modes = {"train": train, "evaluate": _evaluate_autoencoder}
         if mode == "ema":
             raise UserError(
                 "--mode=ema: an autoencoder keeps no averages to rebuild one from: expected train "
@@ -154,11 +159,11 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _train(setup: Any, workdir: Path) -> int:
+def _train(setup: Any, workdir: Path, *, profile: bool) -> int:
     from diffjax.training import loop
 
     try:
-        loop.train(setup, workdir)
+        loop.train(setup, workdir, profile=profile)
     except loop.Stopped as stopped:
         print(f"{stopped}: run the same command again to go on", file=sys.stderr)
         return 128 + stopped.signal

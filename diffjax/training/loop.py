@@ -19,6 +19,7 @@ from diffjax.training.logs import MetricsLog, Progress
 from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.signals import StopRequest
+from diffjax.training.watch import Profile, Watch
 
 Batch = dict[str, np.ndarray]
 
@@ -100,12 +101,15 @@ class Stopped(Exception):
         self.step = step
 
 
-def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print) -> None:
+def train(
+    setup: Trainable, folder: Path, *, profile: bool = False, say: Callable[[str], None] = print
+) -> None:
     """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
 
     Args:
       setup: a resolved config.
       folder: the workdir.
+      profile: whether to write a trace of a few steps, to <workdir>/profile.
       say: where lines for the user go.
 
     Raises:
@@ -121,7 +125,7 @@ def train(setup: Trainable, folder: Path, *, say: Callable[[str], None] = print)
     with workdir.alone(folder):
         checkpoints = Checkpoints(folder)
         try:
-            state = _train(setup, folder, parallel, checkpoints, held_out, say)
+            state = _train(setup, folder, parallel, checkpoints, held_out, profile, say)
         except BaseException:
             # What ended the run is what the user should read, not that the disk is still full.
             with contextlib.suppress(UserError):
@@ -137,6 +141,7 @@ def _train(
     parallel: Strategy,
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
+    profile: bool,
     say: Callable[[str], None],
 ) -> Any:
     config = setup.config
@@ -161,7 +166,7 @@ def _train(
     )
     if start >= config.train.steps:
         return state
-    run = _Run(setup, folder, parallel, checkpoints, held_out, start)
+    run = _Run(setup, folder, parallel, checkpoints, held_out, start, profile=profile)
     try:
         return run.go(parallel.spread(state), batches)
     finally:
@@ -179,6 +184,8 @@ class _Run:
         checkpoints: Checkpoints,
         held_out: list[dict[str, np.ndarray]],
         start: int,
+        *,
+        profile: bool,
     ) -> None:
         self.setup, self.folder, self.parallel = setup, folder, parallel
         self.checkpoints, self.held_out = checkpoints, held_out
@@ -193,11 +200,14 @@ class _Run:
         # Metrics stay on the device until they are logged, so no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
+        self.watch = Watch()
+        self.profile = Profile(folder, start=start, on=profile)
         self.loss = math.nan
         self.start = start
         self.evaluated = -1
 
     def close(self) -> None:
+        self.profile.close()
         self.progress.close()
         self.log.close()
 
@@ -206,14 +216,25 @@ class _Run:
         config = self.config
         train_step = self.parallel.compile(self.setup.train_step(axis_name=self.parallel.axis_name))
         first = self.start
+
+        def guard(step: int) -> Any:
+            # Tracing makes constants, which are transfers of their own.
+            return jax.transfer_guard("allow" if step == first + 1 else "disallow")
+
         prefetcher = Prefetcher(batches, self.parallel.shard)
         try:
             with StopRequest() as stop:
                 for step in range(first + 1, config.steps + 1):
-                    batch = next(prefetcher)
-                    with without_collector():  # the first call traces
+                    with self.watch.waiting():
+                        batch = next(prefetcher)
+                    self.profile.before(step)
+                    # Nothing but the batch, which is there, goes to or from the devices in a step.
+                    with without_collector(), guard(step):  # the first call traces
                         state, metrics = train_step(state, batch)
+                    self.watch.step(metrics)
                     self.pending.append((step, metrics))
+                    if traced := self.profile.after(step, metrics):
+                        self.progress.say(f"wrote a trace of steps to {traced}")
                     last = step == config.steps
                     stopped_by = stop.signal  # read once: a signal may come at any line below
                     if step % config.log_every == 0 or last or step == first + 1:
@@ -256,6 +277,7 @@ class _Run:
                 **means,
                 "learning_rate": float(self.learning_rate(step - 1)),
                 "images_per_second": rate,
+                **self.watch.row(),
             }
         )
 
@@ -282,7 +304,7 @@ class _Run:
         if not math.isfinite(self.loss):
             self._stop_at(step, {"eval_loss": self.loss})
         self.log.write({"step": step, "eval_loss": self.loss})
-        self.since = time.monotonic()
+        self.resume()
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
         """Snapshots and a checkpoint with its held-out loss, and never one that is not finite."""
@@ -297,7 +319,7 @@ class _Run:
         averages = self.setup.averages(first)
         ema_snapshots.save(self.folder / ema_snapshots.FOLDER, step, averages)
         self.checkpoints.save(step, first, position, loss=self.loss)
-        self.since = time.monotonic()
+        self.resume()
 
     def sample(self, step: int, state: Any) -> None:
         """samples/step_*.png from fixed noise, and loss.png."""
@@ -309,4 +331,9 @@ class _Run:
         except UserError as error:  # a picture is not worth a run
             self.progress.say(f"no samples at step {step}: {error}")
         loss_picture.write(self.folder)
+        self.resume()
+
+    def resume(self) -> None:
+        """Steps go on: the time since the last one is not theirs."""
         self.since = time.monotonic()
+        self.watch.resume()

@@ -1,0 +1,134 @@
+"""What a run costs: time a step, time it waits for data, programs compiled, memory."""
+
+import collections
+import contextlib
+import functools
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+# Steps that may be under way at once. The host runs that far ahead and then waits for the oldest,
+# so that the moments at which steps are done are known, and the device is never without work.
+IN_FLIGHT = 2
+# Steps after the first that --profile leaves out, and how many it then traces.
+PROFILE_AFTER, PROFILED = 5, 5
+
+
+class Watch:
+    """Takes the time of steps; `row` tells of those since the last row."""
+
+    def __init__(self) -> None:
+        self._under_way: collections.deque[Any] = collections.deque()
+        self._done: float | None = None
+        self._steps: list[float] = []
+        self._waits: list[float] = []
+        _compilations()  # counts from here on
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what fetches a batch."""
+        began = time.monotonic()
+        yield
+        self._waits.append(time.monotonic() - began)
+
+    def step(self, metrics: Any) -> None:
+        """After a step was given to the device; `metrics` are arrays that it returns."""
+        self._under_way.append(metrics)
+        if len(self._under_way) > IN_FLIGHT:
+            self._take()
+
+    def resume(self) -> None:
+        """After something else than steps: what lies before is not counted."""
+        self._under_way.clear()
+        self._done = None
+
+    def row(self) -> dict[str, float]:
+        """Numbers for a row of metrics.jsonl; waits for the steps that are under way.
+
+        step_ms_p50, step_ms_p95: from one step's end to the next's; only with at least two steps.
+        data_wait_ms: mean time a step's batch was waited for.
+        compilations: programs compiled or read from the cache since the process began to train.
+        host_memory_mb: the process's largest resident size so far.
+        device_memory_mb: the largest use of the first device so far, where it tells.
+        """
+        while self._under_way:
+            self._take()
+        found: dict[str, float] = {}
+        if self._steps:
+            p50, p95 = np.percentile(self._steps, [50, 95]) * 1e3
+            found |= {"step_ms_p50": float(p50), "step_ms_p95": float(p95)}
+        if self._waits:
+            found["data_wait_ms"] = float(np.mean(self._waits)) * 1e3
+        found["compilations"] = float(_compilations().count)
+        found["host_memory_mb"] = _host_memory_mb()
+        used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        if used is not None:
+            found["device_memory_mb"] = used / 2**20
+        self._steps, self._waits = [], []
+        return found
+
+    def _take(self) -> None:
+        jax.block_until_ready(self._under_way.popleft())
+        now = time.monotonic()
+        if self._done is not None:
+            self._steps.append(now - self._done)
+        self._done = now
+
+
+class Profile:
+    """Writes a trace of a few steps, for TensorBoard's profiler or Perfetto.
+
+    The first steps are left out: they compile.
+    """
+
+    def __init__(self, folder: Path, *, start: int, on: bool) -> None:
+        self._folder, self._on = folder / "profile", on
+        self._first = start + PROFILE_AFTER + 1
+        self._tracing = False
+
+    def before(self, step: int) -> None:
+        """Before a step is given to the device."""
+        if self._on and step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._tracing = True
+
+    def after(self, step: int, metrics: Any) -> Path | None:
+        """After it was: the folder once the trace is written, else None."""
+        if not self._tracing or step < self._first + PROFILED - 1:
+            return None
+        jax.block_until_ready(metrics)
+        self.close()
+        return self._folder
+
+    def close(self) -> None:
+        """Ends a trace that is being taken."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+
+class _Compilations:
+    count = 0
+
+    def __call__(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.count += 1
+
+
+@functools.cache
+def _compilations() -> _Compilations:
+    # JAX takes listeners and never gives them back: one for the process.
+    found = _Compilations()
+    jax.monitoring.register_event_duration_secs_listener(found)
+    return found
+
+
+def _host_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
