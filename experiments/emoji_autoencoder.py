@@ -55,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.schedule = "cosine"
     config.train.warmup_steps = 500
     config.train.grad_clip = 1.0
+    config.train.on_not_finite = "stop"
     config.train.ema_decay = 0.999
     config.train.log_every = 100
     config.train.eval_every = 1000

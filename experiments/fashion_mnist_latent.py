@@ -79,6 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.warmup_steps = 500
     config.train.grad_clip = 1.0
     config.train.accumulate = 1
+    config.train.on_not_finite = "stop"
     config.train.ema = "warmed_up"
     config.train.ema_decay = 0.9995
     config.train.ema_snapshots = ()

@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 100
     config.train.grad_clip = 1.0
     config.train.accumulate = 1
+    config.train.on_not_finite = "stop"
     config.train.ema = "warmed_up"
     config.train.ema_decay = 0.999
     config.train.ema_snapshots = (0.05, 0.1)

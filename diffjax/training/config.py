@@ -84,6 +84,7 @@ SHARED: dict[str, Rule] = {
     "train.schedule": TEXT,
     "train.warmup_steps": _whole(0),
     "train.grad_clip": NOT_NEGATIVE,
+    "train.on_not_finite": Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip")),
     "train.ema_decay": _share(),
     "train.log_every": _whole(1),
     "train.eval_every": _whole(1),

@@ -16,6 +16,7 @@ from diffjax.training import build, ema_snapshots, loss_picture, strategies, wor
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
 from diffjax.training.logs import MetricsLog, Progress
+from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
 from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.signals import StopRequest
@@ -113,7 +114,8 @@ def train(
       say: where lines for the user go.
 
     Raises:
-      UserError: bad input, a full disk, a loss that is not finite.
+      UserError: bad input, a disk that stays full, a loss that is not finite, or too many of them
+        in a row where config.train.on_not_finite is "skip".
       Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     config = setup.config
@@ -166,7 +168,17 @@ def _train(
     )
     if start >= config.train.steps:
         return state
-    run = _Run(setup, folder, parallel, checkpoints, held_out, start, profile=profile)
+    not_finite = NotFinite(folder, start=start, position=batches.get_state())
+    run = _Run(
+        setup,
+        folder,
+        parallel,
+        checkpoints,
+        held_out,
+        start,
+        not_finite=not_finite,
+        profile=profile,
+    )
     try:
         return run.go(parallel.spread(state), batches)
     finally:
@@ -185,6 +197,7 @@ class _Run:
         held_out: list[dict[str, np.ndarray]],
         start: int,
         *,
+        not_finite: NotFinite,
         profile: bool,
     ) -> None:
         self.setup, self.folder, self.parallel = setup, folder, parallel
@@ -205,6 +218,7 @@ class _Run:
         self.loss = math.nan
         self.start = start
         self.evaluated = -1
+        self.not_finite = not_finite
 
     def close(self) -> None:
         self.profile.close()
@@ -214,7 +228,10 @@ class _Run:
     def go(self, state: Any, batches: data.BatchIterator) -> Any:
         """Steps to the end; returns the state for what follows, one copy of it."""
         config = self.config
-        train_step = self.parallel.compile(self.setup.train_step(axis_name=self.parallel.axis_name))
+        one_step = self.setup.train_step(axis_name=self.parallel.axis_name)
+        if config.on_not_finite == "skip":
+            one_step = skipping(one_step)
+        train_step = self.parallel.compile(one_step)
         first = self.start
 
         def guard(step: int) -> Any:
@@ -254,22 +271,29 @@ class _Run:
         return self.setup.at_save(self.parallel.first(state))
 
     def flush(self) -> None:
-        """Fetches the pending metrics, stops on what is not finite, and logs one row."""
+        """Fetches the pending metrics, deals with what is not finite, and logs one row."""
         if not self.pending:
             return
         rows = [(step, self.parallel.scalars(metrics)) for step, metrics in self.pending]
         self.pending = []
+        skip = self.config.on_not_finite == "skip"
         for step, metrics in rows:
-            if not all(math.isfinite(value) for value in metrics.values()):
+            if is_finite(metrics):
+                self.not_finite.in_a_row = 0
+                continue
+            self.not_finite.add(step, metrics)
+            if not skip or self.not_finite.in_a_row >= MOST_IN_A_ROW:
                 self._stop_at(step, metrics)
         now = time.monotonic()
         rate = len(rows) * self.config.batch_size / (now - self.since)
         self.since = now
         step = rows[-1][0]
-        means = {
-            name: float(np.mean([metrics[name] for _, metrics in rows])) for name in rows[0][1]
-        }
-        self.loss = means["loss"]
+        good = [metrics for _, metrics in rows if is_finite(metrics)]
+        names = rows[0][1] if good else ()
+        means = {name: float(np.mean([metrics[name] for metrics in good])) for name in names}
+        self.loss = means.get("loss", self.loss)
+        if skip:
+            means["skipped"] = len(rows) - len(good)
         self.progress.update(step, loss=self.loss, images_per_second=rate)
         self.log.write(
             {
@@ -282,10 +306,16 @@ class _Run:
         )
 
     def _stop_at(self, step: int, metrics: dict[str, float]) -> None:
-        self.checkpoints.wait()
+        with contextlib.suppress(UserError):  # that the disk is full, too
+            self.checkpoints.wait()
         kept = self.checkpoints.steps()
         good = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written"
         bad = ", ".join(f"{k} = {v}" for k, v in metrics.items() if not math.isfinite(v))
+        count = self.not_finite.in_a_row
+        if count:
+            good += f", and {self.folder / FILE} names the examples"
+        if count > 1:
+            bad += f", and {count} steps in a row were left out"
         raise UserError(
             f"step {step}: {bad}: expected finite numbers; {good}: lower "
             "config.train.learning_rate or config.train.grad_clip and use a new --workdir"
@@ -314,11 +344,15 @@ class _Run:
         first = self.setup.at_save(self.parallel.first(state))
         first = jax.tree.map(np.asarray, first)
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(first.params)):
+            self.not_finite.add(step, {"parameters": math.nan})
             self._stop_at(step, {"parameters": math.nan})
-        # Before the checkpoint: a run that goes on from it has all that it won't make again.
-        averages = self.setup.averages(first)
-        ema_snapshots.save(self.folder / ema_snapshots.FOLDER, step, averages)
-        self.checkpoints.save(step, first, position, loss=self.loss)
+
+        def snapshots(saved: Any) -> None:
+            # Before the checkpoint: a run that goes on from it has all that it won't make again.
+            folder = self.folder / ema_snapshots.FOLDER
+            ema_snapshots.save(folder, step, self.setup.averages(saved))
+
+        self.checkpoints.save(step, first, position, loss=self.loss, before=snapshots)
         self.resume()
 
     def sample(self, step: int, state: Any) -> None:

@@ -48,6 +48,8 @@ def restore_frozen(setup: Restorable, folder: Path) -> tuple[int, Any]:
 def restore(folder: Path, like: Any, *, wanted: str) -> Restored | None:
     """The checkpoint "latest", "best" or of a step; None where there is none at all.
 
+    "latest" is the latest whole one; in place of another that is damaged none is taken.
+
     "ema" is the latest one with the rebuilt average for `ema_params`, and with that one's step.
 
     Raises:
@@ -60,7 +62,7 @@ def restore(folder: Path, like: Any, *, wanted: str) -> Restored | None:
             step=rebuilt.step, state=latest.state._replace(ema_params=rebuilt.params)
         )
     checkpoints = Checkpoints(folder, read_only=True)
-    step = {"latest": None, "best": checkpoints.best_step()}.get(wanted)
+    step = checkpoints.best_step() if wanted == "best" else None
     if wanted.isdecimal():
         step = int(wanted)
     found = checkpoints.restore(like, step=step)

@@ -20,6 +20,7 @@ FREE = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.sample_every",
+    "train.on_not_finite",
     "data.dir",
     "data.memory_limit_mb",
     "model.kernels",

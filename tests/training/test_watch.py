@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax.training import experiment, loop
+from diffjax.training.parallel import DataParallel
 from diffjax.training.watch import IN_FLIGHT, Watch
 
 
@@ -77,11 +78,11 @@ def test_a_run_logs_its_cost_compiles_once_and_traces_when_asked(small, tmp_path
 
 def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
     setup = experiment.resolve(small)
-    put = loop.DataParallel.shard
+    put = DataParallel.shard
 
     def forgetful(self, batch):
         return {name: np.asarray(x) for name, x in put(self, batch).items()}
 
-    monkeypatch.setattr(loop.DataParallel, "shard", forgetful)
+    monkeypatch.setattr(DataParallel, "shard", forgetful)
     with pytest.raises(Exception, match=r"(?i)disallowed"):
         loop.train(setup, tmp_path, say=lambda line: None)
