@@ -18,6 +18,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffjax"
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with a leading ~ or ~user replaced; an unknown user's is left, to be not found."""
+    return Path(os.path.expanduser(path))
+
+
 def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Gives `path` the bytes that `write` puts into the open file it is handed.
 

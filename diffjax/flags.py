@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import os
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,18 +48,20 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
     values = flags.FlagValues()
     argv = ["diffjax", *arguments]
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file; file.py:variant for a variant.",
-        flag_values=values, sys_argv=argv,
-    )  # fmt: skip
-    _define_others(values)
     try:
+        config_flags.DEFINE_config_file(
+            "config", None, "Config file; file.py:variant for a variant.",
+            flag_values=values, sys_argv=argv,
+        )  # fmt: skip
+        _define_others(values)
         rest = values(argv)[1:]
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: --nodebug=1, for one
         raise UserError(_tidy(error)) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
     name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
+    if values.workdir == "":  # a shell's variable that was not set, most likely
+        raise UserError(f"--workdir= is empty: name a folder, or leave it out for runs/{name}")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
     return CommandLine(values.config, workdir, values.mode, values.profile)
 
@@ -87,17 +90,22 @@ def _define_others(values: flags.FlagValues) -> None:
 
 
 def _config_flag(arguments: Sequence[str]) -> str:
+    found = []
     for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
             value = value if equals else "".join(arguments[i + 1 : i + 2])
             if value:
-                return value
-    raise UserError(f"no config file was named: write {EXAMPLE}, for example")
+                found.append(value)
+    if not found:
+        raise UserError(f"no config file was named: write {EXAMPLE}, for example")
+    if len(set(found)) > 1:
+        raise UserError(f"--config={found[0]} and --config={found[1]}: expected one config file")
+    return found[0]
 
 
 def _load(path: Path, variant: str) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that no file can have, too
         raise UserError(f"--config={path}: there is no such file: write {EXAMPLE}, for example")
     try:
         # What a config file prints while it is read is not the program's output.
@@ -113,7 +121,7 @@ def _load(path: Path, variant: str) -> Any:
             return config
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shown = f"{path}:{variant}" if variant else str(path)
         raise UserError(f"--config={shown}: {type(error).__name__}: {_tidy(error)}") from error
 
@@ -121,6 +129,8 @@ def _load(path: Path, variant: str) -> Any:
 def _check_overrides(arguments: Sequence[str], config: Any) -> None:
     for i, argument in enumerate(arguments):
         name, equals, text = argument.lstrip("-").partition("=")
+        negated = name.startswith("noconfig.")  # absl's --noname for --name=False
+        name = name.removeprefix("no") if negated else name
         if not argument.startswith("-") or not name.startswith("config."):
             continue
         value = config
@@ -135,6 +145,10 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
             value = value[part]
         if hasattr(value, "keys"):
             raise UserError(f"--{name} is a section: set one of its keys, {', '.join(value)}")
+        if negated:
+            if not isinstance(value, bool):
+                raise UserError(f"--no{name}: {name} is not True or False: write --{name}=value")
+            continue
         if not equals and not isinstance(value, bool):
             text = "".join(arguments[i + 1 : i + 2])
         _check_kind(name, text, value)
@@ -145,6 +159,9 @@ def _check_kind(name: str, text: str, default: Any) -> None:
         int: (int, "a whole number"),
         float: (float, "a number"),
     }
+    if type(default) is tuple and text.lstrip().startswith("{"):
+        # ml_collections would take a dictionary's keys, or a set in any order.
+        raise UserError(f"--{name}={text}: expected values in parentheses, such as {default!r}")
     if type(default) not in kinds:
         return
     convert, expected = kinds[type(default)]

@@ -120,8 +120,10 @@ def karras(
       sigma_min, sigma_max: by default max(0.002, sigma at t_min) and min(80, sigma at T).
 
     Raises:
-      ValueError: a range that is empty or that the schedule does not have.
+      ValueError: a range that is empty or that the schedule does not have; rho not above 0.
     """
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
     low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
     even = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
     return _from_log_sigma(schedule, rho * np.log(even))

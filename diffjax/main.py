@@ -20,6 +20,9 @@ from diffjax import flags
 from diffjax.errors import UserError
 from diffjax.files import cache_folder
 
+# Of an error; a value of any length may be in it, and what was expected stands at its end.
+LONGEST_LINE = 2000
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line asks and returns the exit code.
@@ -36,21 +39,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if "--debug" in arguments:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return 2
     except OSError as error:
         if "--debug" in arguments:
             raise
         where = error.filename or "a file"
-        print(
+        _tell(
             f"error: {where}: {error.strerror or error}: free space or choose another folder, and "
-            "run the same command again; checkpoints written before are kept",
-            file=sys.stderr,
+            "run the same command again; checkpoints written before are kept"
+        )
+        return 2
+    except MemoryError as error:
+        if "--debug" in arguments:
+            raise
+        _tell(
+            f"error: out of memory{f' ({error})' if str(error) else ''}: take smaller images, a "
+            "smaller batch or a smaller model"
         )
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _tell(line: str) -> None:
+    """Prints one line: what would break it, or steer a terminal, is shown as Python writes it."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(shown) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        shown = f"{shown[:half]} ... {shown[-half:]}"
+    print(shown, file=sys.stderr)
 
 
 def run(config: Any, workdir: Path, mode: str = "train", profile: bool = False) -> int:
@@ -123,6 +142,8 @@ def _speak_plainly() -> None:
     logging.getLogger("diffjax").setLevel(logging.INFO)
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # Pillow warns of an image that is refused here all the same.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     report = sys.unraisablehook
 
     def without_closed_loops(unraisable: Any) -> None:

@@ -136,7 +136,12 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
 
     Args:
       sigma_data: the data's standard deviation (EDM's default: 0.5, for images in [-1, 1]).
+
+    Raises:
+      ValueError: sigma_data not above 0.
     """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
 
     def power(scales: Scales) -> Array:
         return (scales.signal_scale * sigma_data) ** 2 + scales.noise_scale**2

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = Any  # jax.Array or numpy.ndarray: the schedules answer in kind.
+MAX_STEPS = 1_000_000
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: no singular step near t = T.
 
 
@@ -218,6 +219,8 @@ def _log_snr(scales: Scales) -> Array:
 def _check_steps(T: int) -> None:
     if T < 1:
         raise ValueError(f"a discrete schedule needs T >= 1 steps, not {T}")
+    if T > MAX_STEPS:
+        raise ValueError(f"a discrete schedule is a table: T may be {MAX_STEPS} at most, not {T}")
 
 
 def from_beta(beta: np.ndarray) -> DiscreteSchedule:
@@ -299,6 +302,8 @@ def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteS
     use v, x0 or velocity.
     """
     _check_steps(T)
+    if not 0 <= alpha_bar_end < 1:
+        raise ValueError(f"alpha_bar_end must be in [0, 1), not {alpha_bar_end}")
     return from_alpha_bar(np.linspace(1.0, alpha_bar_end, T + 1), max_beta=1.0)
 
 
@@ -308,6 +313,8 @@ def cosine(T: int = 1000, *, offset: float = 0.008) -> DiscreteSchedule:
     Nichol & Dhariwal 2021, equation 17.
     """
     _check_steps(T)
+    if not 0 <= offset < np.inf:
+        raise ValueError(f"offset must be a number >= 0, not {offset}")
     t = np.arange(T + 1) / T
     return from_alpha_bar(np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2)
 
@@ -321,6 +328,10 @@ def sigmoid(
     algorithm 1. beta <= .999.
     """
     _check_steps(T)
+    if not (start < end and temperature > 0):
+        raise ValueError(
+            f"sigmoid needs start < end and temperature > 0, not {start}, {end} and {temperature}"
+        )
     curve = 1 / (1 + np.exp(-np.linspace(start, end, T + 1) / temperature))
     return from_alpha_bar((curve[-1] - curve) / (curve[-1] - curve[0]))
 
@@ -393,8 +404,10 @@ def karras(
     """sigma^(1/rho) linear in t, variance exploding (Karras et al. 2022, EDM, equation 5).
 
     Raises:
-      ValueError: not 0 < sigma_min < sigma_max.
+      ValueError: not 0 < sigma_min < sigma_max, or rho not above 0.
     """
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"karras needs 0 < sigma_min < sigma_max, not {sigma_min}, {sigma_max}")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

@@ -48,8 +48,18 @@ def low_discrepancy(key: Array, schedule: Schedule, *, indices: Array, batch_siz
     return _level_to_time(u, schedule)
 
 
+def _check_std(std: float) -> None:
+    if not std > 0:
+        raise ValueError(f"std must be above 0, not {std}")
+
+
 def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
-    """t = sigmoid(n), n ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, equation 19)."""
+    """t = sigmoid(n), n ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, equation 19).
+
+    Raises:
+      ValueError: std not above 0.
+    """
+    _check_std(std)
 
     def sample(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
         del batch_size
@@ -64,7 +74,11 @@ def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
 
     Drawn by inverse transform within the sigmas that the schedule has, so that no mass gathers at
     its ends; on a discrete schedule the nearest step is taken.
+
+    Raises:
+      ValueError: std not above 0.
     """
+    _check_std(std)
 
     def sample(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
         del batch_size

@@ -66,7 +66,13 @@ def truncated_snr(schedule: Schedule, t: Array, target: Parametrisation) -> Arra
 
 
 def min_snr(gamma: float = 5.0) -> Weighting:
-    """Equation (4) (Hang et al. 2023, equation 8)."""
+    """Equation (4) (Hang et al. 2023, equation 8).
+
+    Raises:
+      ValueError: gamma not above 0.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be above 0, not {gamma}")
 
     def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
         return jnp.minimum(_snr(schedule, t), gamma) / _gain(schedule, t, target)
@@ -75,7 +81,13 @@ def min_snr(gamma: float = 5.0) -> Weighting:
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
-    """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps)."""
+    """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps).
+
+    Raises:
+      ValueError: k or gamma below 0.
+    """
+    if not (k >= 0 and gamma >= 0):
+        raise ValueError(f"k and gamma must be at least 0, not {k} and {gamma}")
 
     def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
         ratio = _snr(schedule, t)
@@ -102,7 +114,12 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     """Equation (7): (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
 
     With `parametrisations.edm` of the same sigma_data it is the uniform weighting.
+
+    Raises:
+      ValueError: sigma_data not above 0.
     """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
 
     def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
         return (_snr(schedule, t) + sigma_data**-2) / _gain(schedule, t, target)

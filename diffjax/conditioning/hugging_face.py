@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"found no {path.name} in {path.parent}; expected a model's folder as Hugging Face's "
             "save_pretrained writes it; download the missing file"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} ({type(error).__name__}); expected JSON; download it again"
         ) from error

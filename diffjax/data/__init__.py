@@ -18,6 +18,7 @@ from pathlib import Path
 from diffjax.data.batches import BatchIterator, batches, epoch_permutation
 from diffjax.data.sources import ArraySource, ImageSource, StreamedSource
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 __all__ = [
     "ArraySource",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("diffjax")
+
+# Pillow's own limit of pixels is somewhat above its square.
+LARGEST_SIDE = 8192
 
 _NAMES = "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>"
 
@@ -48,7 +52,7 @@ def _locate_tfds(name: str, data_dir: str | None) -> tuple[Path, bool]:
     """Returns (directory, whether it is a TFDS set; else it is a folder of images)."""
     from diffjax.data import fashion_mnist, folder, tfds_sets
 
-    root = tfds_sets.default_dir() if data_dir is None else Path(data_dir).expanduser()
+    root = tfds_sets.default_dir() if data_dir is None else expanded(data_dir)
     if data_dir is not None and not root.is_dir():
         raise UserError(
             f"--config.data.dir={data_dir} is no folder; expected a TFDS data directory or a "
@@ -104,10 +108,13 @@ def load(
         that differ in size without `image_size`, or an argument that is out of range.
     """
     if image_size is not None and (
-        isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
+        isinstance(image_size, bool)
+        or not isinstance(image_size, int)
+        or not 1 <= image_size <= LARGEST_SIDE
     ):
         raise UserError(
-            f"image_size is {image_size!r}; expected a whole number of pixels, at least 1"
+            f"image_size is {image_size!r}; expected a whole number of pixels, at least 1 and at "
+            f"most {LARGEST_SIDE}"
         )
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels!r}; expected 1 (grey) or 3 (RGB)")
@@ -149,7 +156,7 @@ def load(
                 memory_limit_mb=memory_limit_mb,
             )
     elif kind == "folder" and rest:
-        directory = Path(rest).expanduser()
+        directory = expanded(rest)
     else:
         raise _unknown(name)
     from diffjax.data import folder
@@ -186,7 +193,7 @@ def has_split(name: str, *, split: str, data_dir: str | None = None) -> bool:
 
             return split in tfds_sets.splits(directory)
     elif kind == "folder" and rest:
-        directory = Path(rest).expanduser()
+        directory = expanded(rest)
     else:
         raise _unknown(name)
     from diffjax.data import folder

@@ -13,6 +13,7 @@ from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 
 SPLITS = ("train", "test")
+LARGEST_SIDE = 256  # 1,437 images of 8x8 are all in memory, whatever they are enlarged to
 
 
 def load_digits(
@@ -31,10 +32,14 @@ def load_digits(
       uint8 (8, 8, 1) images with labels 0..9.
 
     Raises:
-      UserError: another split, or scikit-learn is not installed.
+      UserError: another split, a size above `LARGEST_SIDE`, or scikit-learn is not installed.
     """
     if split not in SPLITS:
         raise UserError(f"digits has no split {split!r}; expected one of {', '.join(SPLITS)}")
+    if image_size is not None and image_size > LARGEST_SIDE:
+        raise UserError(
+            f"image_size is {image_size}; expected at most {LARGEST_SIDE} for digits, which are 8x8"
+        )
     try:
         from sklearn import datasets
     except ImportError as error:

@@ -17,8 +17,10 @@ import gzip
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -30,6 +32,7 @@ from PIL import Image
 
 from diffjax.data import tfds_sets
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 NAME = "fashion_mnist"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -43,6 +46,7 @@ CHECKSUMS = {
 }
 
 _IDX_UINT8 = 0x08
+_MOST_BYTES = 64 * 2**20  # the largest of the four has 47 million
 _WAYS = (
     "--config.data.dir=<folder with the four IDX files>, or `apt-get install "
     "dataset-fashion-mnist`, or a network connection for TFDS's download"
@@ -68,9 +72,16 @@ def read_idx(path: Path, *, sha256: str) -> np.ndarray:
       UserError: the file is missing, truncated, or has other content.
     """
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            # A gzip of a megabyte can hold a gigabyte of zeros.
+            data = (gzip.GzipFile(fileobj=file) if zipped else file).read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UserError(
+                f"{path} holds over {_MOST_BYTES} bytes, more than any of the originals; get the "
+                "file again"
+            )
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"cannot read {path} ({type(error).__name__}: {error}); get the file again"
@@ -81,10 +92,12 @@ def read_idx(path: Path, *, sha256: str) -> np.ndarray:
             f"{path} is not the original: its content has SHA-256 {found[:16]}..., expected "
             f"{sha256[:16]}...; get the file again"
         )
-    dimensions = data[3] if data[:3] == bytes([0, 0, _IDX_UINT8]) else 0
+    dimensions = data[3] if len(data) > 3 and data[:3] == bytes([0, 0, _IDX_UINT8]) else 0
     start = 4 + 4 * dimensions
-    shape = tuple(np.frombuffer(data[4:start], ">u4").astype(int))
-    if not shape or len(data) != start + int(np.prod(shape)):
+    # NumPy has at most 64 dimensions, and wraps a product that Python does not.
+    whole = 0 < dimensions <= 64 and len(data) >= start
+    shape = struct.unpack(f">{dimensions}I", data[4:start]) if whole else ()
+    if not shape or len(data) != start + math.prod(shape):
         raise UserError(f"{path} is no IDX file of bytes; get the file again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
@@ -237,7 +250,7 @@ def locate(data_dir: str | None = None) -> Path:
     """
     idx_files: dict[str, Path] | None = None
     if data_dir is not None:
-        directory = Path(data_dir).expanduser()
+        directory = expanded(data_dir)
         prepared, idx_files = _given(directory)
         if prepared is not None:
             _say_source(prepared)

@@ -16,8 +16,10 @@ Examples are in the order of their paths, so that it is the same on every file s
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 import os
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,13 +229,17 @@ class _Files:
 
     def _read_one(self, row: int) -> bytes | OSError:
         try:
-            with open(self.where(row), "rb") as file:
+            with self.open(row) as file:
                 return file.read()
         except OSError as error:
             return error
 
     def open(self, row: int) -> BinaryIO:
-        return open(self.where(row), "rb")
+        path = self.where(row)
+        # A pipe would be waited for, and a device read for ever.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return open(path, "rb")
 
     def where(self, row: int) -> str:
         return os.path.join(self._root, self._files[row])

@@ -29,6 +29,7 @@ _DECODE_ERRORS = (
     ValueError,
     EOFError,
     IndexError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

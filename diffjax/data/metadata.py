@@ -100,13 +100,13 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         'like {"file_name": "a.png", "text": "a cat"}'
                     )
                 yield number, values
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}); expected JSON lines in UTF-8") from error
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise UserError(
             f"{path} line {number} is no JSON ({error}); expected a JSON object like "
             '{"file_name": "a.png", "text": "a cat"}'
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); expected JSON lines in UTF-8") from error
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

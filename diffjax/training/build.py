@@ -32,6 +32,30 @@ from diffjax.training.choices import choose, read_choice
 from diffjax.training.conditions import UNCONDITIONAL, Conditions
 from diffjax.training.objective import SHOWN, Objective, Weighted
 
+
+def _convnext(expansion: int = 2) -> Callable[..., Any]:
+    if expansion < 1:
+        raise ValueError(f"expansion must be at least 1, not {expansion}")
+    return partial(ConvNeXtBlock, expansion=expansion)
+
+
+def _adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> Callable[..., optax.GradientTransformation]:
+    if not (0 <= b1 < 1 and 0 <= b2 < 1 and eps > 0):
+        raise ValueError(f"b1 and b2 must be in [0, 1) and eps above 0, not {b1}, {b2} and {eps}")
+    return partial(optax.adam, b1=b1, b2=b2, eps=eps)
+
+
+def _adamw(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+) -> Callable[..., optax.GradientTransformation]:
+    _adam(b1, b2, eps)
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
+    return partial(optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+
 # Each table maps a name to what makes the object; a maker without parameters takes no arguments.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
     make.__name__: make
@@ -76,7 +100,7 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
 }
 BLOCKS: Mapping[str, Callable[..., Any]] = {
     "resnet": lambda: ResNetBlock,
-    "convnext": lambda expansion=2: partial(ConvNeXtBlock, expansion=expansion),
+    "convnext": _convnext,
 }
 ATTENTIONS: Mapping[str, Callable[..., Any]] = {
     "softmax": lambda: jax.nn.dot_product_attention,
@@ -96,10 +120,8 @@ LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
     "cosine": lambda: optax.cosine_decay_schedule,
 }
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
-    "adam": lambda b1=0.9, b2=0.999, eps=1e-8: partial(optax.adam, b1=b1, b2=b2, eps=eps),
-    "adamw": lambda b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01: partial(
-        optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
-    ),
+    "adam": _adam,
+    "adamw": _adamw,
 }
 
 
@@ -284,7 +306,7 @@ def model(
             jax.ShapeDtypeStruct((1, *input_shape(shape, diffusion)), jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.float32),
         )
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"config.model: {str(error).splitlines()[0]}") from error
     return network
 
@@ -326,7 +348,7 @@ def average_decay(config: Any) -> Callable[[Array], Array]:
         jax.eval_shape(decay, jax.ShapeDtypeStruct((), jnp.int32))
         for width in c.ema_snapshots:
             ema.gamma_from_sigma_rel(width)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"config.train.ema = {c.ema!r}, ema_snapshots = {c.ema_snapshots}: {error}"
         ) from None

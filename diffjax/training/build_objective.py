@@ -133,11 +133,15 @@ def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
     return make
 
 
+def _make_hybrid(vlb_weight: float = 0.001) -> Make:
+    if vlb_weight < 0:
+        raise ValueError(f"vlb_weight must be at least 0, not {vlb_weight}")
+    return partial(_with_variance, partial(learned_variance.hybrid_loss, vlb_weight=vlb_weight))
+
+
 OBJECTIVES: Mapping[str, Callable[..., Make]] = {
     "squared_error": lambda: _squared_error,
-    "hybrid": lambda vlb_weight=0.001: partial(
-        _with_variance, partial(learned_variance.hybrid_loss, vlb_weight=vlb_weight)
-    ),
+    "hybrid": _make_hybrid,
     "vlb": lambda: _bound,
     "vdm": _make_vdm,
 }

@@ -4,6 +4,7 @@ As in `build`, a choice is resolved here and nowhere else.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,12 +94,19 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
 
         return guided
 
+    of_options.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
     return of_options
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Raises ValueError for what is neither a number nor None, "not given"."""
-    if value is not None and type(value) not in (int, float):
+    """Raises ValueError for what is neither a number nor None, "not given".
+
+    A limit may be infinite, which is none.
+    """
+    if value is None:
+        return
+    number = type(value) in (int, float)
+    if not (number and (abs(value) < math.inf or (name == "norm_limit" and value == math.inf))):
         raise ValueError(f"{name} must be a number, not {value!r}")
 
 

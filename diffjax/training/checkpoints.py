@@ -357,16 +357,22 @@ def _as_user_error(what: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content, or None where there is no file.
+    """The object that a JSON file holds, or None where there is no file.
 
     Raises:
-      UserError: the file is not JSON.
+      UserError: the file is not JSON, or holds something else.
     """
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}): remove it or use another --workdir"
         ) from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path} holds a {type(found).__name__}, expected a JSON object: remove it or use "
+            "another --workdir"
+        )
+    return found

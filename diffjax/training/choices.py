@@ -6,12 +6,22 @@ What can be chosen stands in tables, name -> maker, in `build` and `build_sampli
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from diffjax.errors import UserError
+
+# What an argument must be, by the type of its default.
+_KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    tuple: ((tuple, list), "values in parentheses"),
+}
 
 # What a function gets from elsewhere than its config string.
 _GIVEN = ("grid", "key", "cond", "keep_trajectory", "schedule", "null")
@@ -29,6 +39,8 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 raise TypeError(f"{function.__name__} takes {has}, not {name}")
         return partial(function, **options)
 
+    keywords = [p for p in parameters if p.name in allowed]
+    make.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return make
 
 
@@ -75,9 +87,28 @@ def choose(text: str, choices: Mapping[str, Callable[..., Any]], *, key: str) ->
     if name not in choices:
         raise UserError(f"config.{key} = {text!r}: expected one of {', '.join(choices)}")
     try:
+        _check_kinds(choices[name], arguments)
         return choices[name](**arguments)
     except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise UserError(f"config.{key} = {text!r}: {_plain(error)}") from None
+
+
+def _check_kinds(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument that is not of its default's kind, or not finite."""
+    parameters = inspect.signature(make).parameters
+    for name in arguments.keys() & parameters.keys():
+        value, parameter = arguments[name], parameters[name]
+        default = parameter.default
+        kinds, expected = _KINDS.get(type(default), ((), ""))
+        if default is None and parameter.annotation in (float | None, "float | None"):
+            kinds, expected = (int, float, type(None)), "a number"
+        if not kinds:
+            continue
+        # Infinity may be said where it is the default: no limit.
+        finite = not isinstance(value, float) or math.isfinite(value) or default == math.inf
+        if type(value) not in kinds or not finite:
+            such = "" if default is None else f" such as {default!r}"
+            raise ValueError(f"{name} must be {expected}{such}, not {value!r}")
 
 
 def _plain(error: Exception) -> str:

@@ -5,6 +5,7 @@ its rows. A map is made of the image it belongs to, wherever the pixels are.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -129,6 +130,7 @@ def _frozen(make: Callable[..., Any]) -> Callable[..., Callable[[Sequence[str]],
 
         return lambda captions: Texts(encoder.width, None, encoder.length, encode, encoder.digest)
 
+    of_options.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
     return of_options
 
 

@@ -1,5 +1,6 @@
 """What a config must hold, checked before anything is loaded or written."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +16,15 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool] = lambda value: True
 
 
-def _whole(low: int) -> Rule:
-    return Rule(int, f"a whole number >= {low}", lambda value: value >= low)
+# JAX counts and indexes in int32.
+LARGEST = 2**31 - 1
+
+
+def _whole(low: int, high: int = LARGEST) -> Rule:
+    expected = f"a whole number >= {low}"
+    if high != LARGEST:
+        expected += f" and <= {high}"
+    return Rule(int, expected, lambda value: low <= value <= high)
 
 
 # jax.random.key wraps larger seeds, or refuses them, according to its settings.
@@ -30,7 +38,10 @@ def _share() -> Rule:
 CHECKPOINT = Rule(
     str,
     "'latest', 'best' or a step",
-    lambda value: value in ("latest", "best") or value.isdecimal(),
+    lambda value: (
+        value in ("latest", "best")
+        or (value.isascii() and value.isdecimal() and int(value[:11]) <= LARGEST)
+    ),
 )
 # A diffusion model's average can be rebuilt, too.
 MODEL_CHECKPOINT = Rule(
@@ -40,9 +51,11 @@ MODEL_CHECKPOINT = Rule(
 )
 TEXT = Rule(str, "a text")
 SWITCH = Rule(bool, "True or False")
-NUMBER = Rule((int, float), "a number")
-POSITIVE = Rule((int, float), "a number > 0", lambda value: value > 0)
-NOT_NEGATIVE = Rule((int, float), "a number >= 0", lambda value: value >= 0)
+NUMBER = Rule((int, float), "a number that is finite", math.isfinite)
+POSITIVE = Rule((int, float), "a number > 0 that is finite", lambda v: v > 0 and math.isfinite(v))
+NOT_NEGATIVE = Rule(
+    (int, float), "a number >= 0 that is finite", lambda v: v >= 0 and math.isfinite(v)
+)
 WHOLES = Rule(tuple, "a tuple of whole numbers", lambda v: all(type(x) is int for x in v))
 NUMBERS = Rule(
     tuple,
@@ -52,8 +65,17 @@ NUMBERS = Rule(
 SIZES = Rule(
     tuple,
     "a tuple of at least one whole number >= 1",
-    lambda v: len(v) > 0 and all(type(x) is int and x >= 1 for x in v),
+    lambda v: len(v) > 0 and all(type(x) is int and 1 <= x <= LARGEST for x in v),
 )
+# 2^n pi of a float32 in [-1, 1] has no digits left long before.
+EXPONENTS = Rule(
+    tuple,
+    "a tuple of whole numbers in [0, 24]",
+    lambda v: all(type(x) is int and 0 <= x <= 24 for x in v),
+)
+# The memory of an image or of a table of steps is taken before anything tells that it is too much.
+IMAGE_SIZE = _whole(0, 8192)
+STEPS = _whole(1, 10**6)
 
 
 def _overrides(value: Any) -> bool:
@@ -73,7 +95,7 @@ SHARED: dict[str, Rule] = {
     "seed": SEED,
     "data.name": TEXT,
     "data.dir": TEXT,
-    "data.image_size": _whole(0),
+    "data.image_size": IMAGE_SIZE,
     "data.channels": Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3)),
     "data.flip": SWITCH,
     "data.memory_limit_mb": _whole(0),
@@ -118,7 +140,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "model.head_channels": _whole(1),
     "model.dropout": _share(),
     "model.class_conditional": SWITCH,
-    "model.fourier": WHOLES,
+    "model.fourier": EXPONENTS,
     "model.patch": _whole(1),
     "model.block": TEXT,
     "model.scale_shift": SWITCH,
@@ -143,7 +165,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "train.ema_snapshots": NUMBERS,
     "sample.sampler": TEXT,
     "sample.grid": TEXT,
-    "sample.steps": _whole(1),
+    "sample.steps": STEPS,
     "sample.guidance": TEXT,
     "sample.threshold": TEXT,
     "sample.labels": WHOLES,

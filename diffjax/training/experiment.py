@@ -325,7 +325,7 @@ def _trace(setup: Experiment, weak: Weak | None) -> None:
             generator.function(), state.ema_params, np.arange(1), _one_condition(setup),
             generator.weak_params,
         )  # fmt: skip
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
 
 

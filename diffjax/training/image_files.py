@@ -41,13 +41,17 @@ def read_image(
     """The pixels at the model's size, uint8 (H, W, C), and the file's own (height, width)."""
     height, width, channels = shape
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"config.{key}: {path} is no regular file: expected an image")
         data = path.read_bytes()
         pixels = decode(data, channels=channels)
+        size = (pixels.shape[0], pixels.shape[1])
+        if size != (height, width) and height == width:
+            pixels = decode(data, image_size=height, channels=channels)
     except OSError as error:
         raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
     except UnreadableImage as error:
         raise UserError(f"config.{key}: {path} is not an image that can be read: {error}") from None
-    size = (pixels.shape[0], pixels.shape[1])
     if size == (height, width):
         return pixels, size
     if height != width:
@@ -58,7 +62,7 @@ def read_image(
     _logger.info(
         "%s: the middle of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
     )
-    return decode(data, image_size=height, channels=channels), size
+    return pixels, size
 
 
 def read_map_images(name: str, space: Space, *, key: str) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """What a user says, as a list of texts."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 from diffjax.errors import UserError
@@ -12,7 +13,8 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
     """The prompts of a config's key: one, several between bars, or a file with one a line.
 
     Raises:
-      UserError: an empty prompt among several, or a file that can't be read or is empty.
+      UserError: an empty prompt among several, a character that no text has, or a file that can't
+        be read or is empty.
 
     >>> read("a red apple | a blue heart", key="sample.prompt")
     ('a red apple', 'a blue heart')
@@ -23,8 +25,10 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in text.split("|"))
         if not all(found):
             raise UserError(f"config.{key} = {text!r}: one of the prompts is empty: remove a '|'")
-        return found
+        return _checked(found, key=key)
     path = Path(os.path.expanduser(text.removeprefix(FILE)))
+    if path.exists() and not path.is_file():
+        raise UserError(f"config.{key} = {text!r} can't be read: it is no regular file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -33,4 +37,19 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
     found = tuple(line.strip() for line in lines if line.strip())
     if not found:
         raise UserError(f"config.{key} = {text!r} has no line with a prompt")
+    return _checked(found, key=key)
+
+
+def _checked(found: tuple[str, ...], *, key: str) -> tuple[str, ...]:
+    """The prompts, if they are text: no control characters, no bytes that are not UTF-8.
+
+    A shell hands on any bytes; Python keeps those that are not UTF-8 as halves of characters.
+    """
+    for prompt in found:
+        strange = [c for c in prompt if unicodedata.category(c) in ("Cc", "Cs") and c != "\t"]
+        if strange:
+            raise UserError(
+                f"config.{key} = {prompt!r} has the character {strange[0]!r}: expected text in "
+                "UTF-8, without control characters"
+            )
     return found
