@@ -423,7 +423,7 @@ BROKEN = {
     "pickle": (b"\x80\x04\x95.", "not a PNG, JPEG or WebP"),
     "signature alone": (WHOLE_PNG[:8], ""),
     "cut in the header": (WHOLE_PNG[:20], ""),
-    "cut in the pixels": (WHOLE_PNG[:60], ""),
+    "cut in the pixels": (WHOLE_PNG[:45], ""),
     "no pixels": (png(8, 8), ""),
     "zero wide": (png(0, 8), ""),
     "over the limit": (png(10_000, 10_000), "is over"),

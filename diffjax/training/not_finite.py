@@ -69,7 +69,7 @@ class NotFinite:
         self.path = folder / FILE
         self.in_a_row = 0
         self._start, self._position = start, dict(position)
-        stored = read_json(self.path) or []
+        stored = (read_json(self.path) or {}).get("steps", [])
         self._steps = [one for one in stored if one["step"] <= start]
         if len(self._steps) < len(stored):
             self._write()
@@ -91,5 +91,5 @@ class NotFinite:
 
     def _write(self) -> None:
         self._steps = self._steps[-KEPT:]
-        text = "[\n" + ",\n".join(json.dumps(one) for one in self._steps) + "\n]\n"
+        text = '{"steps": [\n' + ",\n".join(json.dumps(one) for one in self._steps) + "\n]}\n"
         atomic_write(self.path, lambda file: file.write(text.encode()))

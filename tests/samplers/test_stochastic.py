@@ -37,7 +37,7 @@ def test_restart_keeps_the_law_and_repairs_what_few_steps_spoil():
     exact = gaussian_denoiser(schedule)
 
     def spoilt(x_t, t, cond=None):
-        x_0, _ = exact(x_t, t, cond)
+        x_0 = exact(x_t, t, cond).x_0
         noise = schedule(jnp.asarray(t)).noise_scale
         x_0 = x_0 + jnp.where(noise > 2.5, 0.5, 0.0)
         return dj.Estimates(x_0, (x_t - x_0) / noise)

@@ -243,7 +243,8 @@ def test_a_disk_that_is_full_for_a_moment_is_a_warning(tmp_path, full, caplog):
     for step in (1, 2, 3):
         checkpoints.save(step, state(step), {"position": step}, loss=1.0)
     checkpoints.wait()
-    (line,) = told(caplog)
+    # Where the machine is slow, a save also tells that it waited for the one before.
+    (line,) = [line for line in told(caplog) if "can't write" in line]
     assert line.startswith("warning: can't write a checkpoint of step 2") and "No space" in line
     assert checkpoints.steps() == [1, 3]
     checkpoints.close()

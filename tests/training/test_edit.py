@@ -117,7 +117,7 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
     arguments = edit(trained, task, *more, images=images)
     assert main(arguments) == 0
     found = results(trained, capsys)[0]["images"][0]
-    config, workdir, _ = command_line.parse(arguments)
+    config, workdir, *_ = command_line.parse(arguments)
     setup = resolve(config)
     _, params = restore_frozen(setup, workdir)
     schedule = setup.diffusion.schedule
@@ -203,7 +203,7 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
         ("repaint(resamples=1.5)", "images", [], "resamples must be a whole number"),
         ("super_resolution(factor=2.0)", "images", [], "factor must be a whole number"),
         ("deblur(scale='a')", "images", [], "scale must be a number, not 'a'"),
-        ("deblur(std=1e999)", "images", [], "std must be in"),
+        ("deblur(std=1e999)", "images", [], "std must be a number"),
         ("vary", "images", ["--config.edit.images=~nobody-here/a.png"], "there is no such file"),
         (
             "vary",

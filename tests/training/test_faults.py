@@ -151,11 +151,11 @@ def test_the_record_keeps_the_last_steps_and_forgets_those_taken_again(source, t
     record = NotFinite(tmp_path, start=0, position=position)
     for step in range(1, KEPT + 6):
         record.add(step, {"loss": float("nan"), "grad_norm": 1.0})
-    stored = json.loads((tmp_path / FILE).read_text())
+    stored = json.loads((tmp_path / FILE).read_text())["steps"]
     assert [one["step"] for one in stored] == list(range(6, KEPT + 6))
     assert stored[0]["metrics"] == {"loss": "nan"}
     NotFinite(tmp_path, start=50, position=position)
-    assert json.loads((tmp_path / FILE).read_text())[-1]["step"] == 50
+    assert json.loads((tmp_path / FILE).read_text())["steps"][-1]["step"] == 50
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_stop_writes_down_the_images_of_the_step_and_skip_goes_on_from_there(con
     setup = Line(config, poison=[5])
     with pytest.raises(UserError, match=r"step 5: loss = nan: .*step 3 is kept, and .*not_finite"):
         train(setup, tmp_path)
-    (one,) = json.loads((tmp_path / FILE).read_text())
+    (one,) = json.loads((tmp_path / FILE).read_text())["steps"]
     batches = setup.batches()
     fifth = [next(batches)["image"] for _ in range(5)][-1]
     assert one["step"] == 5 and one["metrics"] == {"loss": "nan"}
@@ -188,7 +188,7 @@ def test_stop_writes_down_the_images_of_the_step_and_skip_goes_on_from_there(con
 
     config.train.on_not_finite = "skip"
     train(setup, tmp_path)  # in the same workdir
-    assert json.loads((tmp_path / FILE).read_text()) == [one]
+    assert json.loads((tmp_path / FILE).read_text())["steps"] == [one]
     state = restored(setup, tmp_path)
     assert state.step == 6 and np.isfinite(state.params).all()
     assert state.opt_state[0].count == 5  # the optimiser has seen one step fewer

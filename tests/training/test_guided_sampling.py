@@ -20,7 +20,7 @@ from diffjax.training.sampling import Draw
 
 
 def setup_of(flags, *more):
-    config, workdir, _ = command_line.parse([*flags, *more])
+    config, workdir, *_ = command_line.parse([*flags, *more])
     setup = resolve(config)
     return setup, restore_frozen(setup, workdir)[1]
 
@@ -100,10 +100,13 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
         ("autoguidance(workdir='NOWHERE',scale=2.0)", "holds no run"),
         ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='77')", "no checkpoint of step 77"),
         ("autoguidance(workdir='OTHER',scale=2.0)", "must share its data, condition and noise"),
-        ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='lates')", "'latest', 'best' or a step"),
+        ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='lates')", "'best', 'ema' or a step"),
         ("autoguidance(workdir=3,scale=2.0)", "workdir must be a text"),
         ("classifier_free(scale='a')", "scale must be a number, not 'a'"),
-        ("perturbed_attention(scale=2.0,blocks='middle_0')", "blocks must be names"),
+        (
+            "perturbed_attention(scale=2.0,blocks='middle_0')",
+            "blocks must be values in parentheses",
+        ),
         ("compose(labels=(1.5,),weights=(1.0,))", "labels must be whole numbers"),
         ("compose(labels=(1,),weights=('a',))", "must be a number, not 'a'"),
         ("classifier_free(scale={[]:1})", "expected 'name' or"),
