@@ -160,8 +160,6 @@ def test_convert_keeps_shapes_and_comes_back(shape, source, target, noise):
 @settings(max_examples=3)
 @given(shape=SHAPES, dtype=DTYPES, steps=st.integers(1, 4), kept=st.booleans())
 def test_x_0_has_the_shape_and_type_of_x_T(name, shape, dtype, steps, kept):
-    if name == "adaptive":  # no tolerance is to be met in half precision
-        dtype = jnp.float32
     schedule = CONTINUOUS["flow"]
     least = LEAST_STEPS | {"restart": 12}  # a step in the interval that is gone through again
     grid = grids.trailing(schedule, max(steps, least.get(name, 1)))

@@ -65,7 +65,8 @@ def adaptive(
         between = schedule.time(2 * (jnp.log1p(-u) - jnp.log(u)))
         t = jnp.clip(between, c["t_next"], c["t"])
         t = jnp.where(u >= c["u"], c["t"], jnp.where(u <= c["u_next"], c["t_next"], t))
-        signal, noise = schedule(t)
+        # In z's type, which the schedule's numbers would widen.
+        signal, noise = (scale.astype(z.dtype) for scale in schedule(t))
         x_0, eps, _ = denoise((signal + noise) * z, t, cond)
         return x_0, eps - x_0
 

@@ -63,13 +63,11 @@ class Likelihood(NamedTuple):
       name: "vlb", "vdm" or "ode".
       what: what its number is, in words.
       batch: (params, {"image": ..., "label": ...}, numbers) -> each image's numbers by name.
-      schedule: what the numbers are of.
     """
 
     name: str
     what: str
     batch: Callable[[Any, Mapping[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
-    schedule: Schedule
 
 
 class _Kind(NamedTuple):
@@ -240,7 +238,7 @@ def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
         return kind.measure(model, x, numbers, keys)
 
-    return Likelihood(kind.name, kind.what, _sharded(numbers_of), schedule)
+    return Likelihood(kind.name, kind.what, _sharded(numbers_of))
 
 
 def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import os
-import signal
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -292,24 +292,28 @@ def test_an_image_that_breaks_while_it_trains_is_named(tmp_path):
     assert "\n" not in str(e.value)
 
 
+HOLDER = """
+import signal, sys
+from pathlib import Path
+from diffjax.training import workdir
+
+with workdir.alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path):
-    heard, said = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            with workdir.alone(tmp_path):
-                os.write(said, b"held")
-                signal.pause()
-        finally:
-            os._exit(1)
+    # A process of its own, not a fork: this one has JAX's threads.
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     try:
-        assert os.read(heard, 4) == b"held"
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="in use by another training"), workdir.alone(tmp_path):
             pass
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(heard)
-        os.close(said)
+        holder.kill()
+        holder.communicate()
     with workdir.alone(tmp_path):
         assert (tmp_path / ".lock").exists()
