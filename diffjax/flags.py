@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from diffjax.errors import UserError
+from diffjax.training.hosts import ALONE, CLUSTERS, Place
 
 MODES = ("train", "sample", "edit", "evaluate", "ema", "plan")
 EXAMPLE = "--config=experiments/fashion_mnist.py"
@@ -30,6 +31,7 @@ class CommandLine(NamedTuple):
     workdir: Path
     mode: str
     profile: bool = False
+    place: Place = ALONE
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -63,7 +65,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if values.workdir == "":  # a shell's variable that was not set, most likely
         raise UserError(f"--workdir= is empty: name a folder, or leave it out for runs/{name}")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
-    return CommandLine(values.config, workdir, values.mode, values.profile)
+    place = Place(values.cluster, values.coordinator, values.processes, values.process)
+    return CommandLine(values.config, workdir, values.mode, values.profile, place)
 
 
 def help_text() -> str:
@@ -86,6 +89,16 @@ def _define_others(values: flags.FlagValues) -> None:
         "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_enum(
+        "cluster", "", ["", *CLUSTERS], "What tells the processes of one run of each other.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "coordinator", "", "host:port of the first process, where no cluster is named.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer("processes", 0, "How many there are then.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "The number of this one, from 0.", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
 
 

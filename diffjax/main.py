@@ -6,36 +6,62 @@ the run lives, and --mode what to do: train (going on where the last run stopped
 (what a training would take of config.parallel.devices devices; nothing is trained or written).
 """
 
+import contextlib
 import json
 import logging
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from diffjax import flags
 from diffjax.errors import UserError
 from diffjax.files import cache_folder
+from diffjax.training import hosts
 
 # Of an error; a value of any length may be in it, and what was expected stands at its end.
 LONGEST_LINE = 2000
+ONE_PROCESS = ("edit", "ema", "plan")  # modes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line asks and returns the exit code.
 
     0: done; 2: bad input, told in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
+
+    One of several processes that ends by an error ends at once, and JAX's runtime ends the others.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+    except Exception:
+        if not hosts.several():
+            raise
+        traceback.print_exc()
+        code = 1
+    if code in (1, 2, 130) and hosts.several():
+        # A tidy end would first wait for the others, which wait for this one in a step.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _main(arguments: Sequence[str]) -> int:
     _speak_plainly()  # before other packages take hold of the root logger
     if {"--help", "-h", "-help"} & set(arguments):
         print(f"{__doc__}\n{flags.help_text()}")
         return 0
     try:
-        return run(*flags.parse(arguments))
+        config, workdir, mode, profile, place = flags.parse(arguments)
+        hosts.start(place)
+        with _speaker():
+            return run(config, workdir, mode, profile)
     except UserError as error:
         if "--debug" in arguments:
             raise
@@ -50,6 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "run the same command again; checkpoints written before are kept"
         )
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if "--debug" in arguments or not hosts.several():
+            raise
+        _tell(
+            f"error: {str(error).splitlines()[0][:300]}: most likely another process of this run "
+            "is gone: see what it said, and start all of them again to go on"
+        )
+        return 1
     except MemoryError as error:
         if "--debug" in arguments:
             raise
@@ -61,6 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _speaker() -> Iterator[None]:
+    """Of several processes the first one speaks; the others tell of errors alone."""
+    if hosts.first():
+        yield
+        return
+    logging.getLogger("diffjax").setLevel(logging.WARNING)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _tell(line: str) -> None:
@@ -89,6 +134,8 @@ def run(config: Any, workdir: Path, mode: str = "train", profile: bool = False) 
     """
     from diffjax.training.config import check, is_autoencoder
 
+    if mode in ONE_PROCESS and hosts.several():
+        raise UserError(f"--mode={mode} is the work of one process: start it without the others")
     train = partial(_train, profile=profile)
     modes: dict[str, Callable[[Any, Path], int]] = {
         "train": train,
@@ -160,8 +207,6 @@ def use_compilation_cache() -> None:
     and XLA compares a CPU program's instruction sets with the machine's when it loads one. What
     can't be kept is compiled every time.
     """
-    import jax
-
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     folder = cache_folder() / "xla"
@@ -249,6 +294,8 @@ def _evaluate(setup: Any, workdir: Path) -> int:
         print(f"scale {scale:g}:")
         reports.append({"scale": scale, **_report(one, params, step)})
         _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
+    if not hosts.first():
+        return 0
     figures.plot_scales(workdir / "evaluation_scales.png", reports)
     for report in reports:
         print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
@@ -273,6 +320,7 @@ def _evaluate_likelihood(setup: Any, workdir: Path) -> int:
         split="test" if test else "training",
         num_images=config.evaluate.images,
         batch_size=config.sample.batch_size,
+        quiet=not hosts.first(),
     )
     report = {
         "step": step,
@@ -285,7 +333,7 @@ def _evaluate_likelihood(setup: Any, workdir: Path) -> int:
     _write_arrays(workdir / f"{name}.npz", each)
     print(json.dumps(report, indent=2))
     written = [f"{name}.json", f"{name}.npz"]
-    if measured.name != "ode":
+    if measured.name != "ode" and hosts.first():
         figures.plot_bound(
             workdir / f"{name}.png",
             each,
@@ -338,6 +386,11 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
         return draw.images
 
+    if not hosts.first():
+        # Its devices take part in the sampling; the first process looks at what comes out.
+        for start in range(0, config.evaluate.num_samples, batch_size):
+            generate(start, min(batch_size, config.evaluate.num_samples - start))
+        return {}
     report = evaluate(
         generate,
         data=config.data.name,
@@ -356,14 +409,16 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
     from diffjax.files import atomic_write
 
-    atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
+    if hosts.first():
+        atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _write_json(path: Path, content: Any) -> None:
     from diffjax.files import atomic_write
 
     text = json.dumps(content, indent=2) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
+    if hosts.first():
+        atomic_write(path, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

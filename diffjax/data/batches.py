@@ -170,16 +170,17 @@ class ArrayBatches(_Positioned):
         self._source = source
         self._order = EpochOrder(len(source), seed=seed)
         self._batch_size = batch_size
-        self._shard = slice(shard_index, None, shard_count)
+        self._rows = batch_size // shard_count
+        self._first = shard_index * self._rows
 
     def __iter__(self) -> ArrayBatches:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Returns the next batch, as `BatchIterator` says; never ends."""
-        stop = self._position + self._batch_size
-        rows = self._order.span(self._position, stop)[self._shard]
-        self._position = stop
+        start = self._position + self._first
+        rows = self._order.span(start, start + self._rows)
+        self._position += self._batch_size
         return self._source.take(rows)
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -190,18 +191,22 @@ class ArrayBatches(_Positioned):
 class _EndlessSource:
     """One shard of a source in the endless order, as Grain wants it: length and indexing."""
 
-    def __init__(self, source: ImageSource, order: EpochOrder, index: int, count: int) -> None:
+    def __init__(
+        self, source: ImageSource, order: EpochOrder, *, batch_size: int, first: int, rows: int
+    ) -> None:
         self._source = source
         self._order = order
-        self._index = index
-        self._count = count
+        self._batch_size = batch_size
+        self._first = first
+        self._rows = rows
 
     def __len__(self) -> int:
         # Grain takes no infinite source; 2^62 examples last longer than any run.
         return 2**62
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return self._source[self._order[self._index + self._count * i]]
+        batch, row = divmod(i, self._rows)
+        return self._source[self._order[batch * self._batch_size + self._first + row]]
 
 
 class StreamBatches(_Positioned):
@@ -229,7 +234,11 @@ class StreamBatches(_Positioned):
             num_threads=min(16, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=2 * rows
         )
         dataset = (
-            grain.MapDataset.source(_EndlessSource(source, order, shard_index, shard_count))
+            grain.MapDataset.source(
+                _EndlessSource(
+                    source, order, batch_size=batch_size, first=shard_index * rows, rows=rows
+                )
+            )
             .to_iter_dataset(options)
             .batch(rows, drop_remainder=True)
         )
@@ -266,8 +275,9 @@ def batches(
       batch_size: examples in a batch, over all shards; may exceed the size of the set.
       seed: of the order, >= 0.
       shard_index: this process's number, in [0, shard_count).
-      shard_count: how many processes share each batch. Process i gets its rows i,
-        i + shard_count, ...: together they see what one process alone would see.
+      shard_count: how many processes share each batch. Process i gets its i-th run of
+        batch_size / shard_count rows: one after the other they are what one process would see,
+        so an example's place in the batch does not depend on their number.
 
     Returns:
       An iterator over {"image": uint8 (B, H, W, C), "label": int32 (B,)} with

@@ -33,6 +33,7 @@ def evaluate_likelihood(
     split: str,
     num_images: int = 0,
     batch_size: int = 250,
+    quiet: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Bits per dimension over a split, in its own order, with a progress bar.
 
@@ -43,6 +44,7 @@ def evaluate_likelihood(
       split: the name of the split.
       num_images: how many; 0 for all. Fewer are an even choice over the whole split.
       batch_size: images at once.
+      quiet: no bar.
 
     Returns:
       A report that JSON can hold ("bits_per_dim", "standard_error", "images", the mean of each
@@ -57,7 +59,9 @@ def evaluate_likelihood(
     began = time.monotonic()
     often = 1 if sys.stderr.isatty() else 30  # seconds between two lines of a log
     parts: list[Mapping[str, np.ndarray]] = []
-    with tqdm(total=count, unit="image", dynamic_ncols=True, mininterval=often) as bar:
+    with tqdm(
+        total=count, unit="image", dynamic_ncols=True, mininterval=often, disable=quiet
+    ) as bar:
         for start in range(0, count, size):
             rows = index[start : start + size]
             filled = np.resize(rows, size)  # one compiled shape

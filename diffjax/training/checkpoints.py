@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from diffjax.errors import UserError
-from diffjax.training import checksums
+from diffjax.training import checksums, hosts
 from diffjax.training.checksums import Damaged, Manifest
 
 KEEP_LAST = 3
@@ -64,13 +64,17 @@ class Checkpoints:
         self._failures: list[UserError] = []  # of the last saves, in a row
         self._losses: dict[int, float | None] = {}  # None where it can't be read
         with _as_user_error(f"can't open {self._folder}"):
+            if not read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_LastAndBest(self.best_step),
+                    create=False,
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
                     enable_async_checkpointing=False,  # the thread is ours, for the checksums
+                    multiprocessing_options=_by_itself(),
                 ),
                 item_names=("state", "data", CHECKSUMS),
             )
@@ -304,6 +308,16 @@ class Checkpoints:
         with _as_user_error(f"can't write a checkpoint to {self._folder}"):
             self._manager.close()
         self.wait()
+
+
+def _by_itself() -> Any:
+    """Each process opens a folder without waiting for others: the first alone writes to it."""
+    if not hosts.several():
+        return ocp.options.MultiprocessingOptions()
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
 
 
 def _unlike(folder: Path, why: str) -> UserError:

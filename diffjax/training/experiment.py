@@ -175,7 +175,13 @@ class Experiment(NamedTuple):
         """Endless training batches."""
         c = self.config
         source = self.space.source(self.source)
-        drawn = data.batches(source, batch_size=c.train.batch_size, seed=c.seed)
+        drawn = data.batches(
+            source,
+            batch_size=c.train.batch_size,
+            seed=c.seed,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )
         return self.conditions.with_text(drawn, source.captions)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
@@ -408,4 +414,4 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
     found = restore(folder, like, wanted=checkpoint)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
-    return Weak(network, diffusion, jax.device_put(found.state.ema_params))
+    return Weak(network, diffusion, strategies.to_compute(found.state.ema_params, config))

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffjax.errors import UserError
+from diffjax.training import hosts
 from diffjax.training.parallel import Batch, Trainable
 from diffjax.training.state import TrainStep
 
@@ -49,7 +50,7 @@ def path_of(path: Any) -> str:
 
 
 class Fsdp:
-    """Runs a train step on every local device, with a part of the state and of the batch each."""
+    """Runs a train step on every device, with a part of the state and of the batch each."""
 
     # Under jit the step sees the whole batch.
     axis_name = None
@@ -61,7 +62,7 @@ class Fsdp:
         min_size: int = 2**16,
         overrides: Sequence[tuple[str, int | None]] = (),
     ) -> None:
-        """Takes all local devices.
+        """Takes all devices.
 
         Args:
           fsdp: devices that share one copy of the state; 0 for all of them.
@@ -72,7 +73,7 @@ class Fsdp:
         Raises:
           UserError: the devices do not divide into copies of `fsdp`.
         """
-        self.devices = jax.local_devices()
+        self.devices = hosts.devices()
         count = len(self.devices)
         self.parts = fsdp or count
         if count % self.parts:
@@ -85,6 +86,7 @@ class Fsdp:
         self.mesh = Mesh(grid, (DATA, FSDP))
         self.told = f"data {len(grid)} x fsdp {self.parts}"
         self.whole = NamedSharding(self.mesh, PartitionSpec())
+        self._rows = NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
 
     def shardings(self, tree: Any) -> Any:
         """Where each array of a tree lies; only shapes and paths are looked at.
@@ -154,7 +156,7 @@ class Fsdp:
 
     def spread(self, tree: Any) -> Any:
         """Each array's parts on their devices."""
-        return jax.tree.map(jax.device_put, tree, self.shardings(tree))
+        return jax.tree.map(hosts.put, tree, self.shardings(tree))
 
     def first(self, tree: Any) -> Any:
         """The tree itself: there is but one copy."""
@@ -165,18 +167,17 @@ class Fsdp:
         return jax.tree.map(float, tree)
 
     def shard(self, batch: Batch) -> dict[str, jax.Array]:
-        """(B, ...) arrays split among all devices; whole on each where B does not divide."""
-        return {name: jax.device_put(x, self.of_batch(x.shape)) for name, x in batch.items()}
+        """This process's rows of (B, ...) arrays, split among its devices."""
+        put = jax.make_array_from_process_local_data
+        return {name: put(self._rows, x) for name, x in batch.items()}
 
     def of_batch(self, shape: Sequence[int]) -> NamedSharding:
-        """Where an array of a batch lies."""
-        if shape[0] % len(self.devices):
-            return self.whole
-        return NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
+        """Where an array of a batch that every process has lies; whole if it does not divide."""
+        return self.whole if shape[0] % len(self.devices) else self._rows
 
     def held_out(self, batch: Batch) -> Any:
-        """A batch for a function of `first`'s tree."""
-        return self.shard(batch)
+        """The batch, split among all devices where it divides."""
+        return {name: hosts.put(x, self.of_batch(x.shape)) for name, x in batch.items()}
 
     def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
         """What `compile`'s step takes, in shapes."""

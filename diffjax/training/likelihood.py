@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffjax import categorical, grids, learned_schedules, rng
 from diffjax.denoisers import Denoiser, predict
@@ -29,8 +28,9 @@ from diffjax.parametrisations import Estimates
 from diffjax.process import scales_like
 from diffjax.schedules import Array, Schedule, linear_log_snr, variance_preserving
 from diffjax.thresholding import clip_x0
-from diffjax.training import build
+from diffjax.training import build, hosts
 from diffjax.training.choices import choose
+from diffjax.training.everywhere import Everywhere
 from diffjax.training.objective import Learned, Vdm
 from diffjax.training.restoring import restore, restore_frozen
 
@@ -188,7 +188,7 @@ def wanted(config: Any) -> _Kind | None:
 
 
 def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
-    """What `config.evaluate.likelihood` asks for, as a function of batches on all local devices.
+    """What `config.evaluate.likelihood` asks for, as a function of batches on all devices.
 
     Args:
       setup: a resolved config.
@@ -238,7 +238,7 @@ def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
         return kind.measure(model, x, numbers, keys)
 
-    return Likelihood(kind.name, kind.what, _sharded(numbers_of))
+    return Likelihood(kind.name, kind.what, _everywhere(numbers_of))
 
 
 def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:
@@ -309,30 +309,18 @@ def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
         raise UserError(f"{key}: {error}") from None
 
 
-def _sharded(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
-    """The function over batches that are spread over all local devices, which it fills up."""
-    devices = jax.local_devices()
-    mesh = Mesh(np.asarray(devices), ("batch",))
-    whole, split = PartitionSpec(), PartitionSpec("batch")
-    # Each device works on its own images: no program needs to be split by the compiler.
-    compiled = jax.jit(
-        jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=(whole, split, split),
-            out_specs=split,
-            check_vma=False,
-        )
-    )
+def _everywhere(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
+    """The function over batches that are split among all devices, which it fills up."""
+    everywhere = Everywhere()
+    compiled = jax.jit(function)
 
     def run(
         params: Any, batch: Mapping[str, np.ndarray], numbers: np.ndarray
     ) -> dict[str, np.ndarray]:
         count = len(numbers)
-        rows = np.arange(-(-count // len(devices)) * len(devices)) % count
-        sharding = NamedSharding(mesh, split)
-        spread = {name: jax.device_put(x[rows], sharding) for name, x in batch.items()}
-        found = compiled(params, spread, jax.device_put(numbers[rows], sharding))
-        return {name: np.asarray(x)[:count] for name, x in found.items()}
+        rows = np.arange(everywhere.fits(count)) % count
+        filled = {name: x[rows] for name, x in batch.items()}
+        found = compiled(params, everywhere.split(filled), everywhere.split(numbers[rows]))
+        return {name: hosts.on_host(x)[:count] for name, x in found.items()}
 
     return run

@@ -52,6 +52,19 @@ class MetricsLog:
             self._events.close()
 
 
+class NoLog:
+    """The log of a process that keeps none, since the run's first one does."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Leaves it."""
+
+    def image(self, name: str, picture: Any, *, step: int) -> None:
+        """Leaves it."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics.jsonl; a last line that was cut off is left out."""
     rows = []

@@ -1,6 +1,8 @@
 """The training loop: one pass over config.train.steps, resumable at every checkpoint."""
 
 import contextlib
+import io
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,10 +14,10 @@ import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.training import build, ema_snapshots, loss_picture, strategies, workdir
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.training import build, ema_snapshots, hosts, loss_picture, strategies, workdir
+from diffjax.training.checkpoints import Checkpoints, Restored
 from diffjax.training.collector import without_collector
-from diffjax.training.logs import MetricsLog, Progress
+from diffjax.training.logs import MetricsLog, NoLog, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
 from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
@@ -122,10 +124,18 @@ def train(
     say(setup.kernels.line)
     parallel = strategies.strategy(config)
     parallel.check(setup)
+    hosts.check_same("the config", json.dumps(config.to_dict(), sort_keys=True))
     workdir.check(folder, config, identity=setup.identity)
     held_out = setup.held_out()
-    with workdir.alone(folder):
-        checkpoints = Checkpoints(folder)
+    with contextlib.ExitStack() as held:
+        opened = []
+
+        def open_alone() -> None:
+            held.enter_context(workdir.alone(folder))
+            opened.append(Checkpoints(folder))
+
+        hosts.from_first(open_alone)
+        checkpoints = opened[0] if opened else Checkpoints(folder, read_only=True)
         try:
             state = _train(setup, folder, parallel, checkpoints, held_out, profile, say)
         except BaseException:
@@ -148,23 +158,28 @@ def _train(
 ) -> Any:
     config = setup.config
     batches = setup.batches()
-    if checkpoints.steps():
-        restored = checkpoints.restore(setup.state_shapes())
-        assert restored is not None
+    hosts.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
+    restored = _restored(checkpoints, setup)
+    if restored is not None:
         state = restored.state
         batches.set_state(restored.data)
         say(f"going on from step {restored.step} of {folder}")
     else:
         state = parallel.init_state(setup)
-    workdir.prepare(folder, config, identity=setup.identity)
     start = int(state.step)
-    ema_snapshots.drop_after(folder / ema_snapshots.FOLDER, start)
+
+    def prepare() -> None:
+        workdir.prepare(folder, config, identity=setup.identity)
+        ema_snapshots.drop_after(folder / ema_snapshots.FOLDER, start)
+
+    hosts.from_first(prepare)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(
         f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} images "
         f"{setup.source.image_shape}, {len(parallel.devices)} x "
         f"{parallel.devices[0].device_kind} ({config.parallel.strategy}), "
-        f"steps {start} to {config.train.steps}"
+        + (f"{jax.process_count()} processes, " if hosts.several() else "")
+        + f"steps {start} to {config.train.steps}"
     )
     if start >= config.train.steps:
         return state
@@ -185,6 +200,21 @@ def _train(
         run.close()
 
 
+def _restored(checkpoints: Checkpoints, setup: Trainable) -> Restored | None:
+    """What the run goes on from: the first process chooses it, the others read the same."""
+    like, found = setup.state_shapes(), None
+
+    def choose() -> str:
+        nonlocal found
+        found = checkpoints.restore(like)
+        return "" if found is None else str(found.step)
+
+    step = hosts.from_first(choose)
+    if step and found is None:
+        found = checkpoints.restore(like, step=int(step))
+    return found
+
+
 class _Run:
     """The loop's own bookkeeping between the first step and the last."""
 
@@ -203,10 +233,11 @@ class _Run:
         self.setup, self.folder, self.parallel = setup, folder, parallel
         self.checkpoints, self.held_out = checkpoints, held_out
         self.config = setup.config.train
-        self.log = MetricsLog(folder, start=start)
+        self.log = MetricsLog(folder, start=start) if hosts.first() else NoLog()
         self.progress = Progress(
-            start=start, total=self.config.steps, batch_size=self.config.batch_size
-        )
+            start=start, total=self.config.steps, batch_size=self.config.batch_size,
+            out=None if hosts.first() else io.StringIO(),
+        )  # fmt: skip
         self.eval_loss = setup.eval_loss()
         # One program, not one for each of a schedule's operations.
         self.learning_rate = jax.jit(build.learning_rate(setup.config))
@@ -214,7 +245,7 @@ class _Run:
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
         self.watch = Watch()
-        self.profile = Profile(folder, start=start, on=profile)
+        self.profile = Profile(folder, start=start, on=profile and hosts.first())
         self.loss = math.nan
         self.start = start
         self.evaluated = -1
@@ -239,6 +270,7 @@ class _Run:
             return jax.transfer_guard("allow" if step == first + 1 else "disallow")
 
         prefetcher = Prefetcher(batches, self.parallel.shard)
+        votes = hosts.StopVotes()
         try:
             with StopRequest() as stop:
                 for step in range(first + 1, config.steps + 1):
@@ -253,7 +285,8 @@ class _Run:
                     if traced := self.profile.after(step, metrics):
                         self.progress.say(f"wrote a trace of steps to {traced}")
                     last = step == config.steps
-                    stopped_by = stop.signal  # read once: a signal may come at any line below
+                    # Read once: a signal may come at any line below.
+                    stopped_by = votes.poll(stop.signal)
                     if step % config.log_every == 0 or last or step == first + 1:
                         self.flush()
                     if step % config.eval_every == 0 or last:
@@ -341,9 +374,9 @@ class _Run:
         self.flush()
         if self.evaluated != step:
             self.evaluate(step, state)
-        first = self.setup.at_save(self.parallel.first(state))
-        first = jax.tree.map(np.asarray, first)
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves(first.params)):
+        whole = hosts.gathered(self.setup.at_save(self.parallel.first(state)))
+        params = [] if whole is None else jax.tree.leaves(whole.params)
+        if hosts.anywhere(not all(np.isfinite(x).all() for x in params)):
             self.not_finite.add(step, {"parameters": math.nan})
             self._stop_at(step, {"parameters": math.nan})
 
@@ -352,7 +385,8 @@ class _Run:
             folder = self.folder / ema_snapshots.FOLDER
             ema_snapshots.save(folder, step, self.setup.averages(saved))
 
-        self.checkpoints.save(step, first, position, loss=self.loss, before=snapshots)
+        if whole is not None:
+            self.checkpoints.save(step, whole, position, loss=self.loss, before=snapshots)
         self.resume()
 
     def sample(self, step: int, state: Any) -> None:
@@ -364,7 +398,8 @@ class _Run:
             self.log.image("samples", self.setup.draw(frozen, path), step=step)
         except UserError as error:  # a picture is not worth a run
             self.progress.say(f"no samples at step {step}: {error}")
-        loss_picture.write(self.folder)
+        if hosts.first():
+            loss_picture.write(self.folder)
         self.resume()
 
     def resume(self) -> None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from diffjax.data.batches import EpochOrder
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
+from diffjax.training import hosts
 from diffjax.training.checkpoints import read_json
 
 FILE = "not_finite.json"
@@ -91,5 +92,7 @@ class NotFinite:
 
     def _write(self) -> None:
         self._steps = self._steps[-KEPT:]
+        if not hosts.first():
+            return
         text = '{"steps": [\n' + ",\n".join(json.dumps(one) for one in self._steps) + "\n]}\n"
         atomic_write(self.path, lambda file: file.write(text.encode()))

@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffjax.errors import UserError
+from diffjax.training.everywhere import AXIS, Everywhere
 from diffjax.training.state import TrainStep
 
-AXIS = "batch"
 Batch = dict[str, np.ndarray]
 
 
@@ -30,7 +30,7 @@ class Strategy(Protocol):
     """Where states and batches lie, and what runs a step there.
 
     Attributes:
-      devices: all that take part.
+      devices: all that take part, in all processes.
       axis_name: what the step is told of them.
       told: how they are arranged, in words.
     """
@@ -67,11 +67,11 @@ class Strategy(Protocol):
         ...
 
     def shard(self, batch: Batch) -> Any:
-        """A batch where it is trained on."""
+        """A batch, of which this process has its rows, where it is trained on."""
         ...
 
     def held_out(self, batch: Batch) -> Any:
-        """A batch for functions of `first`'s tree."""
+        """A batch, of which every process has all, for functions of `first`'s tree."""
         ...
 
     def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
@@ -98,13 +98,16 @@ def check_divides(batch_size: int, *, devices: int, accumulate: int = 1) -> None
 
 
 class DataParallel:
-    """Runs a train step on every local device, with equal states and a share of the batch each."""
+    """Runs a train step on every device, with equal states and a share of the batch each.
+
+    A process lays out arrays for its own devices, with a leading axis of these: pmap's convention.
+    """
 
     axis_name = AXIS
     told = "a copy of the state each"
 
     def __init__(self, batch_size: int, *, accumulate: int = 1) -> None:
-        """Takes all local devices.
+        """Takes all devices.
 
         Args:
           batch_size: of all devices together.
@@ -113,9 +116,12 @@ class DataParallel:
         Raises:
           UserError: the batch does not divide among the devices.
         """
-        self.devices = jax.local_devices()
+        self._all = Everywhere()
+        self.devices = self._all.devices
         check_divides(batch_size, devices=len(self.devices), accumulate=accumulate)
-        self._sharding = NamedSharding(Mesh(np.asarray(self.devices), (AXIS,)), PartitionSpec(AXIS))
+        ours = [device for device in self.devices if device.process_index == jax.process_index()]
+        self._count = len(ours)
+        self._sharding = NamedSharding(Mesh(np.asarray(ours), (AXIS,)), PartitionSpec(AXIS))
 
     def check(self, setup: Trainable) -> None:
         """Whatever the state is, it is laid out whole."""
@@ -139,7 +145,7 @@ class DataParallel:
 
     def replicate(self, tree: Any) -> Any:
         """A leading axis with one copy a device."""
-        count = len(self.devices)
+        count = self._count
 
         def put(x: Any) -> jax.Array:
             x = np.asarray(x)
@@ -148,24 +154,31 @@ class DataParallel:
         return jax.tree.map(put, tree)
 
     def first(self, tree: Any) -> Any:
-        """The first device's copy, there."""
-        return _without_device_axis(jax.tree.map(lambda x: x.addressable_shards[0].data, tree))
+        """The same without the axis of devices, a copy on each as before."""
+        copies = [
+            _without_device_axis(jax.tree.map(lambda x, i=i: x.addressable_shards[i].data, tree))
+            for i in range(self._count)
+        ]
+        if len(self.devices) == 1:
+            return copies[0]
+        join = jax.make_array_from_single_device_arrays
+        return jax.tree.map(lambda *x: join(x[0].shape, self._all.whole, list(x)), *copies)
 
     def scalars(self, tree: Any) -> Any:
         """A tree of replicated scalars as Python floats; waits for the devices."""
         return jax.tree.map(lambda x: float(np.asarray(x.addressable_shards[0].data)[0]), tree)
 
     def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """(B, ...) arrays as (devices, B / devices, ...), each part on its device."""
-        count = len(self.devices)
+        """This process's rows (B, ...) as (its devices, B / their number, ...), a part on each."""
+        count = self._count
         return {
             name: jax.device_put(x.reshape(count, -1, *x.shape[1:]), self._sharding)
             for name, x in batch.items()
         }
 
-    def held_out(self, batch: Batch) -> Batch:
-        """The batch itself: the first device takes it whole."""
-        return batch
+    def held_out(self, batch: Batch) -> Any:
+        """The batch, split among all devices where it divides."""
+        return self._all.split(batch)
 
     def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
         """What `compile`'s step takes, in shapes."""

@@ -13,7 +13,7 @@ import numpy as np
 from diffjax import figures
 from diffjax.figures import to_uint8
 from diffjax.files import atomic_write
-from diffjax.training import loss_picture
+from diffjax.training import hosts, loss_picture
 from diffjax.training.sampling import Draw
 from diffjax.training.state import to_model_range
 
@@ -78,7 +78,8 @@ def samples(setup: Experiment, params: Any, path: Path) -> np.ndarray:
     """Writes a grid of config.sample.count samples and returns it: uint8 (H, W, C)."""
     draw = setup.generator(params, start=0, count=setup.config.sample.count)
     grid = draw_grid(setup, draw, start=0)
-    figures.save_png(path, grid)
+    if hosts.first():
+        figures.save_png(path, grid)
     return grid
 
 
@@ -131,6 +132,8 @@ def generated(setup: Experiment, params: Any, folder: Path, *, step: int) -> tup
         if array is not None:
             arrays[name] = np.asarray(array)
     picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
+    if not hosts.first():
+        return picture, archive
     figures.save_png(picture, draw_grid(setup, draw, start=0))
     atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
     return picture, archive
@@ -142,6 +145,8 @@ def final(setup: Experiment, params: Any, folder: Path, *, say: Callable[[str], 
     samples(setup, params, folder / "samples.png")
     draw = setup.generator(params, start=0, count=DENOISED, keep_trajectory=True)
     assert draw.trajectory is not None
+    if not hosts.first():
+        return
     scale = pixel_scale(setup.source.image_shape)
     figures.save_png(
         folder / "denoising.png", figures.denoising_strip(draw.trajectory, scale=scale)

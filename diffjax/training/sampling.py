@@ -14,9 +14,10 @@ from diffjax.figures import to_uint8
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.schedules import Array
-from diffjax.training import build, build_sampling, prompts
+from diffjax.training import build, build_sampling, hosts, prompts
 from diffjax.training import conditions as conditions_of
 from diffjax.training.conditions import UNCONDITIONAL, Conditions
+from diffjax.training.everywhere import Everywhere
 from diffjax.training.image_files import read_map_images
 from diffjax.training.space import Space
 from diffjax.training.state import to_model_range
@@ -241,7 +242,7 @@ class Generator:
         keep_trajectory: bool = False,
         batch_size: int | None = None,
     ) -> Draw:
-        """Samples start .. start + count - 1, in batches of one size.
+        """Samples start .. start + count - 1, in batches of one size, split among all devices.
 
         Args:
           params: the network's parameters.
@@ -249,25 +250,31 @@ class Generator:
           count: how many.
           keep_trajectory: whether x_t is returned after every step.
           batch_size: samples computed at once, by default config.sample.batch_size or, if that
-            is fewer, `count`. Each size is compiled anew, so whoever asks for many parts, one of
-            them smaller, names one size for all.
+            is fewer, `count`; rounded up to divide among the devices. Each size is compiled anew,
+            so whoever asks for many parts, one of them smaller, names one size for all.
 
         Raises:
           UserError: a value that is not finite came out.
         """
-        size = batch_size or min(self._batch_size, count)
+        everywhere = Everywhere()
+        size = everywhere.fits(batch_size or min(self._batch_size, count))
         draws, paths = [], []
+
+        def images_of(x: Array, wanted: int) -> np.ndarray:
+            return hosts.on_host(self._space.to_images(x))[:wanted]
+
         for first in range(start, start + count, size):
             wanted = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
+            indices, condition = everywhere.split((indices, self.condition(first, size)))
             x_0, trajectory = self._compile(size, keep_trajectory)(
-                params, indices, self.condition(first, size), self.weak_params,
-                np.uint32(self._seed),
-            )  # fmt: skip
-            draws.append(np.asarray(self._space.to_images(x_0))[:wanted])
+                params, indices, condition, self.weak_params, np.uint32(self._seed)
+            )
+            draws.append(images_of(x_0, wanted))
             if keep_trajectory:
-                steps = [np.asarray(self._space.to_images(x_t))[:wanted] for x_t in trajectory]
-                paths.append(np.stack(steps))
+                # By number: an array that lies in several processes can't be gone through.
+                steps = range(len(trajectory))
+                paths.append(np.stack([images_of(trajectory[i], wanted) for i in steps]))
         images = np.concatenate(draws)
         if not np.isfinite(images).all():
             raise UserError(

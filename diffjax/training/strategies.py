@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
 from diffjax.training.choices import choose
+from diffjax.training.everywhere import Everywhere
 from diffjax.training.fsdp import Fsdp
 from diffjax.training.parallel import DataParallel, Strategy, check_divides
 
@@ -34,7 +33,7 @@ STRATEGIES: Mapping[str, Callable[[], Callable[[Any], Strategy]]] = {
 
 
 def strategy(config: Any) -> Strategy:
-    """What `config.parallel.strategy` names, over all local devices.
+    """What `config.parallel.strategy` names, over all devices.
 
     Raises:
       UserError: an unknown name, or a batch or mesh that does not divide among the devices.
@@ -52,7 +51,7 @@ def is_sharded(config: Any) -> bool:
 
 
 def to_compute(tree: Any, config: Any) -> Any:
-    """Trained numbers where they are sampled and evaluated: on one device, or cut among all.
+    """Trained numbers where they are sampled and evaluated: a copy a device, or cut among all.
 
     A model is sampled on other devices than it was trained on, so the mesh and the overrides of its
     training do not count.
@@ -62,4 +61,4 @@ def to_compute(tree: Any, config: Any) -> Any:
     """
     if is_sharded(config):
         return Fsdp(min_size=config.parallel.min_size).spread(tree)
-    return jax.device_put(tree)
+    return Everywhere().copies(tree)

@@ -63,7 +63,13 @@ class Autoencoding(NamedTuple):
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
         c = self.config
-        return data.batches(self.source, batch_size=c.train.batch_size, seed=c.seed)
+        return data.batches(
+            self.source,
+            batch_size=c.train.batch_size,
+            seed=c.seed,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
         """Batches of test images."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffjax import data, figures
-from diffjax.training import loss_picture
+from diffjax.training import hosts, loss_picture
 from diffjax.training.first_stage.stage import Frozen
 from diffjax.training.pictures import pixel_scale
 from diffjax.training.splits import load_held_out
@@ -36,7 +36,8 @@ def reconstructions(setup: Autoencoding, frozen: Frozen, path: Path) -> np.ndarr
     grid = figures.image_grid(
         pairs, scale=pixel_scale(setup.source.image_shape), columns=2 * min(COLUMNS, count)
     )
-    figures.save_png(path, grid)
+    if hosts.first():
+        figures.save_png(path, grid)
     return grid
 
 
@@ -50,12 +51,13 @@ def reconstructed(
     for start in range(0, len(images), size):
         part = images[start : start + size]
         filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-        parts.append(figures.to_uint8(np.asarray(reconstruct(frozen, filled)))[: len(part)])
+        parts.append(figures.to_uint8(hosts.on_host(reconstruct(frozen, filled)))[: len(part)])
     return np.concatenate(parts)
 
 
 def final(setup: Autoencoding, frozen: Frozen, folder: Path, *, say: Callable[[str], None]) -> None:
     """Writes reconstructions.png and loss.png."""
     reconstructions(setup, frozen, folder / "reconstructions.png")
-    loss_picture.write(folder)
+    if hosts.first():
+        loss_picture.write(folder)
     say(f"wrote {folder / 'reconstructions.png'}, {folder / 'loss.png'}")
