@@ -179,6 +179,8 @@ class Checkpoints:
     def restore(self, like: Any, *, step: int | None = None) -> Restored | None:
         """The latest whole checkpoint, or that of `step`; None when there is none.
 
+        Of several processes the first one chooses, and all read the same.
+
         Damaged ones that were passed over are told in a warning each and, unless read-only,
         renamed to <step>.damaged, so that their steps can be saved anew.
 
@@ -190,6 +192,20 @@ class Checkpoints:
           UserError: no checkpoint of that step, a damaged one, none that is whole, or one of
             another structure.
         """
+        found = None
+
+        def choose() -> str:
+            nonlocal found
+            found = self._restore(like, step)
+            return "" if found is None else str(found.step)
+
+        chosen = hosts.from_first(choose)
+        if chosen and found is None:
+            self._manager.reload()  # the first process may have renamed some
+            found = self._restore(like, int(chosen))
+        return found
+
+    def _restore(self, like: Any, step: int | None) -> Restored | None:
         steps = self.steps()
         if not steps:
             return None

@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import data
 from diffjax.errors import UserError
 from diffjax.training import build, ema_snapshots, hosts, loss_picture, strategies, workdir
-from diffjax.training.checkpoints import Checkpoints, Restored
+from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
 from diffjax.training.logs import MetricsLog, NoLog, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
@@ -143,7 +143,7 @@ def train(
             with contextlib.suppress(UserError):
                 checkpoints.close()
             raise
-        checkpoints.close()
+        hosts.from_first(checkpoints.close)  # the others wait for what it writes
         setup.finish(strategies.to_compute(setup.frozen(state), config), folder, say=say)
 
 
@@ -159,7 +159,7 @@ def _train(
     config = setup.config
     batches = setup.batches()
     hosts.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
-    restored = _restored(checkpoints, setup)
+    restored = checkpoints.restore(setup.state_shapes())
     if restored is not None:
         state = restored.state
         batches.set_state(restored.data)
@@ -198,21 +198,6 @@ def _train(
         return run.go(parallel.spread(state), batches)
     finally:
         run.close()
-
-
-def _restored(checkpoints: Checkpoints, setup: Trainable) -> Restored | None:
-    """What the run goes on from: the first process chooses it, the others read the same."""
-    like, found = setup.state_shapes(), None
-
-    def choose() -> str:
-        nonlocal found
-        found = checkpoints.restore(like)
-        return "" if found is None else str(found.step)
-
-    step = hosts.from_first(choose)
-    if step and found is None:
-        found = checkpoints.restore(like, step=int(step))
-    return found
 
 
 class _Run:

@@ -21,7 +21,7 @@ import pytest
 
 from diffjax.errors import UserError
 from diffjax.training import config as configs
-from diffjax.training import experiment, fsdp, loop, plan, strategies
+from diffjax.training import experiment, fsdp, hosts, loop, plan, strategies
 from diffjax.training.objective import Found
 from diffjax.training.parallel import check_divides
 from diffjax.training.state import mean_found, micro_batches
@@ -124,13 +124,13 @@ def same_numbers(folder):
 
 def resumed(folder, alone):
     """Two steps by pmap on eight devices, two by fsdp, two on one device: the state of six."""
-    every, said = jax.local_devices(), []
+    every, said = jax.devices(), []
     experiment.pictures.final = lambda *args, **options: None
 
     def train(count, devices, **parallel):
         config = tiny(**parallel)
         config.train.steps = count
-        jax.local_devices = lambda: devices
+        hosts.devices = lambda: devices
         loop.train(small(config), folder, say=said.append)
 
     train(2, every)
@@ -239,7 +239,8 @@ def test_the_longest_axis_that_divides_is_cut(shape, parts, axis):
 
 
 def test_the_mesh_on_what_there_is(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [jax.devices()[0]] * 6)
+    one = jax.devices()[0]
+    monkeypatch.setattr(hosts, "devices", lambda: [one] * 6)
     with pytest.raises(UserError, match=r"config\.parallel\.fsdp = 4 does not divide the 6 dev"):
         fsdp.Fsdp(fsdp=4)
 
