@@ -27,7 +27,7 @@ def from_config(model: Any, *, image_shape: tuple[int, int, int], num_classes: i
     Raises:
       UserError: something in the section that was not written for PyTorch.
     """
-    supported = {"block": "resnet", "attention": "softmax", "remat": False}
+    supported = {"block": "resnet", "attention": "softmax", "remat": "none"}
     for key, value in supported.items():
         if model[key] != value:
             raise UserError(

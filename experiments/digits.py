@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.model.attention = "softmax"
     config.model.dtype = "float32"
     config.model.kernels = "auto"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.diffusion = ConfigDict()
     config.diffusion.objective = "squared_error"

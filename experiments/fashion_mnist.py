@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.attention = "softmax"
     config.model.dtype = "bfloat16"
     config.model.kernels = "auto"
-    config.model.remat = False
+    config.model.remat = "none"
 
     config.diffusion = ConfigDict()
     config.diffusion.objective = "squared_error"

@@ -193,6 +193,7 @@ CHOICES = [
     ("model.attention=linear(1)", NAME),
     ("model.dtype=float16", "expected one of float32, bfloat16"),
     ("model.kernels=cuda", "expected one of auto, onednn, xla"),
+    ("model.remat=all", "expected one of none, dots, layers, full"),
     ("sample.sampler=ddim(eta='a')", "eta must be a number such as 0.0"),
     ("sample.sampler=ddim(eta=None)", "eta must be a number such as 0.0"),
     ("sample.sampler=ddim(grid=1)", "ddim takes eta, not grid"),

@@ -5,9 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
+from diffjax.models.remat import PRODUCT
 from diffjax.models.types import Array, Dtype
 
 
@@ -34,7 +36,8 @@ class Conv3x3(nn.Module):
         init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)
+        y = self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)
+        return checkpoint_name(y, PRODUCT)
 
 
 class Dense(nn.Module):
@@ -58,7 +61,7 @@ class Dense(nn.Module):
         init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return self.ops.dense(x.astype(self.dtype), kernel, bias)
+        return checkpoint_name(self.ops.dense(x.astype(self.dtype), kernel, bias), PRODUCT)
 
 
 class ResNetBlock(nn.Module):
@@ -165,7 +168,8 @@ class DepthwiseConv7x7(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.linear.default_kernel_init, (7, 7, 1, channels))
         bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-        return self.ops.conv(x.astype(self.dtype), kernel, bias, padding=3, groups=channels)
+        y = self.ops.conv(x.astype(self.dtype), kernel, bias, padding=3, groups=channels)
+        return checkpoint_name(y, PRODUCT)
 
 
 class Downsample(nn.Module):

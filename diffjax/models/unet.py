@@ -21,6 +21,7 @@ from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, fourier_fea
 from diffjax.models.levels import LevelHead
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
+from diffjax.models.remat import Policy
 from diffjax.models.transformer import Context, SpatialTransformer
 from diffjax.models.types import Array, Dtype
 
@@ -68,7 +69,8 @@ class UNet(nn.Module):
       level_features: what those logits are a linear map of.
       dtype: compute type; parameters stay float32.
       ops: what computes convolutions and normalisations: `ops.XLA`, or an accelerator's.
-      remat: whether blocks are computed anew on the way back, to save memory.
+      remat: which of the blocks' results are kept for the way back, to save memory: one of
+        `models.remat`, or any policy of `jax.checkpoint`; None keeps all.
     """
 
     channels: int = 64
@@ -93,7 +95,7 @@ class UNet(nn.Module):
     level_features: int = 32
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
-    remat: bool = False
+    remat: Policy | None = None
 
     @nn.compact
     def __call__(
@@ -123,7 +125,11 @@ class UNet(nn.Module):
         context, pooled = self._context(condition.text)
         embedding = self._embedding(t, condition.label, pooled)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        block = nn.remat(self.block, static_argnums=(3,)) if self.remat else self.block
+        block, attention, transformer = self.block, SelfAttention, SpatialTransformer
+        if self.remat is not None:
+            block = nn.remat(block, static_argnums=(3,), policy=self.remat)
+            attention = nn.remat(attention, policy=self.remat)
+            transformer = nn.remat(transformer, policy=self.remat)
 
         def residual(h: Array, level: int, name: str) -> Array:
             h = block(
@@ -137,11 +143,10 @@ class UNet(nn.Module):
                 mix = no_attention if name in self.perturbed else self.mix
                 heads: dict[str, Any] = {"head_channels": self.head_channels, "mix": mix, **common}
                 if context is None:
-                    h = SelfAttention(name=f"{name}_attention", **heads)(h)
+                    h = attention(name=f"{name}_attention", **heads)(h)
                 else:
-                    h = SpatialTransformer(
-                        self.transformer_depth, name=f"{name}_transformer", **heads
-                    )(h, context)
+                    named = {"name": f"{name}_transformer", **heads}
+                    h = transformer(self.transformer_depth, **named)(h, context)
             return h
 
         levels = range(len(self.multipliers))

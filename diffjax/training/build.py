@@ -24,7 +24,7 @@ from diffjax import (
     weightings,
 )
 from diffjax.errors import UserError
-from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention
+from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
 from diffjax.models.ops import XLA, Ops
 from diffjax.schedules import Array, Schedule
 from diffjax.training import build_objective
@@ -114,6 +114,12 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
     "auto": lambda: accelerator.auto,
     "onednn": lambda: accelerator.onednn,
     "xla": lambda: accelerator.xla,
+}
+REMATS: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: None,
+    "dots": lambda: remat.dots,
+    "layers": lambda: remat.layers,
+    "full": lambda: remat.full,
 }
 LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
     "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
@@ -297,7 +303,7 @@ def model(
         mix=choose(c.attention, ATTENTIONS, key="model.attention"),
         dtype=choose(c.dtype, DTYPES, key="model.dtype"),
         ops=ops,
-        remat=c.remat,
+        remat=choose(c.remat, REMATS, key="model.remat"),
     )
     try:
         jax.eval_shape(

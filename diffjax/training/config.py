@@ -147,7 +147,7 @@ DIFFUSION: dict[str, Rule] = SHARED | {
     "model.attention": TEXT,
     "model.dtype": TEXT,
     "model.kernels": TEXT,
-    "model.remat": SWITCH,
+    "model.remat": TEXT,
     "diffusion.objective": TEXT,
     "diffusion.schedule": TEXT,
     "diffusion.zero_terminal_snr": SWITCH,

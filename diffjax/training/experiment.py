@@ -396,6 +396,8 @@ def _weak_model(config: Any, space: Space, wanted: Conditions, kernels: Kernels)
         raise UserError(
             f"config.{key}: {folder} was trained on another first stage's latents, or other texts"
         )
+    # It goes forwards only; and the name was True or False once.
+    stored["model"]["remat"] = "none"
     their_config = ConfigDict(stored)
     diffusion = build.diffusion(their_config)
     network = build.model(

@@ -40,6 +40,7 @@ def load(
     if configs.is_autoencoder(stored):
         raise UserError(f"{folder} is the run of an autoencoder, which draws nothing by itself")
     stored["sample"]["checkpoint"] = checkpoint
+    stored["model"]["remat"] = "none"  # goes forwards only; and it was True or False once
     if first_stage is not None:
         stored["first_stage"]["workdir"] = str(first_stage)
     config = ConfigDict(configs.from_json(stored))

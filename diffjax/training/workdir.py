@@ -24,6 +24,7 @@ FREE = (
     "data.dir",
     "data.memory_limit_mb",
     "model.kernels",
+    "model.remat",
     "autoencoder.kernels",
     "first_stage.",
     "parallel.",

@@ -183,26 +183,6 @@ def test_bfloat16_computes_low_and_keeps_float32_outside():
     assert 0 < np.abs(out - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def test_remat_changes_neither_output_nor_gradients():
-    x, key = images(8, 8, 1), jax.random.key(7)
-    small = SMALL | {"multipliers": (1,), "dropout": 0.3}
-    # A partial is what a config's "convnext(expansion=2)" becomes.
-    small |= {"block": functools.partial(ConvNeXtBlock, expansion=2)}
-    plain, saving = UNet(**small), UNet(**small, remat=True)
-    params = randomised(plain, x, T)
-    assert jax.tree.structure(shapes(saving, x, T)) == jax.tree.structure(params)
-
-    def loss(params, network):
-        out = network.apply(params, x, T, train=True, rngs={"dropout": key})
-        return jnp.square(out).mean(), out
-
-    (_, a), ga = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, plain)
-    (_, b), gb = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(params, saving)
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    size = max(float(np.abs(g).max()) for g in jax.tree.leaves(ga))
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, atol=1e-4 * size), ga, gb)
-
-
 def test_dropout_needs_a_key():
     network, x = UNet(**SMALL, dropout=0.3), images(8, 8, 1)
     params = shapes(network, x, T)

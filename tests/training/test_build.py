@@ -7,6 +7,7 @@ import pytest
 import diffjax as dj
 from diffjax.data import ArraySource
 from diffjax.errors import UserError
+from diffjax.models import remat
 from diffjax.training import build, build_objective, build_sampling, choices
 from diffjax.training.conditions import Conditions, conditions
 
@@ -50,6 +51,17 @@ def test_unknown_name_lists_the_valid_ones():
 def test_every_choice_can_be_made_by_its_name_alone(table):
     for name in table:
         assert choices.choose(name, table, key="some.key") is not None
+
+
+def test_what_is_recomputed_has_a_name(tiny_config):
+    found = {}
+    for name in build.REMATS:
+        tiny_config.model.remat = name
+        diffusion = build.diffusion(tiny_config)
+        found[name] = build.model(tiny_config, diffusion=diffusion, shape=(8, 8, 1)).remat
+    assert found == {
+        "none": None, "dots": remat.dots, "layers": remat.layers, "full": remat.full,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("schedule", sorted(build.SCHEDULES))
