@@ -4,6 +4,7 @@ XLA compiles the config's own step ahead of time, for shapes, in a process whose
 `config.parallel.devices` devices. What the state takes is exact. Activations are what XLA's CPU
 compiler sets aside for temporary buffers: other backends fuse, order and lay out differently, so
 it is a guide to how that grows with the model, the batch and the mesh, no figure to fill a card by.
+What is bfloat16 elsewhere may be float32 there.
 """
 
 import json
@@ -22,6 +23,9 @@ from diffjax.training.config import check, from_json, is_autoencoder
 
 # LLVM's work does not change which buffers there are.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# XLA's CPU compiler drops the barriers around what config.model.remat recomputes, merges it with
+# what it repeats, and so keeps it after all. A plan is for those that leave the barriers alone.
+ANEW = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 class Plan(NamedTuple):
@@ -132,7 +136,7 @@ def _plan_here(config: Any) -> Plan:
     temporaries = None
     if config.parallel.compile:
         step = parallel.compile(setup.train_step(axis_name=parallel.axis_name))
-        compiled = step.lower(*parallel.abstract(shapes, batch)).compile()
+        compiled = step.lower(*parallel.abstract(shapes, batch)).compile(ANEW)
         temporaries = compiled.memory_analysis().temp_size_in_bytes
     return Plan(
         config.parallel.strategy,

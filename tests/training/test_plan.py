@@ -1,0 +1,35 @@
+"""A plan sees what a network recomputes; a run may change it as it goes on."""
+
+import json
+
+import pytest
+
+from diffjax.errors import UserError
+from diffjax.training import plan, workdir
+
+
+def test_what_is_computed_anew_is_work_and_no_memory(tiny_config):
+    tiny_config.model.multipliers = (1,)
+    tiny_config.train.batch_size = 2048
+
+    def planned(remat):
+        tiny_config.model.remat = remat
+        return plan._plan_here(tiny_config)
+
+    plain, saving = planned("none"), planned("full")
+    assert plain.of_temporaries > 1.5 * saving.of_temporaries
+    # A step is forwards and twice that backwards; now forwards twice, but for what is no block.
+    assert 1.1 * plain.flops < saving.flops < 4 / 3 * plain.flops
+
+
+@pytest.mark.parametrize("before", ["none", False, True])
+def test_a_run_goes_on_with_another_policy(tiny_config, tmp_path, before):
+    stored = tiny_config.to_dict()
+    stored["model"]["remat"] = before
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    tiny_config.model.remat = "full"
+    assert workdir.check(tmp_path, tiny_config)
+    tiny_config.model.dropout = 0.5
+    with pytest.raises(UserError, match=r"config\.model\.dropout = 0\.0, not 0\.5"):
+        workdir.check(tmp_path, tiny_config)
