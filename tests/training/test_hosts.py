@@ -132,31 +132,28 @@ if __name__ == "__main__":
     sys.exit(0)
 
 
+def as_slurm_would(number, port):
+    """What a process of two on one machine finds in its environment."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
+    return {
+        **os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_COORDINATOR_PORT": port,
+        "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": str(number),
+        "SLURM_PROCID": str(number), "SLURM_NTASKS": str(PROCESSES),
+        "SLURM_STEP_NUM_TASKS": str(PROCESSES),
+    }  # fmt: skip
+
+
 def started(what, folder, *flags):
-    """The two processes, as SLURM would start them on one machine; they print to files."""
+    """The two processes; they print to files."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    command = [sys.executable, __file__, what, str(folder), *flags]
     found = []
     for i in range(PROCESSES):
-        environment = {
-            **os.environ,
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} "
-            f"--xla_force_host_platform_device_count={DEVICES}",
-            "PYTHONPATH": str(ROOT),
-            "JAX_COORDINATOR_PORT": port,
-            "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": str(i),
-            "SLURM_NTASKS": str(PROCESSES), "SLURM_PROCID": str(i),
-            "SLURM_STEP_NUM_TASKS": str(PROCESSES),
-        }  # fmt: skip
-        found.append(
-            subprocess.Popen(
-                [sys.executable, __file__, what, str(folder), *flags],
-                env=environment,
-                stdout=(folder / f"out{i}").open("w"),
-                stderr=(folder / f"err{i}").open("w"),
-            )  # fmt: skip
-        )
+        with (folder / f"out{i}").open("w") as out, (folder / f"err{i}").open("w") as errors:
+            environment = as_slurm_would(i, port)
+            found.append(subprocess.Popen(command, env=environment, stdout=out, stderr=errors))
     return found
 
 

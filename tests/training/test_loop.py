@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffjax.errors import UserError
-from diffjax.training import experiment, loop, restoring
+from diffjax.training import experiment, hosts, loop, restoring
 from diffjax.training.checkpoints import Checkpoints
 
 PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
@@ -182,8 +182,8 @@ def test_a_workdir_of_another_config_is_left_alone(tiny_config, whole):
 
 
 def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
-    device = jax.local_devices()[0]
-    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 3)
+    device = jax.devices()[0]
+    monkeypatch.setattr(hosts, "devices", lambda: [device] * 3)
     with pytest.raises(UserError, match="does not divide among 3 devices"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

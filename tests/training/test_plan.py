@@ -19,7 +19,7 @@ def test_what_is_computed_anew_is_work_and_no_memory(tiny_config):
     plain, saving = planned("none"), planned("full")
     assert plain.of_temporaries > 1.5 * saving.of_temporaries
     # A step is forwards and twice that backwards; now forwards twice, but for what is no block.
-    assert 1.1 * plain.flops < saving.flops < 4 / 3 * plain.flops
+    assert 1.2 * plain.flops < saving.flops < 4 / 3 * plain.flops
 
 
 @pytest.mark.parametrize("before", ["none", False, True])
