@@ -1,8 +1,9 @@
-"""What a run costs: time a step, time it waits for data, programs compiled, memory."""
+"""What a run costs: time a step, waits for data, programs compiled, memory, open files."""
 
 import collections
 import contextlib
 import functools
+import os
 import resource
 import sys
 import time
@@ -54,7 +55,12 @@ class Watch:
         step_ms_p50, step_ms_p95: from one step's end to the next's; only with at least two steps.
         data_wait_ms: mean time a step's batch was waited for.
         compilations: programs compiled or read from the cache since the process began to train.
-        host_memory_mb: the process's largest resident size so far.
+        host_memory_mb: the process's resident size now; only where /proc tells it, as on Linux.
+        host_memory_anonymous_mb: the part of it that is not pages of files, which the system drops
+          and reads again as it likes: what a leak makes grow.
+        host_memory_peak_mb: its largest resident size so far.
+        open_files: descriptors that the process holds; only where /dev/fd lists them, as on Linux
+          and macOS.
         device_memory_mb: the largest use of the first device so far, where it tells.
         """
         while self._under_way:
@@ -66,7 +72,7 @@ class Watch:
         if self._waits:
             found["data_wait_ms"] = float(np.mean(self._waits)) * 1e3
         found["compilations"] = float(_compilations().count)
-        found["host_memory_mb"] = _host_memory_mb()
+        found |= _host()
         used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
         if used is not None:
             found["device_memory_mb"] = used / 2**20
@@ -129,6 +135,13 @@ def _compilations() -> _Compilations:
     return found
 
 
-def _host_memory_mb() -> float:
+def _host() -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    found = {"host_memory_peak_mb": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+    with contextlib.suppress(OSError):
+        pages = Path("/proc/self/statm").read_text().split()
+        resident, shared = (int(x) * resource.getpagesize() / 2**20 for x in pages[1:3])
+        found |= {"host_memory_mb": resident, "host_memory_anonymous_mb": resident - shared}
+    with contextlib.suppress(OSError):
+        found["open_files"] = float(len(os.listdir("/dev/fd")) - 1)  # but for the listing's own
+    return found
