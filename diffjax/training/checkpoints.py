@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from diffjax.errors import UserError
 from diffjax.training import checksums, hosts
 from diffjax.training.checksums import Damaged, Manifest
+from diffjax.training.free_memory import give_back
 
 KEEP_LAST = 3
 CHECKSUMS = "checksums"  # an item of a checkpoint; those of older versions lack it
@@ -146,6 +147,7 @@ class Checkpoints:
             if not self._failures:
                 _logger.warning("warning: %s; training goes on until the next one", error)
             self._failures.append(error)
+        give_back()
 
     def _join(self) -> None:
         if self._writer is not None:
