@@ -1,55 +1,86 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
 
-import functools
+import contextlib
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from diffjax.errors import UserError
 from diffjax.files import atomic_write
+from diffjax.training.appending import Appender, reason
+from diffjax.training.events import Events
+
+_logger = logging.getLogger("diffjax")
 
 
 class MetricsLog:
     """Rows of metrics.jsonl, and the same numbers as TensorBoard events.
 
     A run that goes on from step k first drops the rows after k, which belong to steps that will be
-    taken again.
+    taken again. While the disk is full rows wait in memory, and the run goes on.
     """
 
     def __init__(self, workdir: Path, *, start: int) -> None:
         self.path = workdir / "metrics.jsonl"
         kept = [row for row in read_rows(self.path) if row["step"] <= start]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        atomic_write(self.path, lambda file: file.write(text.encode()))
-        self._file = self.path.open("a")
-        self._folder, self._start = workdir / "tensorboard", start
-
-    @functools.cached_property
-    def _events(self) -> Any:
-        # Not before there is something to write: tensorboardX imports torch where there is one,
-        # which takes seconds in which a first step can be computed.
-        from tensorboardX import SummaryWriter
-
-        return SummaryWriter(str(self._folder), purge_step=self._start + 1 if self._start else None)
+        text = "".join(json.dumps(row) + "\n" for row in kept).encode()
+        if self.path.exists() and self.path.read_bytes() != text:
+            atomic_write(self.path, lambda file: file.write(text))
+        self._rows = Appender(self.path, what="rows of metrics")
+        self._events = Events(workdir / "tensorboard", start=start)
+        self._told = False  # that rows are lost
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends a row with a "step"; every other number becomes a TensorBoard scalar."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(name, value, row["step"])
+        """Appends a row with a "step"; every other number becomes a TensorBoard scalar.
+
+        Raises:
+          UserError: the disk has been full for so long that no more rows can wait.
+        """
+        try:
+            self._rows.append((json.dumps(row) + "\n").encode())
+        except OSError as error:
+            raise UserError(self._lost(error)) from error
+        values = {name: value for name, value in row.items() if name != "step"}
+        self._events.scalars(values, step=row["step"])
 
     def image(self, name: str, picture: Any, *, step: int) -> None:
         """A uint8 (H, W, C) picture as a TensorBoard image."""
-        self._events.add_image(name, picture, step, dataformats="HWC")
+        self._events.image(name, picture, step=step)
+
+    def finish(self) -> None:
+        """At a run's end: brings all rows to the disk.
+
+        Raises:
+          UserError: it does not take them.
+        """
+        if failure := self._rows.flush():
+            raise UserError(self._lost(failure))
 
     def close(self) -> None:
-        self._file.close()
-        if "_events" in vars(self):
-            self._events.close()
+        """Tries a last time, and tells what is lost where `finish` did not; raises nothing."""
+        self._rows.close()
+        if self._rows.waiting and not self._told:
+            _logger.warning("warning: %s", self._lost(None))
+        self._events.close()
+        if lost := self._events.lost:
+            _logger.warning("warning: %d TensorBoard events are lost: the disk was full", lost)
+
+    def _lost(self, failure: OSError | None) -> str:
+        self._told = True
+        waiting, of, why = self._rows.waiting, "", ""
+        if waiting:
+            first, last = (json.loads(row)["step"] for row in (waiting[0], waiting[-1]))
+            of = f" of steps {first} to {last}"
+        if failure:
+            why = f": {reason(failure)}"
+        return (
+            f"can't write the metrics{of} to {self.path}{why}; rows and checkpoints written before "
+            "are untouched: free space or use another --workdir, and run the same command again"
+        )
 
 
 class NoLog:
@@ -60,6 +91,9 @@ class NoLog:
 
     def image(self, name: str, picture: Any, *, step: int) -> None:
         """Leaves it."""
+
+    def finish(self) -> None:
+        """There is nothing to bring to the disk."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -109,10 +143,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar where there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._out)
-        else:
-            print(text, file=self._out, flush=True)
+        # It may go to a file, on a disk that is full: a line is not worth a run.
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=self._out)
+            else:
+                print(text, file=self._out, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -281,9 +281,9 @@ class _Run:
                     if step % config.sample_every == 0 and not last:
                         self.sample(step, state)
                     if stopped_by:
-                        self.checkpoints.wait()
+                        self.on_disk()
                         raise Stopped(stopped_by, step)
-                self.checkpoints.wait()
+                self.on_disk()
         finally:
             prefetcher.close()
         return self.setup.at_save(self.parallel.first(state))
@@ -379,13 +379,29 @@ class _Run:
         self.flush()
         frozen = self.parallel.first(self.setup.frozen(state))
         path = self.folder / "samples" / f"step_{step:07}.png"
-        try:
+        with self.dispensable("samples", step):
             self.log.image("samples", self.setup.draw(frozen, path), step=step)
-        except UserError as error:  # a picture is not worth a run
-            self.progress.say(f"no samples at step {step}: {error}")
-        if hosts.first():
-            loss_picture.write(self.folder)
+        with self.dispensable("loss.png", step):
+            if hosts.first():
+                loss_picture.write(self.folder)
         self.resume()
+
+    @contextlib.contextmanager
+    def dispensable(self, what: str, step: int) -> Iterator[None]:
+        """Around a picture, which is not worth a run: what keeps it from the disk is told."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            self.progress.say(f"warning: no {what} at step {step}: {error}")
+
+    def on_disk(self) -> None:
+        """Returns when the last checkpoint and all rows are; the checkpoint has the first chance.
+
+        Raises:
+          UserError: either could not be written.
+        """
+        self.checkpoints.wait()
+        self.log.finish()
 
     def resume(self) -> None:
         """Steps go on: the time since the last one is not theirs."""
