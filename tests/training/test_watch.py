@@ -1,7 +1,10 @@
 """What a run tells of its cost, and what it may not do in a step."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 from diffjax.training import experiment, loop
 from diffjax.training.parallel import DataParallel
 from diffjax.training.watch import IN_FLIGHT, Watch
+from tests.conftest import ROOT
 
 
 def test_times_between_steps_and_waits_for_data():
@@ -52,6 +56,27 @@ def test_compilations_are_counted():
     assert watch.row()["host_memory_mb"] > 50
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_memory_and_open_files_are_those_of_now(tmp_path):
+    watch = Watch()
+    before = watch.row()
+    size = 64 * 2**20
+    held = np.ones(size, np.uint8)
+    files = [(tmp_path / str(number)).open("w") for number in range(5)]
+    during = watch.row()
+    del held
+    for file in files:
+        file.close()
+    after = watch.row()
+    for name in ("host_memory_mb", "host_memory_anonymous_mb"):
+        assert during[name] - before[name] == pytest.approx(64, abs=8)
+        assert during[name] - after[name] == pytest.approx(64, abs=8)
+        assert after["host_memory_peak_mb"] > during[name] - 8
+    assert during["open_files"] - before["open_files"] == 5
+    assert after["open_files"] == before["open_files"]
+    assert before["host_memory_anonymous_mb"] < before["host_memory_mb"]
+
+
 @pytest.fixture
 def small(tiny_config):
     tiny_config.model.update(multipliers=(1,), blocks=1, attention_resolutions=())
@@ -74,6 +99,50 @@ def test_a_run_logs_its_cost_compiles_once_and_traces_when_asked(small, tmp_path
     # The train step, and by the second row the learning rate: nothing after.
     assert len({row["compilations"] for row in rows[2:]}) == 1
     assert any(path.is_file() for path in (tmp_path / "profile").rglob("*"))
+
+
+LONG = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from tests.conftest import _tiny
+from tests.training.test_faults import Line
+
+from diffjax.training import loop
+
+
+class Drawing(Line):
+    def draw(self, frozen, path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(np.asarray(frozen))
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+save = loop.Checkpoints.save
+
+
+def then_wait(self, *args, **more):  # while the thread writes it has files of its own
+    save(self, *args, **more)
+    self.wait()
+
+
+loop.Checkpoints.save = then_wait
+config = _tiny()
+config.train.update(steps=300, log_every=10, eval_every=50, checkpoint_every=50, sample_every=50)
+loop.train(Drawing(config), Path(sys.argv[1]))
+"""
+
+
+def test_handles_and_programs_stay_the_same_once_each_part_had_its_turn(tmp_path):
+    # A process of its own: in this one earlier tests' files are closed when the collector comes.
+    subprocess.run([sys.executable, "-c", LONG, str(tmp_path)], check=True, cwd=ROOT)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    later = [row for row in rows if "loss" in row and row["step"] > 50]
+    assert len(later) == 25 and len(list((tmp_path / "samples").iterdir())) == 5
+    assert len({row["compilations"] for row in later}) == 1
+    if "open_files" in later[0]:  # nowhere but where the system lists them
+        assert len({row["open_files"] for row in later}) == 1
 
 
 def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
