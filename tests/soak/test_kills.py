@@ -7,6 +7,7 @@ A killed run and an undisturbed one must end with the same bits. DIFFJAX_SOAK_SE
 moments. The full disk is a tmpfs, which needs the right to mount one.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -181,7 +182,7 @@ def test_sigterm_saves_within_its_grace(tmp_path, tiny_flags):
 def small_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(place)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a tmpfs")
     yield place
@@ -209,3 +210,31 @@ def test_a_disk_that_is_full_keeps_the_checkpoints_and_ends_with_an_error(small_
         np.testing.assert_array_equal(a, b)
     ballast.unlink()
     assert f"going on from step {step} of" in finish(flags_of(tiny_flags, steps=9), workdir)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_row(small_disk, tiny_flags):
+    workdir, steps = small_disk / "run", 1200
+    flags = [*flags_of(tiny_flags, steps=steps, every=steps), "--config.train.log_every=5"]
+    run = Run(flags, workdir)
+    while run.running() and "step 50/" not in run.printed():
+        time.sleep(0.01)
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    while run.running() and "can't write rows of metrics" not in run.printed():
+        time.sleep(0.01)
+    assert not shutil.disk_usage(small_disk).free
+    written = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    while run.running() and f"step {written[-1]['step'] + 100}/" not in run.printed():
+        time.sleep(0.01)
+    assert (workdir / "metrics.jsonl").read_text().endswith("}\n")
+    ballast.unlink()
+    code, printed = run.end()
+    assert code == 0, printed
+    rows = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, *range(5, steps + 1, 5)]
+    warnings = [line for line in printed.splitlines() if "warning: " in line]
+    assert len([line for line in warnings if "rows of metrics" in line]) == 1, printed
+    assert "Traceback" not in printed and "are lost" not in printed
+    print("\n".join(warnings))
