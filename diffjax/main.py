@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone
     return code
 
 
@@ -386,13 +387,11 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
         return draw.images
 
+    draw = _drawn_together(generate, config.evaluate.num_samples, batch_size)
     if not hosts.first():
-        # Its devices take part in the sampling; the first process looks at what comes out.
-        for start in range(0, config.evaluate.num_samples, batch_size):
-            generate(start, min(batch_size, config.evaluate.num_samples - start))
         return {}
     report = evaluate(
-        generate,
+        draw,
         data=config.data.name,
         data_dir=config.data.dir or None,
         image_size=config.data.image_size or None,
@@ -402,6 +401,18 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         batch_size=batch_size,
     )
     return {"step": step, "sample": config.sample.to_dict(), **report}
+
+
+def _drawn_together(
+    generate: Callable[[int, int], Any], count: int, batch_size: int
+) -> Callable[[int, int], Any]:
+    """For several processes, of which one looks at the samples: all have drawn them beforehand."""
+    if not hosts.several():
+        return generate
+    drawn = [
+        generate(start, min(batch_size, count - start)) for start in range(0, count, batch_size)
+    ]
+    return lambda start, _: drawn[start // batch_size]
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ program over the same workdir, which lies where all of them see it; the first on
 
 import collections
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ CLUSTERS = {
 CONNECT = 300  # seconds that a process waits for the others at the start
 # Seconds without a sign of life after which a process counts as gone, and all others end.
 HEARTBEAT = 30
+# Seconds that a process waits for what the first one does alone: writing, training a classifier.
+WAIT = 24 * 3600
 LONGEST = 4096  # bytes of a text that one process tells the others
 
 
@@ -163,6 +166,22 @@ def devices() -> list[Any]:
     return found
 
 
+_waits = itertools.count()
+
+
+def wait() -> None:
+    """Until all processes are here: on the hosts, since devices wait for each other a short time.
+
+    Gloo's collectives, a CPU's, end the run when one of them is half a minute late.
+    """
+    if several():
+        from orbax.checkpoint import multihost  # not for whoever is alone: it takes a second
+
+        everyone = set(range(jax.process_count()))
+        name = f"diffjax_{next(_waits)}"
+        multihost.sync_global_processes(name, timeout=WAIT, processes=everyone)
+
+
 def from_first(work: Callable[[], str | None]) -> str:
     """What `work` returns in the first process, in all of them; the others don't do it.
 
@@ -176,8 +195,10 @@ def from_first(work: Callable[[], str | None]) -> str:
         try:
             told = "+" + (work() or "")
         except UserError as error:
+            wait()
             _tell("-" + str(error))
             raise
+    wait()
     told = _tell(told)
     if told.startswith("-"):
         raise UserError(told[1:])

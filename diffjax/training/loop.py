@@ -372,6 +372,7 @@ class _Run:
 
         if whole is not None:
             self.checkpoints.save(step, whole, position, loss=self.loss, before=snapshots)
+        hosts.wait()
         self.resume()
 
     def sample(self, step: int, state: Any) -> None:

@@ -62,8 +62,8 @@ def test_memory_handles_and_programs_stay_flat(tmp_path, tiny_flags):
         for a in (0.25, 0.75)
     )
     print(
-        f"{STEPS} steps in {seconds:.0f} s; resident, of step {SETTLED}'s: at most {most:+.2%}; the "
-        f"last quarter of the second: {last / second - 1:+.2%}; anonymous, from its least on: "
+        f"{STEPS} steps in {seconds:.0f} s; resident, against step {SETTLED}: at most {most:+.2%}; "
+        f"last quarter against the second: {last / second - 1:+.2%}; anonymous, from its least on: "
         f"{own[-1] - own.min():+.0f} MiB"
     )
     assert {rows[step]["compilations"] for step in steps} == {rows[SETTLED]["compilations"]}
