@@ -28,6 +28,7 @@ from diffjax.training.state import mean_found, micro_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES, PARTS, WIDTH = 8, 4, 64
+COUNT = 10  # samples, which eight devices can't share evenly
 # Sums over devices and micro-batches are in another order; Adam's eps keeps its quotient from
 # making more of that where a gradient is next to nothing.
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -119,7 +120,23 @@ def same_numbers(folder):
     assert_close(two, tuple(again))
     config.train.accumulate = 2
     assert_close(two, steps(config, strategies.strategy(config))[:2])
-    return {"losses": losses, "cut": cut} | planned() | resumed(folder, states[-1])
+    sampled = {"samples": samples(states[-1].ema_params)}
+    return {"losses": losses, "cut": cut} | sampled | planned() | resumed(folder, states[-1])
+
+
+def samples(params):
+    """COUNT samples by one device, by eight with a copy each, and by eight with a part each."""
+    every, found = jax.devices(), {}
+    for name, devices, parallel in (
+        ("one", every[:1], {}), ("pmap", every, {}), ("fsdp", every, FSDP),
+    ):  # fmt: skip
+        hosts.devices = lambda devices=devices: devices
+        config = tiny(**parallel)
+        generator = small(config).generator
+        placed = strategies.to_compute(params, config)
+        found[name] = generator(placed, start=0, count=COUNT).images.tolist()
+    hosts.devices = lambda: every
+    return found
 
 
 def resumed(folder, alone):
@@ -186,6 +203,14 @@ def report(tmp_path_factory, own_caches):
 
 def test_one_device_pmap_fsdp_and_micro_batches_give_the_same_numbers(report):
     assert report["losses"][0] > report["losses"][-1] > 0  # the script compared the rest
+
+
+def test_samples_are_the_same_on_one_device_and_on_all(report):
+    one, *others = (np.asarray(report["samples"][name]) for name in ("one", "pmap", "fsdp"))
+    assert one.shape == (COUNT, 8, 8, 1)
+    assert len(np.unique(one.reshape(COUNT, -1), axis=0)) == COUNT
+    for images in others:
+        assert np.abs(images - one).max() <= 1  # a level, by rounding
 
 
 def test_a_large_array_is_cut_wherever_it_is_copied(report):
