@@ -102,6 +102,8 @@ def start(place: Place) -> None:
             "process_id": place.process,
             "cluster_detection_method": "deactivate",
         }
+    # Its handler would keep SIGTERM from ending a process; trainings have `StopVotes`.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **who, initialization_timeout=CONNECT, heartbeat_timeout_seconds=HEARTBEAT
