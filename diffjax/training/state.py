@@ -1,5 +1,6 @@
 """What a training run is at a step, and the one function that takes it to the next."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,9 +70,11 @@ def init_state(
       shardings: a tree of them, where the state is to lie; None for one device.
     """
     # One program, not one for every shape of a leaf. It runs once, so what matters is how soon it
-    # is compiled, and on a CPU LLVM's first level gives the last one's bits in half the time.
-    on_cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 1} if on_cpu else None
+    # is compiled, and on a CPU LLVM's first level gives the last one's bits in half the time. Who
+    # asked XLA for a level gets that one.
+    asked = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    first = jax.default_backend() == "cpu" and not asked
+    options = {"xla_backend_optimization_level": 1} if first else None
     make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
     return jax.jit(make, compiler_options=options, out_shardings=shardings)(
         rng.stream(seed, "init")
