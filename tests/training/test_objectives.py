@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -402,8 +403,7 @@ DEVICES = textwrap.dedent(
 def test_one_and_two_devices_learn_and_remember_the_same(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", DEVICES, str(ROOT / "experiments/digits.py")],
-        env={"XLA_FLAGS": "--xla_backend_optimization_level=0 "
-             "--xla_force_host_platform_device_count=2",
+        env={"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
              "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
