@@ -65,7 +65,8 @@ demo: accelerator
 	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py"
 
 test: $(VENV)/installed-$(EXTRAS)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	  --no-loadscope-reorder  # tests/conftest.py puts the longest files first
 
 bench:
 	@$(MAKE) --no-print-directory EXTRAS=bench,cpu $(VENV)/installed-bench,cpu

@@ -17,18 +17,63 @@ os.environ["XLA_FLAGS"] = (
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files in tests/ that take most of the time. A worker of xdist takes whole files: were one of these
+# the last, the other workers would wait for it.
+LONGEST = (
+    "training/test_hosts",
+    "training/test_loop",
+    "test_notebook",
+    "test_main",
+    "training/test_sharding",
+    "training/test_faults",
+    "training/test_guided_sampling",
+    "training/test_text_and_maps",
+    "training/first_stage/test_two_stages",
+    "samplers/test_every_sampler",
+    "training/test_edit",
+    "training/test_objectives",
+    "models/test_remat",
+    "training/test_state",
+    "training/test_plan",
+    "training/first_stage/test_first_stage_state",
+    "perceptual/test_networks",
+    "models/test_unet",
+    "training/test_likelihood",
+    "training/test_damaged_checkpoints",
+    "training/test_watch",
+    "training/test_compiles",
+    "training/test_ema_mode",
+    "likelihood/test_ode",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first; --no-loadscope-reorder makes xdist hand them out so."""
+    place = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory):
-    """Nothing is read from or written to the user's caches."""
+    """Nothing is read from or written to the user's caches.
+
+    What XLA compiled is shared by xdist's workers: a program that another one is just writing is
+    compiled again. All else is a worker's own, the accelerator for one: found half-way through a
+    test it would change the test's numbers.
+    """
+    own = tmp_path_factory.getbasetemp()  # a worker's lies in that of all
+    programs = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "programs"
+    programs.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
+        (cache / "diffjax").mkdir()
+        (cache / "diffjax" / "xla").symlink_to(programs)  # where processes of their own look
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         import jax
 
-        jax.config.update("jax_compilation_cache_dir", str(cache / "diffjax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_compilation_cache_dir", str(programs))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
         yield
 
 

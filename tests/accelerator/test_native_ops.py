@@ -260,9 +260,7 @@ def test_a_network_and_its_gradient_are_those_of_xla() -> None:
     params = jax.jit(network.init)(jax.random.key(0), x, t)["params"]
     # Zero-started layers would hide what comes before them.
     noise = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda p: p + 0.1 * noise.normal(size=p.shape).astype(np.float32), params
-    )
+    params = jax.tree.map(lambda p: p + 0.1 * noise.normal(size=p.shape).astype(np.float32), params)
 
     def loss(network: UNet) -> Callable[[Any], jax.Array]:
         def of(params: Any) -> jax.Array:
