@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from diffjax.conditioning.transformer import TextTransformer, TransformerLayer
+from tests.weights import normal_like
 
 NETWORK = TextTransformer(vocabulary=30, width=16, layers=2, heads=4, length=10)
 IDS = jax.random.randint(jax.random.key(0), (3, 6), 2, 30)
@@ -16,11 +17,7 @@ MASK = jnp.arange(6) < jnp.array([6, 1, 4])[:, None]
 def randomised(module, *inputs):
     """Parameters all drawn at random: ones and zeros would hide what is swapped."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return normal_like(shapes, scale=0.3)
 
 
 def test_a_layer_is_torchs():

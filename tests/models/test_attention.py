@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax.models import SelfAttention, linear_attention
+from tests.weights import normal_like
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 5, 32))
 MIXERS = {"softmax": jax.nn.dot_product_attention, "linear": linear_attention}
@@ -14,11 +15,7 @@ MIXERS = {"softmax": jax.nn.dot_product_attention, "linear": linear_attention}
 def randomised(module, *inputs):
     """Parameters all drawn at random, since a zero start would hide everything."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return normal_like(shapes, scale=0.2)
 
 
 def test_linear_attention_is_its_quadratic_form():

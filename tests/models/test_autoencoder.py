@@ -8,17 +8,14 @@ import pytest
 
 from diffjax.models.autoencoder import Decoder, Encoder
 from diffjax.models.norm import default_groups
+from tests.weights import normal_like
 
 SMALL = {"channels": 8, "multipliers": (1, 2, 2), "blocks": 1}
 
 
 def randomised(module, *inputs, scale=0.2):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return normal_like(shapes, scale=scale)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (7, 5), (29, 31), (1, 1)], ids=str)

@@ -10,6 +10,7 @@ import pytest
 
 from diffjax.models import ConvNeXtBlock, ResNetBlock
 from diffjax.models.blocks import Downsample, Upsample, depth_to_space, space_to_depth
+from tests.weights import normal_like
 
 X = jax.random.normal(jax.random.key(0), (2, 7, 6, 32))
 E = jax.random.normal(jax.random.key(1), (2, 16))
@@ -18,11 +19,7 @@ E = jax.random.normal(jax.random.key(1), (2, 16))
 def randomised(module, *inputs, **static):
     init = functools.partial(module.init, **static)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [0.2 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return normal_like(shapes, scale=0.2)
 
 
 class Torch:

@@ -8,6 +8,7 @@ import pytest
 from diffjax.conditioning.transformer import TextTransformer
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, SpatialMap, Text, drop, null
+from tests.weights import normal_like
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 T = jnp.array([3.0, 700.0])
@@ -22,12 +23,8 @@ def network():
 
 
 def moved(net):
-    params = net.init(jax.random.key(1), X, T)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    params = jax.jit(net.init)(jax.random.key(1), X, T)["params"]
+    return jax.tree.map(jnp.add, params, normal_like(params, scale=0.1))
 
 
 def condition():

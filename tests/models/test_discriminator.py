@@ -7,6 +7,7 @@ import pytest
 
 from diffjax.models.discriminator import PatchDiscriminator
 from diffjax.models.norm import default_groups
+from tests.weights import normal_like
 
 
 @pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70)])
@@ -40,11 +41,7 @@ def test_it_is_that_of_torch():
     network = PatchDiscriminator(channels=8, layers=2)
     x = jax.random.normal(jax.random.key(0), (2, 28, 20, 1))
     shapes = jax.eval_shape(network.init, jax.random.key(1), x)["params"]
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    params = tree.unflatten(
-        [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    )
+    params = normal_like(shapes, scale=0.3)
 
     def tensor(value):
         return torch.tensor(np.asarray(value))

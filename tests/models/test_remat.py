@@ -12,6 +12,7 @@ from diffjax.accelerator.ops import NATIVE
 from diffjax.models import ConvNeXtBlock, UNet, remat
 from diffjax.models.condition import Condition, Text
 from diffjax.models.ops import XLA
+from tests.weights import normal_like
 
 POLICIES = {"none": None, "dots": remat.dots, "layers": remat.layers, "full": remat.full}
 SIDE = 16
@@ -46,11 +47,8 @@ def loss_of(**options):
         return jnp.square(out - 1).mean()
 
     like = jax.eval_shape(network.init, jax.random.key(3), x, jnp.zeros(2), cond)
-    leaves, tree = jax.tree.flatten(like)
-    keys = jax.random.split(jax.random.key(4), len(leaves))
     # Zero-started layers would hide what comes before them.
-    made = [0.2 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
-    return loss, tree.unflatten(made)
+    return loss, normal_like(like, scale=0.2)
 
 
 def kept(**options):

@@ -11,6 +11,7 @@ import pytest
 
 from diffjax.models import ConvNeXtBlock, UNet, linear_attention, no_attention
 from diffjax.models.embeddings import timestep_embedding
+from tests.weights import normal_like
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
 T = jnp.array([3.0, 700.0])
@@ -34,11 +35,7 @@ def shapes(module, *inputs, **options):
 
 
 def randomised(module, *inputs, scale=0.2):
-    leaves, tree = jax.tree.flatten(shapes(module, *inputs))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return normal_like(shapes(module, *inputs), scale=scale)
 
 
 @pytest.mark.parametrize(

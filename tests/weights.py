@@ -1,0 +1,14 @@
+"""Random parameters of any shapes, for which nothing is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def normal_like(tree, *, scale, seed=1):
+    """Normal numbers times `scale`, of each leaf's shape and of JAX's default type.
+
+    They are NumPy's: jax.random compiles a program for every shape.
+    """
+    draw = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(scale * draw.normal(size=x.shape)), tree)
