@@ -53,7 +53,7 @@ SHARED_WITH_WEAK = (
 
 
 class Experiment(NamedTuple):
-    """What training, sampling and evaluation share; see `loop.Trainable`."""
+    """What training, sampling and evaluation share; see `trainable.Trainable`."""
 
     config: Any
     source: data.ImageSource

@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class Line:
-    """A linear fit by Adam as `loop.Trainable`, which compiles in no time.
+    """A linear fit by Adam as `trainable.Trainable`, which compiles in no time.
 
     Attributes:
       poison: steps, from 1, whose update and loss are NaN.

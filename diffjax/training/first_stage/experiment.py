@@ -26,7 +26,7 @@ SCALING_BATCH = 32
 
 
 class Autoencoding(NamedTuple):
-    """What training and evaluating a first stage share; see `loop.Trainable`."""
+    """What training and evaluating a first stage share; see `trainable.Trainable`."""
 
     config: Any
     source: data.ImageSource
