@@ -1,5 +1,7 @@
 """A U-Net's conditions: each is heard, none is a value like another, padding is nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from diffjax.conditioning.transformer import TextTransformer
 from diffjax.models import UNet
 from diffjax.models.condition import Condition, SpatialMap, Text, drop, null
-from tests.weights import normal_like
+from tests.weights import moved
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 T = jnp.array([3.0, 700.0])
@@ -19,12 +21,11 @@ SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
 @pytest.fixture(scope="module")
 def network():
     net = UNet(**SMALL, attention_resolutions=(8,), num_classes=3, text_width=5, map_channels=2)
-    return net, moved(net)
+    return net, parameters(net)
 
 
-def moved(net):
-    params = jax.jit(net.init)(jax.random.key(1), X, T)["params"]
-    return jax.tree.map(jnp.add, params, normal_like(params, scale=0.1))
+def parameters(net):
+    return moved(jax.jit(net.init)(jax.random.key(1), X, T)["params"], scale=0.1)
 
 
 def condition():
@@ -36,9 +37,15 @@ def condition():
     )
 
 
+@functools.cache
+def compiled(net):
+    """One function a network: JAX would forget what it compiled for a bound method."""
+    return jax.jit(net.apply)
+
+
 def out(network, cond):
     net, params = network
-    return np.asarray(jax.jit(net.apply)({"params": params}, X, T, cond))
+    return np.asarray(compiled(net)({"params": params}, X, T, cond))
 
 
 def test_padding_never_changes_the_output(network):
@@ -102,7 +109,7 @@ def test_a_map_of_another_size_is_refused(network):
 def test_a_text_network_is_trained_along():
     encoder = TextTransformer(7, width=8, layers=1, heads=2, length=4)
     net = UNet(**SMALL, text_width=8, text_encoder=encoder)
-    params = moved(net)
+    params = parameters(net)
     ids = jnp.array([[2, 3, 4, 0], [5, 0, 0, 0]])
 
     def loss(params):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax.models.transformer import Context, SpatialTransformer
-from tests.weights import normal_like
+from tests.weights import moved
 
 X = jax.random.normal(jax.random.key(0), (2, 4, 3, 16))
 TOKENS = jax.random.normal(jax.random.key(1), (2, 5, 6))
@@ -15,7 +15,7 @@ MASK = jnp.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
 
 def randomised(module, *inputs, scale=0.2):
     params = module.init(jax.random.key(2), *inputs)["params"]
-    return jax.tree.map(jnp.add, params, normal_like(params, scale=scale))
+    return moved(params, scale=scale)
 
 
 def test_it_starts_as_the_identity():
