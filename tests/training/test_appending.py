@@ -52,7 +52,7 @@ def test_each_time_that_the_disk_fills_is_told_once(tmp_path, caplog):
                 appender.append(record)
         assert appender.flush() is None
     assert (tmp_path / "file").read_bytes() == b"".join(records(5) * 2)
-    assert len(caplog.records) == 2
+    assert [record.levelname for record in caplog.records].count("WARNING") == 2
 
 
 def test_a_half_record_that_could_not_be_cut_off_is_before_the_next(tmp_path, monkeypatch):

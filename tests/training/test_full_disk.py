@@ -84,7 +84,8 @@ def test_rows_without_room_at_the_end_are_an_error_and_the_checkpoint_is_there(
 
 def test_the_command_ends_with_one_line(config, disk, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("diffjax.training.experiment.resolve", Line)
-    monkeypatch.setattr(main.flags, "parse", lambda arguments: (config, tmp_path))
+    asked = main.flags.CommandLine(config, tmp_path, "train")
+    monkeypatch.setattr(main.flags, "parse", lambda arguments: asked)
     assert main.main([]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len([line for line in told if line.startswith("error: can't write the metrics")]) == 1
