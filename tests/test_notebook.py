@@ -20,7 +20,7 @@ def test_quickstart_runs_from_top_to_bottom(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
     nbclient.NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path / "notebooks")}}
+        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path / "notebooks")}}
     ).execute()
     pictures = [
         output
