@@ -104,6 +104,8 @@ def start(place: Place) -> None:
         }
     # Its handler would keep SIGTERM from ending a process; trainings have `StopVotes`.
     jax.config.update("jax_enable_preemption_service", False)
+    # CPUs would run two programs at once, and gloo then takes one's messages for the other's.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             **who, initialization_timeout=CONNECT, heartbeat_timeout_seconds=HEARTBEAT
