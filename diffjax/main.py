@@ -49,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone
     return code
 
 
@@ -62,7 +61,9 @@ def _main(arguments: Sequence[str]) -> int:
         config, workdir, mode, profile, place = flags.parse(arguments)
         hosts.start(place)
         with _speaker():
-            return run(config, workdir, mode, profile)
+            code = run(config, workdir, mode, profile)
+        hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone
+        return code
     except UserError as error:
         if "--debug" in arguments:
             raise

@@ -77,6 +77,17 @@ def own_caches(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """Programs that run once on small inputs: compiling them is what takes the time."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def _tiny():
     config = runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
     config.model.channels = 8

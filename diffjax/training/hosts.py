@@ -104,8 +104,6 @@ def start(place: Place) -> None:
         }
     # Its handler would keep SIGTERM from ending a process; trainings have `StopVotes`.
     jax.config.update("jax_enable_preemption_service", False)
-    # CPUs would run two programs at once, and gloo then takes one's messages for the other's.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             **who, initialization_timeout=CONNECT, heartbeat_timeout_seconds=HEARTBEAT
@@ -283,10 +281,21 @@ class StopVotes:
             self._spread = NamedSharding(mesh, PartitionSpec("all"))
             self._highest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def poll(self, signal: int | None) -> int | None:
-        """After each step: the signal to stop by now, the same in all processes."""
+    def poll(self, signal: int | None, *, after: Any = None) -> int | None:
+        """The signal to stop by now, the same in all processes.
+
+        Args:
+          signal: what came to this one.
+          after: what the step returned.
+
+        Raises:
+          jax.errors.JaxRuntimeError: on CPUs, the step failed, as it does when a process is gone.
+        """
         if not several():
             return signal
+        if jax.default_backend() == "cpu":
+            # Of a step that failed gloo still waits for messages, and aborts at those of a vote.
+            jax.block_until_ready(after)
         mine = np.full(jax.local_device_count(), signal or 0, np.int32)
         cast = jax.make_array_from_process_local_data(self._spread, mine)
         self._under_way.append(self._highest(cast))

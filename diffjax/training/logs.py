@@ -155,6 +155,19 @@ class Progress:
             self._bar.close()
 
 
+class NoProgress:
+    """The bar of a process that shows none, since the run's first one does."""
+
+    def update(self, step: int, *, loss: float, images_per_second: float) -> None:
+        """Shows nothing."""
+
+    def say(self, text: str) -> None:
+        """Says nothing."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def clock(seconds: float) -> str:
     """h:mm:ss, or m:ss under an hour.
 

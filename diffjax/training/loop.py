@@ -1,7 +1,6 @@
 """The training loop: one pass over config.train.steps, resumable at every checkpoint."""
 
 import contextlib
-import io
 import json
 import math
 import time
@@ -17,7 +16,7 @@ from diffjax.errors import UserError
 from diffjax.training import build, ema_snapshots, hosts, loss_picture, strategies, workdir
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.collector import without_collector
-from diffjax.training.logs import MetricsLog, NoLog, Progress
+from diffjax.training.logs import MetricsLog, NoLog, NoProgress, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
 from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
@@ -149,11 +148,13 @@ class _Run:
         self.setup, self.folder, self.parallel = setup, folder, parallel
         self.checkpoints, self.held_out = checkpoints, held_out
         self.config = setup.config.train
-        self.log = MetricsLog(folder, start=start) if hosts.first() else NoLog()
-        self.progress = Progress(
-            start=start, total=self.config.steps, batch_size=self.config.batch_size,
-            out=None if hosts.first() else io.StringIO(),
-        )  # fmt: skip
+        self.log: MetricsLog | NoLog = NoLog()
+        self.progress: Progress | NoProgress = NoProgress()
+        if hosts.first():
+            self.log = MetricsLog(folder, start=start)
+            self.progress = Progress(
+                start=start, total=self.config.steps, batch_size=self.config.batch_size
+            )
         self.eval_loss = setup.eval_loss()
         # One program, not one for each of a schedule's operations.
         self.learning_rate = jax.jit(build.learning_rate(setup.config))
@@ -202,7 +203,7 @@ class _Run:
                         self.progress.say(f"wrote a trace of steps to {traced}")
                     last = step == config.steps
                     # Read once: a signal may come at any line below.
-                    stopped_by = votes.poll(stop.signal)
+                    stopped_by = votes.poll(stop.signal, after=metrics)
                     if step % config.log_every == 0 or last or step == first + 1:
                         self.flush()
                     if step % config.eval_every == 0 or last:

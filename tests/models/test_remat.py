@@ -20,13 +20,7 @@ SIDE = 16
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Programs that run once on small inputs: compiling them is what takes the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def loss_of(**options):

@@ -17,13 +17,7 @@ SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
 T = jnp.array([3.0, 700.0])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Programs that run once on small inputs: compiling them is what takes the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def images(*shape):

@@ -74,11 +74,11 @@ def stopped(folder):
     take = hosts.StopVotes.poll
     asked = []
 
-    def poll(votes, signal_):
+    def poll(votes, signal_, **options):
         asked.append(signal_)
         if len(asked) == 3 and not hosts.first():
             os.kill(os.getpid(), signal.SIGTERM)
-        return take(votes, signal_)
+        return take(votes, signal_, **options)
 
     hosts.StopVotes.poll = poll
     config = tiny()
