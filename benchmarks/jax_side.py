@@ -12,10 +12,10 @@ from benchmarks import cases
 from benchmarks.cases import Case, Side
 from benchmarks.workload import Workload
 from diffjax import data
-from diffjax.training import build
-from diffjax.training.config import check
-from diffjax.training.experiment import Experiment, resolve
-from diffjax.training.parallel import AXIS, DataParallel
+from diffjax.distributed.parallel import AXIS, DataParallel
+from diffjax.experiment import network as networks
+from diffjax.experiment.diffusion import Experiment, resolve
+from diffjax.experiment.schema import check
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _device(setup: Experiment, side: Side) -> str:
     kind = jax.local_devices()[0].device_kind
     if side.family == "stock":
         return kind
-    return f"{kind}, {build.kernels(setup.config.model.kernels, key='model.kernels').line}"
+    return f"{kind}, {networks.kernels_of(setup.config).line}"
 
 
 def _forward_flops(setup: Experiment, side: Side) -> float | None:
@@ -96,6 +96,6 @@ def _forward_flops(setup: Experiment, side: Side) -> float | None:
         return None  # calls to other libraries are not counted
     x = jnp.zeros((1, *setup.source.image_shape))
     t = jnp.zeros(1)
-    variables = jax.eval_shape(setup.network.init, jax.random.key(0), x, t)
-    analysis = jax.jit(setup.network.apply).lower(variables, x, t).cost_analysis()
+    params = jax.eval_shape(setup.network.init, jax.random.key(0), x, t, None)
+    analysis = jax.jit(setup.network.apply).lower(params, x, t, None).cost_analysis()
     return float(analysis["flops"]) if analysis else None

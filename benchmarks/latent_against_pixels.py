@@ -26,10 +26,10 @@ import numpy as np
 
 from diffjax import flags
 from diffjax.evaluation.report import evaluate
+from diffjax.experiment import autoencoder as first_stage
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment.restore import restore_frozen
 from diffjax.files import cache_folder
-from diffjax.training import experiment
-from diffjax.training.first_stage import experiment as first_stage
-from diffjax.training.restoring import restore_frozen
 
 ROUNDS = 5
 STEPS_A_ROUND = 20
@@ -146,7 +146,8 @@ def distance(one: Side, options: Any) -> float:
         lambda start, count: (
             one.setup.generator(one.frozen, start=start, count=count, batch_size=BATCH).images
         ),
-        data=one.setup.config.data.name,
+        train=one.setup.source,
+        load_test=one.setup.load_held_out,
         cache_dir=cache_folder() / "evaluation",
         num_samples=options.samples,
         batch_size=BATCH,

@@ -28,12 +28,12 @@ import optax
 from diffjax import flags, rng
 from diffjax.data.images import decode
 from diffjax.errors import UserError
+from diffjax.experiment.diffusion import Experiment, resolve
+from diffjax.experiment.restore import restore_frozen
 from diffjax.files import atomic_write
+from diffjax.images import to_model_range
 from diffjax.perceptual.network import Network
 from diffjax.perceptual.vgg16 import vgg16
-from diffjax.training.experiment import Experiment, resolve
-from diffjax.training.restoring import restore_frozen
-from diffjax.training.state import to_model_range
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
 FACTORS = ("name", "skin_tone", "style")

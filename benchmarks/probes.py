@@ -40,7 +40,7 @@ def train(folder: str) -> dict[str, float]:
 def pipeline(_: str) -> dict[str, float]:
     """Images a second from a set in memory, through the prefetcher onto the device."""
     from diffjax import data
-    from diffjax.training.parallel import DataParallel
+    from diffjax.distributed.parallel import DataParallel
     from diffjax.training.prefetch import Prefetcher
 
     case = cases.load("demo", "cpu")
@@ -64,8 +64,7 @@ def sampler(_: str) -> dict[str, float]:
     import jax.numpy as jnp
 
     from benchmarks.jax_side import setup_of
-    from diffjax import denoisers
-    from diffjax.training import build
+    from diffjax.inference.sampling import apply_network
 
     case = cases.load("demo", "cpu")
     side = cases.Side("diffjax", case.config.model.kernels, case.config.model.dtype)
@@ -78,12 +77,7 @@ def sampler(_: str) -> dict[str, float]:
 
     @jax.jit
     def once(params: Any, x_t: Any) -> Any:
-        denoise = denoisers.denoiser(
-            build.apply_network(setup.network, params),
-            setup.diffusion.schedule,
-            parametrisation=setup.diffusion.parametrisation,
-            time_input=setup.diffusion.time_input,
-        )
+        denoise = setup.diffusion.denoiser(apply_network(setup.network, params))
         return denoise(x_t, jnp.asarray(500), labels).x_0
 
     def evaluations() -> Any:
@@ -107,7 +101,7 @@ def sampler(_: str) -> dict[str, float]:
 def memory(steps: str) -> dict[str, float]:
     """Peak memory of a process that samples a batch from a small network, in MiB."""
     from benchmarks.jax_side import synthetic_data
-    from diffjax.training.experiment import resolve
+    from diffjax.experiment.diffusion import resolve
 
     case = cases.load("smoke", "cpu")
     case.config.sample.update(sampler="ddim", steps=int(steps), batch_size=case.batch_size)

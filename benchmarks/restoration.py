@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import flags, grids, inverse_problems, samplers
-from diffjax.training.experiment import resolve
-from diffjax.training.restoring import restore_frozen
-from diffjax.training.splits import load_split
-from diffjax.training.state import to_model_range
+from diffjax.experiment.dataset import load_split
+from diffjax.experiment.diffusion import resolve
+from diffjax.experiment.restore import restore_frozen
+from diffjax.images import to_model_range
 
 IMAGES, STEPS = 16, 100
 DPS_SCALES = (10.0, 40.0, 80.0, 160.0, 320.0)
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     _, params = restore_frozen(setup, workdir)
     schedule, test = setup.diffusion.schedule, load_split(config, "test")
     x_0 = to_model_range(jnp.asarray(np.stack([test[i]["image"] for i in range(IMAGES)])))
-    no_class = jnp.full(IMAGES, -1) if setup.network.num_classes else None
+    no_class = jnp.full(IMAGES, -1) if setup.conditions.num_classes else None
     key = jax.random.key(0)
 
     def restored(wrap: Callable[..., Any], params: Any, x_T: Any) -> Any:

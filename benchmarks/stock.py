@@ -1,12 +1,14 @@
 """The same U-Net with flax's own layers: what a user of plain Flax has, the baseline of diffjax."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
+from diffjax.experiment.diffusion import Experiment
+from diffjax.models.linen import from_linen
 from diffjax.models.ops import Ops
 from diffjax.models.types import Array
-from diffjax.training.experiment import Experiment
-from diffjax.training.sampling import Generator
 
 
 def conv(
@@ -41,8 +43,7 @@ def group_norm(
 
 def of(setup: Experiment) -> Experiment:
     """The experiment with flax's layers in its network."""
-    network = setup.network.clone(ops=Ops(conv, dense, group_norm))
-    generator = Generator(
-        setup.config, network, setup.diffusion, space=setup.space, conditions=setup.conditions
-    )
-    return setup._replace(network=network, generator=generator)
+    network: Any = setup.network
+    with_flax = network.module.clone(ops=Ops(conv, dense, group_norm))
+    setup = setup._replace(network=from_linen(with_flax))
+    return setup._replace(generator=setup.model.generator())

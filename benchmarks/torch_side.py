@@ -17,9 +17,10 @@ from benchmarks import cases, torch_unet
 from benchmarks.cases import Case, Side
 from benchmarks.workload import Workload
 from diffjax.errors import UserError
+from diffjax.experiment import objective, process, sampling
+from diffjax.experiment.spec import from_spec
 from diffjax.parametrisations import convert, eps_from_x0
 from diffjax.schedules import Scales
-from diffjax.training import build, build_sampling
 
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "adam": lambda b1=0.9, b2=0.999, eps=1e-8: partial(
@@ -55,12 +56,13 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
     Raises:
       UserError: a schedule, parametrisation or time sampling that was not written for PyTorch.
     """
-    ours = build.diffusion(config)
+    ours = process.diffusion(config)
+    loss = objective.weighted(config, ours)
     times = config.diffusion.time_sampling
     supported = {
         "diffusion.schedule": ours.schedule.discrete,
         "diffusion.parametrisation": ours.parametrisation.name != "edm",
-        "diffusion.loss_target": ours.target.name != "edm",
+        "diffusion.loss_target": loss.target.name != "edm",
         "diffusion.time_sampling": times in ("uniform", "low_discrepancy"),
     }
     for key, is_supported in supported.items():
@@ -71,7 +73,7 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
             )
     T = int(ours.schedule.T)
     scales = ours.schedule(np.arange(T + 1))
-    weight = ours.weighting(ours.schedule, jnp.arange(1, T + 1), ours.target)
+    weight = loss.weighting(ours.schedule, jnp.arange(1, T + 1), loss.target)
     weight = np.concatenate([[0.0], np.asarray(weight)])  # t = 0 is not asked for
 
     def table(x: np.ndarray) -> Tensor:
@@ -79,7 +81,7 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
 
     return Diffusion(
         table(scales.signal_scale), table(scales.noise_scale), table(weight),
-        ours.parametrisation, ours.target, times == "low_discrepancy",
+        ours.parametrisation, loss.target, times == "low_discrepancy",
     )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def train(case: Case, side: Side, device: str) -> Workload:
     loss_fn = setup.compiled(loss_of)
     parameters = list(setup.network.parameters())
     average = [p.detach().clone() for p in parameters]
-    make = build.choose(config.train.optimizer, OPTIMIZERS, key="train.optimizer")
+    make = from_spec(config.train.optimizer, OPTIMIZERS, key="train.optimizer")
     # The schedule's value is one number a step: nothing to time.
     optimizer = make(parameters, lr=config.train.learning_rate)
     clip = config.train.grad_clip or float("inf")
@@ -198,7 +200,7 @@ def sample(case: Case, side: Side, device: str) -> Workload:
     setup = _Setup(case, side, device)
     setup.network.eval()
     config, diffusion = setup.config, setup.diffusion
-    grid = build_sampling.sampling(config, build.diffusion(config).schedule).grid
+    grid = sampling.sampling(config, process.diffusion(config).schedule).grid
     height, width, channels = case.image_shape
     shape = (case.sample_size, channels, height, width)
     labels = None

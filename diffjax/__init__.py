@@ -1,8 +1,12 @@
 """diffjax: diffusion models as pure functions in JAX.
 
 `import diffjax as dj` brings the functional core, which needs jax and numpy alone. Networks, data,
-training and evaluation are imported by name: `from diffjax.models import UNet`.
+training and evaluation are imported by name: `from diffjax.models import UNet`. `dj.load(workdir)`
+reads a trained model; its imports are made when it is called.
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffjax import (
     autoencoding,
@@ -22,6 +26,7 @@ from diffjax import (
     offset_noise,
     parametrisations,
     posthoc_ema,
+    prediction,
     process,
     rng,
     samplers,
@@ -40,6 +45,31 @@ from diffjax.process import q_posterior, q_sample, q_step
 from diffjax.samplers import Samples
 from diffjax.schedules import Scales
 from diffjax.thresholding import clip_x0, dynamic_threshold
+
+if TYPE_CHECKING:
+    from diffjax.inference.pipeline import Pipeline
+
+
+def load(
+    workdir: str | Path, *, checkpoint: str = "latest", first_stage: str | Path | None = None
+) -> "Pipeline":
+    """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
+
+    No data set, optimizer or training state is read, and no orbax is needed. See
+    `inference.pipeline.Pipeline` for what it does.
+
+    Args:
+      workdir: a run's folder, or what `--mode=export` wrote.
+      checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
+      first_stage: where the first stage's workdir is now, if it was moved.
+
+    Raises:
+      UserError: no such run, or one that can't be read.
+    """
+    from diffjax.experiment.load import load as load_run
+
+    return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage)
+
 
 __all__ = [
     "Estimates",
@@ -66,10 +96,12 @@ __all__ = [
     "learned_variance",
     "learned_weighting",
     "likelihood",
+    "load",
     "losses",
     "offset_noise",
     "parametrisations",
     "posthoc_ema",
+    "prediction",
     "process",
     "q_posterior",
     "q_sample",

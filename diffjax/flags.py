@@ -1,7 +1,8 @@
-"""The command line's flags, and a config file with its overrides, as one checked object.
+"""The command line's flags, and a config file with its overrides, as one complete object.
 
-ml_collections reads the file and applies `--config.key=value`; what is done here beforehand is to
-find out, in words for the user, why it would not.
+The file's folder is added to sys.path, so that a config finds what is beside it. ml_collections
+applies `--config.key=value` to the file's config with its defaults; what is done here beforehand is
+to find out, in words for the user, why it would not.
 """
 
 import contextlib
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from diffjax.commands import MODES
+from diffjax.distributed.hosts import ALONE, CLUSTERS, Place
 from diffjax.errors import UserError
-from diffjax.training.hosts import ALONE, CLUSTERS, Place
+from diffjax.experiment.schema import complete
+from diffjax.experiment.spec import add_to_path
 
-MODES = ("train", "sample", "edit", "evaluate", "ema", "plan")
 EXAMPLE = "--config=experiments/fashion_mnist.py"
 
 
@@ -31,6 +34,7 @@ class CommandLine(NamedTuple):
     workdir: Path
     mode: str
     profile: bool = False
+    out: Path | None = None
     place: Place = ALONE
 
 
@@ -45,16 +49,15 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """
     flag = _config_flag(arguments)
     path, _, variant = flag.partition(":")
-    default = _load(Path(path), variant)
-    _check_overrides(arguments, default)
+    config = _completed(_load(Path(path), variant), arguments)
+    _check_overrides(arguments, config)
 
     values = flags.FlagValues()
-    argv = ["diffjax", *arguments]
+    argv = ["diffjax", *_without_config_flag(arguments)]
     try:
-        config_flags.DEFINE_config_file(
-            "config", None, "Config file; file.py:variant for a variant.",
-            flag_values=values, sys_argv=argv,
-        )  # fmt: skip
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv, lock_config=True
+        )
         _define_others(values)
         rest = values(argv)[1:]
     except (flags.Error, ValueError) as error:  # ValueError: --nodebug=1, for one
@@ -66,31 +69,59 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         raise UserError(f"--workdir= is empty: name a folder, or leave it out for runs/{name}")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
     place = Place(values.cluster, values.coordinator, values.processes, values.process)
-    return CommandLine(values.config, workdir, values.mode, values.profile, place)
+    if values.out == "":
+        raise UserError("--out= is empty: name a new folder")
+    out = Path(values.out) if values.out else None
+    return CommandLine(values.config, workdir, values.mode, values.profile, out, place)
 
 
-def help_text() -> str:
-    """The flags and what they mean."""
+def help_wanted(arguments: Sequence[str]) -> str | None:
+    """The key that help is wanted of, "" for all flags, None for no help."""
+    for argument in arguments:
+        name, _, key = argument.partition("=")
+        if name in ("--help", "-h", "-help"):
+            return key.strip().removeprefix("--").removeprefix("config.")
+    return None
+
+
+def help_text(about: str) -> str:
+    """The flags and what they mean, after what the program is."""
     values = flags.FlagValues()
     _define_others(values)
+    modes = "".join(f"    {name:<9} {meaning}\n" for name, meaning in MODES.items())
     return (
+        f"{about}\n"
         "  --config: Config file; file.py:variant for a variant.\n"
         "  --config.key.name=value: Changes a value of the config.\n"
-        f"{values.get_help(prefix='').strip(chr(10))}"
-    )
+        "  --help=key.name: Explains a key of the config.\n"
+        f"{values.get_help(prefix='').strip(chr(10))}\n"
+        f"  The modes:\n{modes}"
+    ).rstrip("\n")
+
+
+def explain(key: str) -> str:
+    """What a key of a config means, and what it may be.
+
+    Raises:
+      UserError: no such key.
+    """
+    from diffjax.experiment import explain as explanations
+
+    return explanations.explain(key)
 
 
 def _define_others(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", None, "Where the run lives; runs/<config name> by default.", flag_values=values
     )
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
+    flags.DEFINE_string("out", None, "Where --mode=export writes.", flag_values=values)
     flags.DEFINE_bool(
         "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "cluster", "", ["", *CLUSTERS], "What tells the processes of one run of each other.",
+        "cluster", "", ["", *CLUSTERS], "Cluster environment for jax.distributed.initialize.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
@@ -117,9 +148,40 @@ def _config_flag(arguments: Sequence[str]) -> str:
     return found[0]
 
 
+def _without_config_flag(arguments: Sequence[str]) -> list[str]:
+    """The arguments but for `--config=file` and `--config file`."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--config", "-config"):
+            skip = True
+        elif argument.partition("=")[0] not in ("--config", "-config"):
+            kept.append(argument)
+    return kept
+
+
+def _completed(config: Any, arguments: Sequence[str]) -> Any:
+    """The file's config with its defaults.
+
+    Where the command line names another network than the file, the file's fields of its network
+    are left out: they are not the other's.
+    """
+    prefix = "--config.model.name="
+    named = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    model = config.get("model")
+    if named and hasattr(model, "items") and model.get("name", "unet") != named[-1]:
+        config = config.copy_and_resolve_references()
+        config.unlock()
+        kept = {k: v for k, v in model.items() if k == "class_conditional"}
+        config.model = ConfigDict({"name": named[-1], **kept})
+    return complete(config)
+
+
 def _load(path: Path, variant: str) -> Any:
     if not os.path.isfile(path):  # False for a name that no file can have, too
         raise UserError(f"--config={path}: there is no such file: write {EXAMPLE}, for example")
+    add_to_path(str(path.resolve().parent))
     try:
         # What a config file prints while it is read is not the program's output.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -154,6 +216,7 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
                 raise UserError(
                     f"--{name}: the config has no {part!r} there"
                     + (f": expected {' or '.join(near)}" if near else "")
+                    + _own_field(name, config)
                 )
             value = value[part]
         if hasattr(value, "keys"):
@@ -165,6 +228,17 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
         if not equals and not isinstance(value, bool):
             text = "".join(arguments[i + 1 : i + 2])
         _check_kind(name, text, value)
+
+
+def _own_field(name: str, config: Any) -> str:
+    """Where a field of the user's own network belongs."""
+    network = config.get("model", {}).get("name", "unet")
+    if not name.startswith("config.model.") or ":" not in str(network):
+        return ""
+    return (
+        "; a network of your own takes its fields from the config file, or in parentheses: "
+        f"--config.model.name='{str(network).partition('(')[0]}({name.rpartition('.')[2]}=...)'"
+    )
 
 
 def _check_kind(name: str, text: str, default: Any) -> None:

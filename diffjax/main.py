@@ -1,33 +1,29 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
 One config file says what is trained, --config.key.name=value changes a value, --workdir says where
-the run lives, and --mode what to do: train (going on where the last run stopped), sample, edit
-(images from files), evaluate, ema (rebuild an average of another length from stored ones), plan
-(what a training would take of config.parallel.devices devices; nothing is trained or written).
+the run lives, and --mode what to do.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from diffjax import flags
+from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, Request, command
+from diffjax.distributed import hosts
 from diffjax.errors import UserError
 from diffjax.files import cache_folder
-from diffjax.training import hosts
 
 # Of an error; a value of any length may be in it, and what was expected stands at its end.
 LONGEST_LINE = 2000
-ONE_PROCESS = ("edit", "ema", "plan")  # modes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,14 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     _speak_plainly()  # before other packages take hold of the root logger
-    if {"--help", "-h", "-help"} & set(arguments):
-        print(f"{__doc__}\n{flags.help_text()}")
-        return 0
     try:
-        config, workdir, mode, profile, place = flags.parse(arguments)
+        if (wanted := flags.help_wanted(arguments)) is not None:
+            print(flags.help_text(__doc__ or "") if not wanted else flags.explain(wanted))
+            return 0
+        config, workdir, mode, profile, out, place = flags.parse(arguments)
         hosts.start(place)
         with _speaker():
-            code = run(config, workdir, mode, profile)
+            code = run(config, workdir, mode, profile, out)
         hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone
         return code
     except UserError as error:
@@ -119,14 +115,21 @@ def _tell(line: str) -> None:
     print(shown, file=sys.stderr)
 
 
-def run(config: Any, workdir: Path, mode: str = "train", profile: bool = False) -> int:
+def run(
+    config: Any,
+    workdir: Path,
+    mode: str = "train",
+    profile: bool = False,
+    out: Path | None = None,
+) -> int:
     """Does what `mode` says with a config, for the command line and for notebooks.
 
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py make them.
       workdir: where the run lives.
-      mode: "train", "sample", "edit", "evaluate", "ema" or "plan".
+      mode: one of `commands.MODES`.
       profile: whether a training writes a trace of a few steps.
+      out: where mode "export" writes.
 
     Returns:
       The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
@@ -134,51 +137,27 @@ def run(config: Any, workdir: Path, mode: str = "train", profile: bool = False) 
     Raises:
       UserError: bad input.
     """
-    from diffjax.training.config import check, is_autoencoder
+    from diffjax.experiment.schema import check, complete, is_autoencoder
 
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode in ONE_PROCESS and hosts.several():
         raise UserError(f"--mode={mode} is the work of one process: start it without the others")
-    train = partial(_train, profile=profile)
-    modes: dict[str, Callable[[Any, Path], int]] = {
-        "train": train,
-        "sample": _sample,
-        "edit": _edit,
-        "evaluate": _evaluate,
-        "ema": _rebuild_average,
-    }
-    if mode not in (*modes, "plan"):
-        raise UserError(f"mode {mode!r}: expected one of {', '.join((*modes, 'plan'))}")
     if profile and mode != "train":
         raise UserError(f"--profile traces training steps: it can't go with --mode={mode}")
+    if out is not None and mode != "export":
+        raise UserError(f"--out is where --mode=export writes: it can't go with --mode={mode}")
+    config = complete(config)
     check(config)
-    if mode == "plan":
-        from diffjax.training import plan
-
-        print(plan.told(plan.plan(config)))
-        return 0
-    use_compilation_cache()
-    if is_autoencoder(config):
-        from diffjax.training.first_stage.experiment import resolve
-
-        modes = {"train": train, "evaluate": _evaluate_autoencoder}
-        if mode == "ema":
-            raise UserError(
-                "--mode=ema: an autoencoder keeps no averages to rebuild one from: expected train "
-                "or evaluate"
-            )
-        if mode not in modes:
-            raise UserError(
-                f"--mode={mode}: an autoencoder draws nothing by itself: expected train or "
-                "evaluate; name its workdir in the config of a diffusion model to sample"
-            )
-        setup: Any = resolve(config)
-    else:
-        from diffjax.training.experiment import resolve as resolve_diffusion
-
-        setup = resolve_diffusion(config)
-    if mode != "train":  # whose own first line it is
-        logging.getLogger("diffjax").info(setup.kernels.line)
-    return modes[mode](setup, Path(workdir))
+    if is_autoencoder(config) and mode not in OF_AUTOENCODERS:
+        raise UserError(
+            f"--mode={mode} is for diffusion models, and this config trains an autoencoder: "
+            f"expected one of {', '.join(OF_AUTOENCODERS)}; name its workdir in the config of a "
+            "diffusion model to sample"
+        )
+    if mode not in ("plan", "config"):
+        use_compilation_cache()
+    return command(mode)(Request(config, Path(workdir), profile, out and Path(out)))
 
 
 def _speak_plainly() -> None:
@@ -225,212 +204,6 @@ def use_compilation_cache() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # A run has dozens of small programs, which take longer to compile than to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def _train(setup: Any, workdir: Path, *, profile: bool) -> int:
-    from diffjax.training import loop
-
-    try:
-        loop.train(setup, workdir, profile=profile)
-    except loop.Stopped as stopped:
-        print(f"{stopped}: run the same command again to go on", file=sys.stderr)
-        return 128 + stopped.signal
-    return 0
-
-
-def _sample(setup: Any, workdir: Path) -> int:
-    from diffjax.training import pictures
-    from diffjax.training.restoring import restore_frozen
-
-    step, params = restore_frozen(setup, workdir)
-    for path in pictures.generated(setup, params, workdir, step=step):
-        print(f"wrote {path}")
-    return 0
-
-
-def _edit(setup: Any, workdir: Path) -> int:
-    from diffjax.training.edit import Edit
-    from diffjax.training.restoring import restore_frozen
-
-    edit = Edit(setup)  # first the files: what is wrong with them needs no model
-    step, params = restore_frozen(setup, workdir)
-    for path in edit.write(params, workdir, step=step):
-        print(f"wrote {path}")
-    return 0
-
-
-def _rebuild_average(setup: Any, workdir: Path) -> int:
-    from diffjax.training import ema_snapshots
-    from diffjax.training.restoring import rebuild_average
-
-    rebuilt = rebuild_average(setup, workdir)
-    path = ema_snapshots.save_rebuilt(workdir / ema_snapshots.FOLDER, rebuilt)
-    print(
-        f"wrote {path}: sigma_rel {rebuilt.sigma_rel:g} at step {rebuilt.step} from "
-        f"{len(rebuilt.used)} snapshots, residual {rebuilt.residual:.2g}"
-    )
-    if rebuilt.residual > ema_snapshots.DOUBTFUL:
-        print(
-            f"warning: a residual above {ema_snapshots.DOUBTFUL} is another average than the "
-            "wanted one: take a step with a snapshot, or a sigma_rel nearer to those stored"
-        )
-    return 0
-
-
-def _evaluate(setup: Any, workdir: Path) -> int:
-    from diffjax import figures
-    from diffjax.training.restoring import restore_frozen
-
-    if setup.config.evaluate.likelihood != "none":
-        return _evaluate_likelihood(setup, workdir)
-    scales = setup.config.evaluate.scales
-    at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
-    step, params = restore_frozen(setup, workdir)
-    if not scales:
-        report = _report(setup, params, step)
-        _write_json(workdir / "evaluation.json", report)
-        print(json.dumps(report, indent=2))
-        return 0
-    reports = []
-    for scale, one in at_scales:
-        print(f"scale {scale:g}:")
-        reports.append({"scale": scale, **_report(one, params, step)})
-        _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
-    if not hosts.first():
-        return 0
-    figures.plot_scales(workdir / "evaluation_scales.png", reports)
-    for report in reports:
-        print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
-    print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
-    return 0
-
-
-def _evaluate_likelihood(setup: Any, workdir: Path) -> int:
-    from diffjax import figures
-    from diffjax.evaluation.likelihood import evaluate_likelihood
-    from diffjax.training.likelihood import drawn_schedules, likelihood, restore_learned
-    from diffjax.training.splits import load_held_out
-
-    config = setup.config
-    step, params, learned = restore_learned(setup, workdir)
-    measured = likelihood(setup, learned)
-    test = load_held_out(config)
-    report, each = evaluate_likelihood(
-        lambda batch, numbers: measured.batch(params, batch, numbers),
-        test or setup.source,
-        what=measured.what,
-        split="test" if test else "training",
-        num_images=config.evaluate.images,
-        batch_size=config.sample.batch_size,
-        quiet=not hosts.first(),
-    )
-    report = {
-        "step": step,
-        "likelihood": config.evaluate.likelihood,
-        "given": "the class" if setup.conditions.num_classes else "nothing",
-        **report,
-    }
-    name = f"likelihood_{measured.name}"
-    _write_json(workdir / f"{name}.json", report)
-    _write_arrays(workdir / f"{name}.npz", each)
-    print(json.dumps(report, indent=2))
-    written = [f"{name}.json", f"{name}.npz"]
-    if measured.name != "ode" and hosts.first():
-        figures.plot_bound(
-            workdir / f"{name}.png",
-            each,
-            title=f"{report['bits_per_dim']:.3f} bits/dim",
-            schedules=drawn_schedules(setup, learned),
-        )
-        written.append(f"{name}.png")
-    print("wrote " + ", ".join(str(workdir / file) for file in written))
-    return 0
-
-
-def _evaluate_autoencoder(setup: Any, workdir: Path) -> int:
-    from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
-    from diffjax.training.first_stage.pictures import reconstructed
-    from diffjax.training.restoring import restore_frozen
-    from diffjax.training.splits import load_held_out
-
-    step, frozen = restore_frozen(setup, workdir)
-    config = setup.config
-
-    def reconstruct(images: Any) -> Any:
-        return reconstructed(setup, frozen, images, batch_size=config.sample.batch_size)
-
-    test = load_held_out(config)
-    report = {"step": step} | evaluate_reconstruction(
-        reconstruct,
-        train=setup.source,
-        test=test,
-        num_images=config.evaluate.num_samples,
-        cache_dir=cache_folder() / "evaluation",
-        features=setup.objective.features,
-    )
-    codes = setup.codes(frozen, test or setup.source)
-    if codes is not None:
-        report |= codebook_use(codes, len(frozen.codebook.codes))
-    _write_json(workdir / "evaluation.json", report)
-    print(json.dumps(report, indent=2))
-    return 0
-
-
-def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
-    """How close a model's samples are to its data, as JSON can hold it."""
-    from diffjax.evaluation.report import evaluate
-
-    config = setup.config
-    batch_size = min(config.sample.batch_size, config.evaluate.num_samples)
-
-    def generate(start: int, count: int) -> Any:
-        # The last batch may ask for fewer: the same size all the same, or it is compiled anew.
-        draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
-        return draw.images
-
-    draw = _drawn_together(generate, config.evaluate.num_samples, batch_size)
-    if not hosts.first():
-        return {}
-    report = evaluate(
-        draw,
-        data=config.data.name,
-        data_dir=config.data.dir or None,
-        image_size=config.data.image_size or None,
-        channels=config.data.channels or None,
-        cache_dir=cache_folder() / "evaluation",
-        num_samples=config.evaluate.num_samples,
-        batch_size=batch_size,
-    )
-    return {"step": step, "sample": config.sample.to_dict(), **report}
-
-
-def _drawn_together(
-    generate: Callable[[int, int], Any], count: int, batch_size: int
-) -> Callable[[int, int], Any]:
-    """For several processes, of which one looks at the samples: all have drawn them beforehand."""
-    if not hosts.several():
-        return generate
-    drawn = [
-        generate(start, min(batch_size, count - start)) for start in range(0, count, batch_size)
-    ]
-    return lambda start, _: drawn[start // batch_size]
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    import numpy as np
-
-    from diffjax.files import atomic_write
-
-    if hosts.first():
-        atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    from diffjax.files import atomic_write
-
-    text = json.dumps(content, indent=2) + "\n"
-    if hosts.first():
-        atomic_write(path, lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":

@@ -7,117 +7,21 @@
 
 from ml_collections import ConfigDict
 
+from diffjax.experiment import defaults
+
 
 def get_config() -> ConfigDict:
     """1,797 grey images, ten classes; nothing is downloaded."""
-    config = ConfigDict()
-    config.seed = 0
-
-    config.data = ConfigDict()
+    config = defaults.diffusion()
     config.data.name = "digits"
-    config.data.dir = ""
-    config.data.image_size = 0
-    config.data.channels = 0
-    config.data.flip = False
-    config.data.memory_limit_mb = 1024
-
-    config.first_stage = ConfigDict()
-    config.first_stage.workdir = ""
-    config.first_stage.checkpoint = "latest"
-    config.first_stage.tile = 0
-
-    config.condition = ConfigDict()
-    config.condition.text = "none"
-    config.condition.map = "none"
-
-    config.model = ConfigDict()
-    config.model.channels = 32
-    config.model.multipliers = (1, 2)
-    config.model.blocks = 1
-    config.model.attention_resolutions = ()
-    config.model.transformer_depth = 1
-    config.model.head_channels = 16
-    config.model.dropout = 0.0
-    config.model.class_conditional = True
-    config.model.fourier = ()
-    config.model.patch = 1
-    config.model.block = "resnet"
-    config.model.scale_shift = True
-    config.model.attention = "softmax"
-    config.model.dtype = "float32"
-    config.model.kernels = "auto"
-    config.model.remat = "none"
-
-    config.diffusion = ConfigDict()
-    config.diffusion.objective = "squared_error"
-    config.diffusion.schedule = "cosine"
-    config.diffusion.zero_terminal_snr = False
-    config.diffusion.log_snr_shift = 0.0
-    config.diffusion.parametrisation = "v"
-    config.diffusion.loss_target = "same"
-    config.diffusion.weighting = "uniform"
-    config.diffusion.time_sampling = "low_discrepancy"
-    config.diffusion.learned_weighting = False
-    config.diffusion.self_conditioning = 0.0
-    config.diffusion.offset_noise = 0.0
-    config.diffusion.condition_dropout = 0.1
-
-    config.train = ConfigDict()
-    config.train.steps = 1200
-    config.train.batch_size = 64
-    config.train.optimizer = "adamw(b2=0.99)"
-    config.train.learning_rate = 2e-3
-    config.train.schedule = "cosine"
-    config.train.warmup_steps = 100
-    config.train.grad_clip = 1.0
-    config.train.accumulate = 1
-    config.train.on_not_finite = "stop"
-    config.train.ema = "warmed_up"
-    config.train.ema_decay = 0.995
-    config.train.ema_snapshots = ()
-    config.train.log_every = 50
-    config.train.eval_every = 400
-    config.train.checkpoint_every = 400
-    config.train.sample_every = 400
-
-    config.parallel = ConfigDict()
-    config.parallel.strategy = "pmap"
-    config.parallel.fsdp = 0
-    config.parallel.min_size = 65536
-    config.parallel.overrides = ()
-    config.parallel.devices = 0
-    config.parallel.compile = True
-
-    config.sample = ConfigDict()
-    config.sample.sampler = "dpm_solver_pp_2m"
-    config.sample.grid = "trailing"
+    config.model.update(
+        channels=32, multipliers=(1, 2), blocks=1, attention_resolutions=(), head_channels=16,
+        dropout=0.0, dtype="float32",
+    )  # fmt: skip
+    config.train.update(
+        steps=1200, batch_size=64, learning_rate=2e-3, warmup_steps=100, ema_decay=0.995,
+        log_every=50, eval_every=400, checkpoint_every=400, sample_every=400,
+    )  # fmt: skip
     config.sample.steps = 25
-    config.sample.guidance = "none"
-    config.sample.threshold = "clip"
-    config.sample.count = 100
-    config.sample.batch_size = 250
-    config.sample.labels = ()
-    config.sample.prompt = ""
-    config.sample.negative_prompt = ""
-    config.sample.maps = ""
-    config.sample.seed = 0
-    config.sample.checkpoint = "latest"
-
-    config.edit = ConfigDict()
-    config.edit.task = "vary(strength=0.5)"
-    config.edit.images = ""
-    config.edit.mask = ""
-    config.edit.labels = ()
-    config.edit.prompt = ""
-    config.edit.count = 5
-
-    config.evaluate = ConfigDict()
     config.evaluate.num_samples = 1797
-    config.evaluate.scales = ()
-    config.evaluate.likelihood = "none"
-    config.evaluate.images = 0
-
-    config.ema = ConfigDict()
-    config.ema.sigma_rel = 0.1
-    config.ema.step = 0
     return config

@@ -89,7 +89,10 @@ def compile_quickly():
 
 
 def _tiny():
+    from diffjax.experiment import schema
+
     config = runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
+    config = schema.complete(config)
     config.model.channels = 8
     config.model.head_channels = 8
     config.train.update(

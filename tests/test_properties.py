@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import diffjax as dj
 from diffjax import flags, grids, parametrisations, process, schedules
 from diffjax.errors import UserError
-from diffjax.training import choices
-from diffjax.training.build import OPTIMIZERS, PARAMETRISATIONS, SCHEDULES, WEIGHTINGS
-from diffjax.training.build_sampling import EDITS, GUIDANCE, SAMPLERS, THRESHOLDS
-from diffjax.training.config import check
+from diffjax.experiment.objective import WEIGHTINGS
+from diffjax.experiment.optimisation import OPTIMIZERS
+from diffjax.experiment.process import PARAMETRISATIONS, SCHEDULES
+from diffjax.experiment.sampling import EDITS, GUIDANCE, SAMPLERS, THRESHOLDS
+from diffjax.experiment.schema import check
+from diffjax.experiment.spec import from_spec
 from tests.conftest import TINY_FLAGS
 from tests.samplers.cases import ALL, LEAST_STEPS, OTHERS, find
 from tests.samplers.known import gaussian_denoiser
@@ -95,15 +97,13 @@ def test_any_choice_with_any_arguments(table, data):
                       st.booleans(), st.tuples(st.integers(0, 3)))  # fmt: skip
     options = data.draw(st.dictionaries(st.sampled_from(parameters), small, max_size=2))
     said = ", ".join(f"{k}={repr(v).replace('inf', '1e999')}" for k, v in options.items())
-    one_line_or_accepted(
-        functools.partial(choices.choose, key="some.key"), f"{name}({said})", makers
-    )
+    one_line_or_accepted(functools.partial(from_spec, key="some.key"), f"{name}({said})", makers)
 
 
 @settings(max_examples=100)
 @given(text=st.text())
 def test_any_choice(text):
-    one_line_or_accepted(functools.partial(choices.choose, key="some.key"), text, SCHEDULES)
+    one_line_or_accepted(functools.partial(from_spec, key="some.key"), text, SCHEDULES)
 
 
 # Shapes and types of the pure functions. Nothing is compiled as a whole: shapes are traced.

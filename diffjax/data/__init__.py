@@ -16,6 +16,8 @@ import logging
 from pathlib import Path
 
 from diffjax.data.batches import BatchIterator, batches, epoch_permutation
+from diffjax.data.info import DataInfo, describe
+from diffjax.data.own import as_source
 from diffjax.data.sources import ArraySource, ImageSource, StreamedSource
 from diffjax.errors import UserError
 from diffjax.files import expanded
@@ -23,9 +25,12 @@ from diffjax.files import expanded
 __all__ = [
     "ArraySource",
     "BatchIterator",
+    "DataInfo",
     "ImageSource",
     "StreamedSource",
+    "as_source",
     "batches",
+    "describe",
     "epoch_permutation",
     "has_split",
     "load",
@@ -36,7 +41,10 @@ _logger = logging.getLogger("diffjax")
 # Pillow's own limit of pixels is somewhat above its square.
 LARGEST_SIDE = 8192
 
-_NAMES = "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>"
+_NAMES = (
+    "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>, or module:Name for one "
+    "of your own"
+)
 
 
 def _unknown(name: str) -> UserError:

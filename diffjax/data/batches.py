@@ -28,6 +28,7 @@ from diffjax.data.sources import ArraySource, ImageSource
 from diffjax.errors import UserError
 
 _CAPTIONS_KEY = "captions_crc32"
+_SIDES = tuple(f"side_{axis}" for axis in range(8))  # of data that are no images
 
 
 class BatchIterator(Protocol):
@@ -117,12 +118,11 @@ class _Positioned:
         # The class names tell apart sets of one size and shape (MNIST and Fashion-MNIST);
         # the path a set was read from does not count, so a moved set can be resumed.
         classes = zlib.crc32("\n".join(source.class_names).encode())
-        height, width, channels = source.image_shape
+        shape = source.image_shape
+        named = ("height", "width", "channels") if len(shape) == 3 else _SIDES[: len(shape)]
         self._identity = {
             "source_size": len(source),
-            "height": height,
-            "width": width,
-            "channels": channels,
+            **dict(zip(named, shape, strict=True)),
             "classes_crc32": classes,
             "seed": seed,
             "batch_size": batch_size,

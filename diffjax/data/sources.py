@@ -2,7 +2,8 @@
 
 A source holds images as they are stored, uint8 in [0, 255], height first and channels last.
 Whoever trains on them maps them to float32 in [-1, 1]; nothing here does, so a batch costs a
-quarter of the memory until it is on the device.
+quarter of the memory until it is on the device. A source may also hold floating-point arrays of any
+shape, which are x_0 as they are.
 
 A caption is text and an example holds its number in the source's `captions`, the distinct texts,
 sorted: batches stay arrays, and each text need be encoded only once.
@@ -66,13 +67,16 @@ class ImageSource(Protocol):
 
     Attributes:
       name: what `diffjax.data.load` was asked for, e.g. "fashion_mnist".
-      image_shape: (height, width, channels) of every image; channels is 1 or 3.
+      image_shape: (height, width, channels) of every image; channels is 1 or 3. Of floating-point
+        data any shape.
+      dtype: uint8 for images, float32 for other data.
       class_names: the classes in the order of the labels; () when there are no labels.
       captions: the distinct captions of this split, sorted; () when there are none.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
+    dtype: np.dtype
     class_names: tuple[str, ...]
     captions: tuple[str, ...]
 
@@ -91,8 +95,11 @@ class ImageSource(Protocol):
 class ArraySource:
     """A data set that lies whole in memory.
 
+        rings = ArraySource(points, held_out=ArraySource(other_points))    # float32 (N, 2)
+
     Attributes:
-      images: uint8 (N, H, W, C).
+      images: uint8 (N, H, W, C), or float32 (N, ...).
+      held_out: what is not trained on, a source too, or None.
       labels: int32 (N,); all -1 when there are no labels.
       caption_numbers: int32 (N,), numbers into `captions`; None when there are no captions.
     """
@@ -106,24 +113,32 @@ class ArraySource:
         class_names: tuple[str, ...] = (),
         captions: Sequence[str] = (),
         caption_numbers: np.ndarray | None = None,
+        held_out: ImageSource | None = None,
     ) -> None:
         """Wraps arrays without copying them.
 
         Args:
-          images: uint8 (N, H, W, C), N > 0, C = 1 or 3.
+          images: uint8 (N, H, W, C), N > 0, C = 1 or 3; or floating-point (N, ...), which is kept
+            as float32.
           labels: integers (N,) in [0, number of classes), or None when there are none.
           name: the set's name, for messages and logs.
           class_names: the classes in the order of the labels; () when there are none.
           captions: the distinct captions, sorted; () when there are none.
           caption_numbers: integers (N,), numbers into `captions`; None when there are none.
+          held_out: a source of the same kind that is not trained on.
 
         Raises:
           UserError: the set is empty, or the shapes, types, labels or captions do not fit
-            together.
+            together, or floating-point data is not finite.
         """
-        if images.ndim != 4 or images.dtype != np.uint8:
+        if np.issubdtype(images.dtype, np.floating) and images.ndim >= 2:
+            images = images.astype(np.float32, copy=False)
+            if not np.isfinite(images).all():
+                raise UserError(f"{name}: the data has values that are not finite")
+        elif images.ndim != 4 or images.dtype != np.uint8:
             raise UserError(
-                f"{name}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W, C)"
+                f"{name}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W, C), "
+                "or floating-point data (N, ...)"
             )
         if images.size == 0:
             raise UserError(f"{name}: the set holds no images; expected at least one")
@@ -142,7 +157,9 @@ class ArraySource:
         self.name = name
         self.images = images
         self.labels = labels.astype(np.int32, copy=False)
-        self.image_shape: tuple[int, int, int] = images.shape[1:]
+        self.image_shape: tuple[int, ...] = images.shape[1:]
+        self.dtype = images.dtype
+        self.held_out = held_out
         self.class_names = tuple(class_names)
         self.captions, self.caption_numbers = _check_captions(
             captions, caption_numbers, length=len(images), name=name
@@ -200,7 +217,8 @@ class StreamedSource:
         self._read = read
         self._length = length
         self.name = name
-        self.image_shape = image_shape
+        self.image_shape: tuple[int, ...] = image_shape
+        self.dtype = np.dtype(np.uint8)
         self.class_names = tuple(class_names)
         self.captions, self._caption_numbers = _check_captions(
             captions, caption_numbers, length=length, name=name

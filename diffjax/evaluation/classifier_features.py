@@ -198,7 +198,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _first_state(num_classes: int, recipe: Recipe, image_shape: tuple[int, int, int]) -> Any:
+def _first_state(num_classes: int, recipe: Recipe, image_shape: tuple[int, ...]) -> Any:
     blank = jnp.zeros((1, *image_shape), jnp.float32)
     variables = Classifier(num_classes).init(rng.stream(recipe.seed, "init"), blank, train=False)
     return variables, _optimizer(recipe).init(variables["params"])

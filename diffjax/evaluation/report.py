@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffjax import data as data_sets
 from diffjax.errors import UserError
 from diffjax.evaluation.classifier_features import classifier_for
 from diffjax.evaluation.feature_function import FeatureFunction, make_feature_function
@@ -49,11 +48,10 @@ DRAWS = 10
 def evaluate(
     generate: Generate,
     *,
-    data: str,
+    train: LabelledImages,
+    load_test: Callable[[], LabelledImages | None],
     cache_dir: str | Path,
-    data_dir: str | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
+    name: str = "",
     num_samples: int = 10_000,
     batch_size: int = 500,
     log: Log = print,
@@ -65,12 +63,11 @@ def evaluate(
         (count, H, W, C), of the data's image shape. It is the only link to the model. It is
         called in order, a batch ahead of the one whose features are computed, in a thread of its
         own (JAX's context managers hold for the caller's thread: enter them within).
-      data: a labelled data set's name, as for `diffjax.data.load`.
+      train: all training images, with labels.
+      load_test: images that the classifier never sees, or None; called when they are needed.
       cache_dir: folder for the classifier of a set other than Fashion-MNIST and for the
         statistics of real images; made when needed.
-      data_dir: where the data set is, if not in the usual place.
-      image_size: side that a folder's images are resized to, as for `diffjax.data.load`.
-      channels: 1 or 3, as for `diffjax.data.load`.
+      name: what the set is called in the report; by default its own name.
       num_samples: how many samples to make, 2 or more.
       batch_size: the largest count that `generate` is asked for at once; 1 or more.
       log: gets lines of progress.
@@ -91,7 +88,7 @@ def evaluate(
         "classifier_weights": SHA-256 of the weights, in hex.
 
     Raises:
-      UserError: an unknown or unlabelled data set, samples that are not uint8 of the data's
+      UserError: an unlabelled data set, samples that are not uint8 of the data's
         image shape or not as many as asked for, or numbers out of their ranges.
     """
     if num_samples < 2 or batch_size < 1:
@@ -100,16 +97,7 @@ def evaluate(
             "(a covariance needs two) and batch_size >= 1; raise the one that is too small"
         )
 
-    def load(split: str) -> LabelledImages:
-        return data_sets.load(
-            data, split=split, data_dir=data_dir, image_size=image_size, channels=channels
-        )
-
-    def load_test() -> LabelledImages | None:
-        has_test = data_sets.has_split(data, split="test", data_dir=data_dir)
-        return load("test") if has_test else None
-
-    train = load("train")
+    name = name or train.name
     classifier = classifier_for(train, load_test=load_test, cache_dir=cache_dir, log=log)
     features_and_classes = make_feature_function(classifier)
 
@@ -137,7 +125,7 @@ def evaluate(
     equal_floors: list[float] = []
     equal_count = 0
     if test is None:
-        log(f"CFD floor: none, since {data} has no test split to take unseen real images from")
+        log(f"CFD floor: none, since {name} has no test split to take unseen real images from")
     else:
         floor = frechet_distance(real_statistics(test, "test"), train_statistics)
         log(
@@ -161,7 +149,7 @@ def evaluate(
             )
 
     return {
-        "data": data,
+        "data": name,
         "num_samples": num_samples,
         "num_train_images": len(train),
         "classifier_frechet_distance": distance,
@@ -181,7 +169,7 @@ def _sample_statistics(
     generate: Generate,
     features_and_classes: FeatureFunction,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     num_classes: int,
     num_samples: int,
     batch_size: int,

@@ -3,6 +3,7 @@
 NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
 """
 
+from diffjax.figures.arrays import array_frames, array_sheet, array_strip, save_array_pictures
 from diffjax.figures.bound_terms import plot_bound
 from diffjax.figures.captions import captioned
 from diffjax.figures.files import save_gif, save_png
@@ -12,6 +13,9 @@ from diffjax.figures.scale_curve import plot_scales
 from diffjax.figures.trajectories import denoising_frames, denoising_strip
 
 __all__ = [
+    "array_frames",
+    "array_sheet",
+    "array_strip",
     "captioned",
     "denoising_frames",
     "denoising_strip",
@@ -19,6 +23,7 @@ __all__ = [
     "plot_bound",
     "plot_loss",
     "plot_scales",
+    "save_array_pictures",
     "save_gif",
     "save_png",
     "to_uint8",

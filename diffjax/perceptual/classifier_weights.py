@@ -53,7 +53,7 @@ class TrainedClassifier:
     data: str
     data_fingerprint: str
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     accuracy: float
     accuracy_split: str
     seed: int

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 
 from diffjax import data
+from diffjax.checkpoints import ema_snapshots, workdir
+from diffjax.checkpoints.store import Checkpoints
+from diffjax.distributed import hosts
+from diffjax.distributed.parallel import Strategy
 from diffjax.errors import UserError
-from diffjax.training import build, ema_snapshots, hosts, loss_picture, strategies, workdir
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.training import loss_picture
 from diffjax.training.collector import without_collector
 from diffjax.training.logs import MetricsLog, NoLog, NoProgress, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
-from diffjax.training.parallel import Strategy
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.signals import StopRequest
 from diffjax.training.trainable import Trainable
@@ -52,10 +54,10 @@ def train(
     """
     config = setup.config
     say(setup.kernels.line)
-    parallel = strategies.strategy(config)
+    parallel = setup.strategy()
     parallel.check(setup)
     hosts.check_same("the config", json.dumps(config.to_dict(), sort_keys=True))
-    workdir.check(folder, config, identity=setup.identity)
+    setup.owns(folder)
     held_out = setup.held_out()
     with contextlib.ExitStack() as held:
         opened = []
@@ -74,7 +76,7 @@ def train(
                 checkpoints.close()
             raise
         hosts.from_first(checkpoints.close)  # the others wait for what it writes
-        setup.finish(strategies.to_compute(setup.frozen(state), config), folder, say=say)
+        setup.finish(setup.to_compute(setup.frozen(state)), folder, say=say)
 
 
 def _train(
@@ -157,7 +159,7 @@ class _Run:
             )
         self.eval_loss = setup.eval_loss()
         # One program, not one for each of a schedule's operations.
-        self.learning_rate = jax.jit(build.learning_rate(setup.config))
+        self.learning_rate = jax.jit(setup.learning_rate())
         # Metrics stay on the device until they are logged, so no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
@@ -303,7 +305,10 @@ class _Run:
             ema_snapshots.save(folder, step, self.setup.averages(saved))
 
         if whole is not None:
-            self.checkpoints.save(step, whole, position, loss=self.loss, before=snapshots)
+            about = self.setup.about.to_json()
+            self.checkpoints.save(
+                step, whole, position, loss=self.loss, about=about, before=snapshots
+            )
         hosts.wait()
         self.resume()
 

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.checkpoints.run_config import read_json
 from diffjax.data.batches import EpochOrder
+from diffjax.distributed import hosts
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
-from diffjax.training import hosts
-from diffjax.training.checkpoints import read_json
 
 FILE = "not_finite.json"
 MOST_IN_A_ROW = 20  # of a run that leaves such steps out

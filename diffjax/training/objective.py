@@ -18,20 +18,21 @@ from diffjax import (
     rng,
     self_conditioning,
 )
-from diffjax.denoisers import Network, TimeInput, predict
+from diffjax.denoisers import Network, predict
 from diffjax.learned_schedules import LearnedSchedule
 from diffjax.likelihood import bits, vdm
 from diffjax.parametrisations import Parametrisation
+from diffjax.prediction import X0_CLIP, Prediction
 from diffjax.process import q_sample, scales_like
-from diffjax.schedules import Array, ContinuousSchedule, Schedule, variance_preserving
+from diffjax.schedules import Array, ContinuousSchedule, variance_preserving
 from diffjax.time_sampling import TimeSampler
 from diffjax.weightings import Weighting
 
 # params -> the network with them, as it is trained.
 Apply = Callable[[Any], Network]
+# The name of a stream -> its key.
+Keys = Callable[[str], Array]
 
-# The largest magnitude of an estimate of x_0 that a self-conditioned network is shown.
-SHOWN = 1.0
 # A schedule whose time is the log-SNR itself.
 BY_LOG_SNR = ContinuousSchedule(lambda t: t, lambda log_snr: log_snr, variance_preserving)
 
@@ -63,7 +64,7 @@ class Draws(NamedTuple):
     x_0: Array
     eps: Array
     cond: Any
-    key: Callable[[str], Array]
+    key: Keys
     indices: Array
     batch_size: int
     axis_name: str | None
@@ -86,20 +87,7 @@ class Found(NamedTuple):
 
 
 class Objective(Protocol):
-    """A loss with all that it learns.
-
-    Attributes:
-      time_input: what the network's time embedding is fed.
-      learned_variance: whether the network returns a variance beside its value.
-      self_conditioned: whether the network's input has its own estimate beside x_t.
-    """
-
-    @property
-    def time_input(self) -> TimeInput: ...
-    @property
-    def learned_variance(self) -> bool: ...
-    @property
-    def self_conditioned(self) -> bool: ...
+    """A loss with all that it learns."""
 
     def init(self, key: Array) -> Learned:
         """The state of step 0."""
@@ -109,50 +97,53 @@ class Objective(Protocol):
         """The loss and its gradients."""
         ...
 
-    def held_out(self, network: Network, x_0: Array, *, t: Array, eps: Array, cond: Any) -> Array:
-        """(B,) losses at given times of the config's own schedule."""
+    def held_out(
+        self, apply: Apply, params: Any, x_0: Array, *, cond: Any, key: Keys, indices: Array
+    ) -> Array:
+        """(B,) losses of a network that is not trained, by the streams that `key` names."""
         ...
+
+
+def _held_out_noise(key: Keys, indices: Array, x_0: Array) -> Array:
+    return rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
 
 
 class Weighted(NamedTuple):
     """A squared error, with or without a learned variance, and what may be added to it.
 
     Attributes:
-      schedule, parametrisation, target, weighting, time_input: as `losses.diffusion_loss` has them.
+      prediction: what the network predicts.
+      target, weighting: as `losses.diffusion_loss` has them.
       sample_times: which times a batch sees.
       loss: `losses.diffusion_loss`, or `learned_variance.hybrid_loss` or `vlb_loss` with their
         options bound.
-      learned_variance: whether it is one of the latter two.
       by_importance: whether times are drawn by past losses instead of by `sample_times`.
       learned_weighting: whether a log-variance a noise level is learned.
       self_conditioning: share of examples that see the network's estimate.
     """
 
-    schedule: Schedule
-    parametrisation: Parametrisation
+    prediction: Prediction
     target: Parametrisation
     weighting: Weighting
-    time_input: TimeInput
     sample_times: TimeSampler
     loss: Callable[..., Array] = losses.diffusion_loss
-    learned_variance: bool = False
     by_importance: bool = False
     learned_weighting: bool = False
     self_conditioning: float = 0.0
 
-    @property
-    def self_conditioned(self) -> bool:
-        return self.self_conditioning > 0
-
     def init(self, key: Array) -> Learned:
         params = learned_weighting.init(key) if self.learned_weighting else {}
-        history = importance_sampling.empty(int(self.schedule.T)) if self.by_importance else None
+        history = (
+            importance_sampling.empty(int(self.prediction.schedule.T))
+            if self.by_importance
+            else None
+        )
         return Learned(params, history)
 
     def gradients(self, apply: Apply, params: Any, learned: Learned, draws: Draws) -> Found:
         t, weight = self._times(learned, draws)
         coins = None
-        if self.self_conditioned:
+        if self.self_conditioning:
             share = self.self_conditioning
             coins = rng.per_example(
                 draws.key("self_conditioning"),
@@ -167,7 +158,7 @@ class Weighted(NamedTuple):
             each = self._each(network, draws.x_0, t=t, eps=draws.eps, cond=draws.cond)
             trained = weight * each
             if self.learned_weighting:
-                log_snr = self.schedule.log_snr(t)
+                log_snr = self.prediction.schedule.log_snr(t)
                 of_level = learned_weighting.log_variance(extra, log_snr)
                 trained = learned_weighting.weighted(trained, of_level)
             return trained.mean(), each
@@ -183,9 +174,16 @@ class Weighted(NamedTuple):
             history = importance_sampling.update(history, *seen)
         return Found((weight * each).mean(), grads, learned_grads, history)
 
-    def held_out(self, network: Network, x_0: Array, *, t: Array, eps: Array, cond: Any) -> Array:
-        if self.self_conditioned:
+    def held_out(
+        self, apply: Apply, params: Any, x_0: Array, *, cond: Any, key: Keys, indices: Array
+    ) -> Array:
+        t = self.sample_times(
+            key("time"), self.prediction.schedule, indices=indices, batch_size=len(x_0)
+        )
+        network = apply(params)
+        if self.self_conditioning:
             network = self._shown(network, t, jnp.ones(len(x_0), bool))
+        eps = _held_out_noise(key, indices, x_0)
         return self._each(network, x_0, t=t, eps=eps, cond=cond)
 
     def _times(self, learned: Learned, draws: Draws) -> tuple[Array, Array]:
@@ -195,25 +193,26 @@ class Weighted(NamedTuple):
                 key, learned.history, indices=draws.indices, batch_size=draws.batch_size
             )
         t = self.sample_times(
-            key, self.schedule, indices=draws.indices, batch_size=draws.batch_size
+            key, self.prediction.schedule, indices=draws.indices, batch_size=draws.batch_size
         )
         return t, jnp.ones(())
 
     def _shown(self, network: Network, t: Array, coins: Array) -> Network:
         return self_conditioning.training_network(
             network,
-            self.schedule,
+            self.prediction.schedule,
             t=t,
             coins=coins,
-            parametrisation=self.parametrisation,
-            limit=SHOWN,
+            parametrisation=self.prediction.parametrisation,
+            limit=X0_CLIP,
         )
 
     def _each(self, network: Network, x_0: Array, *, t: Array, eps: Array, cond: Any) -> Array:
+        schedule, parametrisation, time_input = self.prediction[:3]
         return self.loss(
             network, x_0, t=t, eps=eps, cond=cond,
-            schedule=self.schedule, parametrisation=self.parametrisation, target=self.target,
-            weighting=self.weighting, time_input=self.time_input,
+            schedule=schedule, parametrisation=parametrisation, target=self.target,
+            weighting=self.weighting, time_input=time_input,
         )  # fmt: skip
 
 
@@ -221,37 +220,28 @@ class Vdm(NamedTuple):
     """The continuous-time bound in bits per dimension, and a schedule that is learned with it.
 
     Attributes:
-      schedule: the config's, continuous and variance preserving; the learned one starts at its
-        ends.
+      prediction: its schedule is the config's, continuous and variance preserving; the learned one
+        starts at its ends. Its time input is a function of the schedule's log-SNR.
       form: how log-SNR depends on t.
       learn_ends: whether the ends are learned, for which the prior and the reconstruction enter the
         training loss; of fixed ends these are constants, and are left out.
-      parametrisation: what the network predicts.
-      time_input: a function of the schedule's log-SNR.
       sample_times: which times a batch sees.
     """
 
-    schedule: Schedule
+    prediction: Prediction
     form: LearnedSchedule
     learn_ends: bool
-    parametrisation: Parametrisation
-    time_input: TimeInput
     sample_times: TimeSampler
-
-    @property
-    def learned_variance(self) -> bool:
-        return False
-
-    @property
-    def self_conditioned(self) -> bool:
-        return False
 
     def init(self, key: Array) -> Learned:
         return Learned(self.form.init(key), None)
 
     def gradients(self, apply: Apply, params: Any, learned: Learned, draws: Draws) -> Found:
         t = self.sample_times(
-            draws.key("time"), self.schedule, indices=draws.indices, batch_size=draws.batch_size
+            draws.key("time"),
+            self.prediction.schedule,
+            indices=draws.indices,
+            batch_size=draws.batch_size,
         )
 
         def loss(params: Any, log_snr: Array, fall: Array) -> tuple[Array, None]:
@@ -270,26 +260,26 @@ class Vdm(NamedTuple):
             of_ends = jax.tree.map(jnp.zeros_like, schedule_grads["ends"])
         return Found(diffusion + ends, grads, {**schedule_grads, "ends": of_ends}, None)
 
-    def held_out(self, network: Network, x_0: Array, *, t: Array, eps: Array, cond: Any) -> Array:
-        def denoise(x_t: Array, t: Array, cond: Any = None) -> Any:
-            output, scales = predict(
-                network, x_t, t=t, cond=cond, schedule=self.schedule,
-                parametrisation=self.parametrisation, time_input=self.time_input,
-            )  # fmt: skip
-            return self.parametrisation.estimates(output, x_t, scales)
-
+    def held_out(
+        self, apply: Apply, params: Any, x_0: Array, *, cond: Any, key: Keys, indices: Array
+    ) -> Array:
+        schedule = self.prediction.schedule
+        t = self.sample_times(key("time"), schedule, indices=indices, batch_size=len(x_0))
+        eps = _held_out_noise(key, indices, x_0)
+        denoise = self.prediction.denoiser(apply(params))
         bound = vdm.vdm_bound(
-            denoise, x_0, schedule=self.schedule, t=t, eps=eps, eps_0=eps[::-1], cond=cond
+            denoise, x_0, schedule=schedule, t=t, eps=eps, eps_0=eps[::-1], cond=cond
         )
         return bound.total
 
     def _estimate(self, network: Network, draws: Draws, log_snr: Array) -> Array:
         x_t = q_sample(BY_LOG_SNR, draws.x_0, t=log_snr, eps=draws.eps)
+        _, parametrisation, time_input = self.prediction[:3]
         output, scales = predict(
             network, x_t, t=log_snr, cond=draws.cond, schedule=BY_LOG_SNR,
-            parametrisation=self.parametrisation, time_input=self.time_input,
+            parametrisation=parametrisation, time_input=time_input,
         )  # fmt: skip
-        return self.parametrisation.estimates(output, x_t, scales).x_0
+        return parametrisation.estimates(output, x_t, scales).x_0
 
     def _ends(self, schedule_params: Any, draws: Draws) -> Array:
         """The prior and the reconstruction, which the ends of the schedule decide."""

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import ema, rng
-from diffjax.denoisers import Network
-from diffjax.models import UNet
+from diffjax import denoisers, ema, rng
 from diffjax.models.condition import Condition, drop
+from diffjax.models.network import Network
 from diffjax.offset_noise import offset_noise
+from diffjax.prediction import Prediction
 from diffjax.schedules import Array
-from diffjax.training.build import Diffusion, input_shape
-from diffjax.training.objective import Draws, Found, Learned
+from diffjax.training.objective import Draws, Found, Learned, Objective
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -50,23 +49,36 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def init_state(
-    network: UNet,
-    optimizer: optax.GradientTransformation,
-    *,
-    diffusion: Diffusion,
-    seed: int,
-    shape: tuple[int, int, int],
-    learned_optimizer: optax.GradientTransformation | None = None,
-    widths: tuple[float, ...] = (),
-    shardings: Any = None,
-) -> TrainState:
+class Trained(NamedTuple):
+    """What a state is made for.
+
+    Attributes:
+      network: the network.
+      prediction: what it predicts.
+      objective: what it is trained on.
+      shape: of one x_0.
+      cond: an example's condition in shapes, or None.
+      optimizer: of its parameters.
+      learned_optimizer: for what the objective learns.
+      widths: sigma_rel of the averages of which snapshots are kept (`ema.power_decay`).
+    """
+
+    network: Network
+    prediction: Prediction
+    objective: Objective
+    shape: tuple[int, ...]
+    cond: Any
+    optimizer: optax.GradientTransformation
+    learned_optimizer: optax.GradientTransformation
+    widths: tuple[float, ...] = ()
+
+
+def init_state(trained: Trained, *, seed: int, shardings: Any = None) -> TrainState:
     """A fresh state; parameters are a function of the seed. Not to be called within a trace.
 
     Args:
-      network, optimizer, diffusion, learned_optimizer, widths: as in `make_train_step`.
+      trained: what it is made for.
       seed: what the parameters follow from.
-      shape: of one x_0.
       shardings: a tree of them, where the state is to lie; None for one device.
     """
     # One program, not one for every shape of a leaf. It runs once, so what matters is how soon it
@@ -75,39 +87,24 @@ def init_state(
     asked = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     first = jax.default_backend() == "cpu" and not asked
     options = {"xla_backend_optimization_level": 1} if first else None
-    make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
-    return jax.jit(make, compiler_options=options, out_shardings=shardings)(
+    return jax.jit(_initialiser(trained), compiler_options=options, out_shardings=shardings)(
         rng.stream(seed, "init")
     )
 
 
-def state_shapes(
-    network: UNet,
-    optimizer: optax.GradientTransformation,
-    *,
-    diffusion: Diffusion,
-    shape: tuple[int, int, int],
-    learned_optimizer: optax.GradientTransformation | None = None,
-    widths: tuple[float, ...] = (),
-) -> TrainState:
+def state_shapes(trained: Trained) -> TrainState:
     """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-    make = _initialiser(network, optimizer, diffusion, shape, learned_optimizer, widths)
-    return jax.eval_shape(make, rng.stream(0, "init"))
+    return jax.eval_shape(_initialiser(trained), rng.stream(0, "init"))
 
 
-def _initialiser(
-    network: UNet,
-    optimizer: optax.GradientTransformation,
-    diffusion: Diffusion,
-    shape: tuple[int, int, int],
-    learned_optimizer: optax.GradientTransformation | None,
-    widths: tuple[float, ...],
-) -> Callable[[Array], TrainState]:
+def _initialiser(trained: Trained) -> Callable[[Array], TrainState]:
+    network, prediction, objective, shape, cond, optimizer, learned_optimizer, widths = trained
+
     def init(key: Array) -> TrainState:
-        x = jnp.zeros((1, *input_shape(shape, diffusion)))
-        params = network.init(key, x, jnp.zeros((1,)))["params"]
-        learned = diffusion.objective.init(jax.random.fold_in(key, 1))
-        of_learned = (learned_optimizer or optimizer).init(learned.params)
+        x = jnp.zeros((1, *prediction.input_shape(shape)))
+        given = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
+        params = network.init(key, x, jnp.zeros((1,)), given)
+        learned = objective.init(jax.random.fold_in(key, 1))
 
         def average() -> Any:
             return jax.tree.map(jnp.copy, params)  # its own buffers: the step donates both
@@ -118,16 +115,11 @@ def _initialiser(
             optimizer.init(params),
             average(),
             learned,
-            of_learned,
+            learned_optimizer.init(learned.params),
             tuple(average() for _ in widths),
         )
 
     return init
-
-
-def to_model_range(images: Array) -> Array:
-    """uint8 in [0, 255] to float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def place_in_batch(local: int, axis_name: str | None) -> tuple[Array, int]:
@@ -177,24 +169,14 @@ def mean_found(gradients: Callable[[Any], Found], parts: Any, like: tuple[Any, A
     return Found(loss, grads, learned_grads, None)
 
 
-def random_flip(key: Array, indices: Array, x: Array) -> Array:
-    """(B, H, W, C), half of them mirrored left to right; each by its place alone."""
-    mirrored = rng.per_example(key, indices, jax.random.bernoulli)
-    return jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
-
-
 def make_train_step(
-    network: UNet,
-    diffusion: Diffusion,
-    optimizer: optax.GradientTransformation,
+    trained: Trained,
     *,
     seed: int,
     decay: Decay,
     read: Read,
     condition_dropout: float = 0.0,
     offset: float = 0.0,
-    learned_optimizer: optax.GradientTransformation | None = None,
-    widths: tuple[float, ...] = (),
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
@@ -206,16 +188,12 @@ def make_train_step(
     The network's own dropout alone draws by device.
 
     Args:
-      network: the U-Net.
-      diffusion: schedule, parametrisation, objective.
-      optimizer: an optax transformation.
+      trained: the network, its objective, the optimizers.
       seed: with the step, what all randomness follows from.
       decay: of the moving average: step -> a number in [0, 1].
       read: takes x_0, (B, ...) float32, and the condition from a batch.
       condition_dropout: share of examples whose condition is left out.
       offset: strength of `offset_noise`.
-      learned_optimizer: for what the objective learns; `optimizer` by default.
-      widths: sigma_rel of the averages of which snapshots are kept (`ema.power_decay`).
       accumulate: micro-batches that a batch is divided into, whose gradients are averaged.
       axis_name: the axis of a pmap, or None on one device and under jit, which sees the whole
         batch wherever it lies.
@@ -224,6 +202,8 @@ def make_train_step(
       A function of a state and {"image": (B, ...), ...}, whose metrics are float32 scalars: loss,
       grad_norm.
     """
+    network, objective = trained.network, trained.objective
+    optimizer, learned_optimizer = trained.optimizer, trained.learned_optimizer
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places, batch_size = place_in_batch(len(batch["image"]), axis_name)
@@ -246,13 +226,13 @@ def make_train_step(
                 cond = drop(cond, dropped)
             dropout_key = jax.random.fold_in(key("dropout"), indices[0])
 
-            def apply(params: Any) -> Network:
+            def apply(params: Any) -> denoisers.Network:
                 return lambda x, t, cond: network.apply(
-                    {"params": params}, x, t, cond, train=True, rngs={"dropout": dropout_key}
+                    params, x, t, cond, train=True, key=dropout_key
                 )
 
             draws = Draws(x_0, eps, cond, key, indices, batch_size, axis_name)
-            return diffusion.objective.gradients(apply, state.params, state.learned, draws)
+            return objective.gradients(apply, state.params, state.learned, draws)
 
         if accumulate == 1:
             found = gradients((batch, places))
@@ -264,14 +244,14 @@ def make_train_step(
             loss, grads, learned_grads = jax.lax.pmean((loss, grads, learned_grads), axis_name)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        updates, learned_opt_state = (learned_optimizer or optimizer).update(
+        updates, learned_opt_state = learned_optimizer.update(
             learned_grads, state.learned_opt_state, state.learned.params
         )
         learned = Learned(optax.apply_updates(state.learned.params, updates), found.history)
         average = ema.update(state.ema_params, params, decay=decay(state.step))
         profiles = tuple(
             ema.update(profile, params, decay=ema.power_decay(state.step, sigma_rel=width))
-            for profile, width in zip(state.profiles, widths, strict=True)
+            for profile, width in zip(state.profiles, trained.widths, strict=True)
         )
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
         return (
@@ -285,7 +265,7 @@ def make_train_step(
 
 
 def make_eval_loss(
-    network: UNet, diffusion: Diffusion, *, seed: int, read: Read
+    network: Network, objective: Objective, *, seed: int, read: Read
 ) -> Callable[[Any, Batch], Array]:
     """eval_loss(params, batch) -> scalar: the loss on given images at fixed times and noise.
 
@@ -295,19 +275,14 @@ def make_eval_loss(
 
     def eval_loss(params: Any, batch: Batch) -> Array:
         indices = jnp.arange(len(batch["image"]))
-        x_0, cond = read(batch, lambda name: rng.stream(seed, f"eval_{name}"), indices)
-        draw = rng.stream(seed, "eval_noise")
-        eps = rng.per_example(draw, indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
-        t = diffusion.sample_times(
-            rng.stream(seed, "eval_time"),
-            diffusion.schedule,
-            indices=indices,
-            batch_size=len(x_0),
-        )
 
-        def apply(x: Array, t: Array, cond: Any) -> Array:
-            return network.apply({"params": params}, x, t, cond)
+        def key(name: str) -> Array:
+            return rng.stream(seed, f"eval_{name}")
 
-        return diffusion.objective.held_out(apply, x_0, t=t, eps=eps, cond=cond).mean()
+        def apply(params: Any) -> denoisers.Network:
+            return lambda x, t, cond: network.apply(params, x, t, cond)
+
+        x_0, cond = read(batch, key, indices)
+        return objective.held_out(apply, params, x_0, cond=cond, key=key, indices=indices).mean()
 
     return jax.jit(eval_loss)

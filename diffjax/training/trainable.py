@@ -1,4 +1,4 @@
-"""What the loop asks of a resolved config, whichever kind of model it trains."""
+"""The interface between the training loop and the model that is trained."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffjax import data
-from diffjax.training import workdir
+from diffjax.checkpoints import workdir
+from diffjax.distributed.parallel import Strategy
 
 Batch = dict[str, np.ndarray]
 
@@ -31,8 +32,29 @@ class Trainable(Protocol):
         ...
 
     @property
+    def about(self) -> data.DataInfo:
+        """What every checkpoint keeps of the data."""
+        ...
+
+    @property
     def identity(self) -> workdir.Identity:
         """What it is trained on beside the config and the data."""
+        ...
+
+    def owns(self, folder: Path) -> bool:
+        """Whether the workdir holds a run of this config to go on with."""
+        ...
+
+    def strategy(self) -> Strategy:
+        """What runs the step on the devices."""
+        ...
+
+    def learning_rate(self) -> Callable[[Any], Any]:
+        """step -> learning rate."""
+        ...
+
+    def to_compute(self, tree: Any) -> Any:
+        """What `frozen` returns, where samples and evaluations are computed."""
         ...
 
     def init_state(self, *, shardings: Any = None) -> Any:

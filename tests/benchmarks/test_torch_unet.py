@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
-from diffjax.training import build
-from diffjax.training.conditions import Conditions
+from diffjax.experiment import network, process
+from diffjax.experiment.conditioning import Conditions
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmark")
 from benchmarks import torch_unet  # noqa: E402
@@ -15,8 +15,8 @@ from benchmarks import torch_unet  # noqa: E402
 
 def networks(config, image_shape):
     num_classes = cases.NUM_CLASSES if config.model.class_conditional else 0
-    ours = build.model(
-        config, diffusion=build.diffusion(config), shape=image_shape,
+    ours = network.network(
+        config, diffusion=process.diffusion(config), shape=image_shape,
         conditions=Conditions(num_classes),
     )  # fmt: skip
     theirs = torch_unet.from_config(

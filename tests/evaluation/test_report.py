@@ -6,7 +6,6 @@ import threading
 import numpy as np
 import pytest
 
-from diffjax import data as data_sets
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 from diffjax.evaluation import classifier_features
@@ -34,16 +33,16 @@ def bars(count, seed):
 
 
 SETS = {"train": bars(1200, 0), "test": bars(300, 1)}
+SPLITS = {}  # of one test
 
 
 @pytest.fixture
 def bars_set(monkeypatch):
-    """`data_sets` with one more set, and a recipe short enough for a test."""
-    splits = dict(SETS)
-    monkeypatch.setattr(data_sets, "load", lambda name, *, split, **_: splits[split])
-    monkeypatch.setattr(data_sets, "has_split", lambda name, *, split, **_: split in splits)
+    """The splits, and a recipe short enough for a test."""
+    SPLITS.clear()
+    SPLITS.update(SETS)
     monkeypatch.setattr(classifier_features, "Recipe", lambda: Recipe(steps=60, batch_size=32))
-    return splits
+    return SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,10 @@ def from_source(source):
 
 def report(generate, cache_dir, **options):
     lines = []
-    result = evaluate(generate, data="bars", cache_dir=cache_dir, log=lines.append, **options)
+    result = evaluate(
+        generate, train=SPLITS["train"], load_test=lambda: SPLITS.get("test"), cache_dir=cache_dir,
+        log=lines.append, **options,
+    )  # fmt: skip
     return result, lines
 
 

@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from diffjax.checkpoints import ema_snapshots
 from diffjax.conditioning import hugging_face
 from diffjax.data import decoded, fashion_mnist, images, load
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 from diffjax.perceptual.torch_files import LEGACY_MAGIC, LEGACY_VERSION, read_state_dict
-from diffjax.training import ema_snapshots
 from tests.fuzz.mutations import COUNT, damaged, refusals
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)

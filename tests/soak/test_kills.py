@@ -35,7 +35,9 @@ WITHIN = 1.5  # seconds after a first checkpoint in which a run is killed
 
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["diffjax.main", "diffjax.training.loop", "diffjax.training.pictures"])
+FORKS.set_forkserver_preload(
+    ["diffjax.main", "diffjax.training.loop", "diffjax.experiment.pictures"]
+)
 
 
 class Run:

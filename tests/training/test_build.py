@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax.data import ArraySource
+from diffjax.conditioning.conditions import Conditions
+from diffjax.data import ArraySource, describe
 from diffjax.errors import UserError
+from diffjax.experiment import network, objective, optimisation, process, sampling
+from diffjax.experiment.conditioning import conditions
+from diffjax.experiment.spec import from_spec
 from diffjax.models import remat
-from diffjax.training import build, build_objective, build_sampling, choices
-from diffjax.training.conditions import Conditions, conditions
 
 
 @pytest.mark.parametrize(
@@ -20,8 +22,8 @@ from diffjax.training.conditions import Conditions, conditions
         (" linear_beta(T=10, beta_end=0.5) ", dj.schedules.linear_beta(10, beta_end=0.5)),
     ],
 )
-def test_choose_reads_a_name_with_arguments(text, same_as):
-    chosen = choices.choose(text, build.SCHEDULES, key="diffusion.schedule")
+def test_from_spec_reads_a_name_with_arguments(text, same_as):
+    chosen = from_spec(text, process.SCHEDULES, key="diffusion.schedule")
     np.testing.assert_array_equal(chosen.signal_scale, same_as.signal_scale)
 
 
@@ -30,42 +32,43 @@ def test_choose_reads_a_name_with_arguments(text, same_as):
     ["", "nope", "cosine(", "cosine(10)", "cosine(T=__import__('os'))", "cosine(**{'T': 3})",
      "cosine(U=3)", "cosine(T=0)", "cosine + cosine", "os.getcwd()"],
 )  # fmt: skip
-def test_choose_refuses_in_one_line(text):
+def test_from_spec_refuses_in_one_line(text):
     with pytest.raises(UserError, match=r"config\.diffusion\.schedule = ") as caught:
-        choices.choose(text, build.SCHEDULES, key="diffusion.schedule")
+        from_spec(text, process.SCHEDULES, key="diffusion.schedule")
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(UserError, match="uniform, snr, truncated_snr, min_snr"):
-        choices.choose("nope", build.WEIGHTINGS, key="diffusion.weighting")
+        from_spec("nope", objective.WEIGHTINGS, key="diffusion.weighting")
 
 
 @pytest.mark.parametrize(
     "table",
-    [build.SCHEDULES, build.PARAMETRISATIONS, build.WEIGHTINGS, build.TIME_SAMPLERS,
-     build_sampling.SAMPLERS, build_sampling.GRIDS, build_sampling.THRESHOLDS,
-     build_sampling.EDITS, build.BLOCKS, build.ATTENTIONS, build.OPTIMIZERS, build.LEARNING_RATES,
-     build.AVERAGES, build_objective.OBJECTIVES, build_objective.SCHEDULE_FORMS],
+    [process.SCHEDULES, process.PARAMETRISATIONS, objective.WEIGHTINGS, objective.TIME_SAMPLERS,
+     sampling.SAMPLERS, sampling.GRIDS, sampling.THRESHOLDS, sampling.EDITS, network.BLOCKS,
+     network.ATTENTIONS, optimisation.OPTIMIZERS, optimisation.LEARNING_RATES,
+     optimisation.AVERAGES, objective.OBJECTIVES, objective.SCHEDULE_FORMS],
 )  # fmt: skip
 def test_every_choice_can_be_made_by_its_name_alone(table):
     for name in table:
-        assert choices.choose(name, table, key="some.key") is not None
+        assert from_spec(name, table, key="some.key") is not None
 
 
 def test_what_is_recomputed_has_a_name(tiny_config):
     found = {}
-    for name in build.REMATS:
+    for name in network.REMATS:
         tiny_config.model.remat = name
-        diffusion = build.diffusion(tiny_config)
-        found[name] = build.model(tiny_config, diffusion=diffusion, shape=(8, 8, 1)).remat
+        diffusion = process.diffusion(tiny_config)
+        made = network.network(tiny_config, diffusion=diffusion, shape=(8, 8, 1))
+        found[name] = made.module.remat
     assert found == {
         "none": None, "dots": remat.dots, "layers": remat.layers, "full": remat.full,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", sorted(build.SCHEDULES))
-@pytest.mark.parametrize("parametrisation", sorted(build.PARAMETRISATIONS))
+@pytest.mark.parametrize("schedule", sorted(process.SCHEDULES))
+@pytest.mark.parametrize("parametrisation", sorted(process.PARAMETRISATIONS))
 def test_every_schedule_and_parametrisation_gives_a_finite_loss(
     tiny_config, schedule, parametrisation
 ):
@@ -75,16 +78,17 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
         tiny_config.diffusion.loss_target = "x0"  # logits are no target
     if schedule == "rectified_flow" and parametrisation in ("eps", "score"):
         with pytest.raises(UserError, match="can't be inverted"):
-            build.diffusion(tiny_config)
+            process.diffusion(tiny_config)
         return
-    diffusion = build.diffusion(tiny_config)
+    diffusion = process.diffusion(tiny_config)
+    weighted = objective.weighted(tiny_config, diffusion)
     x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
     t = jnp.asarray([diffusion.schedule.t_min, diffusion.schedule.T])
     outputs = diffusion.parametrisation.outputs
     loss = dj.diffusion_loss(
         lambda x, t, cond: jnp.tile(x, outputs), x_0, t=t, eps=x_0[::-1],
         schedule=diffusion.schedule, parametrisation=diffusion.parametrisation,
-        target=diffusion.target, weighting=diffusion.weighting, time_input=diffusion.time_input,
+        target=weighted.target, weighting=weighted.weighting, time_input=diffusion.time_input,
     )  # fmt: skip
     assert np.isfinite(loss).all()
 
@@ -104,7 +108,7 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
     for key, value in change.items():
         tiny_config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
-        build.diffusion(tiny_config)
+        objective.check(tiny_config, process.diffusion(tiny_config))
 
 
 @pytest.mark.parametrize(
@@ -119,31 +123,33 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
 def test_models_that_do_not_fit_are_refused(tiny_config, key, value, message):
     tiny_config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message) as caught:
-        build.model(
-            tiny_config, diffusion=build.diffusion(tiny_config), shape=(8, 8, 1),
-            conditions=Conditions(num_classes=10),
-        )  # fmt: skip
+        diffusion, ten = process.diffusion(tiny_config), Conditions(num_classes=10)
+        shape = (8, 8, 1)
+        found = network.network(tiny_config, diffusion=diffusion, shape=shape, conditions=ten)
+        network.check(
+            found, config=tiny_config, diffusion=diffusion, shape=shape, cond=ten.example()
+        )
     assert "\n" not in str(caught.value)
 
 
 def test_a_conditional_model_needs_labels(tiny_config):
     source = ArraySource(np.zeros((1, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match="has no labels"):
-        conditions(tiny_config, source)
+        conditions(tiny_config, describe(source))
 
 
 def test_learning_rate_warms_up_and_ends(tiny_config):
     tiny_config.train.update(steps=100, warmup_steps=10, learning_rate=0.5)
-    rate = build.learning_rate(tiny_config)
+    rate = optimisation.learning_rate(tiny_config)
     assert [float(rate(step)) for step in (0, 5, 10)] == [0, 0.25, 0.5]
     assert float(rate(55)) == pytest.approx(0.25)
     assert float(rate(100)) == pytest.approx(0, abs=1e-9)
     tiny_config.train.schedule = "constant"
-    assert float(build.learning_rate(tiny_config)(99)) == 0.5
+    assert float(optimisation.learning_rate(tiny_config)(99)) == 0.5
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_sampling_steps_out_of_range(tiny_config, steps):
     tiny_config.sample.steps = steps
     with pytest.raises(UserError, match=r"config\.sample\.steps = "):
-        build_sampling.sampling(tiny_config, build.diffusion(tiny_config).schedule)
+        sampling.sampling(tiny_config, process.diffusion(tiny_config).schedule)

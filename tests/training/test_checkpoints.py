@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax.checkpoints.store import KEEP_LAST, Checkpoints
 from diffjax.errors import UserError
-from diffjax.training.checkpoints import KEEP_LAST, Checkpoints
 
 
 def state(value, size=3):

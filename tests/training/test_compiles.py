@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from diffjax import main
-from diffjax.training import experiment, loop
+from diffjax.experiment import diffusion as experiment
+from diffjax.training import loop
 
 
 class Compiled(logging.Handler):

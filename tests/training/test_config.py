@@ -1,15 +1,17 @@
 """Configs are checked key by key, and the shipped ones are right."""
 
 import ast
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
+from diffjax.checkpoints import workdir
+from diffjax.conditioning.conditions import Conditions
 from diffjax.errors import UserError
-from diffjax.training import build, build_sampling, config, workdir
-from diffjax.training.conditions import Conditions
-from diffjax.training.first_stage import build as first_stage
+from diffjax.experiment import network, optimisation, process, sampling, schema
+from diffjax.experiment.autoencoder_networks import stage as make_stage
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*.py"))
 QUICK = ("fashion_mnist", "fashion_mnist_conditional")
@@ -27,34 +29,53 @@ SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
 @pytest.mark.parametrize(("path", "variant"), VARIANTS, ids=lambda x: getattr(x, "stem", x))
 def test_shipped_configs_are_whole_and_resolve(path, variant):
     get_config = runpy.run_path(str(path))["get_config"]
-    made = get_config(variant) if variant else get_config()
-    config.check(made)
-    build.optimizer(made)
+    made = schema.complete(get_config(variant) if variant else get_config())
+    schema.check(made)
+    optimisation.optimizer(made)
     shape = SHAPES.get(path.stem.split("_")[0], (28, 28, 1))
-    if config.is_autoencoder(made):
-        first_stage.stage(made, image_shape=shape)
+    if schema.is_autoencoder(made):
+        make_stage(made, image_shape=shape)
         return
-    diffusion = build.diffusion(made)
-    build_sampling.sampling(made, diffusion.schedule)
+    diffusion = process.diffusion(made)
+    sampling.sampling(made, diffusion.schedule)
     if made.first_stage.workdir:
         first = Path(made.first_stage.workdir).name.split("-")[0]
         theirs = runpy.run_path(str(path.with_stem(first)))
-        stage = first_stage.stage(theirs["get_config"](variant), image_shape=shape)
+        stage = make_stage(schema.complete(theirs["get_config"](variant)), image_shape=shape)
         shape = stage.latent_shape
-    build.average_decay(made)
-    build.model(
-        made, diffusion=diffusion, shape=shape,
-        conditions=Conditions(num_classes=10 * made.model.class_conditional),
-    )  # fmt: skip
+    optimisation.average_decay(made)
+    conditions = Conditions(num_classes=10 * made.model.class_conditional)
+    found = network.network(made, diffusion=diffusion, shape=shape, conditions=conditions)
+    network.check(found, config=made, diffusion=diffusion, shape=shape, cond=conditions.example())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_configs_import_ml_collections_alone(path):
+def test_configs_import_the_defaults_alone(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            assert [name.name for name in node.names] == ["ml_collections"]
+        assert not isinstance(node, ast.Import)
         if isinstance(node, ast.ImportFrom):
-            assert node.module == "ml_collections"
+            assert node.module in ("ml_collections", "diffjax.experiment")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_configs_are_short(path):
+    assert len(path.read_text().splitlines()) <= 40
+
+
+BEFORE = json.loads((Path(__file__).resolve().parents[1] / "golden/configs.json").read_text())
+
+
+@pytest.mark.parametrize("name", sorted(BEFORE))
+def test_experiments_are_what_they_were_when_each_wrote_down_every_key(name):
+    """golden/configs.json: `to_dict()` of each file and variant at the commit before defaults."""
+    stem, _, variant = name.partition(":")
+    get_config = runpy.run_path(str(EXPERIMENTS[0].with_name(f"{stem}.py")))["get_config"]
+    made = schema.complete(get_config(variant) if variant else get_config())
+    now = json.loads(json.dumps(made.to_dict()))
+    assert now.pop("user") == {}
+    if "model" in now:  # the one key that is new
+        assert now["model"].pop("name") == "unet"
+    assert now == BEFORE[name]
 
 
 @pytest.mark.parametrize(
@@ -74,20 +95,62 @@ def test_values_out_of_range_are_named(tiny_config, key, value):
             section = section[part]
         section[last] = value
     with pytest.raises(UserError, match=rf"config\.{key} = .*: expected ") as caught:
-        config.check(tiny_config)
+        schema.check(tiny_config)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_and_unknown_keys_are_named(tiny_config):
+def test_unknown_keys_are_named_with_the_nearest_one(tiny_config):
     with tiny_config.unlocked():
-        tiny_config.train.extra = 1
-    with pytest.raises(UserError, match=r"config\.train\.extra is not a key"):
-        config.check(tiny_config)
+        tiny_config.train.step = 1
+    with pytest.raises(
+        UserError, match=r"config\.train\.step is not .*: expected config\.train\.st"
+    ):
+        schema.check(tiny_config)
+
+
+def test_a_missing_key_takes_its_default_and_user_is_free(tiny_config):
     with tiny_config.unlocked():
-        del tiny_config.train.extra
+        del tiny_config.train.on_not_finite
+        del tiny_config.parallel
+        tiny_config.user.alpha = {"anything": (1, "two")}
+    made = schema.complete(tiny_config)
+    schema.check(made)
+    assert made.train.on_not_finite == "stop" and made.parallel.strategy == "pmap"
+    assert made.train.steps == tiny_config.train.steps
+    with tiny_config.unlocked():
         del tiny_config.train.steps
     with pytest.raises(UserError, match=r"config\.train\.steps is missing"):
-        config.check(tiny_config)
+        schema.check(tiny_config)  # what was not completed
+
+
+def test_renamed_keys_and_values_of_old_versions(tiny_config):
+    with tiny_config.unlocked(), tiny_config.ignore_type():
+        tiny_config.diffusion.label_dropout = 0.25
+        tiny_config.model.remat = True
+        del tiny_config.diffusion.condition_dropout
+    made = schema.complete(tiny_config)
+    schema.check(made)
+    assert made.diffusion.condition_dropout == 0.25 and made.model.remat == "full"
+    with tiny_config.unlocked():
+        tiny_config.diffusion.condition_dropout = 0.1
+    with pytest.raises(
+        UserError, match=r"label_dropout is now config\.diffusion\.condition_dropout"
+    ):
+        schema.complete(tiny_config)
+
+
+def test_a_value_in_the_place_of_a_section_is_one_line(tiny_config):
+    with tiny_config.unlocked(), tiny_config.ignore_type():
+        tiny_config.train = 3
+    with pytest.raises(UserError, match=r"config\.train = 3: expected a section"):
+        schema.complete(tiny_config)
+
+
+def test_every_key_has_a_default_that_it_may_have_and_a_meaning():
+    for keys in (schema.DIFFUSION, schema.AUTOENCODER, *schema.NETWORK_FIELDS.values()):
+        for name, (rule, default, meaning) in keys.items():
+            assert len(meaning) > 5, name
+            assert name == "data.name" or (isinstance(default, rule.kind) and rule.holds(default))
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path, tiny_config):

@@ -8,9 +8,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from diffjax.checkpoints import store as module
+from diffjax.checkpoints.store import Checkpoints
 from diffjax.errors import UserError
-from diffjax.training import checkpoints as module
-from diffjax.training.checkpoints import Checkpoints
 
 
 def state(step):

@@ -10,10 +10,10 @@ from PIL import Image
 
 import diffjax as dj
 from diffjax import flags as command_line
+from diffjax.experiment.diffusion import resolve
+from diffjax.experiment.restore import restore_frozen
+from diffjax.inference.sampling import apply_network
 from diffjax.main import main
-from diffjax.training import build
-from diffjax.training.experiment import resolve
-from diffjax.training.restoring import restore_frozen
 
 TASKS = {
     "inpaint": ("inpaint", ["image", "known", "1", "2"]),
@@ -122,7 +122,7 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
     _, params = restore_frozen(setup, workdir)
     schedule = setup.diffusion.schedule
     plain = dj.denoiser(
-        build.apply_network(setup.network, params), schedule,
+        apply_network(setup.network, params), schedule,
         parametrisation=setup.diffusion.parametrisation,
     )  # fmt: skip
     denoise = dj.clip_x0(plain, schedule)

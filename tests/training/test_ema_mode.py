@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from diffjax import flags as command_line
+from diffjax.checkpoints import ema_snapshots
+from diffjax.checkpoints.store import Checkpoints
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment import load as trained
+from diffjax.experiment import pictures
+from diffjax.experiment import restore as restoring
 from diffjax.main import main
 from diffjax.posthoc_ema import Profile
-from diffjax.training import ema_snapshots, experiment, pictures, restoring
-from diffjax.training import model as trained
-from diffjax.training.checkpoints import Checkpoints
 
 WIDTHS = (0.05, 0.1)
 STORED = "--config.train.ema_snapshots=(0.05, 0.1)"
@@ -125,7 +128,7 @@ def test_a_rebuilt_average_is_the_one_that_training_would_have_kept(workdir, cal
         assert 0 < file["residual"] < 0.1
 
     # A length that the stored ones say little of.
-    assert "warning: a residual above 0.1" in call("--mode=ema", "--config.ema.sigma_rel=0.005")
+    assert "warning: residual > 0.1" in call("--mode=ema", "--config.ema.sigma_rel=0.005")
 
     # A stored one is itself.
     call("--mode=ema", "--config.ema.sigma_rel=0.1", "--config.ema.step=4")
@@ -207,7 +210,7 @@ def test_what_can_not_be_rebuilt_is_one_line(workdir, call, tmp_path):
 def test_an_autoencoder_has_no_averages_to_rebuild(capsys, request, tmp_path):
     config = request.config.rootpath / "experiments" / "fashion_mnist_autoencoder.py"
     for more, expected in [
-        (["--mode=ema"], "--mode=ema: an autoencoder keeps no averages"),
+        (["--mode=ema"], "--mode=ema is for diffusion models"),
         (["--mode=evaluate", "--config.sample.checkpoint=ema"], "expected 'latest', 'best' or a"),
     ]:
         assert main([f"--config={config}", f"--workdir={tmp_path}", *more]) == 2

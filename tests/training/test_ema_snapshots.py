@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from diffjax import ema
+from diffjax.checkpoints import ema_snapshots
 from diffjax.errors import UserError
 from diffjax.posthoc_ema import Profile
-from diffjax.training import ema_snapshots
 
 WIDTHS = (0.05, 0.1)
 

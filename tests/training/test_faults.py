@@ -17,10 +17,13 @@ import pytest
 from PIL import Image
 
 from diffjax import data
+from diffjax.checkpoints import workdir
+from diffjax.checkpoints.store import Checkpoints
 from diffjax.errors import UserError
-from diffjax.training import loop, workdir
-from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.config import check
+from diffjax.experiment import optimisation, run
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment.schema import check
+from diffjax.training import loop
 from diffjax.training.logs import read_rows
 from diffjax.training.not_finite import FILE, KEPT, NotFinite, skipping
 from diffjax.training.prefetch import Prefetcher
@@ -48,6 +51,22 @@ class Line:
         self.config, self.poison = config, sorted(poison)
         self.source = data.ArraySource(pixels, name="fifty")
         self.adam = optax.adam(0.1)
+
+    @property
+    def about(self):
+        return data.describe(self.source)
+
+    def owns(self, folder):
+        return run.owns(self, folder)
+
+    def strategy(self):
+        return strategies.strategy(self.config)
+
+    def learning_rate(self):
+        return optimisation.learning_rate(self.config)
+
+    def to_compute(self, tree):
+        return tree
 
     def init_state(self):
         w = jnp.ones(3)
@@ -295,7 +314,7 @@ def test_an_image_that_breaks_while_it_trains_is_named(tmp_path):
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from diffjax.training import workdir
+from diffjax.checkpoints import workdir
 
 with workdir.alone(Path(sys.argv[1])):
     print("held", flush=True)

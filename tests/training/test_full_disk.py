@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from diffjax import main
+from diffjax.checkpoints import workdir
 from diffjax.errors import UserError
-from diffjax.training import loop, workdir
+from diffjax.training import loop
 from diffjax.training.logs import read_rows
 from tests.training.test_faults import Line, restored
 
@@ -83,7 +84,7 @@ def test_rows_without_room_at_the_end_are_an_error_and_the_checkpoint_is_there(
 
 
 def test_the_command_ends_with_one_line(config, disk, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("diffjax.training.experiment.resolve", Line)
+    monkeypatch.setattr("diffjax.experiment.diffusion.resolve", Line)
     asked = main.flags.CommandLine(config, tmp_path, "train")
     monkeypatch.setattr(main.flags, "parse", lambda arguments: asked)
     assert main.main([]) == 2

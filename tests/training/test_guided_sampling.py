@@ -11,12 +11,16 @@ import pytest
 
 import diffjax as dj
 from diffjax import flags as command_line
+from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
+from diffjax.experiment import pictures
+from diffjax.experiment.diffusion import resolve
+from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.sampling import with_scale
+from diffjax.experiment.spec import parse_spec
+from diffjax.inference.generator import Draw
+from diffjax.inference.sampling import apply_network
 from diffjax.main import main
-from diffjax.training import build, build_sampling, choices, pictures
-from diffjax.training.experiment import resolve
-from diffjax.training.restoring import restore_frozen
-from diffjax.training.sampling import Draw
 
 
 def setup_of(flags, *more):
@@ -27,7 +31,7 @@ def setup_of(flags, *more):
 
 def denoiser(setup, params, network=None):
     return dj.denoiser(
-        build.apply_network(network or setup.network, params), setup.diffusion.schedule,
+        apply_network(network or setup.network, params), setup.diffusion.schedule,
         parametrisation=setup.diffusion.parametrisation,
     )  # fmt: skip
 
@@ -59,7 +63,7 @@ def test_a_guidance_named_in_a_config_is_that_of_the_core(kind, tiny_run, weak_r
     )  # fmt: skip
     plain = denoiser(setup, params)
     if kind == "perturbed_attention":
-        perturbed = denoiser(setup, params, setup.network.clone(perturbed=("middle_0",)))
+        perturbed = denoiser(setup, params, setup.network.perturbed(("middle_0",)))
         expected = dj.guidance.perturbed_attention(plain, perturbed, scale=2.5)
     elif kind == "compose":
         conditions = [(2.0, jnp.full(4, 3)), (-1.0, jnp.full(4, 5))]
@@ -109,7 +113,7 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
         ),
         ("compose(labels=(1.5,),weights=(1.0,))", "labels must be whole numbers"),
         ("compose(labels=(1,),weights=('a',))", "must be a number, not 'a'"),
-        ("classifier_free(scale={[]:1})", "expected 'name' or"),
+        ("classifier_free(scale={[]:1})", "expected 'name', "),
         ("perturbed_attention(scale=2.0,blocks=('up9_9',))", "needs blocks with attention"),
         ("perturbed_attention", "one of scale"),
         ("compose(labels=(3,),weights=(1.0,2.0))", "must be as many"),
@@ -148,7 +152,7 @@ def test_classes_can_not_guide_a_model_without_them(capsys, tmp_path, tiny_flags
 def test_with_scale_refuses_what_has_none():
     for text in ("none", "compose(labels=(1,),weights=(1.0,))"):
         with pytest.raises(UserError, match="has no scale to vary"):
-            build_sampling.with_scale(text, 2.0, key="sample.guidance")
+            with_scale(text, 2.0, key="sample.guidance")
 
 
 def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, monkeypatch):
@@ -186,10 +190,10 @@ def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, mo
 
 def test_a_scale_in_an_interval_without_end_stays_readable():
     text = "classifier_free(scale=2, interval=(0.1, 1e999))"
-    again = build_sampling.with_scale(text, 1.5, key="sample.guidance")
-    assert choices.read_choice(again, key="sample.guidance") == (
-        "classifier_free", {"interval": (0.1, float("inf")), "scale": 1.5}
-    )  # fmt: skip
+    again = with_scale(text, 1.5, key="sample.guidance")
+    spec = parse_spec(again, key="sample.guidance")
+    assert spec.name == "classifier_free"
+    assert spec.arguments == {"interval": (0.1, float("inf")), "scale": 1.5}
 
 
 def test_composed_samples_claim_no_label(capsys, tiny_run, tmp_path, tiny_flags):
@@ -222,7 +226,7 @@ def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
             captions=lambda start, count: None,
             map_images=lambda start, count: None,
         ),
-        source=types.SimpleNamespace(class_names=("a", "b"), image_shape=(8, 8, 1)),
+        about=DataInfo("two", (8, 8, 1), class_names=("a", "b")),
     )
     sheet = pictures.draw_grid(setup, Draw(images, None), start=0)
     tile = 8 * pictures.pixel_scale((8, 8, 1)) + 2

@@ -20,11 +20,13 @@ import jax
 import numpy as np
 import pytest
 
+from diffjax.checkpoints.store import Checkpoints
+from diffjax.distributed import hosts
+from diffjax.distributed.hosts import Place
 from diffjax.errors import UserError
-from diffjax.training import experiment, hosts, loop
-from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.hosts import Place
-from diffjax.training.restoring import restore_frozen
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment.restore import restore_frozen
+from diffjax.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, DEVICES = 2, 4
@@ -113,14 +115,8 @@ if __name__ == "__main__":
 
     what, place, *flags = sys.argv[1:]
     if what == "main":  # the command line, around a network that compiles in no time
-        resolve = experiment.resolve
-
-        def resolve_small(config):
-            experiment.resolve = resolve  # which `small` asks for the rest
-            return small(config)
-
-        experiment.resolve = resolve_small
-        sys.exit(main([*flags, f"--workdir={place}"]))
+        network = "--config.model.name=tests.training.test_sharding:Small"
+        sys.exit(main([*flags, network, f"--workdir={place}"]))
     use_compilation_cache()
     try:
         with without_collector():
@@ -246,7 +242,7 @@ def test_every_process_is_told_why_there_is_no_run(reports):
 def test_when_one_process_dies_the_other_ends_and_says_so(tmp_path, own_caches, victim):
     both = started(
         "main", tmp_path, "--cluster=slurm", f"--config={ROOT / 'experiments/digits.py'}",
-        "--config.train.steps=1000000", "--config.train.log_every=1", "--config.model.kernels=xla",
+        "--config.train.steps=1000000", "--config.train.log_every=1",
         "--config.train.batch_size=32", "--config.sample.count=10",
         "--config.train.checkpoint_every=20", "--config.train.eval_every=1000",
     )  # fmt: skip

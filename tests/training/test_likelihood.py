@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from diffjax.errors import UserError
-from diffjax.training import experiment
-from diffjax.training.likelihood import drawn_schedules, likelihood, wanted
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment.likelihood import drawn_schedules, likelihood, wanted
+from diffjax.models.linen import from_linen
 
 VDM = {
     "objective": "vdm(gamma='network')",
@@ -49,8 +50,7 @@ def changed(config, kind, diffusion):
 
 def resolved(config, kind, diffusion):
     setup = experiment.resolve(changed(config, kind, diffusion))
-    outputs = setup.network.levels or setup.network.out_channels
-    return setup._replace(network=Pixelwise(outputs))
+    return setup._replace(network=from_linen(Pixelwise(setup.diffusion.outputs)))
 
 
 def batch_of(setup, count, start=0):
@@ -109,15 +109,14 @@ def test_a_trained_models_bound_and_its_ode_bracket_each_other(tiny_config):
     config = changed(tiny_config, "ode(rtol=1e-3, atol=1e-3)", VDM)
     with config.unlocked():
         config.train.update(steps=200, batch_size=16, warmup_steps=10, learning_rate=1e-2)
-    setup = experiment.resolve(config)._replace(network=Pixelwise(256))
+    setup = experiment.resolve(config)._replace(network=from_linen(Pixelwise(256)))
     step = jax.jit(setup.train_step(axis_name=None))
     state, batches = setup.init_state(), setup.batches()
     for _ in range(config.train.steps):
         state, _ = step(state, next(batches))
     batch, numbers = batch_of(setup, 32)
     exact = likelihood(setup, state.learned).batch(state.params, batch, numbers)
-    with config.unlocked():
-        config.evaluate.likelihood = "vdm(samples=16)"
+    setup.config.evaluate.likelihood = "vdm(samples=16)"
     bound = likelihood(setup, state.learned).batch(state.params, batch, numbers)
     assert np.isfinite(exact["total"]).all()
     gap = bound["total"] - exact["total"]
@@ -146,7 +145,7 @@ def test_a_trained_models_bound_and_its_ode_bracket_each_other(tiny_config):
 )
 def test_what_has_no_likelihood_is_told_in_one_line(tiny_config, kind, diffusion, says):
     setup = resolved(tiny_config, kind, diffusion)
-    learned = jax.eval_shape(lambda: setup.diffusion.objective.init(jax.random.key(0)))
+    learned = jax.eval_shape(lambda: setup.objective.init(jax.random.key(0)))
     with pytest.raises(UserError, match=says) as caught:
         likelihood(setup, jax.tree.map(lambda x: jnp.zeros(x.shape), learned))
     assert "evaluate.likelihood" in str(caught.value) and "\n" not in str(caught.value)

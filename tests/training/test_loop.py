@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffjax.checkpoints.store import Checkpoints
+from diffjax.distributed import hosts
 from diffjax.errors import UserError
-from diffjax.training import experiment, hosts, loop, restoring
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment import restore as restoring
+from diffjax.training import loop
 
 PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
 
@@ -190,7 +193,7 @@ def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
 
 
 def test_a_second_training_in_the_workdir_is_refused(tiny_config, whole):
-    from diffjax.training import workdir
+    from diffjax.checkpoints import workdir
 
     with workdir.alone(whole), pytest.raises(UserError, match="in use by another training"):
         train(tiny_config, whole)
@@ -208,9 +211,9 @@ def test_sampling_leaves_a_half_written_checkpoint_to_its_writer(tiny_config, wh
 def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
     setup = experiment.resolve(tiny_config)
     for wanted, steps in (("latest", {6}), ("3", {3}), ("best", {3, 6})):
-        tiny_config.sample.checkpoint = wanted
+        setup.config.sample.checkpoint = wanted
         assert restoring.restore_frozen(setup, whole)[0] in steps
-    tiny_config.sample.checkpoint = "5"
+    setup.config.sample.checkpoint = "5"
     with pytest.raises(UserError, match=r"no checkpoint of step 5 .* take one of \[3, 6\]"):
         restoring.restore_frozen(setup, whole)
 
@@ -262,5 +265,5 @@ def test_parentheses_change_nothing(tiny_config):
     rates = []
     for schedule in ("cosine", " cosine() "):
         tiny_config.train.schedule = schedule
-        rates.append(float(experiment.build.learning_rate(tiny_config)(3)))
+        rates.append(float(experiment.optimisation.learning_rate(tiny_config)(3)))
     assert rates[0] == rates[1] > 0

@@ -17,8 +17,11 @@ import pytest
 import diffjax as dj
 from diffjax import rng
 from diffjax.errors import UserError
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment import objective as objectives
+from diffjax.experiment import optimisation, process
 from diffjax.likelihood import vdm
-from diffjax.training import build, choices, experiment
+from diffjax.models.linen import from_linen
 from diffjax.training.objective import Draws, Found, Learned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +37,6 @@ class Tiny(nn.Module):
     """A network that sees the image and the time and compiles at once."""
 
     outputs: int = 1
-
-    def attention_blocks(self, height):
-        return ()
 
     @nn.compact
     def __call__(self, x, t, cond=None, *, train=False):
@@ -59,12 +59,12 @@ def resolved(config, **more):
     """The experiment of a config with changes, around a tiny network; and the U-Net it had."""
     config.update_from_flattened_dict(more.pop("changes", {}) | more)
     setup = experiment.resolve(config)
-    shape = jax.ShapeDtypeStruct((1, *build.input_shape(setup.space.shape, setup.diffusion)), float)
+    unet = setup.network.module
+    shape = jax.ShapeDtypeStruct((1, *setup.diffusion.input_shape(setup.space.shape)), float)
     time = jax.ShapeDtypeStruct((1,), float)
-    out, _ = jax.eval_shape(setup.network.init_with_output, jax.random.key(0), shape, time)
-    unet = setup.network
-    setup = setup._replace(network=Tiny(out.shape[-1]))
-    return setup._replace(generator=setup.make_generator()), unet, out.shape
+    out, _ = jax.eval_shape(unet.init_with_output, jax.random.key(0), shape, time)
+    setup = setup._replace(network=from_linen(Tiny(out.shape[-1])))
+    return setup._replace(generator=setup.model.generator()), unet, out.shape
 
 
 def images(count=8, seed=0):
@@ -102,7 +102,7 @@ def draws(x_0, *, seed=0):
 
 
 def applied(setup, params):
-    return lambda x, t, cond: setup.network.apply({"params": params}, x, t, cond)
+    return lambda x, t, cond: setup.network.apply(params, x, t, cond)
 
 
 def on_draws(setup, state):
@@ -110,7 +110,7 @@ def on_draws(setup, state):
     given = draws(jnp.asarray(images()["image"], jnp.float32) / 127.5 - 1)
     apply = functools.partial(applied, setup)
     gradients = jax.jit(
-        lambda params, learned: setup.diffusion.objective.gradients(apply, params, learned, given)
+        lambda params, learned: setup.objective.gradients(apply, params, learned, given)
     )
     return gradients(state.params, state.learned), given
 
@@ -122,13 +122,13 @@ def test_the_plain_objective_is_the_core_s_loss_and_nothing_is_learned(small_con
     assert states[0].learned == Learned({}, None) and states[0].profiles == ()
     found, given = on_draws(setup, states[0])
     assert metrics[0]["loss"] == pytest.approx(float(found.loss), rel=1e-5)
-    d = setup.diffusion
-    t = d.sample_times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
+    d, objective = setup.diffusion, setup.objective
+    t = objective.sample_times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
 
     def loss(params):
         return dj.diffusion_loss(
             applied(setup, params), given.x_0, t=t, eps=given.eps, schedule=d.schedule,
-            parametrisation=d.parametrisation, weighting=d.weighting,
+            parametrisation=d.parametrisation, weighting=objective.weighting,
         ).mean()  # fmt: skip
 
     value, grads = jax.jit(jax.value_and_grad(loss))(states[0].params)
@@ -149,7 +149,7 @@ def test_learned_variances_train_and_sample(small_config, objective):
     assert np.all((before != after).any(axis=0))
     drawn = setup.generator(states[2].params, start=0, count=2)
     assert drawn.images.shape == (2, 8, 8, 1)
-    denoise = build.denoiser(applied(setup, states[2].params), setup.diffusion)
+    denoise = setup.diffusion.denoiser(applied(setup, states[2].params))
     assert denoise(jnp.ones((2, 8, 8, 1)), jnp.array(7)).variance_mix.shape == (2, 8, 8, 1)
 
 
@@ -207,8 +207,7 @@ def test_self_conditioned_networks_have_a_place_for_their_estimate(small_config)
     # The share is of examples that see the estimate: none is another loss than all.
     losses = []
     for share in (1e-6, 0.999999):
-        objective = setup.diffusion.objective._replace(self_conditioning=share)
-        other = setup._replace(diffusion=setup.diffusion._replace(objective=objective))
+        other = setup._replace(objective=setup.objective._replace(self_conditioning=share))
         losses.append(float(on_draws(other, states[2])[0].loss))
     half = float(on_draws(setup, states[2])[0].loss)
     assert min(losses) < half < max(losses)
@@ -216,8 +215,6 @@ def test_self_conditioned_networks_have_a_place_for_their_estimate(small_config)
 
 class Spy:
     """An objective that trains nothing and remembers the noise it was given."""
-
-    learned_variance = self_conditioned = False
 
     def init(self, key):
         return Learned({}, jnp.zeros((8, 8, 8, 1)))
@@ -231,8 +228,8 @@ def test_offset_noise_moves_whole_channels(small_config):
     for strength in (0.0, 0.3):
         small_config.diffusion.offset_noise = strength
         setup = experiment.resolve(small_config)
-        spied = setup.diffusion._replace(objective=Spy())
-        states, _ = trained(setup._replace(network=Tiny(), diffusion=spied), 1)
+        spied = setup._replace(network=from_linen(Tiny()), objective=Spy())
+        states, _ = trained(spied, 1)
         noise.append(np.asarray(states[1].learned.history, np.float64))
     offset = noise[1] - noise[0]
     assert offset.std() > 0.05
@@ -263,17 +260,17 @@ def test_the_bound_s_objective_is_the_bound(small_config):
     setup, _, _ = resolved(small_config, changes=changes)
     state = setup.init_state()
     found, given = on_draws(setup, state)
-    d = setup.diffusion
-    t = d.sample_times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
+    d, times = setup.diffusion, setup.objective.sample_times
+    t = times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
     eps_0 = rng.per_example(
         given.key("reconstruction"), given.indices, lambda k: jax.random.normal(k, (8, 8, 1))
     )
-    denoise = build.denoiser(applied(setup, state.params), d)
+    denoise = d.denoiser(applied(setup, state.params))
     bound = vdm.vdm_bound(
         denoise, given.x_0, schedule=d.schedule, t=t, eps=given.eps, eps_0=eps_0
     )  # fmt: skip
     assert found.loss == pytest.approx(float(bound.total.mean()), rel=1e-3)
-    fixed = setup._replace(diffusion=d._replace(objective=d.objective._replace(learn_ends=False)))
+    fixed = setup._replace(objective=setup.objective._replace(learn_ends=False))
     diffusion = float(on_draws(fixed, state)[0].loss)
     assert diffusion == pytest.approx(float(bound.diffusion.mean()), rel=1e-3)
     # The ends' gradient, by differences: they enter times, noise, both ends and the network.
@@ -331,7 +328,7 @@ def test_the_whole_network_trains_and_samples_with_everything_at_once(small_conf
 )
 def test_averages_are_the_config_s(tiny_config, average, decays):
     tiny_config.train.update(ema=average, ema_decay=0.95)
-    decay = build.average_decay(tiny_config)
+    decay = optimisation.average_decay(tiny_config)
     for step, wanted in decays.items():
         assert float(decay(jnp.int32(step))) == pytest.approx(wanted, abs=2e-3)
 
@@ -361,8 +358,9 @@ DEVICES = textwrap.dedent(
     """
     import json, runpy, sys
     import jax, numpy as np
-    from diffjax.training import experiment
-    from diffjax.training.parallel import AXIS, DataParallel
+    from diffjax.experiment import diffusion as experiment
+    from diffjax.distributed.parallel import AXIS, DataParallel
+    from diffjax.models.linen import from_linen
     from tests.training.test_objectives import Tiny, VDM
 
     worst = {}
@@ -378,7 +376,7 @@ DEVICES = textwrap.dedent(
             "model.multipliers": (1,), "train.warmup_steps": 0, "train.ema_snapshots": (0.1,),
             "train.batch_size": 8, "sample.steps": 2} | changes)
         setup = experiment.resolve(config)
-        setup = setup._replace(network=Tiny())
+        setup = setup._replace(network=from_linen(Tiny()))
         parallel = DataParallel(8)
         state = setup.init_state()
         alone, spread = jax.jit(setup.train_step(axis_name=None)), setup.train_step(axis_name=AXIS)
@@ -454,15 +452,15 @@ def test_what_does_not_go_together_is_told_in_one_line(tiny_config, changes, mes
         {key if "." in key else f"diffusion.{key}": value for key, value in changes.items()}
     )
     with pytest.raises(UserError, match=message) as caught:
-        build.diffusion(tiny_config)
-        build.average_decay(tiny_config)
+        objectives.check(tiny_config, process.diffusion(tiny_config))
+        optimisation.average_decay(tiny_config)
     assert "\n" not in str(caught.value)
 
 
 def test_every_objective_resolves_by_its_name_with_a_schedule_that_it_can_have(tiny_config):
-    for name in build.build_objective.OBJECTIVES:
+    for name in objectives.OBJECTIVES:
         tiny_config.diffusion.objective = name
         tiny_config.diffusion.schedule = "linear_log_snr" if name == "vdm" else "cosine"
-        found = build.diffusion(tiny_config)
-        assert found.objective.learned_variance == (name in ("hybrid", "vlb"))
-        assert choices.read_choice(name, key="")[0] == name
+        found = process.diffusion(tiny_config)
+        objectives.check(tiny_config, found)
+        assert found.learned_variance == (name in ("hybrid", "vlb"))

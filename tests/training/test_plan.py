@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from diffjax.checkpoints import workdir
 from diffjax.errors import UserError
-from diffjax.training import plan, workdir
+from diffjax.experiment import plan
 
 
 def test_what_is_computed_anew_is_work_and_no_memory(tiny_config):

@@ -3,7 +3,7 @@
 import pytest
 
 from diffjax.errors import UserError
-from diffjax.training import prompts
+from diffjax.experiment import prompts
 
 
 def test_one_several_none_and_a_file(tmp_path):

@@ -4,7 +4,6 @@ What needs eight devices runs in a process of its own, which is this file as a s
 """
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -19,11 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax.distributed import fsdp, hosts
+from diffjax.distributed.parallel import check_divides
 from diffjax.errors import UserError
-from diffjax.training import config as configs
-from diffjax.training import experiment, fsdp, hosts, loop, plan, strategies
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment import plan
+from diffjax.experiment import schema as configs
+from diffjax.training import loop
 from diffjax.training.objective import Found
-from diffjax.training.parallel import check_divides
 from diffjax.training.state import mean_found, micro_batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,10 +41,6 @@ class Small(nn.Module):
     """The least that has a kernel to cut, and sees time and class."""
 
     outputs: int = 1
-    perturbed: tuple[str, ...] = ()
-
-    def attention_blocks(self, height):
-        return ()
 
     @nn.compact
     def __call__(self, x, t, cond=None, *, train=False):
@@ -52,21 +51,16 @@ class Small(nn.Module):
         return nn.Conv(self.outputs * x.shape[-1], (3, 3))(h)
 
 
-@functools.cache
-def resolved():
-    return experiment.resolve(tiny())
-
-
 def small(config):
-    """The config's experiment around the small network; not for another section than these."""
-    setup = resolved()._replace(config=config, network=Small())
-    return setup._replace(generator=setup.make_generator())
+    """The config's experiment, around the small network that `tiny` names."""
+    return experiment.resolve(config)
 
 
 def tiny(**parallel):
     """The digits in a few steps."""
     config = runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
-    config.model.update(channels=8, head_channels=8, multipliers=(1,), kernels="xla")
+    config = configs.complete(config)
+    config.model = {"name": "tests.training.test_sharding:Small", "class_conditional": True}
     config.data.flip = True
     config.train.update(
         steps=2, batch_size=32, warmup_steps=0, optimizer="adam(eps=1e-5)", schedule="constant",

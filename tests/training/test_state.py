@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from diffjax import ema
+from diffjax.conditioning.conditions import Conditions
+from diffjax.experiment import objective, optimisation, process
+from diffjax.images import to_model_range
+from diffjax.latent.space import Pixels
 from diffjax.models import UNet
-from diffjax.training import build
-from diffjax.training.conditions import Conditions
-from diffjax.training.space import Pixels
-from diffjax.training.state import init_state, make_eval_loss, make_train_step, to_model_range
+from diffjax.models.linen import from_linen
+from diffjax.training.state import Trained, init_state, make_eval_loss, make_train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 8, 1)
@@ -36,18 +38,25 @@ def reading(*, flip=False):
     return read
 
 
+def smallest(config):
+    """The least U-Net, trained as a config says."""
+    unet = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
+    network, prediction = from_linen(unet), process.diffusion(config)
+    optimizer = optimisation.optimizer(config)
+    loss = objective.objective(config, prediction, network)
+    return Trained(network, prediction, loss, SHAPE, None, optimizer, optimizer)
+
+
 @pytest.fixture
 def pieces(tiny_config):
-    network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
     tiny_config.train.update(steps=200, learning_rate=5e-3)
-    optimizer = build.optimizer(tiny_config)
-    diffusion = build.diffusion(tiny_config)
-    state = init_state(network, optimizer, diffusion=diffusion, seed=0, shape=SHAPE)
+    trained = smallest(tiny_config)
+    state = init_state(trained, seed=0)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8),
         "label": np.arange(4, dtype=np.int32),
     }
-    return network, diffusion, optimizer, state, batch
+    return trained, state, batch
 
 
 def test_uint8_spans_the_model_range():
@@ -56,10 +65,8 @@ def test_uint8_spans_the_model_range():
 
 
 def test_the_step_is_a_function_of_state_and_batch(pieces):
-    network, diffusion, optimizer, state, batch = pieces
-    step = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=reading())
-    )
+    trained, state, batch = pieces
+    step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=reading()))
     once, first = step(state, batch)
     again, second = step(state, batch)
     assert first["loss"] == second["loss"]
@@ -67,19 +74,15 @@ def test_the_step_is_a_function_of_state_and_batch(pieces):
     assert int(once.step) == 1
     # Another step number or seed draws other noise.
     assert step(state._replace(step=state.step + 1), batch)[1]["loss"] != first["loss"]
-    other = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=1, decay=DECAY, read=reading())
-    )
+    other = jax.jit(make_train_step(trained, seed=1, decay=DECAY, read=reading()))
     assert other(state, batch)[1]["loss"] != first["loss"]
 
 
 def test_training_on_one_batch_lowers_its_loss(pieces):
-    network, diffusion, optimizer, state, batch = pieces
-    eval_loss = make_eval_loss(network, diffusion, seed=0, read=reading())
+    trained, state, batch = pieces
+    eval_loss = make_eval_loss(trained.network, trained.objective, seed=0, read=reading())
     before = float(eval_loss(state.params, batch))
-    step = jax.jit(
-        make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=reading())
-    )
+    step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=reading()))
     for _ in range(150):
         state, _ = step(state, batch)
     after = float(eval_loss(state.params, batch))
@@ -89,7 +92,7 @@ def test_training_on_one_batch_lowers_its_loss(pieces):
 
 
 def test_the_label_reaches_the_network_unless_dropped(pieces):
-    network, diffusion, optimizer, state, batch = pieces
+    trained, state, batch = pieces
     # The head starts at zero: a network that returns zero can't show what it was told.
     params = jax.tree.map(lambda x: x + 0.05, state.params)
     state = state._replace(params=params)
@@ -97,8 +100,7 @@ def test_the_label_reaches_the_network_unless_dropped(pieces):
 
     def losses(dropout):
         step = jax.jit(make_train_step(
-            network, diffusion, optimizer, seed=0, decay=DECAY, read=reading(),
-            condition_dropout=dropout,
+            trained, seed=0, decay=DECAY, read=reading(), condition_dropout=dropout,
         ))  # fmt: skip
         return [float(step(state, labelled)[1]["loss"]) for labelled in (batch, other)]
 
@@ -109,14 +111,12 @@ def test_the_label_reaches_the_network_unless_dropped(pieces):
 
 
 def test_flip_mirrors_some_images(pieces):
-    network, diffusion, optimizer, state, batch = pieces
+    trained, state, batch = pieces
     symmetric = {**batch, "image": np.maximum(batch["image"], batch["image"][:, :, ::-1])}
 
     def losses(flip):
         read = reading(flip=flip)
-        step = jax.jit(
-            make_train_step(network, diffusion, optimizer, seed=0, decay=DECAY, read=read)
-        )
+        step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=read))
         return [float(step(state, images)[1]["loss"]) for images in (batch, symmetric)]
 
     (flipped, flipped_symmetric), (as_is, as_is_symmetric) = losses(True), losses(False)
@@ -128,30 +128,28 @@ DEVICES = textwrap.dedent(
     """
     import json, sys
     import jax, numpy as np
-    from diffjax.models import UNet
-    from diffjax.training import build, hosts
-    from diffjax.training.parallel import AXIS, DataParallel
-    from diffjax.training.conditions import Conditions
-    from diffjax.training.space import Pixels
+    from diffjax.experiment import optimisation, schema
+    from diffjax.distributed import hosts
+    from diffjax.distributed.parallel import AXIS, DataParallel
+    from diffjax.conditioning.conditions import Conditions
+    from diffjax.latent.space import Pixels
     from diffjax.training.state import init_state, make_train_step
+    from tests.training.test_state import smallest
     import runpy
 
     def read(batch, key, indices):
         x_0, spatial = Pixels((8, 8, 1)).read(batch, key=key, indices=indices, flip=True)
         return x_0, Conditions(num_classes=10).of_batch(batch, spatial)
 
-    config = runpy.run_path(sys.argv[1])["get_config"]()
-    network = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
-    optimizer, diffusion = build.optimizer(config), build.diffusion(config)
-    decay = build.average_decay(config)
-    one = init_state(network, optimizer, diffusion=diffusion, seed=0, shape=(8, 8, 1))
+    config = schema.complete(runpy.run_path(sys.argv[1])["get_config"]())
+    trained, decay = smallest(config), optimisation.average_decay(config)
+    one = init_state(trained, seed=0)
     reports = []
     for devices in (jax.devices()[:1], jax.devices()):
         hosts.devices = lambda: devices
         parallel = DataParallel(8)
         step = parallel.compile(make_train_step(
-            network, diffusion, optimizer, seed=0, decay=decay, condition_dropout=0.3, read=read,
-            axis_name=AXIS))
+            trained, seed=0, decay=decay, condition_dropout=0.3, read=read, axis_name=AXIS))
         state = parallel.replicate(one)
         rng = np.random.default_rng(0)
         losses = []

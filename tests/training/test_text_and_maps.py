@@ -10,10 +10,11 @@ from PIL import Image
 
 from diffjax import main
 from diffjax.errors import UserError
+from diffjax.experiment import conditioning as conditions
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment.conditioning import Texts
+from diffjax.experiment.load import load
 from diffjax.models.condition import Text
-from diffjax.training import conditions, experiment
-from diffjax.training.conditions import Texts
-from diffjax.training.model import load
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -123,7 +124,7 @@ def test_a_frozen_encoder_s_negative_prompt_is_encoded_outside_of_traces(text_co
         return Text(tokens, np.ones((len(captions), 1), bool), np.asarray(letters, np.float32))
 
     texts = Texts(8, None, 1, encode, "fake")
-    monkeypatch.setitem(conditions.TEXTS, "minilm", lambda: lambda captions: texts)
+    monkeypatch.setitem(conditions.TEXTS, "minilm", lambda: lambda captions, words: texts)
     with text_config.unlocked():
         text_config.condition.text = "minilm"
         text_config.sample.negative_prompt = "a blue square"
@@ -162,8 +163,10 @@ def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
         load("NOWHERE")
 
 
-def test_another_vocabulary_is_not_gone_on_with(text_run, squares, tmp_path):
-    folder = text_run[0]
+def test_a_run_keeps_its_words_and_is_not_gone_on_with_by_others(
+    text_run, squares, tmp_path, capsys
+):
+    folder, flags = text_run
     other = tmp_path / "other"
     shutil.copytree(squares, other)
     for split in ("train", "test"):
@@ -173,8 +176,17 @@ def test_another_vocabulary_is_not_gone_on_with(text_run, squares, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["data"]["name"] = f"folder:{other}"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="other words in its captions"):
-        load(tmp_path / "run")
+    prompts, maps = ["a red square", "a blue square"], np.zeros((1, 8, 8, 3), np.uint8)
+    here, there = (
+        load(place).sample(prompts, map_images=maps) for place in (folder, tmp_path / "run")
+    )
+    np.testing.assert_array_equal(here, there)
+    with pytest.raises(UserError, match="say what to draw"):
+        load(folder).sample(prompts)
+    own = [flag for flag in flags if not flag.startswith(("--workdir", "--config.data.name"))]
+    more = [f"--workdir={tmp_path / 'run'}", f"--config.data.name=folder:{other}"]
+    assert main.main([*own, *more]) == 2
+    assert "other words in its captions" in capsys.readouterr().err
 
 
 def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
@@ -208,7 +220,7 @@ def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
         ({"condition.map": "none", "sample.maps": "x.png"}, "takes no map"),
         (
             {"sample.negative_prompt": "a dog", "sample.guidance": "none"},
-            "does not hear it",
+            "ignores it",
         ),
         ({"sample.maps": "NOWHERE.png"}, "no such file"),
         ({"sample.prompt": "a |"}, "one of the prompts is empty"),
@@ -217,7 +229,7 @@ def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
     ids=lambda x: next(iter(x.values())) if isinstance(x, dict) else "",
 )
 def test_bad_conditions_are_told_in_one_line(text_config, changes, expected):
-    from diffjax.training.config import check
+    from diffjax.experiment.schema import check
 
     with pytest.raises(UserError, match=expected) as caught:
         text_config.update_from_flattened_dict(changes)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.training import experiment, loop
-from diffjax.training.parallel import DataParallel
+from diffjax.distributed.parallel import DataParallel
+from diffjax.experiment import diffusion as experiment
+from diffjax.training import loop
 from diffjax.training.watch import IN_FLIGHT, Watch
 from tests.conftest import ROOT
 

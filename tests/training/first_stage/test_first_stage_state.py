@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.training.first_stage import state as states
-from diffjax.training.first_stage.experiment import resolve
+from diffjax.experiment.autoencoder import resolve
+from diffjax.training import autoencoder_step as states
 
 CONFTEST = Path(__file__).with_name("conftest.py")
 
@@ -124,9 +124,9 @@ DEVICES = textwrap.dedent(
     """
     import json, runpy, sys
     import jax, numpy as np
-    from diffjax.training import hosts
-    from diffjax.training.first_stage.experiment import resolve
-    from diffjax.training.parallel import AXIS, DataParallel
+    from diffjax.distributed import hosts
+    from diffjax.experiment.autoencoder import resolve
+    from diffjax.distributed.parallel import AXIS, DataParallel
     make = runpy.run_path(sys.argv[1])["autoencoder_config"]
     changes = {"loss.adversarial_start": 1, "train.batch_size": 8, "data.flip": True}
     setup = resolve(make(**changes, **{"autoencoder.regulariser": sys.argv[2]}))

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from diffjax import main
+from diffjax.checkpoints.store import Checkpoints
 from diffjax.errors import UserError
 from diffjax.evaluation import classifier_features
-from diffjax.training import experiment
-from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.first_stage.experiment import resolve
-from diffjax.training.first_stage.stage import latent_mask
-from diffjax.training.first_stage.tiles import decode_tiled
-from diffjax.training.model import load
-from diffjax.training.restoring import restore_frozen
-from diffjax.training.state import to_model_range
+from diffjax.experiment import diffusion as experiment
+from diffjax.experiment.autoencoder import resolve
+from diffjax.experiment.load import load
+from diffjax.experiment.restore import restore_frozen
+from diffjax.images import to_model_range
+from diffjax.latent.first_stage import latent_mask
+from diffjax.latent.tiled_decode import decode_tiled
 
 
 def test_a_first_stage_leaves_pictures_and_metrics(stage_run):
@@ -75,7 +75,7 @@ def test_a_codebook_s_use_is_measured(make_config, tmp_path, quick_classifier):
 
 @pytest.mark.parametrize("mode", ["sample", "edit"])
 def test_an_autoencoder_draws_nothing(make_config, stage_run, mode):
-    with pytest.raises(UserError, match="an autoencoder draws nothing by itself"):
+    with pytest.raises(UserError, match="is for diffusion models, and this config trains an"):
         main.run(make_config(), stage_run, mode=mode)
 
 

@@ -1,0 +1,94 @@
+"""A trained model as two files: model.safetensors and config.json; no orbax is needed to read it.
+
+Arrays are named by their place, `ema_params.down0_0.conv1.kernel`. The header's metadata holds, as
+JSON under "diffjax": the step, what is known of the data, and each place as (key, whether it is the
+index of a list) pairs, since a key may have a dot in it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffjax._version import __version__
+from diffjax.checkpoints.parameters import Parameters, assemble
+from diffjax.errors import UserError
+from diffjax.files import atomic_write
+
+FILE = "model.safetensors"
+FORMAT = 1
+FIRST_STAGE = "first_stage"  # the folder of a latent model's autoencoder, in its own
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (folder / FILE).is_file()
+
+
+def write(folder: Path, found: Parameters, config: dict[str, Any]) -> list[Path]:
+    """Writes the two files, the parameters last, and returns their paths.
+
+    Raises:
+      UserError: the folder can't be written to.
+    """
+    from safetensors.numpy import save
+
+    arrays, places = {}, {}
+    for place, array in _leaves(found.fields, []):
+        name = ".".join(key for key, _ in place)
+        while name in arrays:  # of keys with dots
+            name += "_"
+        arrays[name], places[name] = np.ascontiguousarray(array), place
+    about = {
+        "format": FORMAT,
+        "version": __version__,
+        "step": found.step,
+        "about": found.about,
+        "places": places,
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    content = save(arrays, metadata={"diffjax": json.dumps(about)})
+    atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
+    atomic_write(folder / FILE, lambda file: file.write(content))
+    return [folder / "config.json", folder / FILE]
+
+
+def read(folder: Path, fields: Sequence[str]) -> Parameters:
+    """Fields of the state, of those that were written.
+
+    Raises:
+      UserError: the file is no exported model, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["diffjax"])
+            if about["format"] > FORMAT:
+                raise UserError(
+                    f"{path} was written by diffjax {about['version']}: install that version"
+                )
+            wanted = {
+                name: [(str(key), bool(listed)) for key, listed in place]
+                for name, place in about["places"].items()
+                if place[0][0] in fields
+            }
+            found = [(place, file.get_tensor(name)) for name, place in wanted.items()]
+            return Parameters(int(about["step"]), assemble(found, fields), about["about"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is no model that diffjax exported, or is damaged ({first[:100]}): export it "
+            "again"
+        ) from error
+
+
+def _leaves(tree: Any, place: list[tuple[str, bool]]) -> list[tuple[list[tuple[str, bool]], Any]]:
+    if isinstance(tree, dict):
+        return [leaf for k, v in tree.items() for leaf in _leaves(v, [*place, (str(k), False)])]
+    if isinstance(tree, list):
+        return [leaf for i, v in enumerate(tree) for leaf in _leaves(v, [*place, (str(i), True)])]
+    return [(place, tree)]

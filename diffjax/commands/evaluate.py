@@ -1,0 +1,174 @@
+"""`--mode=evaluate`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffjax import figures
+from diffjax.commands import Request
+from diffjax.commands.setup import resolve, say_kernels
+from diffjax.distributed import hosts
+from diffjax.errors import UserError
+from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.schema import is_autoencoder
+from diffjax.files import atomic_write, cache_folder
+
+
+def run(request: Request) -> int:
+    """Measures what config.evaluate asks for, on the config's data."""
+    setup = resolve(request.config)
+    say_kernels(setup)
+    if is_autoencoder(request.config):
+        return _reconstruction(setup, request.workdir)
+    if request.config.evaluate.likelihood != "none":
+        return _likelihood(setup, request.workdir)
+    return _distances(setup, request.workdir)
+
+
+def _distances(setup: Any, workdir: Path) -> int:
+    if not setup.about.images:
+        raise UserError(
+            f"config.data.name = {setup.config.data.name!r} holds arrays of {setup.about.shape}, "
+            "which have no Fréchet features: measure them with "
+            "diffjax.load(workdir).log_likelihood, or by a measure of your own"
+        )
+    scales = setup.config.evaluate.scales
+    at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
+    step, params = restore_frozen(setup, workdir)
+    if not scales:
+        report = _report(setup, params, step)
+        _write_json(workdir / "evaluation.json", report)
+        print(json.dumps(report, indent=2))
+        return 0
+    reports = []
+    for scale, one in at_scales:
+        print(f"scale {scale:g}:")
+        reports.append({"scale": scale, **_report(one, params, step)})
+        _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
+    if not hosts.first():
+        return 0
+    figures.plot_scales(workdir / "evaluation_scales.png", reports)
+    for report in reports:
+        print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
+    print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
+    return 0
+
+
+def _likelihood(setup: Any, workdir: Path) -> int:
+    from diffjax.evaluation.likelihood import evaluate_likelihood
+    from diffjax.experiment.likelihood import drawn_schedules, likelihood, restore_learned
+
+    config = setup.config
+    step, params, learned = restore_learned(setup, workdir)
+    measured = likelihood(setup, learned)
+    test = setup.load_held_out()
+    report, each = evaluate_likelihood(
+        lambda batch, numbers: measured.batch(params, batch, numbers),
+        test or setup.source,
+        what=measured.what,
+        split="test" if test else "training",
+        num_images=config.evaluate.images,
+        batch_size=config.sample.batch_size,
+        quiet=not hosts.first(),
+    )
+    report = {
+        "step": step,
+        "likelihood": config.evaluate.likelihood,
+        "given": "the class" if setup.conditions.num_classes else "nothing",
+        **report,
+    }
+    name = f"likelihood_{measured.name}"
+    _write_json(workdir / f"{name}.json", report)
+    _write_arrays(workdir / f"{name}.npz", each)
+    print(json.dumps(report, indent=2))
+    written = [f"{name}.json", f"{name}.npz"]
+    if measured.name != "ode" and hosts.first():
+        figures.plot_bound(
+            workdir / f"{name}.png",
+            each,
+            title=f"{report['bits_per_dim']:.3f} bits/dim",
+            schedules=drawn_schedules(setup, learned),
+        )
+        written.append(f"{name}.png")
+    print("wrote " + ", ".join(str(workdir / file) for file in written))
+    return 0
+
+
+def _reconstruction(setup: Any, workdir: Path) -> int:
+    from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
+    from diffjax.experiment.reconstructions import reconstructed
+
+    step, frozen = restore_frozen(setup, workdir)
+    config = setup.config
+
+    def reconstruct(images: Any) -> Any:
+        return reconstructed(setup, frozen, images, batch_size=config.sample.batch_size)
+
+    test = setup.load_held_out()
+    report = {"step": step} | evaluate_reconstruction(
+        reconstruct,
+        train=setup.source,
+        test=test,
+        num_images=config.evaluate.num_samples,
+        cache_dir=cache_folder() / "evaluation",
+        features=setup.objective.features,
+    )
+    codes = setup.codes(frozen, test or setup.source)
+    if codes is not None:
+        report |= codebook_use(codes, len(frozen.codebook.codes))
+    _write_json(workdir / "evaluation.json", report)
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
+    """How close a model's samples are to its data, as JSON can hold it."""
+    from diffjax.evaluation.report import evaluate
+
+    config = setup.config
+    batch_size = min(config.sample.batch_size, config.evaluate.num_samples)
+
+    def generate(start: int, count: int) -> Any:
+        # The last batch may ask for fewer: the same size all the same, or it is compiled anew.
+        draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
+        return draw.images
+
+    draw = _drawn_together(generate, config.evaluate.num_samples, batch_size)
+    if not hosts.first():
+        return {}
+    report = evaluate(
+        draw,
+        name=config.data.name,
+        train=setup.source,
+        load_test=setup.load_held_out,
+        cache_dir=cache_folder() / "evaluation",
+        num_samples=config.evaluate.num_samples,
+        batch_size=batch_size,
+    )
+    return {"step": step, "sample": config.sample.to_dict(), **report}
+
+
+def _drawn_together(
+    generate: Callable[[int, int], Any], count: int, batch_size: int
+) -> Callable[[int, int], Any]:
+    """For several processes, of which one looks at the samples: all have drawn them beforehand."""
+    if not hosts.several():
+        return generate
+    drawn = [
+        generate(start, min(batch_size, count - start)) for start in range(0, count, batch_size)
+    ]
+    return lambda start, _: drawn[start // batch_size]
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    if hosts.first():
+        atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    if hosts.first():
+        atomic_write(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,14 @@
+"""`--mode=export`."""
+
+from diffjax.commands import Request
+from diffjax.errors import UserError
+from diffjax.experiment.export import export
+
+
+def run(request: Request) -> int:
+    """Writes the averaged parameters and the config to --out; no data set is loaded."""
+    if request.out is None:
+        raise UserError("--mode=export needs --out=FOLDER, a new or empty folder")
+    for path in export(request.config, request.workdir, request.out):
+        print(f"wrote {path}")
+    return 0

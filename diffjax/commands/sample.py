@@ -1,0 +1,17 @@
+"""`--mode=sample`."""
+
+from diffjax.commands import Request
+from diffjax.commands.setup import model_of, parameters_of
+from diffjax.experiment import pictures
+from diffjax.experiment.model import check_sampling
+
+
+def run(request: Request) -> int:
+    """Writes config.sample.count samples as a picture and an .npz; no data set is loaded."""
+    model = model_of(request.config, request.workdir)
+    drawing = pictures.of_model(model)
+    check_sampling(model, drawing.generator)  # what is wrong with the section needs no parameters
+    step, params = parameters_of(model, request.workdir)
+    for path in pictures.generated(drawing, params, request.workdir, step=step):
+        print(f"wrote {path}")
+    return 0

@@ -1,0 +1,71 @@
+"""What a model knows of the data that it was trained on, and keeps when the data is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffjax.errors import UserError
+
+
+class DataInfo(NamedTuple):
+    """A data set without its examples.
+
+    Attributes:
+      name: what the config calls it.
+      shape: of one example's array.
+      images: whether examples are uint8 images; float arrays if not.
+      class_names: in the order of the labels; () for none.
+      captions: the distinct captions; () for none, and in what a run keeps.
+      vocabulary: the words that a text network was trained with, as text; "" for none.
+      has_captions: whether there are captions.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    images: bool = True
+    class_names: tuple[str, ...] = ()
+    captions: Sequence[str] = ()
+    vocabulary: str = ""
+    has_captions: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run keeps of it: all but the captions."""
+        kept = self._asdict() | {"shape": list(self.shape), "class_names": list(self.class_names)}
+        del kept["captions"]
+        return kept
+
+    @classmethod
+    def from_json(cls, stored: Any) -> DataInfo:
+        """What `to_json` gave.
+
+        Raises:
+          UserError: anything else.
+        """
+        try:
+            shape = tuple(int(n) for n in stored["shape"])
+            names = tuple(str(name) for name in stored["class_names"])
+            words = str(stored["vocabulary"])
+            return cls(
+                str(stored["name"]), shape, bool(stored["images"]), names, (), words,
+                bool(stored["has_captions"]),
+            )  # fmt: skip
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"the description of the training data can't be read ({error!r}): take another "
+                "checkpoint"
+            ) from error
+
+
+def describe(source: Any) -> DataInfo:
+    """The description of a source."""
+    return DataInfo(
+        source.name,
+        tuple(source.image_shape),
+        np.dtype(source.dtype) == np.uint8,
+        tuple(source.class_names),
+        tuple(source.captions),
+        has_captions=bool(source.captions),
+    )

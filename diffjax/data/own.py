@@ -1,0 +1,139 @@
+"""A user's own data set: any object with a length and examples by number.
+
+    class Tones:                                  # float32 (L, C) arrays in two classes
+        class_names = ("sine", "square")
+
+        def __len__(self): return 1000
+        def __getitem__(self, i): return {"x_0": tone(i), "label": i % 2}
+
+        held_out = None                           # or another such object
+
+An example is an array or a dictionary: "image", uint8 (H, W, C), or "x_0", floating-point of any
+shape and taken as it is; and optionally "label", an integer, -1 for none, and "caption", a number
+into the object's `captions`. `class_names`, `captions` and `held_out` are optional.
+"""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
+from diffjax.errors import UserError
+
+_ARRAYS = ("image", "x_0")
+
+
+class OwnSource:
+    """An `ImageSource` around a user's object, whose examples it checks.
+
+    Attributes:
+      held_out: the same for what is not trained on, or None.
+    """
+
+    def __init__(self, found: Any, *, name: str) -> None:
+        """Reads one example for the shape.
+
+        Raises:
+          UserError: an empty set, or an example that is not as the module says.
+        """
+        self.name = name
+        self._found = found
+        self.class_names: tuple[str, ...] = tuple(map(str, getattr(found, "class_names", ())))
+        self.captions: tuple[str, ...] = tuple(getattr(found, "captions", ()))
+        held_out = getattr(found, "held_out", None)
+        self.held_out = None if held_out is None else as_source(held_out, name=f"{name}.held_out")
+        if len(self) == 0:
+            raise UserError(f"{name}: the set is empty; expected at least one example")
+        first = self._array(self._example(0), 0)
+        self.image_shape: tuple[int, ...] = first.shape
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self._found)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
+        """Returns example i, as `ImageSource` says.
+
+        Raises:
+          IndexError: i is out of range.
+          UserError: an example of another shape, type or label than the set's.
+        """
+        index = range(len(self))[i]
+        example = self._example(index)
+        array = self._array(example, index)
+        if array.shape != self.image_shape or array.dtype != self.dtype:
+            raise UserError(
+                f"{self.name}: example {index} is {array.dtype} {array.shape}; expected "
+                f"{self.dtype} {self.image_shape} as example 0"
+            )
+        label = int(example.get("label", UNLABELLED))
+        if self.class_names and not UNLABELLED <= label < len(self.class_names):
+            raise UserError(
+                f"{self.name}: example {index} has the label {label}; expected 0.."
+                f"{len(self.class_names) - 1} for its class_names, or -1 for none"
+            )
+        made: dict[str, Any] = {"image": array, "label": np.int32(label)}
+        if self.captions:
+            if "caption" not in example or not 0 <= example["caption"] < len(self.captions):
+                raise UserError(
+                    f"{self.name}: example {index} has no 'caption' in 0..{len(self.captions) - 1},"
+                    " a number into the set's captions"
+                )
+            made["caption"] = np.int32(example["caption"])
+        return made
+
+    def _example(self, index: int) -> dict[str, Any]:
+        try:
+            example = self._found[index]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.name}: example {index}: {type(error).__name__}: {error}"
+            ) from error
+        return example if isinstance(example, dict) else {"x_0": example}
+
+    def _array(self, example: dict[str, Any], index: int) -> np.ndarray:
+        given = [name for name in _ARRAYS if name in example]
+        if len(given) != 1:
+            raise UserError(
+                f"{self.name}: example {index} has {', '.join(map(repr, example)) or 'nothing'}; "
+                "expected an array, or a dictionary with 'image' (uint8) or 'x_0' (float)"
+            )
+        array = np.asarray(example[given[0]])
+        if array.dtype == np.uint8 and array.ndim == 3:
+            return array
+        if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
+            raise UserError(
+                f"{self.name}: example {index} is {array.dtype} {array.shape}; expected a uint8 "
+                "image (H, W, C), or floating-point data of any shape but ()"
+            )
+        return array.astype(np.float32)
+
+
+def as_source(found: Any, *, name: str) -> ImageSource:
+    """A user's object as a source: an array, an `ArraySource`, or as the module says.
+
+    Args:
+      found: the object.
+      name: for messages.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    if isinstance(found, np.ndarray):
+        return ArraySource(found, name=name)
+    if isinstance(found, ArraySource):
+        found.name = name if found.name == "array" else found.name
+        return found
+    if isinstance(found, OwnSource):
+        return found
+    if hasattr(found, "__len__") and hasattr(found, "__getitem__"):
+        return OwnSource(found, name=name)
+    raise UserError(
+        f"{name} is a {type(found).__name__}; expected an array, a diffjax.data.ArraySource, or an "
+        "object with __len__ and __getitem__"
+    )

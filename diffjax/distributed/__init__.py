@@ -1,0 +1,1 @@
+"""Several devices and processes: who they are, where arrays live, pmap and FSDP."""

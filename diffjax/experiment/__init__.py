@@ -1,0 +1,1 @@
+"""From a config to functions: the only room that reads one."""

@@ -1,0 +1,116 @@
+"""`config.loss` as what a first stage is trained for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from diffjax.errors import UserError
+from diffjax.experiment.autoencoder_networks import whole
+from diffjax.experiment.network import DTYPES
+from diffjax.experiment.spec import from_spec, is_path
+from diffjax.models.discriminator import PatchDiscriminator
+from diffjax.models.ops import XLA, Ops
+from diffjax.perceptual import Network
+from diffjax.schedules import Array
+from diffjax.training.autoencoder_step import Objective
+
+
+def _patch(*, channels: int = 64, layers: int = 3) -> Callable[..., nn.Module]:
+    return partial(PatchDiscriminator, whole("channels", channels, 1), whole("layers", layers, 0))
+
+
+def _classifier(*, file: str = "") -> Network:
+    from diffjax.perceptual.classifier import classifier
+
+    return classifier(file)
+
+
+def _efficientnet_lite0() -> Network:
+    from diffjax.perceptual.efficientnet_lite0 import efficientnet_lite0
+
+    return efficientnet_lite0()
+
+
+def _vgg16(*, file: str = "") -> Network:
+    from diffjax.perceptual.vgg16 import vgg16
+
+    return vgg16(file)
+
+
+def _lpips(*, vgg: str, heads: str = "") -> Network:
+    from diffjax.perceptual.lpips import lpips
+
+    return lpips(vgg, heads)
+
+
+DIFFERENCES: Mapping[str, Callable[..., Any]] = {
+    "l1": lambda: lambda x, y: jnp.abs(x - y).mean((1, 2, 3)),
+    "l2": lambda: lambda x, y: jnp.square(x - y).mean((1, 2, 3)),
+}
+PERCEPTUAL: Mapping[str, Callable[..., Network | None]] = {
+    "none": lambda: None,
+    "classifier": _classifier,
+    "efficientnet_lite0": _efficientnet_lite0,
+    "vgg16": _vgg16,
+    "lpips": _lpips,
+}
+DISCRIMINATORS: Mapping[str, Callable[..., Any]] = {"none": lambda: None, "patch": _patch}
+
+
+def objective(config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA) -> Objective:
+    """The losses of `config.loss`, its discriminator of `config.autoencoder`'s type.
+
+    Raises:
+      UserError: an unknown name, a network of features that can't be read, or one that can't take
+        the images.
+    """
+    c = config.loss
+    network = from_spec(c.perceptual, PERCEPTUAL, key="loss.perceptual")
+    if is_path(c.perceptual) and not isinstance(network, Network):
+        raise UserError(
+            f"config.loss.perceptual = {c.perceptual!r} is a {type(network).__name__}: expected a "
+            "diffjax.perceptual.Network"
+        )
+    discriminator = adversary(config, ops=ops)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    features = None
+    if network is not None:
+        features = partial(network.apply, network.params)
+        _check(features, images, f"config.loss.perceptual = {c.perceptual!r}")
+    if discriminator is not None:
+        key = jax.random.key(0)
+        _check(
+            lambda x: discriminator.init(key, x), images,
+            f"config.loss.adversarial = {c.adversarial!r}",
+        )  # fmt: skip
+    return Objective(
+        difference=from_spec(c.reconstruction, DIFFERENCES, key="loss.reconstruction"),
+        perceptual_weight=c.perceptual_weight,
+        features=features,
+        feature_weights=network.weights if network else None,
+        discriminator=discriminator,
+        adversarial_weight=c.adversarial_weight,
+        adversarial_start=c.adversarial_start,
+    )
+
+
+def adversary(config: Any, *, ops: Ops = XLA) -> nn.Module | None:
+    """The discriminator of `config.loss`, or None.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    make = from_spec(config.loss.adversarial, DISCRIMINATORS, key="loss.adversarial")
+    dtype = from_spec(config.autoencoder.dtype, DTYPES, key="autoencoder.dtype")
+    return make and make(dtype=dtype, ops=ops)
+
+
+def _check(function: Callable[[Any], Array], images: Any, what: str) -> None:
+    try:
+        jax.eval_shape(function, images)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{what}: {str(error).splitlines()[0]}") from error

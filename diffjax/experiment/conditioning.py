@@ -1,0 +1,155 @@
+"""`config.condition` as what a model is conditioned on."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from diffjax.conditioning import maps
+from diffjax.conditioning.conditions import Conditions, Texts
+from diffjax.data.info import DataInfo
+from diffjax.errors import UserError
+from diffjax.experiment.spec import from_spec, function_from_spec, is_path
+from diffjax.files import cache_folder
+from diffjax.models.condition import Text
+
+# (a set's captions, the words that a run knows or "") -> Texts
+MakeTexts = Callable[[Sequence[str], str], Texts]
+# What a frozen encoder has; see `conditioning.text_encoder.TextEncoder`.
+_ENCODER = ("name", "width", "length", "tokenise", "encode", "params", "digest")
+
+
+def _frozen(make: Callable[..., Any]) -> Callable[..., MakeTexts]:
+    """A maker of `Texts` by an encoder that is trained already."""
+
+    def of_options(**options: Any) -> MakeTexts:
+        return _by_encoder(make(**options))
+
+    of_options.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
+    return of_options
+
+
+def _by_encoder(encoder: Any) -> MakeTexts:
+    def encode(captions: Sequence[str]) -> Text:
+        from diffjax.conditioning.text_encoder import encode_captions
+
+        return Text(*encode_captions(encoder, captions, cache_dir=cache_folder() / "text"))
+
+    texts = Texts(encoder.width, None, encoder.length, encode, encoder.digest)
+    return lambda captions, words: texts
+
+
+def _minilm(*, length: int = 32) -> Any:
+    from diffjax.conditioning.minilm import minilm
+
+    return minilm(length=length)
+
+
+def _clip(*, folder: str, length: int = 77) -> Any:
+    from diffjax.conditioning.clip import clip
+
+    return clip(folder=folder, length=length)
+
+
+def _t5(*, folder: str, length: int = 64) -> Any:
+    from diffjax.conditioning.t5 import t5
+
+    return t5(folder=folder, length=length)
+
+
+def _transformer(
+    *, width: int = 128, layers: int = 2, heads: int = 4, length: int = 16
+) -> MakeTexts:
+    """A text network from scratch, over the words of the set's training captions."""
+    from diffjax.conditioning.transformer import TextTransformer
+    from diffjax.conditioning.vocabulary import Vocabulary
+
+    for name, value in (("width", width), ("layers", layers), ("heads", heads), ("length", length)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, not {value!r}")
+    if width % heads:
+        raise ValueError(f"heads must divide width: {heads} and {width}")
+
+    def of_captions(captions: Sequence[str], words: str) -> Texts:
+        vocabulary = (
+            Vocabulary.from_json(words) if words else Vocabulary.of(captions, length=length)
+        )
+        module = TextTransformer(
+            vocabulary.size, width=width, layers=layers, heads=heads, length=length
+        )
+
+        def encode(texts: Sequence[str]) -> Text:
+            return Text(*vocabulary.tokenise(texts))
+
+        known = vocabulary.to_json()
+        identity = hashlib.sha256(known.encode()).hexdigest()
+        return Texts(width, module, length, encode, identity, known)
+
+    return of_captions
+
+
+TEXTS: Mapping[str, Callable[..., MakeTexts | None]] = {
+    "none": lambda: None,
+    "minilm": _frozen(_minilm),
+    "clip": _frozen(_clip),
+    "t5": _frozen(_t5),
+    "transformer": _transformer,
+}
+MAPS: Mapping[str, Callable[..., maps.MakeMap | None]] = {
+    "none": lambda: None,
+    "low_resolution": maps.low_resolution,
+    "silhouette": maps.silhouette,
+    "edges": maps.edges,
+}
+
+
+def conditions(config: Any, about: DataInfo) -> Conditions:
+    """What `config.condition` and `config.model.class_conditional` name, for a data set.
+
+    Args:
+      config: the config.
+      about: the data set; its captions, or the words that a run knows of them.
+
+    Raises:
+      UserError: an unknown name, a set without labels or captions for a model that needs them, or
+        an encoder that can't be read.
+    """
+    num_classes = len(about.class_names) if config.model.class_conditional else 0
+    if config.model.class_conditional and not num_classes:
+        raise UserError(
+            f"config.model.class_conditional = True but {config.data.name!r} has no labels: set it "
+            "to False"
+        )
+    return Conditions(num_classes, _texts(config, about), _map(config, about))
+
+
+def _texts(config: Any, about: DataInfo) -> Texts | None:
+    text = config.condition.text
+    made = from_spec(text, TEXTS, key="condition.text")
+    if made is None:
+        return None
+    if not about.has_captions:
+        raise UserError(
+            f"config.condition.text = {text!r} but {config.data.name!r} has no captions: take a "
+            "folder with a metadata.jsonl, or set it to 'none'"
+        )
+    if is_path(text):
+        missing = [name for name in _ENCODER if not hasattr(made, name)]
+        if missing:
+            raise UserError(
+                f"config.condition.text = {text!r} has no {missing[0]!r}: expected a "
+                "diffjax.conditioning.text_encoder.TextEncoder"
+            )
+        made = _by_encoder(made)
+    return made(about.captions, about.vocabulary)
+
+
+def _map(config: Any, about: DataInfo) -> maps.MakeMap | None:
+    text = config.condition.map
+    make = function_from_spec(text, MAPS, key="condition.map")
+    if make is not None and not about.images:
+        raise UserError(
+            f"config.condition.map = {text!r}: maps are made of images, and {config.data.name!r} "
+            f"holds arrays of {about.shape}: set it to 'none'"
+        )
+    return make

@@ -1,0 +1,107 @@
+"""`config.data` as a source, split by split."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from diffjax import data
+from diffjax.errors import UserError
+from diffjax.experiment.spec import from_spec, is_path
+
+EVAL_IMAGES = 512
+EVAL_BATCH = 128
+# A test set up to this is decoded whole and kept for the next run; of a larger one only what is
+# evaluated is read.
+EVAL_DECODED_MB = 64
+# Prefixes of `config.data.name` that are no modules.
+_KINDS = ("tfds", "folder")
+
+
+def is_own(config: Any) -> bool:
+    """Whether `config.data.name` is a path into the user's own code."""
+    name = config.data.name
+    return is_path(name) and name.partition(":")[0] not in _KINDS
+
+
+def load_train(config: Any) -> data.ImageSource:
+    """The training set of `config.data`.
+
+    Raises:
+      UserError: an unknown name or path, or data that can't be read.
+    """
+    return _own(config) if is_own(config) else load_split(config, "train")
+
+
+def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -> data.ImageSource:
+    """One split of a data set that diffjax knows.
+
+    Args:
+      config: the config.
+      split: "train" or "test".
+      memory_limit_mb: config.data.memory_limit_mb by default; less for a reader of few images, who
+        should not wait for a large set to be decoded.
+    """
+    c = config.data
+    return data.load(
+        c.name,
+        split=split,
+        data_dir=c.dir or None,
+        image_size=c.image_size or None,
+        channels=c.channels or None,
+        memory_limit_mb=c.memory_limit_mb if memory_limit_mb is None else memory_limit_mb,
+    )
+
+
+def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.ImageSource | None:
+    """The examples that are not trained on, or None where there are none.
+
+    Args:
+      config: the config.
+      source: its training set, if that is loaded: the user's own brings what is held out.
+    """
+    if is_own(config):
+        return getattr(source or _own(config), "held_out", None)
+    c = config.data
+    if not data.has_split(c.name, split="test", data_dir=c.dir or None):
+        return None
+    return load_split(config, "test", memory_limit_mb=min(EVAL_DECODED_MB, c.memory_limit_mb))
+
+
+def _own(config: Any) -> data.ImageSource:
+    c = config.data
+    for key in ("dir", "image_size", "channels"):
+        if c[key]:
+            raise UserError(
+                f"config.data.{key} = {c[key]!r} has no meaning for config.data.name = {c.name!r}, "
+                "your own: leave it unset"
+            )
+    source = data.as_source(from_spec(c.name, {}, key="data.name"), name=c.name)
+    held_out = getattr(source, "held_out", None)
+    if held_out is not None and (
+        held_out.image_shape != source.image_shape or held_out.dtype != source.dtype
+    ):
+        raise UserError(
+            f"config.data.name = {c.name!r}: what is held out is {held_out.dtype} "
+            f"{held_out.image_shape}, not {source.dtype} {source.image_shape}"
+        )
+    if c.flip and (source.dtype != np.uint8):
+        raise UserError(
+            f"config.data.flip = True: {c.name!r} holds arrays, no images: set it to False"
+        )
+    return source
+
+
+def held_out_batches(source: data.ImageSource) -> list[dict[str, np.ndarray]]:
+    """At most EVAL_IMAGES images in batches of one size, each a compiled shape.
+
+    What is left over, at most three images, is left out: a smaller batch would be compiled anew.
+    """
+    count = min(EVAL_IMAGES, len(source))
+    parts = math.ceil(count / EVAL_BATCH)
+    size = count // parts
+    batch = next(data.batches(source, batch_size=size * parts, seed=0))
+    return [
+        {name: array[i : i + size] for name, array in batch.items()}
+        for i in range(0, size * parts, size)
+    ]

@@ -1,0 +1,346 @@
+"""A diffusion model with its training: data, objective, optimizer, step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from diffjax import data
+from diffjax.accelerator import Kernels
+from diffjax.checkpoints import parameters, workdir
+from diffjax.conditioning.conditions import Conditions, add_text
+from diffjax.data.info import DataInfo
+from diffjax.distributed.parallel import Strategy
+from diffjax.errors import UserError
+from diffjax.experiment import network as networks
+from diffjax.experiment import objective as objectives
+from diffjax.experiment import optimisation, pictures, process, run, sampling, schema
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
+from diffjax.experiment.model import (
+    Model,
+    generate_shapes,
+    identity,
+    resolve_model,
+    some_examples,
+    stand_in,
+    with_scale,
+)
+from diffjax.experiment.spec import parse_spec
+from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.sampling import Weak
+from diffjax.latent.space import Space
+from diffjax.models.condition import Condition
+from diffjax.models.network import Network
+from diffjax.prediction import Prediction
+from diffjax.schedules import Array
+from diffjax.training.collector import without_collector
+from diffjax.training.objective import Objective
+from diffjax.training.state import (
+    Batch,
+    Read,
+    Trained,
+    TrainState,
+    TrainStep,
+    init_state,
+    make_eval_loss,
+    make_train_step,
+    state_shapes,
+)
+
+CLIP_EXAMPLES = 512  # that are looked at for whether config.sample.threshold cuts the data
+
+
+class Experiment(NamedTuple):
+    """What training needs beside what `Model` has; see `trainable.Trainable`."""
+
+    config: Any
+    source: data.ImageSource
+    about: DataInfo
+    kernels: Kernels
+    space: Space
+    conditions: Conditions
+    network: Network
+    diffusion: Prediction
+    objective: Objective
+    weak: Weak | None
+    generator: Generator
+
+    @property
+    def model(self) -> Model:
+        """The same without its training."""
+        return Model(
+            self.config, self.about, self.kernels, self.space, self.conditions, self.network,
+            self.diffusion, self.weak, self.examples,
+        )  # fmt: skip
+
+    def at_guidance_scale(self, scale: float) -> "Experiment":
+        """The same with another scale of config.sample.guidance.
+
+        Raises:
+          UserError: the guidance has no scale.
+        """
+        setup = self._replace(config=with_scale(self.config, scale))
+        return setup._replace(generator=setup.model.generator())
+
+    def examples(self) -> Examples:
+        """What is drawn where the config names no prompt and no map: held-out images' own.
+
+        As many as are sampled or evaluated, in an order that is always the same.
+        """
+        held_out = self._captioned(self.load_held_out() or self.source)
+        most = max(self.config.sample.count, self.config.evaluate.num_samples)
+        return some_examples(held_out, most)
+
+    def load_held_out(self) -> data.ImageSource | None:
+        """The examples that are not trained on; None where there are none."""
+        return load_held_out(self.config, self.source)
+
+    def _captioned(self, source: data.ImageSource) -> data.ImageSource:
+        """The source, if it has captions or none are needed."""
+        if self.conditions.texts is not None and not source.captions:
+            raise UserError(
+                f"config.condition.text = {self.config.condition.text!r} but the test images of "
+                f"{self.config.data.name!r} have no captions: add their metadata.jsonl"
+            )
+        return source
+
+    @property
+    def identity(self) -> workdir.Identity:
+        """What the model is trained on beside the config and the data."""
+        return identity(self.space, self.conditions)
+
+    def owns(self, folder: Path) -> bool:
+        """Whether the workdir holds a run of this config to go on with."""
+        return run.owns(self, folder)
+
+    def strategy(self) -> Strategy:
+        """What `config.parallel.strategy` names."""
+        return strategies.strategy(self.config)
+
+    def learning_rate(self) -> Callable[[Any], Any]:
+        """step -> learning rate."""
+        return optimisation.learning_rate(self.config)
+
+    def to_compute(self, tree: Any) -> Any:
+        """The averaged parameters where samples and evaluations are computed."""
+        return strategies.to_compute(tree, self.config)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is kept of a state."""
+        return run.FIELDS
+
+    def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
+        """The averaged parameters."""
+        return parameters.like(fields["ema_params"], self.state_shapes().ema_params, what=what)
+
+    @property
+    def trained(self) -> Trained:
+        """What a state is made for."""
+        return Trained(
+            self.network,
+            self.diffusion,
+            self.objective,
+            self.space.shape,
+            self.model.example_condition(),
+            optimisation.optimizer(self.config),
+            optimisation.learned_optimizer(self.config),
+            tuple(self.config.train.ema_snapshots),
+        )
+
+    @without_collector()
+    def init_state(self, *, shardings: Any = None) -> TrainState:
+        """The state of step 0, where a tree of shardings says."""
+        return init_state(self.trained, seed=self.config.seed, shardings=shardings)
+
+    def state_shapes(self) -> TrainState:
+        """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
+        return state_shapes(self.trained)
+
+    def train_step(self, *, axis_name: str | None) -> TrainStep:
+        """The config's train step; see `make_train_step`."""
+        return make_train_step(
+            self.trained,
+            seed=self.config.seed,
+            decay=optimisation.average_decay(self.config),
+            read=self.reader(flip=self.config.data.flip),
+            condition_dropout=self.config.diffusion.condition_dropout,
+            offset=self.config.diffusion.offset_noise,
+            accumulate=self.config.train.accumulate,
+            axis_name=axis_name,
+        )
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of so many examples, in shapes."""
+        one = _one_example(self)
+        return {
+            k: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for k, x in one.items()
+        }
+
+    def reader(self, *, flip: bool) -> Read:
+        """Takes x_0 and the condition from a batch."""
+
+        def read(
+            batch: Batch, key: Callable[[str], Array], indices: Array
+        ) -> tuple[Array, Condition | None]:
+            x_0, map_values = self.space.read(batch, key=key, indices=indices, flip=flip)
+            return x_0, self.conditions.of_batch(batch, map_values)
+
+        return read
+
+    def batches(self) -> data.BatchIterator:
+        """Endless training batches."""
+        c = self.config
+        source = self.space.source(self.source)
+        drawn = data.batches(
+            source,
+            batch_size=c.train.batch_size,
+            seed=c.seed,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )
+        return self.conditions.with_text(drawn, source.captions)
+
+    def held_out(self) -> list[dict[str, np.ndarray]]:
+        """Batches of test images."""
+        source = self.load_held_out()
+        if source is None:
+            return []
+        source = self.space.source(self._captioned(source))
+        batches = held_out_batches(source)
+        texts = self.conditions.texts
+        if texts is None:
+            return batches
+        table = texts.encode(source.captions)
+        return [add_text(batch, table) for batch in batches]
+
+    def eval_loss(self) -> Callable[[Any, Any], Any]:
+        """See `state.make_eval_loss`."""
+        return make_eval_loss(
+            self.network, self.objective, seed=self.config.seed, read=self.reader(flip=False)
+        )
+
+    def frozen(self, state: TrainState) -> Any:
+        """The averaged parameters."""
+        return state.ema_params
+
+    def at_save(self, state: TrainState) -> TrainState:
+        """The state as it is."""
+        return state
+
+    def averages(self, state: TrainState) -> dict[float, Any]:
+        """Those of config.train.ema_snapshots."""
+        return dict(zip(self.config.train.ema_snapshots, state.profiles, strict=True))
+
+    def draw(self, params: Any, path: Path) -> np.ndarray:
+        """Writes a grid of samples."""
+        return pictures.samples(self, params, path)
+
+    def finish(self, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
+        """Writes the final pictures."""
+        pictures.final(self, params, folder, say=say)
+
+
+@without_collector()
+def resolve(config: Any) -> Experiment:
+    """Resolves a config, loads its data, and traces it; nothing is computed.
+
+    The network is traced by itself, and a train step and a sampler around a stand-in for it: their
+    own arguments are what can still be wrong, and the network is what takes seconds to trace.
+
+    Raises:
+      UserError: any invalid or inconsistent value.
+    """
+    config = schema.complete(config)
+    schema.check(config)
+    # The strings first: a misspelt name should not wait for a download.
+    diffusion = process.diffusion(config)
+    objectives.check(config, diffusion)
+    sampling.sampling(config, diffusion.schedule)
+    optimisation.optimizer(config)
+    optimisation.average_decay(config)
+    source = load_train(config)
+    about = data.describe(source)
+    model = resolve_model(config, about)
+    if model.conditions.texts is not None:
+        about = about._replace(vocabulary=model.conditions.texts.vocabulary)
+    cond = model.example_condition()
+    shape = model.space.shape
+    networks.check(model.network, config=config, diffusion=diffusion, shape=shape, cond=cond)
+    objective = objectives.objective(config, diffusion, model.network)
+    # Its generator asks for examples, which are the experiment's to give.
+    setup = Experiment(
+        config, source, about, model.kernels, model.space, model.conditions, model.network,
+        diffusion, objective, model.weak, model.generator(),
+    )  # fmt: skip
+    setup = setup._replace(generator=setup.model.generator())
+    _check_threshold(setup)
+    _trace(setup)
+    return setup
+
+
+def _check_threshold(setup: Experiment) -> None:
+    """Raises UserError where thresholding would cut data that is no image."""
+    text = setup.config.sample.threshold
+    spec = parse_spec(text, key="sample.threshold")
+    if setup.space.images or spec.path not in ("clip", "dynamic"):
+        return
+    some = [setup.source[i]["image"] for i in range(min(CLIP_EXAMPLES, len(setup.source)))]
+    low, high = float(np.min(some)), float(np.max(some))
+    bounds = (spec.arguments.get("low", -1.0), spec.arguments.get("high", 1.0))
+    if low < bounds[0] or high > bounds[1]:
+        raise UserError(
+            f"config.sample.threshold = {text!r} keeps samples within [{bounds[0]:g}, "
+            f"{bounds[1]:g}], and the data is in [{low:.3g}, {high:.3g}]: set it to 'none'"
+        )
+
+
+def _trace(setup: Experiment) -> None:
+    """Traces the first state, a train step and a sampler.
+
+    Raises:
+      UserError: what is wrong with their arguments.
+    """
+    found = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
+    objective = setup.objective
+    if parse_spec(setup.config.diffusion.objective, key="diffusion.objective").module:
+        objective = objectives.objective(setup.config, setup.diffusion, found)
+    setup = setup._replace(network=found, objective=objective)
+    generator = setup.model.generator()
+    try:
+        state = setup.state_shapes()
+        batch = setup.batch_shapes(setup.config.train.accumulate)
+        jax.eval_shape(setup.train_step(axis_name=None), state, batch)
+        generate_shapes(setup.model, generator, state.ema_params)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
+    except (AttributeError, IndexError, KeyError, NameError) as error:
+        if ":" not in _specs(setup.config):
+            raise
+        raise UserError(
+            f"the config can't be run: {type(error).__name__}: {error} (--debug shows where)"
+        ) from error
+
+
+def _specs(config: Any) -> str:
+    """The strings that may be paths into the user's code, in one."""
+    c, s = config.diffusion, config.sample
+    return " ".join((
+        c.objective, c.schedule, c.parametrisation, c.weighting, c.time_sampling, s.sampler, s.grid,
+        s.guidance, s.threshold, config.train.optimizer, config.model.name,
+    ))  # fmt: skip
+
+
+def _one_example(setup: Experiment) -> dict[str, Any]:
+    """A batch of one, in shapes."""
+    texts = setup.conditions.texts
+    batch = setup.space.example()
+    if texts is not None:
+        text = texts.example()
+        batch |= {"text_tokens": text.tokens, "text_mask": text.mask}
+        if text.pooled is not None:
+            batch["text_pooled"] = text.pooled
+    return batch

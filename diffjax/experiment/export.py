@@ -1,0 +1,59 @@
+"""A trained model as a folder of its own, without a workdir, orbax or the data."""
+
+from pathlib import Path
+from typing import Any
+
+from diffjax.checkpoints import exported
+from diffjax.errors import UserError
+from diffjax.experiment import restore
+from diffjax.experiment.load import about_of
+from diffjax.experiment.model import resolve_model
+from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
+from diffjax.experiment.schema import is_autoencoder
+from diffjax.files import expanded
+
+
+def export(config: Any, workdir: Path, out: Path) -> list[Path]:
+    """Writes what `load` reads: model.safetensors, config.json, and a latent model's first stage.
+
+    Args:
+      config: complete; config.sample.checkpoint says which parameters.
+      workdir: the run's.
+      out: a new or empty folder.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: no such run, or a folder that is not empty or can't be written to.
+    """
+    out = expanded(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out={out} is not empty: name a new folder")
+    if is_autoencoder(config):
+        return _stage(workdir, out, wanted=config.sample.checkpoint)
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        raise restore.untrained(workdir)
+    model = resolve_model(config, about_of(workdir, config))
+    found = restore.read(model, workdir)
+    about = model.about
+    if model.conditions.texts is not None:
+        about = about._replace(vocabulary=model.conditions.texts.vocabulary)
+    stored = config.copy_and_resolve_references()
+    stored.sample.checkpoint = "latest"
+    written = []
+    if config.first_stage.workdir:
+        stage = expanded(config.first_stage.workdir)
+        written += _stage(stage, out / exported.FIRST_STAGE, wanted=config.first_stage.checkpoint)
+        stored.first_stage.workdir, stored.first_stage.checkpoint = exported.FIRST_STAGE, "latest"
+    found = found._replace(about=about.to_json())
+    return written + exported.write(out, found, stored.to_dict())
+
+
+def _stage(workdir: Path, out: Path, *, wanted: str) -> list[Path]:
+    config = read_config(workdir)
+    found = None if config is None else read_model(workdir, wanted=wanted, fields=STAGE_FIELDS)
+    if found is None:
+        raise restore.untrained(workdir)
+    config.sample.checkpoint = "latest"
+    return exported.write(out, found, config.to_dict())

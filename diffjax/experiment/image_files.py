@@ -1,0 +1,79 @@
+"""Image files that a config names, at the model's size."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffjax.data.images import SUFFIXES, UnreadableImage, decode
+from diffjax.errors import UserError
+
+if TYPE_CHECKING:
+    from diffjax.latent.space import Space
+
+_logger = logging.getLogger("diffjax")
+
+
+def image_files(name: str, *, key: str) -> list[Path]:
+    """The image that `name` is, or the images in the folder that it is, by name."""
+    if not name:
+        raise UserError(f"config.{key} is empty: name an image file or a folder of them")
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(
+                f"config.{key} = {name!r} holds no image: expected {', '.join(SUFFIXES)}"
+            )
+        return found
+    if not path.is_file():
+        raise UserError(f"config.{key} = {name!r}: there is no such file or folder")
+    return [path]
+
+
+def read_image(
+    path: Path, shape: tuple[int, ...], *, key: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels at the model's size, uint8 (H, W, C), and the file's own (height, width)."""
+    height, width, channels = shape
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"config.{key}: {path} is no regular file: expected an image")
+        data = path.read_bytes()
+        pixels = decode(data, channels=channels)
+        size = (pixels.shape[0], pixels.shape[1])
+        if size != (height, width) and height == width:
+            pixels = decode(data, image_size=height, channels=channels)
+    except OSError as error:
+        raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
+    except UnreadableImage as error:
+        raise UserError(f"config.{key}: {path} is not an image that can be read: {error}") from None
+    if size == (height, width):
+        return pixels, size
+    if height != width:
+        raise UserError(
+            f"config.{key}: {path} is {size[1]}x{size[0]}, and the model draws {width}x{height}: "
+            "resize the file"
+        )
+    _logger.info(
+        "%s: the middle of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
+    )
+    return pixels, size
+
+
+def read_map_images(name: str, space: Space, *, key: str) -> np.ndarray | None:
+    """What maps are made of: uint8 (n, H, W, C), or None where the config names nothing.
+
+    Raises:
+      UserError: a model without maps, or files that can't be read.
+    """
+    if not name:
+        return None
+    if not space.map_channels:
+        raise UserError(f"config.{key} = {name!r} but the model takes no map: leave it empty")
+    files = image_files(name, key=key)
+    return np.stack([read_image(path, space.image_shape, key=key)[0] for path in files])

@@ -1,0 +1,338 @@
+"""How likely images are under a trained model, as `config.evaluate.likelihood` asks for it.
+
+    vlb    the bound of a chain of steps                                `likelihood.vlb`
+    vdm    the bound in continuous time                                 `likelihood.vdm`
+    ode    the probability-flow ODE's exact density, dequantised        `likelihood.ode`
+
+Each becomes a function of a batch of images that gives numbers an image, in bits per dimension; an
+image's noise depends on its number in the data set alone, not on the batch or the devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import categorical, grids, learned_schedules, rng
+from diffjax.checkpoints import parameters
+from diffjax.denoisers import Denoiser, predict
+from diffjax.distributed import hosts
+from diffjax.distributed.everywhere import Everywhere
+from diffjax.errors import UserError
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment.restore import read
+from diffjax.experiment.spec import from_spec
+from diffjax.inference.sampling import apply_network
+from diffjax.likelihood import bits, dequantisation, ode, vdm
+from diffjax.likelihood.vlb import vlb
+from diffjax.parametrisations import Estimates
+from diffjax.process import scales_like
+from diffjax.schedules import Array, Schedule, linear_log_snr, variance_preserving
+from diffjax.thresholding import clip_x0
+from diffjax.training.objective import Learned, Vdm
+
+if TYPE_CHECKING:
+    from diffjax.experiment.diffusion import Experiment
+
+# The golden ratio's fraction: its multiples modulo 1 cover [0, 1] evenly, however many there are.
+_GOLDEN = (5**0.5 - 1) / 2
+
+# One image's numbers by name: "total", and the parts that the kind has; all (B,) or (B, n).
+Numbers = dict[str, Array]
+# (denoiser, schedule, x (B, ...), numbers of the images (B,), keys (B,)) -> Numbers
+Measure = Callable[["_Model", Array, Array, Array], Numbers]
+
+
+class _Model(NamedTuple):
+    """What a measure is taken of."""
+
+    denoise: Denoiser
+    schedule: Schedule
+    decode: vdm.Decoder | None
+    grid: grids.Grid | None
+    variance: str
+
+
+class Likelihood(NamedTuple):
+    """A resolved `config.evaluate.likelihood`.
+
+    Attributes:
+      name: "vlb", "vdm" or "ode".
+      what: what its number is, in words.
+      batch: (params, {"image": ..., "label": ...}, numbers) -> each image's numbers by name.
+    """
+
+    name: str
+    what: str
+    batch: Callable[[Any, Mapping[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+
+
+class _Kind(NamedTuple):
+    name: str
+    what: str
+    measure: Measure
+    clipped: bool
+    steps: int | None  # of a grid; 0 for all
+    variance: str
+
+
+def _vlb(steps: int = 0, variance: str = "") -> _Kind:
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, which stands for all, not {steps}")
+    if variance not in ("", "beta_tilde", "beta", "learned"):
+        raise ValueError(f"variance must be beta_tilde, beta or learned, not {variance!r}")
+
+    def measure(model: _Model, x: Array, numbers: Array, keys: Array) -> Numbers:
+        assert model.grid is not None
+        found = vlb(model.denoise, x, grid=model.grid, key=keys, variance=model.variance)
+        return {
+            "total": found.total,
+            "prior": found.prior,
+            "reconstruction": found.reconstruction,
+            "steps": found.steps.T,
+        }
+
+    what = "upper bound: the variational bound of the chain of steps"
+    return _Kind("vlb", what, measure, True, steps, variance)
+
+
+def _vdm(samples: int = 8) -> _Kind:
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+
+    def measure(model: _Model, x: Array, numbers: Array, keys: Array) -> Numbers:
+        def eps(k: Array | int) -> Array:
+            draw = partial(jax.random.normal, shape=x.shape[1:])
+            return jax.vmap(lambda key: draw(jax.random.fold_in(key, k)))(keys)
+
+        # An image has one time in each of `samples` parts of [0, 1], and images fill the parts.
+        offset = (numbers * _GOLDEN) % 1.0
+
+        def draw(k: Array) -> vdm.DiffusionDraw:
+            t = (offset + k) / samples
+            return vdm.diffusion_draw(
+                model.denoise, x, schedule=model.schedule, t=t, eps=eps(k + 1)
+            )
+
+        drawn = jax.lax.map(draw, jnp.arange(samples))
+        start = scales_like(model.schedule, jnp.zeros(()), x)
+        decode = model.decode or vdm.level_decoder(start)
+        x_0 = start.signal_scale * x + start.noise_scale * eps(0)
+        axes = tuple(range(1, x.ndim))
+        nats = {
+            "prior": vdm.prior_term(x, model.schedule.log_snr(jnp.ones(()))),
+            "reconstruction": -decode(x, x_0).mean(axes),
+            "diffusion": drawn.value.mean(0),
+        }
+        parts = {name: bits.bits_per_dim(value, dimensions=1) for name, value in nats.items()}
+        per_log_snr = bits.bits_per_dim(drawn.value / drawn.fall, dimensions=1)
+        return {
+            "total": sum(parts.values(), jnp.zeros(len(x))),
+            **parts,
+            "log_snr": drawn.log_snr.T,
+            "bits_per_log_snr": per_log_snr.T,
+        }
+
+    what = "upper bound: the variational bound in continuous time"
+    return _Kind("vdm", what, measure, True, None, "")
+
+
+def _ode(
+    dequantise: str = "truncated_normal",
+    divergence: str = "hutchinson",
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+    samples: int = 1,
+) -> _Kind:
+    dequantisers = {
+        "uniform": dequantisation.uniform,
+        "truncated_normal": dequantisation.truncated_normal,
+    }
+    if dequantise not in dequantisers:
+        raise ValueError(f"dequantise must be {' or '.join(dequantisers)}, not {dequantise!r}")
+    if divergence not in ("hutchinson", "exact"):
+        raise ValueError(f"divergence must be hutchinson or exact, not {divergence!r}")
+
+    def measure(model: _Model, x: Array, numbers: Array, keys: Array) -> Numbers:
+        found = ode.ode_bits_per_dim(
+            model.denoise, x, schedule=model.schedule, key=keys,
+            dequantise=dequantisers[dequantise](model.schedule), samples=samples,
+            divergence=divergence, rtol=rtol, atol=atol,
+        )  # fmt: skip
+        evaluations = jnp.full(len(x), found.evaluations)
+        return {"total": found.bits_per_dim, "evaluations": evaluations}
+
+    what = f"the probability-flow ODE's, with {dequantise} dequantisation ({divergence} divergence)"
+    return _Kind("ode", what, measure, False, None, "")
+
+
+LIKELIHOODS: Mapping[str, Callable[..., _Kind | None]] = {
+    "none": lambda: None,
+    "vlb": _vlb,
+    "vdm": _vdm,
+    "ode": _ode,
+}
+
+
+def wanted(config: Any) -> _Kind | None:
+    """The kind that the config names; None for none.
+
+    Raises:
+      UserError: an unknown one, or arguments that can't be.
+    """
+    kind: _Kind | None = from_spec(
+        config.evaluate.likelihood, LIKELIHOODS, key="evaluate.likelihood"
+    )
+    return kind
+
+
+def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
+    """What `config.evaluate.likelihood` asks for, as a function of batches on all devices.
+
+    Args:
+      setup: a resolved config.
+      learned: what the objective has learned, with its schedule.
+
+    Raises:
+      UserError: a kind that the model or its data can't have.
+    """
+    config = setup.config
+    kind = wanted(config)
+    assert kind is not None
+    key = f"config.evaluate.likelihood = {config.evaluate.likelihood!r}"
+    schedule = _schedule(setup, learned, kind)
+    _refuse(setup, kind, schedule, key=key)
+    grid, variance = None, kind.variance
+    if kind.steps is not None:
+        grid = _grid(kind, schedule, key=key)
+        variance = variance or ("learned" if setup.diffusion.learned_variance else "beta_tilde")
+        if variance == "learned" and not setup.diffusion.learned_variance:
+            raise UserError(f"{key}: the model has no learned variance: train with hybrid or vlb")
+
+    read = setup.reader(flip=False)
+    diffusion = setup.diffusion._replace(schedule=schedule)
+
+    def numbers_of(params: Any, batch: Mapping[str, Array], numbers: Array) -> Numbers:
+        network = apply_network(setup.network, params)
+        stream = rng.stream(config.sample.seed, "likelihood")
+        x, condition = read(dict(batch), lambda name: rng.stream(config.sample.seed, name), numbers)
+
+        def given(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+            del cond  # the images' own is known here
+            return diffusion.denoiser(network)(x_t, t, condition)
+
+        def decode(x: Array, x_0: Array) -> Array:
+            start = jnp.zeros(len(x))
+            output, scales = predict(
+                network, x_0, t=start, cond=condition, schedule=schedule,
+                parametrisation=diffusion.parametrisation, time_input=diffusion.time_input,
+            )  # fmt: skip
+            return categorical.log_prob(output, x_0, x_0=x, scales=scales)
+
+        # An estimate beyond the data's range is never nearer, but a clip has no smooth flow.
+        denoise: Denoiser = clip_x0(given, schedule) if kind.clipped else given
+        has_levels = diffusion.parametrisation.outputs > 1 and not diffusion.self_conditioned
+        model = _Model(denoise, schedule, decode if has_levels else None, grid, variance)
+        keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
+        return kind.measure(model, x, numbers, keys)
+
+    return Likelihood(kind.name, kind.what, _everywhere(numbers_of))
+
+
+def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:
+    """Raises UserError for what has no likelihood of this kind."""
+    config = setup.config
+    if not setup.space.images:
+        raise UserError(
+            f"{key} counts bits of 256 grey levels, and the data is no images: use "
+            "diffjax.load(workdir).log_likelihood, which gives the density of arrays in nats"
+        )
+    if setup.space.image_shape != setup.space.shape or config.first_stage.workdir:
+        raise UserError(f"{key}: latents have no bits per dimension of images: train on pixels")
+    if setup.conditions.texts is not None:
+        raise UserError(f"{key}: a likelihood given texts is not measured: take another model")
+    if config.diffusion.offset_noise:
+        raise UserError(f"{key}: with offset noise the process is another one: no bound holds")
+    if kind.name != "vdm":
+        return
+    preserving = getattr(schedule, "geometry", None) is variance_preserving
+    if not isinstance(setup.objective, Vdm) and not preserving:
+        raise UserError(
+            f"{key} needs a continuous, variance preserving schedule, such as continuous_cosine, "
+            f"not {config.diffusion.schedule!r}: take vlb or ode"
+        )
+
+
+def _schedule(setup: Experiment, learned: Learned, kind: _Kind) -> Schedule:
+    """The model's schedule: a learned one for the continuous bound, for the others its ends.
+
+    A chain of steps and an ODE's start are made on the host, and a network that is conditioned on
+    log-SNR serves any schedule between the ends.
+    """
+    objective = setup.objective
+    if not isinstance(objective, Vdm):
+        return setup.diffusion.schedule
+    if kind.name == "vdm":
+        return learned_schedules.as_schedule(objective.form, learned.params)
+    high, low = (float(objective.form.log_snr(learned.params, jnp.full((), t))) for t in (0.0, 1.0))
+    return linear_log_snr(log_snr_min=low, log_snr_max=high)
+
+
+def restore_learned(setup: Experiment, folder: Path) -> tuple[int, Any, Learned]:
+    """`restore_frozen`, and what the objective has learned by then.
+
+    Raises:
+      UserError: the workdir belongs to another config or has no such checkpoint.
+    """
+    found = read(setup, folder)
+    what = f"the checkpoint of step {found.step}"
+    params = strategies.to_compute(setup.from_fields(found.fields, what=what), setup.config)
+    learned = parameters.like(
+        found.fields["learned"] or {"params": {}}, setup.state_shapes().learned, what=what
+    )
+    return found.step, params, learned
+
+
+def drawn_schedules(
+    setup: Experiment, learned: Learned
+) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
+    """A learned schedule and the one it started from, as (t, log-SNR); None where none is."""
+    objective = setup.objective
+    if not isinstance(objective, Vdm):
+        return None
+    t = np.linspace(0, 1, 201, dtype=np.float32)
+    now = np.asarray(objective.form.log_snr(learned.params, jnp.asarray(t)))
+    before = np.asarray(setup.diffusion.schedule.log_snr(t))
+    return {f"learned ({objective.form.name})": (t, now), "at the start": (t, before)}
+
+
+def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
+    if not schedule.discrete and not kind.steps:
+        raise UserError(f"{key}: a continuous schedule has no 'all steps': name steps=1000, say")
+    try:
+        return grids.trailing(schedule, kind.steps or int(schedule.T))
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _everywhere(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
+    """The function over batches that are split among all devices, which it fills up."""
+    everywhere = Everywhere()
+    compiled = jax.jit(function)
+
+    def run(
+        params: Any, batch: Mapping[str, np.ndarray], numbers: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        count = len(numbers)
+        rows = np.arange(everywhere.fits(count)) % count
+        filled = {name: x[rows] for name, x in batch.items()}
+        found = compiled(params, everywhere.split(filled), everywhere.split(numbers[rows]))
+        return {name: hosts.on_host(x)[:count] for name, x in found.items()}
+
+    return run

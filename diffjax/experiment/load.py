@@ -1,0 +1,141 @@
+"""`diffjax.load`: from what is stored of a run to a `Pipeline`."""
+
+from pathlib import Path
+from typing import Any
+
+from diffjax.checkpoints import exported, parameters, workdir
+from diffjax.checkpoints.parameters import Parameters
+from diffjax.data.info import DataInfo
+from diffjax.errors import UserError
+from diffjax.experiment import network as networks
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment import schema
+from diffjax.experiment.model import Model, check_sampling, resolve_model
+from diffjax.experiment.run import read_about, read_config, read_model
+from diffjax.experiment.spec import from_spec
+from diffjax.files import expanded
+from diffjax.inference.edit_tasks import Task
+from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.pipeline import Pipeline
+
+# Settings of config.sample that a call may change.
+SETTINGS = (
+    "sampler", "grid", "steps", "guidance", "threshold", "negative_prompt", "batch_size",
+)  # fmt: skip
+
+
+def load(
+    path: str | Path, *, checkpoint: str = "latest", first_stage: str | Path | None = None
+) -> Pipeline:
+    """Reads a diffusion model's averaged parameters, and the first stage that it names.
+
+    No data set, optimizer or training state is read. A network, loss or sampler of the user's own
+    is imported from sys.path.
+
+    Args:
+      path: a run's folder, or what `--mode=export` wrote.
+      checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
+      first_stage: where the first stage's workdir is now, if it was moved.
+
+    Raises:
+      UserError: no such run, or one that can't be read.
+    """
+    folder = expanded(path)
+    config = read_config(folder)
+    if config is None:
+        raise UserError(f"{folder} holds no run: name the workdir of a training")
+    if schema.is_autoencoder(config):
+        raise UserError(f"{folder} is the run of an autoencoder, which draws nothing by itself")
+    config.sample.checkpoint = checkpoint
+    if first_stage is not None:
+        config.first_stage.workdir = str(first_stage)
+    elif exported.is_exported(folder / exported.FIRST_STAGE):
+        config.first_stage.workdir = str(folder / exported.FIRST_STAGE)
+    found = read_model(folder, wanted=checkpoint)
+    if found is None:
+        raise UserError(f"{folder} has no checkpoint: train that model first")
+    model = resolve_model(config, about_of(folder, config, found.about))
+    if not exported.is_exported(folder):  # which has its first stage with it
+        workdir.check_identity(folder, model.identity, what=str(folder))
+    params = strategies.to_compute(fitted(model, found), config)
+    return Pipeline(
+        params=params,
+        step=found.step,
+        about=model.about,
+        space=model.space,
+        diffusion=model.diffusion,
+        make_generator=lambda how: _generator(model, how),
+        make_task=_task,
+    )
+
+
+def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) -> DataInfo:
+    """What is known of a run's data: as its checkpoints say, else by loading it.
+
+    Raises:
+      UserError: a run of an older version, which does not say, and its data is gone.
+    """
+    stored = stored or read_about(folder)
+    if stored is not None:
+        return DataInfo.from_json(stored)
+    from diffjax import data
+    from diffjax.experiment.dataset import load_train
+
+    try:
+        return data.describe(load_train(config))
+    except UserError as error:
+        raise UserError(
+            f"{folder} is a run of an older version, which did not keep what it knows of its "
+            f"data, and that can't be loaded ({error}): go on with the run for a step where the "
+            "data is, and load it then"
+        ) from error
+
+
+def fitted(model: Model, found: Parameters) -> Any:
+    """The stored parameters in the structure that the network takes.
+
+    Raises:
+      UserError: they are another network's.
+    """
+    if networks.is_nested(model.network):
+        return found.fields["ema_params"]
+    shapes = networks.parameter_shapes(
+        model.network,
+        diffusion=model.diffusion,
+        shape=model.space.shape,
+        cond=model.example_condition(),
+    )
+    return parameters.like(
+        found.fields["ema_params"], shapes, what=f"the checkpoint of step {found.step}"
+    )
+
+
+def _generator(model: Model, how: dict[str, Any]) -> Generator:
+    config = model.config.copy_and_resolve_references()
+    for name, value in how.items():
+        if name not in SETTINGS:
+            raise UserError(f"{name} is not a setting of sampling: expected {', '.join(SETTINGS)}")
+        if name == "guidance" and str(value).strip().startswith("autoguidance"):
+            raise UserError("autoguidance reads another run: name it in the run's own config")
+        with config.ignore_type():
+            config.sample[name] = value
+    # What the run's config names is the command line's; a call names its own.
+    for name in ("prompt", "maps"):
+        config.sample[name] = ""
+    config.sample.labels = ()
+    schema.check(config)
+    generator = model._replace(examples=_no_examples).generator(config)
+    check_sampling(model._replace(config=config), generator)
+    return generator
+
+
+def _no_examples() -> Examples:
+    raise UserError(
+        "say what to draw: give prompts for a model of texts, map_images for one of maps"
+    )
+
+
+def _task(text: str) -> Task:
+    from diffjax.experiment.sampling import EDITS
+
+    return from_spec(text, EDITS, key="edit.task")

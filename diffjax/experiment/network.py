@@ -1,0 +1,265 @@
+"""`config.model` as a network.
+
+`config.model.name` is a network of diffjax or a path into the user's own code. The section's other
+fields, but for `class_conditional`, are the maker's arguments, as are those in the name's
+parentheses. A maker is also handed what follows from the data and the diffusion where it has
+parameters of these names (`GIVEN`).
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import accelerator
+from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
+from diffjax.errors import UserError
+from diffjax.experiment.spec import Spec, call_maker, from_spec, import_path, parse_spec
+from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
+from diffjax.models.linen import LinenNetwork
+from diffjax.models.network import Network, as_network, is_nnx
+from diffjax.models.ops import XLA, Ops
+from diffjax.prediction import Prediction
+
+GIVEN = {
+    "shape": "of one x_0",
+    "num_classes": "0 for a network without classes",
+    "out_channels": "channels of the output",
+    "levels": "levels whose logits are returned for each channel, 0 for none",
+    "text_width": "features of a token of text, 0 for none",
+    "text_encoder": "a Linen module that is trained along, or None",
+    "map_channels": "channels of the map, 0 for none",
+    "ops": "what computes convolutions; see diffjax.models.ops",
+}
+
+
+def _convnext(expansion: int = 2) -> Callable[..., Any]:
+    if expansion < 1:
+        raise ValueError(f"expansion must be at least 1, not {expansion}")
+    return partial(ConvNeXtBlock, expansion=expansion)
+
+
+BLOCKS: Mapping[str, Callable[..., Any]] = {
+    "resnet": lambda: ResNetBlock,
+    "convnext": _convnext,
+}
+ATTENTIONS: Mapping[str, Callable[..., Any]] = {
+    "softmax": lambda: jax.nn.dot_product_attention,
+    "linear": lambda: linear_attention,
+}
+DTYPES: Mapping[str, Callable[..., Any]] = {
+    "float32": lambda: jnp.float32,
+    "bfloat16": lambda: jnp.bfloat16,
+}
+KERNELS: Mapping[str, Callable[..., Any]] = {
+    "auto": lambda: accelerator.auto,
+    "onednn": lambda: accelerator.onednn,
+    "xla": lambda: accelerator.xla,
+}
+REMATS: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: None,
+    "dots": lambda: remat.dots,
+    "layers": lambda: remat.layers,
+    "full": lambda: remat.full,
+}
+
+
+def unet(config: Any, given: Mapping[str, Any]) -> UNet:
+    """The U-Net of `config.model`, for what follows from the data and the diffusion."""
+    c = config.model
+    return UNet(
+        channels=c.channels,
+        multipliers=tuple(c.multipliers),
+        blocks=c.blocks,
+        attention_resolutions=tuple(c.attention_resolutions),
+        transformer_depth=c.transformer_depth,
+        head_channels=c.head_channels,
+        dropout=c.dropout,
+        fourier=tuple(c.fourier),
+        patch=c.patch,
+        block=from_spec(c.block, BLOCKS, key="model.block"),
+        scale_shift=c.scale_shift,
+        mix=from_spec(c.attention, ATTENTIONS, key="model.attention"),
+        dtype=from_spec(c.dtype, DTYPES, key="model.dtype"),
+        remat=from_spec(c.remat, REMATS, key="model.remat"),
+        **{name: given[name] for name in given if name not in ("shape",)},
+    )
+
+
+NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {"unet": unet}
+
+
+def network(
+    config: Any,
+    *,
+    diffusion: Prediction,
+    shape: tuple[int, ...],
+    conditions: Conditions = UNCONDITIONAL,
+    map_channels: int = 0,
+    ops: Ops = XLA,
+) -> Network:
+    """The network of `config.model` for what is diffused; nothing is traced.
+
+    Args:
+      config: the config.
+      diffusion: what is asked of the network.
+      shape: of one x_0.
+      conditions: what it is conditioned on.
+      map_channels: of the map as the network gets it.
+      ops: what computes convolutions and normalisations.
+
+    Raises:
+      UserError: an unknown name or path, or fields that the network does not take.
+    """
+    texts = conditions.texts
+    outputs = diffusion.parametrisation.outputs
+    given: dict[str, Any] = {
+        "shape": shape,
+        "num_classes": conditions.num_classes,
+        "text_width": texts.width if texts else 0,
+        "text_encoder": texts.module if texts else None,
+        "map_channels": map_channels,
+        "out_channels": shape[-1] * (2 if diffusion.learned_variance else 1),
+        "levels": outputs if outputs > 1 else 0,
+        "ops": ops,
+    }
+    name = config.model.name
+    spec = parse_spec(name, key="model.name")
+    if not spec.module:
+        if spec.arguments or spec.name not in NETWORKS:
+            raise UserError(
+                f"config.model.name = {name!r}: expected one of {', '.join(NETWORKS)}, whose "
+                "arguments are the fields of config.model, or 'module:Name' for one of your own"
+            )
+        if len(shape) != 3:
+            raise UserError(
+                f"config.model.name = {name!r} is for (H, W, C), and the data is {shape}: name "
+                "a network of your own, 'module:Name'"
+            )
+        return as_network(NETWORKS[spec.name](config, given))
+    return _own(config, spec, given)
+
+
+def _own(config: Any, spec: Spec, given: Mapping[str, Any]) -> Network:
+    """The network that a path makes."""
+    key, text = "model.name", config.model.name
+    fields = {k: v for k, v in config.model.items() if k not in ("name", "class_conditional")}
+    make = import_path(spec, text=text, key=key)
+    if is_nnx(make):
+        make = _nnx_maker(make)
+    made = call_maker(make, spec, text=text, key=key, given=given, extra=fields)
+    try:
+        return as_network(made)
+    except TypeError as error:
+        raise UserError(f"config.{key} = {text!r}: {error}") from None
+
+
+def _nnx_maker(module: Any) -> Callable[..., Network]:
+    """A maker with the parameters of an NNX class but for its `rngs`."""
+    from diffjax.models.nnx import from_nnx
+
+    def make(**arguments: Any) -> Network:
+        return from_nnx(module, **arguments)
+
+    signature = inspect.signature(module)
+    kept = [p for p in signature.parameters.values() if p.name != "rngs"]
+    make.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return make
+
+
+def check(
+    found: Network,
+    *,
+    config: Any,
+    diffusion: Prediction,
+    shape: tuple[int, ...],
+    cond: Any,
+) -> None:
+    """Traces the network by itself: what it can't take and what it returns; nothing is computed.
+
+    Args:
+      found: the network.
+      config: the config, for the messages.
+      diffusion: what is asked of it.
+      shape: of one x_0.
+      cond: an example's condition in shapes, or None.
+
+    Raises:
+      UserError: it fails, or its output has another shape.
+    """
+    x = jax.ShapeDtypeStruct((1, *diffusion.input_shape(shape)), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        params = parameter_shapes(found, diffusion=diffusion, shape=shape, cond=cond)
+        output = jax.eval_shape(
+            lambda params, x, t, cond, key: found.apply(params, x, t, cond, train=True, key=key),
+            params, x, t, cond, key,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:
+        if ":" not in config.model.name and not isinstance(
+            error, ValueError | TypeError | ArithmeticError
+        ):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        own = f".name = {config.model.name!r}" if ":" in config.model.name else ""
+        raise UserError(f"config.model{own}: {first}") from error
+    expected = (1, *diffusion.output_shape(shape))
+    if getattr(output, "shape", None) != expected:
+        raise UserError(
+            f"config.model.name = {config.model.name!r} returns "
+            f"{getattr(output, 'shape', type(output).__name__)} for x of {x.shape}: expected "
+            f"{expected}"
+        )
+
+
+def parameter_shapes(
+    found: Network, *, diffusion: Prediction, shape: tuple[int, ...], cond: Any
+) -> Any:
+    """The network's parameters with jax.ShapeDtypeStruct for arrays; nothing is computed."""
+    x = jax.ShapeDtypeStruct((1, *diffusion.input_shape(shape)), jnp.float32)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(found.init, key, x, t, cond)
+
+
+def is_nested(found: Network) -> bool:
+    """Whether a network's parameters are nested dictionaries, as checkpoints store them."""
+    return isinstance(found, LinenNetwork) or type(found).__module__ == "diffjax.models.nnx"
+
+
+def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernels:
+    """What a config's key names: "auto" takes the accelerator where there is one.
+
+    Args:
+      name: the value.
+      key: the key.
+      sharded: whether jit splits the images among devices. It can't look into the accelerator's
+        calls, and would gather all images for each.
+
+    Raises:
+      UserError: an unknown name, or "onednn" where the accelerator can't be had.
+    """
+    find = from_spec(name, KERNELS, key=key)
+    if sharded:
+        if find is accelerator.onednn:
+            raise UserError(
+                f"config.{key} = {name!r} can't go with config.parallel.strategy = 'fsdp', which "
+                "XLA splits its own kernels for alone: take 'auto' or 'xla'"
+            )
+        return accelerator.xla()
+    try:
+        return find()
+    except UserError as error:
+        raise UserError(f"config.{key} = {name!r}: {error}") from None
+
+
+def kernels_of(config: Any, *, sharded: bool = False) -> accelerator.Kernels:
+    """The kernels of a diffusion config; a network of the user's own runs on XLA's."""
+    name = config.model.get("kernels", "xla")
+    return kernels(name, key="model.kernels", sharded=sharded)

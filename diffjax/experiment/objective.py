@@ -1,0 +1,243 @@
+"""`config.diffusion` as what a network is trained on: an `Objective`."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from diffjax import learned_schedules, learned_variance, time_sampling, weightings
+from diffjax.errors import UserError
+from diffjax.experiment.process import PARAMETRISATIONS, ends
+from diffjax.experiment.schema import DIFFUSION
+from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
+from diffjax.models.network import Network
+from diffjax.prediction import Prediction
+from diffjax.schedules import variance_preserving
+from diffjax.training.objective import Objective, Vdm, Weighted
+from diffjax.training.own_objective import Evaluated, OwnObjective
+
+WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
+    "uniform": lambda: weightings.uniform,
+    "snr": lambda: weightings.snr,
+    "truncated_snr": lambda: weightings.truncated_snr,
+    "min_snr": weightings.min_snr,
+    "p2": weightings.p2,
+    "sigmoid": weightings.sigmoid,
+    "edm": weightings.edm,
+    "vlb": lambda: weightings.vlb,
+}
+TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
+    "uniform": lambda: time_sampling.uniform,
+    "low_discrepancy": lambda: time_sampling.low_discrepancy,
+    "logit_normal": time_sampling.logit_normal,
+    "log_normal": time_sampling.log_normal,
+    # Drawn so before any loss is known, and for held-out images; see `Weighted.by_importance`.
+    "loss_second_moment": lambda: time_sampling.uniform,
+}
+SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] = {
+    "fixed": learned_schedules.fixed,
+    "scalar": learned_schedules.scalar,
+    "network": learned_schedules.network,
+}
+Make = Callable[[Any, Weighted], Weighted | Vdm]
+# Times that a mean over is a mean over all times.
+_EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
+# What a user's loss is handed where it has parameters of these names, beside `network` and
+# `prediction`; the keys of config.diffusion that it has no use for must be at their defaults.
+_HANDED = {"weighting": "weighting", "sample_times": "time_sampling", "target": "loss_target"}
+_ITS_OWN = ("learned_weighting", "self_conditioning", "offset_noise")
+
+
+def objective(config: Any, prediction: Prediction, network: Network) -> Objective:
+    """The objective that `config.diffusion` names.
+
+    Args:
+      config: the config.
+      prediction: what the section says of the process and the network's output.
+      network: for a loss of the user's own, which calls it.
+
+    Raises:
+      UserError: an unknown name or path, or parts that do not go together.
+    """
+    c = config.diffusion
+    chosen = weighted(config, prediction)
+    if parse_spec(c.objective, key="diffusion.objective").module:
+        return _own(config, chosen, network)
+    make: Make = from_spec(c.objective, OBJECTIVES, key="diffusion.objective")
+    made = make(config, chosen)
+    if chosen.by_importance and (isinstance(made, Vdm) or not prediction.schedule.discrete):
+        raise UserError(
+            f"config.diffusion.time_sampling = {c.time_sampling!r} needs a discrete schedule, with "
+            "steps to remember losses of: take 'low_discrepancy'"
+        )
+    return made
+
+
+def check(config: Any, prediction: Prediction) -> None:
+    """The same without a network: whether the names are known and go together.
+
+    Raises:
+      UserError: they don't, or a path can't be imported.
+    """
+    text, key = config.diffusion.objective, "diffusion.objective"
+    spec = parse_spec(text, key=key)
+    if spec.module:
+        import_path(spec, text=text, key=key)
+        weighted(config, prediction)
+    else:
+        objective(config, prediction, None)  # type: ignore[arg-type]
+
+
+def weighted(config: Any, prediction: Prediction) -> Weighted:
+    """The plain squared error by the section's target, weighting and times.
+
+    Raises:
+      UserError: an unknown name or path.
+    """
+    c = config.diffusion
+    target = prediction.parametrisation
+    if c.loss_target != "same":
+        target = from_spec(c.loss_target, PARAMETRISATIONS, key="diffusion.loss_target")
+    key = "diffusion.time_sampling"
+    return Weighted(
+        prediction,
+        target,
+        function_from_spec(c.weighting, WEIGHTINGS, key="diffusion.weighting"),
+        function_from_spec(c.time_sampling, TIME_SAMPLERS, key=key),
+        by_importance=parse_spec(c.time_sampling, key=key).path == "loss_second_moment",
+        learned_weighting=c.learned_weighting,
+        self_conditioning=c.self_conditioning,
+    )
+
+
+def _own(config: Any, chosen: Weighted, network: Network) -> OwnObjective:
+    """A loss of the user's own."""
+    c = config.diffusion
+    text, key = c.objective, "diffusion.objective"
+    make = import_path(parse_spec(text, key=key), text=text, key=key)
+    try:
+        takes = set(inspect.signature(make).parameters)
+    except (ValueError, TypeError):
+        takes = set()
+    unused = [name for handed, name in _HANDED.items() if handed not in takes]
+    for name in (*unused, *_ITS_OWN):
+        default = DIFFUSION[f"diffusion.{name}"].default
+        if c[name] != default:
+            raise UserError(
+                f"config.{key} = {text!r} has no use for config.diffusion.{name} = {c[name]!r}: "
+                f"leave it at {default!r}"
+            )
+    given = {
+        "prediction": chosen.prediction,
+        "weighting": chosen.weighting,
+        "sample_times": chosen.sample_times,
+        "target": chosen.target,
+    }
+    training, evaluating = (
+        from_spec(text, {}, key=key, given={"network": of, **given})
+        for of in (network, Evaluated(network))
+    )
+    if not callable(getattr(training, "loss", training)):
+        raise UserError(
+            f"config.{key} = {text!r} returned a {type(training).__name__}: expected a function "
+            "loss(params, x_0, cond, key), or an object with that method"
+        )
+    return OwnObjective(training, evaluating)
+
+
+def _squared_error(config: Any, chosen: Weighted) -> Weighted:
+    c = config.diffusion
+    if chosen.target.name == "categorical":
+        raise UserError(
+            f"config.diffusion.loss_target = {c.loss_target!r}: logits are no target of a squared "
+            "error: take x0, eps or v"
+        )
+    if chosen.self_conditioning and chosen.prediction.parametrisation.outputs > 1:
+        raise UserError(
+            f"config.diffusion.self_conditioning = {c.self_conditioning} can't go with "
+            f"config.diffusion.parametrisation = {c.parametrisation!r}: set it to 0"
+        )
+    return chosen
+
+
+def _with_variance(loss: Callable[..., Any], config: Any, chosen: Weighted) -> Weighted:
+    c = config.diffusion
+    for key, has in (
+        ("schedule", not chosen.prediction.schedule.discrete),
+        ("parametrisation", chosen.prediction.parametrisation.outputs > 1),
+        ("self_conditioning", chosen.self_conditioning > 0),
+    ):
+        if has:
+            raise UserError(
+                f"config.diffusion.objective = {c.objective!r} can't go with "
+                f"config.diffusion.{key} = {c[key]!r}: a learned variance needs a discrete "
+                "schedule, and a network that returns its value and variance from x_t alone"
+            )
+    return chosen._replace(loss=loss)
+
+
+def _bound(config: Any, chosen: Weighted) -> Weighted:
+    _refuse_weights(config)
+    return _with_variance(learned_variance.vlb_loss, config, chosen)
+
+
+def _refuse_weights(config: Any) -> None:
+    """A bound weighs its errors itself: what would weigh them otherwise is refused."""
+    c = config.diffusion
+    name = parse_spec(c.time_sampling, key="diffusion.time_sampling").path
+    for key, expected, holds in (
+        ("weighting", "'uniform'", c.weighting == "uniform"),
+        ("loss_target", "'same'", c.loss_target == "same"),
+        ("time_sampling", " or ".join(map(repr, _EVEN)), name in _EVEN),
+    ):
+        if not holds:
+            raise UserError(
+                f"config.diffusion.{key} = {c[key]!r}: expected {expected} for the bound "
+                f"config.diffusion.objective = {c.objective!r}, which has its own weights"
+            )
+
+
+def _vdm(config: Any, chosen: Weighted, *, gamma: str, learn_ends: bool) -> Vdm:
+    c = config.diffusion
+    schedule = chosen.prediction.schedule
+    _refuse_weights(config)
+    if gamma not in SCHEDULE_FORMS:
+        raise ValueError(f"gamma must be one of {', '.join(SCHEDULE_FORMS)}, not {gamma!r}")
+    if schedule.discrete or getattr(schedule, "geometry", None) is not variance_preserving:
+        raise UserError(
+            f"config.diffusion.objective = {c.objective!r} needs a continuous, variance preserving "
+            f"schedule, not {c.schedule!r}: take linear_log_snr"
+        )
+    if c.learned_weighting or c.self_conditioning or c.offset_noise:
+        raise UserError(
+            f"config.diffusion.objective = {c.objective!r} is a bound, which leaves no room for "
+            "learned_weighting, self_conditioning or offset_noise: set them to False and 0"
+        )
+    form = SCHEDULE_FORMS[gamma](**ends(schedule))
+    return Vdm(chosen.prediction, form, learn_ends, chosen.sample_times)
+
+
+def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
+    def make(config: Any, chosen: Weighted) -> Vdm:
+        try:
+            return _vdm(config, chosen, gamma=gamma, learn_ends=learn_ends)
+        except ValueError as error:
+            raise UserError(
+                f"config.diffusion.objective = {config.diffusion.objective!r}: {error}"
+            ) from None
+
+    return make
+
+
+def _make_hybrid(vlb_weight: float = 0.001) -> Make:
+    if vlb_weight < 0:
+        raise ValueError(f"vlb_weight must be at least 0, not {vlb_weight}")
+    return partial(_with_variance, partial(learned_variance.hybrid_loss, vlb_weight=vlb_weight))
+
+
+OBJECTIVES: Mapping[str, Callable[..., Make]] = {
+    "squared_error": lambda: _squared_error,
+    "hybrid": _make_hybrid,
+    "vlb": lambda: _bound,
+    "vdm": _make_vdm,
+}

@@ -1,0 +1,108 @@
+"""`config.train` as optax: the learning rate, the optimizer, the averages."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffjax import ema
+from diffjax.errors import UserError
+from diffjax.experiment.spec import from_spec, function_from_spec
+from diffjax.schedules import Array
+
+
+def _adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> Callable[..., optax.GradientTransformation]:
+    if not (0 <= b1 < 1 and 0 <= b2 < 1 and eps > 0):
+        raise ValueError(f"b1 and b2 must be in [0, 1) and eps above 0, not {b1}, {b2} and {eps}")
+    return partial(optax.adam, b1=b1, b2=b2, eps=eps)
+
+
+def _adamw(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+) -> Callable[..., optax.GradientTransformation]:
+    _adam(b1, b2, eps)
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be at least 0, not {weight_decay}")
+    return partial(optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+
+
+LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
+    "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
+    "cosine": lambda: optax.cosine_decay_schedule,
+}
+# (learning rate, a number or a function of the step) -> optax transformation
+OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+}
+# The average that samples are drawn with, from config.train.ema_decay to step -> decay.
+AVERAGES: Mapping[str, Callable[..., Any]] = {
+    "warmed_up": lambda: lambda decay: partial(ema.warmed_up_decay, decay=decay),
+    "constant": lambda: lambda decay: partial(ema.constant_decay, decay=decay),
+    "inverse": lambda inv_gamma=1.0, power=2 / 3: (
+        lambda decay: partial(ema.inverse_decay, inv_gamma=inv_gamma, power=power, max_decay=decay)
+    ),
+    "power": lambda sigma_rel=0.1: lambda decay: partial(ema.power_decay, sigma_rel=sigma_rel),
+}
+
+
+def learning_rate(config: Any) -> optax.Schedule:
+    """Linear warm-up from 0 to config.train.learning_rate, then constant or cosine to 0.
+
+    A path names a function (peak, steps after the warm-up) -> optax schedule.
+    """
+    c = config.train
+    decay = function_from_spec(c.schedule, LEARNING_RATES, key="train.schedule")
+    rest = decay(c.learning_rate, max(1, c.steps - c.warmup_steps))
+    if not c.warmup_steps:
+        return rest
+    warmup = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
+    return optax.join_schedules([warmup, rest], [c.warmup_steps])
+
+
+def optimizer(config: Any) -> optax.GradientTransformation:
+    """Gradient clipping by the global norm (0 for none), then the optimizer that is named."""
+    text = config.train.optimizer
+    make = function_from_spec(text, OPTIMIZERS, key="train.optimizer")
+    clip = config.train.grad_clip
+    chain = [optax.clip_by_global_norm(clip)] if clip else []
+    rate = learning_rate(config)
+    try:
+        made = make(rate)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.train.optimizer = {text!r}: {error}") from error
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise UserError(
+            f"config.train.optimizer = {text!r} returned a {type(made).__name__}: expected a "
+            "function of the learning rate that returns an optax.GradientTransformation"
+        )
+    return optax.chain(*chain, made)
+
+
+def average_decay(config: Any) -> Callable[[Array], Array]:
+    """step -> decay of the average that `config.train.ema` names.
+
+    Raises:
+      UserError: an unknown name, or a width or a power out of range.
+    """
+    c = config.train
+    decay = from_spec(c.ema, AVERAGES, key="train.ema")(c.ema_decay)
+    try:
+        jax.eval_shape(decay, jax.ShapeDtypeStruct((), jnp.int32))
+        for width in c.ema_snapshots:
+            ema.gamma_from_sigma_rel(width)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(
+            f"config.train.ema = {c.ema!r}, ema_snapshots = {c.ema_snapshots}: {error}"
+        ) from None
+    return decay
+
+
+def learned_optimizer(config: Any) -> optax.GradientTransformation:
+    """Adam for what an objective learns: weight decay would pull a schedule to another one."""
+    return optax.adam(learning_rate(config))

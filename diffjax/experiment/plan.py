@@ -1,0 +1,197 @@
+"""What a training takes of each device, found without devices and without training.
+
+XLA compiles the config's own step ahead of time, for shapes, in a process whose CPU stands for
+`config.parallel.devices` devices. What the state takes is exact. Activations are what XLA's CPU
+compiler sets aside for temporary buffers: other backends fuse, order and lay out differently, so
+it is a guide to how that grows with the model, the batch and the mesh, no figure to fill a card by.
+What is bfloat16 elsewhere may be float32 there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffjax.checkpoints.run_config import from_json
+from diffjax.errors import UserError
+from diffjax.experiment import parallel as strategies
+from diffjax.experiment.schema import check, is_autoencoder
+
+# LLVM's work does not change which buffers there are.
+QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# XLA's CPU compiler drops the barriers around what config.model.remat recomputes, merges it with
+# what it repeats, and so keeps it after all. A plan is for those that leave the barriers alone.
+ANEW = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+class Plan(NamedTuple):
+    """Sizes, in bytes a device where nothing else is said.
+
+    Attributes:
+      strategy: of config.parallel.
+      devices: how many.
+      mesh: how they are arranged, in words.
+      batch_size: of all devices together.
+      accumulate: micro-batches in it.
+      parameters: their number.
+      of_parameters: float32.
+      of_optimizer: its moments.
+      of_averages: the EMA and the profiles of which snapshots are kept.
+      of_others: what else the state holds.
+      of_batch: its share of a batch.
+      of_temporaries: activations, gradients and what is gathered; None where nothing was compiled.
+      flops: of a step, all devices together, as XLA counts them before it optimises.
+    """
+
+    strategy: str
+    devices: int
+    mesh: str
+    batch_size: int
+    accumulate: int
+    parameters: int
+    of_parameters: int
+    of_optimizer: int
+    of_averages: int
+    of_others: int
+    of_batch: int
+    of_temporaries: int | None
+    flops: float
+
+
+def plan(config: Any) -> Plan:
+    """The plan of a config, made in a process of its own; nothing is written to a workdir.
+
+    Args:
+      config: checked. `config.parallel.devices` says for how many devices, 0 for those here;
+        `config.parallel.compile` whether to compile, which takes about as long as a training's
+        start and is what `of_temporaries` needs.
+
+    Raises:
+      UserError: whatever in the config can't be.
+    """
+    devices = config.parallel.devices or jax.local_device_count()
+    flags = f"{QUICKLY} --xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-m", "diffjax.experiment.plan", json.dumps(sys.path)],
+        input=json.dumps(config.to_dict()),
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        if done.returncode == 2:
+            raise UserError(said[-1])
+        raise UserError(f"--mode=plan ended with exit code {done.returncode}: {said[-1]}")
+    return Plan(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def told(plan: Plan) -> str:
+    """A plan in lines for the user."""
+    micro = f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
+    state = plan.of_parameters + plan.of_optimizer + plan.of_averages + plan.of_others
+    rows = [
+        ("parameters", plan.of_parameters),
+        ("optimizer", plan.of_optimizer),
+        ("averages", plan.of_averages),
+        ("the rest of the state", plan.of_others),
+        ("batch", plan.of_batch),
+    ]
+    if plan.of_temporaries is not None:
+        rows.append(("temporary", plan.of_temporaries))
+        rows.append(("together", state + plan.of_batch + plan.of_temporaries))
+    share = plan.flops / plan.devices
+    return "\n".join([
+        f"{plan.strategy} on {plan.devices} devices ({plan.mesh}), a batch of {plan.batch_size}"
+        f"{micro}, {plan.parameters / 1e6:.2f} M parameters",
+        "a device holds, in MiB:",
+        *(f"  {name:<22}{size / 2**20:12.2f}" for name, size in rows),
+        f"a step takes {plan.flops:.3g} FLOPs, {share:.3g} a device",
+        "temporary: by XLA's CPU compiler, a guide to what another backend needs"
+        if plan.of_temporaries is not None
+        else "temporary: not known without config.parallel.compile",
+    ])  # fmt: skip
+
+
+def _plan_here(config: Any) -> Plan:
+    """The plan for this process's devices."""
+    parallel = strategies.strategy(config)
+    setup = _resolved(config)
+    parallel.check(setup)
+    shapes = setup.state_shapes()
+    batch = setup.batch_shapes(config.train.batch_size)
+    sizes = {
+        field: sum(jax.tree.leaves(of)) for field, of in parallel.bytes_of(shapes)._asdict().items()
+    }
+    known = ("params", "opt_state", "ema_params", "profiles")
+    temporaries = None
+    if config.parallel.compile:
+        step = parallel.compile(setup.train_step(axis_name=parallel.axis_name))
+        compiled = step.lower(*parallel.abstract(shapes, batch)).compile(ANEW)
+        temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return Plan(
+        config.parallel.strategy,
+        len(parallel.devices),
+        parallel.told,
+        config.train.batch_size,
+        config.train.get("accumulate", 1),
+        sum(x.size for x in jax.tree.leaves(shapes.params)),
+        sizes["params"],
+        sizes["opt_state"],
+        sizes["ema_params"] + sizes.get("profiles", 0),
+        sum(size for field, size in sizes.items() if field not in known),
+        sum(x.size * np.dtype(x.dtype).itemsize for x in batch.values()) // len(parallel.devices),
+        temporaries,
+        _flops(setup, shapes, batch),
+    )
+
+
+def _resolved(config: Any) -> Any:
+    """The config's experiment, by XLA's kernels: it knows the cost of no others."""
+    config = config.copy_and_resolve_references()
+    if is_autoencoder(config):
+        from diffjax.experiment.autoencoder import resolve
+
+        config.autoencoder.kernels = "xla"
+        return resolve(config)
+    from diffjax.experiment.diffusion import resolve as resolve_diffusion
+
+    if "kernels" in config.model:  # a network of the user's own has none
+        config.model.kernels = "xla"
+    return resolve_diffusion(config)
+
+
+def _flops(setup: Any, shapes: Any, batch: Any) -> float:
+    """Of the step as one device would make it: lowered, not compiled."""
+    if "accumulate" in setup.config.train:
+        # XLA counts the body of a loop once.
+        setup.config.train.accumulate = 1
+    step = jax.jit(setup.train_step(axis_name=None))
+    counted: Any = step.lower(shapes, batch).cost_analysis()
+    return float(counted["flops"])
+
+
+def _main() -> int:
+    try:
+        sys.path[:0] = json.loads(sys.argv[1])  # where the user's own code may be
+        config = ConfigDict(from_json(json.load(sys.stdin)))
+        check(config)
+        print(json.dumps(_plan_here(config)._asdict()))
+        return 0
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,114 @@
+"""`config.diffusion` as the noise process and what the network predicts of it.
+
+All that a sampler needs to know of how a model was trained is here; the loss is in `objective`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffjax import categorical, denoisers, parametrisations, schedules
+from diffjax.errors import UserError
+from diffjax.experiment.spec import from_spec, parse_spec
+from diffjax.prediction import Prediction
+from diffjax.schedules import Schedule
+
+# Each table maps a name to what makes the object; a maker without parameters takes no arguments.
+SCHEDULES: Mapping[str, Callable[..., Any]] = {
+    make.__name__: make
+    for make in (
+        schedules.linear_beta,
+        schedules.quadratic_beta,
+        schedules.linear_alpha_bar,
+        schedules.cosine,
+        schedules.sigmoid,
+        schedules.continuous_cosine,
+        schedules.linear_log_snr,
+        schedules.karras,
+        schedules.rectified_flow,
+    )
+}
+PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
+    "x0": lambda: parametrisations.x0,
+    "eps": lambda: parametrisations.eps,
+    "v": lambda: parametrisations.v,
+    "score": lambda: parametrisations.score,
+    "velocity": lambda: parametrisations.velocity,
+    "edm": parametrisations.edm,
+    "categorical": categorical.categorical,
+}
+# Objectives under which a network returns a variance beside its value.
+WITH_VARIANCE = ("hybrid", "vlb")
+
+
+def diffusion(config: Any) -> Prediction:
+    """The schedule and the prediction that `config.diffusion` names.
+
+    Raises:
+      UserError: an unknown name, or a combination that has no finite meaning.
+    """
+    c = config.diffusion
+    schedule = _schedule(c)
+    parametrisation = from_spec(
+        c.parametrisation, PARAMETRISATIONS, key="diffusion.parametrisation"
+    )
+    if not isinstance(parametrisation, parametrisations.Parametrisation):
+        raise UserError(
+            f"config.diffusion.parametrisation = {c.parametrisation!r} is a "
+            f"{type(parametrisation).__name__}: expected a diffjax.parametrisations.Parametrisation"
+        )
+    if parametrisation.needs_signal and float(schedule(schedule.T).signal_scale) == 0:
+        raise UserError(
+            f"config.diffusion.parametrisation = {c.parametrisation!r} can't be inverted where "
+            f"the schedule {c.schedule!r} has no signal: take v, x0 or velocity"
+        )
+    objective = parse_spec(c.objective, key="diffusion.objective").path
+    return Prediction(
+        schedule,
+        parametrisation,
+        _time_input(schedule, parametrisation, objective),
+        learned_variance=objective in WITH_VARIANCE,
+        self_conditioned=c.self_conditioning > 0,
+    )
+
+
+def ends(schedule: Schedule) -> dict[str, float]:
+    """The log-SNR at both ends of a continuous schedule, by the names that its makers take."""
+    log_snr_max, log_snr_min = (float(schedule.log_snr(t)) for t in (0.0, 1.0))
+    return {"log_snr_min": log_snr_min, "log_snr_max": log_snr_max}
+
+
+def _schedule(c: Any) -> Schedule:
+    schedule = from_spec(c.schedule, SCHEDULES, key="diffusion.schedule")
+    if not (callable(schedule) and hasattr(schedule, "log_snr") and hasattr(schedule, "discrete")):
+        raise UserError(
+            f"config.diffusion.schedule = {c.schedule!r} is a {type(schedule).__name__}: expected "
+            "a diffjax.schedules.DiscreteSchedule or ContinuousSchedule, or what returns one"
+        )
+    if c.zero_terminal_snr:
+        if not schedule.discrete:
+            raise UserError(
+                f"config.diffusion.zero_terminal_snr = True needs a discrete schedule, not "
+                f"{c.schedule!r}: set it to False"
+            )
+        try:
+            schedule = schedules.zero_terminal_snr(schedule)
+        except ValueError as error:
+            raise UserError(f"config.diffusion.zero_terminal_snr = True: {error}") from None
+    if c.log_snr_shift:
+        if schedule.discrete:
+            raise UserError(
+                f"config.diffusion.log_snr_shift = {c.log_snr_shift} needs a continuous schedule, "
+                f"not {c.schedule!r}: set it to 0"
+            )
+        schedule = schedules.shift_log_snr(schedule, c.log_snr_shift)
+    return schedule
+
+
+def _time_input(
+    schedule: Schedule, parametrisation: parametrisations.Parametrisation, objective: str
+) -> denoisers.TimeInput:
+    if objective == "vdm" and not schedule.discrete:
+        return denoisers.scaled_log_snr(**ends(schedule))
+    if parametrisation.name == "edm":
+        return denoisers.quarter_log_sigma
+    return denoisers.scaled_time

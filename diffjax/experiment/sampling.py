@@ -1,0 +1,332 @@
+"""`config.sample` and `config.edit` as functions: sampler, grid, guidance, thresholding, task."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax import denoisers, grids, guidance, parametrisations, samplers, schedules, thresholding
+from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
+from diffjax.errors import UserError
+from diffjax.experiment import prompts
+from diffjax.experiment.image_files import read_map_images
+from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, with_options
+from diffjax.inference import edit_tasks
+from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, Weak
+from diffjax.latent.space import Space
+from diffjax.models.condition import Condition
+from diffjax.models.network import Network
+from diffjax.prediction import Prediction
+from diffjax.schedules import Array, Schedule
+
+SAMPLERS: Mapping[str, Callable[..., Any]] = {
+    sampler.__name__: with_options(sampler)
+    for sampler in (
+        samplers.ancestral, samplers.ddim, samplers.euler_ancestral, samplers.euler, samplers.heun,
+        samplers.dpm_solver_pp_2m, samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp,
+        samplers.deis, samplers.lms, samplers.ipndm, samplers.plms, samplers.pndm, samplers.unipc,
+        samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm2,
+        samplers.midpoint, samplers.rk4, samplers.edm_stochastic, samplers.predictor_corrector,
+        samplers.restart, samplers.adaptive,
+    )
+}  # fmt: skip
+GRIDS: Mapping[str, Callable[..., Any]] = {
+    grid.__name__: with_options(grid)
+    for grid in (
+        grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
+        grids.uniform_log_snr, grids.beta, grids.flow_shift,
+    )
+}  # fmt: skip
+THRESHOLDS: Mapping[str, Callable[..., Any]] = {
+    "none": lambda: lambda denoise, schedule: denoise,
+    "clip": lambda low=-1.0, high=1.0: partial(thresholding.clip_x0, low=low, high=high),
+    "dynamic": lambda percentile=99.5: partial(
+        thresholding.dynamic_threshold, percentile=percentile
+    ),
+}
+
+
+def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Guide]:
+    """A maker of guidance that compares a condition with none."""
+    make = with_options(function)
+
+    def of_options(**options: Any) -> Guide:
+        for name in ("scale", "papers_scale", "rescale", "parallel", "norm_limit"):
+            _check_number(name, options.get(name))
+        guide = make(**options)
+        guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
+
+        def guided(model: GuidanceModel) -> denoisers.Denoiser:
+            if not model.conditional:
+                raise ValueError(
+                    f"{function.__name__} compares a condition with none, but the model is not "
+                    "class-conditional and takes no text or map: take "
+                    "config.sample.guidance='none', or train with "
+                    "config.model.class_conditional=True or config.condition.text"
+                )
+            return guide(model.denoise, model.schedule, null=model.null)
+
+        return guided
+
+    of_options.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
+    return of_options
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raises ValueError for what is neither a number nor None, "not given".
+
+    A limit may be infinite, which is none.
+    """
+    if value is None:
+        return
+    number = type(value) in (int, float)
+    if not (number and (abs(value) < math.inf or (name == "norm_limit" and value == math.inf))):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+
+
+def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
+    """`guidance.compose` of classes, whatever config.sample.labels says."""
+    if not labels or len(labels) != len(weights):
+        raise ValueError(f"labels {labels} and weights {weights} must be as many, and at least one")
+    if any(type(label) is not int for label in labels):
+        raise ValueError(f"labels must be whole numbers, not {labels}")
+    for weight in weights:
+        _check_number("a weight", weight)
+
+    def guide(model: GuidanceModel) -> denoisers.Denoiser:
+        if not model.num_classes:
+            raise ValueError(
+                "compose guides by classes, but the model is not class-conditional: take "
+                "config.sample.guidance='none', or train with config.model.class_conditional=True"
+            )
+        bad = [label for label in labels if not 0 <= label < model.num_classes]
+        if bad:
+            raise ValueError(f"compose has the label {bad[0]}: take of 0..{model.num_classes - 1}")
+
+        def guided(x_t: Array, t: Array, cond: Any = None) -> parametrisations.Estimates:
+            given = cond if isinstance(cond, Condition) else Condition()
+            conditions = [
+                (weight, given._replace(label=jnp.full(len(x_t), label)))
+                for weight, label in zip(weights, labels, strict=True)
+            ]
+            return guidance.compose(model.denoise, conditions=conditions, null=model.null)(
+                x_t, t, cond
+            )
+
+        return guided
+
+    return guide
+
+
+def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
+    """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint.
+
+    `experiment.resolve` reads that model, before anything is sampled.
+    """
+    if not isinstance(workdir, str):
+        raise ValueError(f"workdir must be a text, not {workdir!r}")
+    _check_number("scale", scale)
+
+    def guide(model: GuidanceModel) -> denoisers.Denoiser:
+        assert model.weak is not None
+        return guidance.autoguidance(model.denoise, model.weak, scale=scale)
+
+    return guide
+
+
+def _perturbed_attention(
+    *,
+    scale: float | None = None,
+    papers_scale: float | None = None,
+    blocks: tuple[str, ...] = ("middle_0",),
+) -> Guide:
+    """`guidance.perturbed_attention` by the network without attention in some blocks."""
+    _check_number("scale", scale)
+    _check_number("papers_scale", papers_scale)
+    if not isinstance(blocks, tuple):
+        raise ValueError(f"blocks must be names such as ('middle_0',), not {blocks!r}")
+    if (scale is None) == (papers_scale is None):
+        raise ValueError("give one of scale (1: no guidance) and papers_scale (0: no guidance)")
+
+    def guide(model: GuidanceModel) -> denoisers.Denoiser:
+        network: Any = model.network
+        if not (hasattr(network, "attention_blocks") and hasattr(network, "perturbed")):
+            raise ValueError(
+                "perturbed_attention needs a network with attention_blocks(shape) and "
+                "perturbed(blocks), such as the U-Net: take config.sample.guidance='none'"
+            )
+        known = network.attention_blocks(model.shape)
+        if not blocks or set(blocks) - set(known):
+            raise ValueError(
+                f"perturbed_attention needs blocks with attention, of {known}, not {blocks}"
+            )
+        perturbed = model.denoiser_of(network.perturbed(blocks))
+        return guidance.perturbed_attention(
+            model.denoise, perturbed, scale=scale, papers_scale=papers_scale
+        )
+
+    return guide
+
+
+GUIDANCE: Mapping[str, Callable[..., Guide]] = {
+    "none": lambda: lambda model: model.denoise,
+    "classifier_free": _of_conditions(guidance.classifier_free),
+    "adaptive_projected": _of_conditions(guidance.adaptive_projected),
+    "compose": _compose,
+    "autoguidance": _autoguidance,
+    "perturbed_attention": _perturbed_attention,
+}
+# What --mode=edit does; see `inference.edit_tasks`.
+EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
+    task.__name__: task
+    for task in (
+        edit_tasks.inpaint, edit_tasks.repaint, edit_tasks.vary, edit_tasks.invert,
+        edit_tasks.interpolate, edit_tasks.super_resolution, edit_tasks.deblur,
+        edit_tasks.colourise,
+    )
+}  # fmt: skip
+
+
+def sampling(config: Any, schedule: Schedule) -> Sampling:
+    """The sampler, grid, guidance and thresholding that `config.sample` names.
+
+    Raises:
+      UserError: an unknown name, or a number of steps that the schedule does not have.
+    """
+    c = config.sample
+    make_grid = function_from_spec(c.grid, GRIDS, key="sample.grid")
+    try:
+        grid = make_grid(schedule, c.steps)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"config.sample.grid = {c.grid!r}, config.sample.steps = {c.steps}: {error}"
+        ) from None
+    if not isinstance(grid, grids.Grid):
+        raise UserError(
+            f"config.sample.grid = {c.grid!r} returned a {type(grid).__name__}: expected a "
+            "function (schedule, steps) that returns a diffjax.grids.Grid"
+        )
+    sampler = function_from_spec(c.sampler, SAMPLERS, key="sample.sampler")
+    if "schedule" in inspect.signature(sampler).parameters:
+        sampler = partial(sampler, schedule=schedule)
+    spec = parse_spec(c.guidance, key="sample.guidance")
+    uses_labels = spec.path != "compose"
+    if c.labels and not uses_labels:
+        raise UserError(
+            f"config.sample.labels = {tuple(c.labels)} but config.sample.guidance = "
+            f"{c.guidance!r} names its own: leave it empty"
+        )
+    guide, uses_null = _guide(c.guidance)
+    return Sampling(
+        sampler,
+        grid,
+        guide,
+        function_from_spec(c.threshold, THRESHOLDS, key="sample.threshold"),
+        c.guidance,
+        uses_labels,
+        uses_null,
+    )
+
+
+def _guide(text: str) -> tuple[Guide, bool]:
+    """The guidance, and whether it compares with no condition."""
+    key = "sample.guidance"
+    spec = parse_spec(text, key=key)
+    if not spec.module:
+        guide = from_spec(text, GUIDANCE, key=key)
+        return guide, spec.name in ("classifier_free", "adaptive_projected", "compose")
+    function = function_from_spec(text, {}, key=key)
+    takes_null = "null" in inspect.signature(function).parameters
+
+    def own(model: GuidanceModel) -> denoisers.Denoiser:
+        options = {"null": model.null} if takes_null else {}
+        return function(model.denoise, model.schedule, **options)
+
+    return own, takes_null
+
+
+def generator(
+    config: Any,
+    network: Network,
+    diffusion: Prediction,
+    *,
+    space: Space,
+    conditions: Conditions = UNCONDITIONAL,
+    examples: Callable[[], Examples] | None = None,
+    weak: Weak | None = None,
+) -> Generator:
+    """What `config.sample` asks for; nothing is compiled yet.
+
+    Args:
+      config: the config.
+      network, diffusion, space, conditions: what it was resolved to.
+      examples: called where the config leaves prompts or maps open.
+      weak: the weaker model, where config.sample.guidance asks for one.
+
+    Raises:
+      UserError: an unknown sampler, grid, guidance or threshold, or a label, prompt or map that
+        the model has no use for.
+    """
+    c = config.sample
+    found = sampling(config, diffusion.schedule)
+    wanted = prompts.read(c.prompt, key="sample.prompt")
+    if wanted and not conditions.texts:
+        raise UserError(
+            f"config.sample.prompt = {c.prompt!r} but the model takes no text: leave it empty"
+        )
+    if c.negative_prompt and not conditions.texts:
+        raise UserError(
+            f"config.sample.negative_prompt = {c.negative_prompt!r} but the model takes no text: "
+            "leave it empty"
+        )
+    if c.negative_prompt and not found.uses_null:
+        raise UserError(
+            f"config.sample.negative_prompt = {c.negative_prompt!r} but config.sample.guidance = "
+            f"{c.guidance!r} ignores it: take classifier_free(scale=3.0), for example"
+        )
+    return Generator(
+        network,
+        diffusion,
+        found,
+        space=space,
+        conditions=conditions,
+        seed=c.seed,
+        batch_size=c.batch_size,
+        labels=tuple(c.labels),
+        prompts=wanted,
+        negative_prompt=c.negative_prompt,
+        map_images=read_map_images(c.maps, space, key="sample.maps"),
+        examples=examples,
+        weak=weak,
+    )
+
+
+def with_scale(text: str, scale: float, *, key: str) -> str:
+    """A choice of guidance with another scale in place of its own.
+
+    Raises:
+      UserError: the text is no choice, or one without a scale.
+
+    >>> with_scale("classifier_free(papers_scale=2, rescale=0.7)", 1.5, key="sample.guidance")
+    'classifier_free(rescale=0.7, scale=1.5)'
+    """
+    spec = parse_spec(text, key=key)
+    name, arguments = spec.path, spec.arguments
+    if name in ("none", "compose"):
+        raise UserError(
+            f"config.{key} = {text!r} has no scale to vary: take classifier_free(scale=1.5), say, "
+            "or leave config.evaluate.scales empty"
+        )
+    arguments = {k: v for k, v in arguments.items() if k != "papers_scale"} | {"scale": scale}
+    return f"{name}({', '.join(f'{k}={_literal(v)}' for k, v in arguments.items())})"
+
+
+def _literal(value: Any) -> str:
+    """What `parse_spec` reads as the value; Python has no literal for infinity."""
+    if isinstance(value, tuple):
+        return f"({''.join(_literal(v) + ',' for v in value)})"
+    return repr(value).replace("inf", "1e999") if isinstance(value, float) else repr(value)

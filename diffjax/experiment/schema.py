@@ -1,0 +1,385 @@
+"""Every key of a config: its type, default, bounds and meaning.
+
+A config states what differs from these defaults. `complete` adds the rest, for an experiment file
+and for the config.json of an old run alike, and `check` refuses what is unknown or out of bounds.
+The section `config.user` is the user's own: nothing in it is looked at.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from diffjax.checkpoints.run_config import flatten
+from diffjax.errors import UserError
+
+
+class Rule(NamedTuple):
+    """What the value of a key must be."""
+
+    kind: type | tuple[type, ...]
+    expected: str
+    holds: Callable[[Any], bool] = lambda value: True
+
+
+class Key(NamedTuple):
+    """One key of a config."""
+
+    rule: Rule
+    default: Any
+    meaning: str
+
+
+# JAX counts and indexes in int32.
+LARGEST = 2**31 - 1
+
+
+def _whole(low: int, high: int = LARGEST) -> Rule:
+    expected = f"a whole number >= {low}"
+    if high != LARGEST:
+        expected += f" and <= {high}"
+    return Rule(int, expected, lambda value: low <= value <= high)
+
+
+# jax.random.key wraps larger seeds, or refuses them, according to its settings.
+SEED = Rule(int, "a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32)
+SHARE = Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
+CHECKPOINT = Rule(
+    str,
+    "'latest', 'best' or a step",
+    lambda value: (
+        value in ("latest", "best")
+        or (value.isascii() and value.isdecimal() and int(value[:11]) <= LARGEST)
+    ),
+)
+# A diffusion model's average can be rebuilt, too.
+MODEL_CHECKPOINT = Rule(
+    str,
+    "'latest', 'best', 'ema' or a step",
+    lambda value: value == "ema" or CHECKPOINT.holds(value),
+)
+TEXT = Rule(str, "a text")
+SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
+NAME = Rule(
+    str,
+    "one of fashion_mnist, digits, tfds:<name>, folder:<path>, or module:Name for your own",
+    lambda value: value != "",
+)
+SWITCH = Rule(bool, "True or False")
+NUMBER = Rule((int, float), "a number that is finite", math.isfinite)
+POSITIVE = Rule((int, float), "a number > 0 that is finite", lambda v: v > 0 and math.isfinite(v))
+NOT_NEGATIVE = Rule(
+    (int, float), "a number >= 0 that is finite", lambda v: v >= 0 and math.isfinite(v)
+)
+WHOLES = Rule(tuple, "a tuple of whole numbers", lambda v: all(type(x) is int for x in v))
+NUMBERS = Rule(
+    tuple,
+    "a tuple of numbers",
+    lambda v: all(type(x) in (int, float) and abs(x) < 1e30 for x in v),
+)
+SIZES = Rule(
+    tuple,
+    "a tuple of at least one whole number >= 1",
+    lambda v: len(v) > 0 and all(type(x) is int and 1 <= x <= LARGEST for x in v),
+)
+# 2^n pi of a float32 in [-1, 1] has no digits left long before.
+EXPONENTS = Rule(
+    tuple,
+    "a tuple of whole numbers in [0, 24]",
+    lambda v: all(type(x) is int and 0 <= x <= 24 for x in v),
+)
+# The memory of an image or of a table of steps is taken before anything tells that it is too much.
+IMAGE_SIZE = _whole(0, 8192)
+STEPS = _whole(1, 10**6)
+CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
+ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
+
+
+def _overrides(value: Any) -> bool:
+    def holds(pair: Any) -> bool:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+            return False
+        try:
+            re.compile(pair[0])
+        except re.error:
+            return False
+        return pair[1] is None or (type(pair[1]) is int and pair[1] >= 0)
+
+    return all(map(holds, value))
+
+
+OVERRIDES = Rule(tuple, "a tuple of (regular expression, axis or None) pairs", _overrides)
+
+# In the order in which --mode=config prints them. `_SHARED` are both kinds of config's.
+_SEED = {"seed": Key(SEED, 0, "what all randomness of the training follows from")}
+_DATA = {
+    "data.name": Key(
+        NAME, "", "digits, fashion_mnist, tfds:<name>, folder:<path>, or a path to your own"
+    ),
+    "data.dir": Key(TEXT, "", "where a TFDS set is; empty for $TFDS_DATA_DIR"),
+    "data.image_size": Key(IMAGE_SIZE, 0, "side that images are resized to; 0: as stored"),
+    "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
+    "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
+    "data.memory_limit_mb": Key(_whole(0), 1024, "a larger set is streamed from disk"),
+}
+_TRAIN = {
+    "train.steps": Key(_whole(1), 40_000, "updates of the parameters"),
+    "train.batch_size": Key(_whole(1), 256, "examples a step, over all devices"),
+    "train.optimizer": Key(
+        SPEC, "adamw(b2=0.99)", "adam, adamw, or a path to learning_rate -> optax transformation"
+    ),
+    "train.learning_rate": Key(POSITIVE, 5e-4, "after the warm-up"),
+    "train.schedule": Key(SPEC, "cosine", "of the learning rate after the warm-up"),
+    "train.warmup_steps": Key(_whole(0), 500, "steps of linear warm-up"),
+    "train.grad_clip": Key(NOT_NEGATIVE, 1.0, "largest global norm of the gradient; 0: no limit"),
+    "train.on_not_finite": Key(
+        ON_NOT_FINITE, "stop", "whether a step with a NaN stops the run or is skipped"
+    ),
+    "train.ema_decay": Key(SHARE, 0.9995, "decay of the averaged parameters"),
+    "train.log_every": Key(_whole(1), 100, "steps between lines of the log"),
+    "train.eval_every": Key(_whole(1), 1000, "steps between held-out losses"),
+    "train.checkpoint_every": Key(_whole(1), 1000, "steps between checkpoints"),
+    "train.sample_every": Key(_whole(1), 5000, "steps between pictures"),
+}
+_PARALLEL = {
+    "parallel.strategy": Key(SPEC, "pmap", "pmap (a copy a device) or fsdp (parameters split)"),
+    "parallel.fsdp": Key(_whole(0), 0, "devices that parameters are split among; 0: all"),
+    "parallel.min_size": Key(_whole(1), 65536, "smaller arrays are not split"),
+    "parallel.overrides": Key(OVERRIDES, (), "(regular expression, axis or None) of array names"),
+    "parallel.devices": Key(_whole(0), 0, "devices that --mode=plan plans for; 0: those here"),
+    "parallel.compile": Key(SWITCH, True, "whether --mode=plan compiles, for temporary memory"),
+}
+DIFFUSION: Mapping[str, Key] = {
+    **_SEED,
+    **_DATA,
+    "first_stage.workdir": Key(TEXT, "", "of a trained autoencoder; empty: diffusion of the data"),
+    "first_stage.checkpoint": Key(CHECKPOINT, "latest", "of that run"),
+    "first_stage.tile": Key(_whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
+    "condition.text": Key(SPEC, "none", "text encoder: none, minilm, clip, t5, transformer"),
+    "condition.map": Key(
+        SPEC, "none", "map given to the network: low_resolution, silhouette, edges"
+    ),
+    "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
+    "model.class_conditional": Key(SWITCH, True, "whether the network is given the class"),
+    "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
+    "diffusion.schedule": Key(SPEC, "cosine", "the noise schedule"),
+    "diffusion.zero_terminal_snr": Key(SWITCH, False, "make a discrete schedule end at noise"),
+    "diffusion.log_snr_shift": Key(NUMBER, 0.0, "added to a continuous schedule's log-SNR"),
+    "diffusion.parametrisation": Key(SPEC, "v", "what the network predicts"),
+    "diffusion.loss_target": Key(SPEC, "same", "what the squared error is measured in"),
+    "diffusion.weighting": Key(SPEC, "uniform", "weight of the squared error by noise level"),
+    "diffusion.time_sampling": Key(SPEC, "low_discrepancy", "which times a batch is trained at"),
+    "diffusion.learned_weighting": Key(SWITCH, False, "learn a log-variance by noise level (EDM2)"),
+    "diffusion.self_conditioning": Key(SHARE, 0.0, "share of examples shown the own estimate"),
+    "diffusion.offset_noise": Key(NOT_NEGATIVE, 0.0, "strength of noise that an image shares"),
+    "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
+    **_TRAIN,
+    "train.accumulate": Key(_whole(1), 1, "micro-batches that a batch is computed in"),
+    "train.ema": Key(SPEC, "warmed_up", "the average: warmed_up, constant, inverse, power"),
+    "train.ema_snapshots": Key(NUMBERS, (), "sigma_rel of power averages kept for --mode=ema"),
+    **_PARALLEL,
+    "sample.sampler": Key(SPEC, "dpm_solver_pp_2m", "the sampler"),
+    "sample.grid": Key(SPEC, "trailing", "the times of its steps"),
+    "sample.steps": Key(STEPS, 40, "number of steps"),
+    "sample.guidance": Key(SPEC, "none", "such as classifier_free(scale=1.5)"),
+    "sample.threshold": Key(SPEC, "clip", "what keeps x_0 in range: none, clip, dynamic"),
+    "sample.count": Key(_whole(1), 100, "how many samples"),
+    "sample.batch_size": Key(_whole(1), 250, "how many at once"),
+    "sample.labels": Key(WHOLES, (), "classes, in turn; -1 for none; empty: every class"),
+    "sample.prompt": Key(TEXT, "", "prompts with | between them, or file:PATH"),
+    "sample.negative_prompt": Key(TEXT, "", "what guidance moves away from"),
+    "sample.maps": Key(TEXT, "", "image files that maps are made of"),
+    "sample.seed": Key(SEED, 0, "of the noise"),
+    "sample.checkpoint": Key(MODEL_CHECKPOINT, "latest", "which parameters"),
+    "edit.task": Key(SPEC, "vary(strength=0.5)", "what --mode=edit does"),
+    "edit.images": Key(TEXT, "", "image files"),
+    "edit.mask": Key(TEXT, "", "image file, white where the image is kept"),
+    "edit.labels": Key(WHOLES, (), "classes of the images"),
+    "edit.prompt": Key(TEXT, "", "prompts, one or one an image"),
+    "edit.count": Key(_whole(1), 5, "variants, or pictures between two images"),
+    "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are measured of"),
+    "evaluate.scales": Key(NUMBERS, (), "guidance scales to compare"),
+    "evaluate.likelihood": Key(SPEC, "none", "none, vlb, vdm or ode"),
+    "evaluate.images": Key(_whole(0), 0, "images that a likelihood is measured of; 0: all"),
+    "ema.sigma_rel": Key(POSITIVE, 0.1, "width of the average that --mode=ema rebuilds"),
+    "ema.step": Key(_whole(0), 0, "the step it ends at; 0: the last"),
+}
+# The fields of `model` that each network of diffjax has; another's are its own.
+NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
+    "unet": {
+        "model.channels": Key(_whole(1), 96, "channels of the first level"),
+        "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level over those"),
+        "model.blocks": Key(_whole(1), 2, "residual blocks a level"),
+        "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
+        "model.transformer_depth": Key(_whole(1), 1, "transformer blocks in a row, with text"),
+        "model.head_channels": Key(_whole(1), 32, "channels an attention head"),
+        "model.dropout": Key(SHARE, 0.1, "rate in the residual blocks"),
+        "model.fourier": Key(EXPONENTS, (), "n of input features sin(2^n pi x), cos(2^n pi x)"),
+        "model.patch": Key(_whole(1), 1, "side of patches folded into channels"),
+        "model.block": Key(SPEC, "resnet", "resnet or convnext"),
+        "model.scale_shift": Key(SWITCH, True, "whether time scales and shifts (ADM) or is added"),
+        "model.attention": Key(SPEC, "softmax", "softmax or linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.kernels": Key(SPEC, "auto", "what computes convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "what is recomputed: none, dots, layers, full"),
+    },
+}
+_AUTOENCODER_TRAIN = _TRAIN | {
+    "train.steps": Key(_whole(1), 20_000, "updates of the parameters"),
+    "train.optimizer": _TRAIN["train.optimizer"]._replace(default="adam(b1=0.5, b2=0.9)"),
+    "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=3e-4),
+    "train.ema_decay": _TRAIN["train.ema_decay"]._replace(default=0.999),
+    "train.sample_every": _TRAIN["train.sample_every"]._replace(default=2000),
+}
+AUTOENCODER: Mapping[str, Key] = {
+    **_SEED,
+    **_DATA,
+    "autoencoder.latent_channels": Key(_whole(1), 4, "channels of the latents"),
+    "autoencoder.channels": Key(_whole(1), 64, "channels of the first level"),
+    "autoencoder.multipliers": Key(SIZES, (1, 2, 4), "channels of each level over those"),
+    "autoencoder.blocks": Key(_whole(1), 2, "residual blocks a level"),
+    "autoencoder.patch": Key(_whole(1), 1, "side of patches folded into channels"),
+    "autoencoder.regulariser": Key(SPEC, "kl(weight=1e-3)", "kl or vq"),
+    "autoencoder.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+    "autoencoder.kernels": Key(SPEC, "auto", "what computes convolutions: auto, onednn, xla"),
+    "loss.reconstruction": Key(SPEC, "l1", "error of pixels"),
+    "loss.perceptual": Key(SPEC, "classifier", "network whose features are compared, or none"),
+    "loss.perceptual_weight": Key(NOT_NEGATIVE, 0.1, "of that distance"),
+    "loss.adversarial": Key(SPEC, "patch(channels=64, layers=2)", "discriminator, or none"),
+    "loss.adversarial_weight": Key(NOT_NEGATIVE, 0.2, "of its loss"),
+    "loss.adversarial_start": Key(_whole(0), 4000, "the step from which it is trained"),
+    **_AUTOENCODER_TRAIN,
+    **_PARALLEL,
+    "sample.count": Key(_whole(1), 40, "images that are reconstructed"),
+    "sample.batch_size": Key(_whole(1), 250, "how many at once"),
+    "sample.checkpoint": Key(CHECKPOINT, "latest", "which parameters"),
+    "evaluate.num_samples": Key(_whole(2), 10_000, "images that distances are measured of"),
+}
+
+# What keys of older versions are called now.
+RENAMED: Mapping[str, str] = {
+    "diffusion.label_dropout": "diffusion.condition_dropout",
+}
+# Values of older versions, by the key's name now.
+_OLD_VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "model.remat": {True: "full", False: "none"},
+}
+USER = "user."
+
+
+def is_autoencoder(config: Any) -> bool:
+    """Whether a config trains a first stage, rather than a diffusion model."""
+    return "autoencoder" in config
+
+
+def keys_of(config: Any) -> dict[str, Key]:
+    """The keys that a config has, in order: its network's fields among them.
+
+    Those of a network that is the user's own are not known, and not among them.
+    """
+    if is_autoencoder(config):
+        return dict(AUTOENCODER)
+    name = _network_name(config)
+    keys: dict[str, Key] = {}
+    for key, entry in DIFFUSION.items():
+        keys[key] = entry
+        if key == "model.class_conditional":
+            keys |= NETWORK_FIELDS.get(name.partition("(")[0].strip(), {})
+    return keys
+
+
+def complete(config: Any) -> Any:
+    """A copy of a config with old keys renamed and missing ones at their defaults, unlocked.
+
+    Args:
+      config: an ml_collections ConfigDict.
+
+    Raises:
+      UserError: a section's name where a value belongs, or the other way round.
+    """
+    done = config.copy_and_resolve_references()
+    done.unlock()
+    _rename(done)
+    for key, entry in keys_of(done).items():
+        *sections, name = key.split(".")
+        section = done
+        for part in sections:
+            if part not in section:
+                section[part] = type(done)()
+            section = section[part]
+            if not hasattr(section, "items"):
+                raise UserError(
+                    f"config.{key.rpartition('.')[0]} = {section!r}: expected a section"
+                )
+        if name not in section:
+            section[name] = entry.default
+    return done
+
+
+def _rename(config: Any) -> None:
+    for old, new in RENAMED.items():
+        *sections, name = old.split(".")
+        section = config
+        for part in sections:
+            section = section.get(part, {}) if hasattr(section, "items") else {}
+        if hasattr(section, "items") and name in section:
+            *others, new_name = new.split(".")
+            target = config
+            for part in others:
+                target = target[part]
+            if new_name in target:
+                raise UserError(f"config.{old} is now config.{new}, which is set, too: remove one")
+            target[new_name] = section[name]
+            del section[name]
+    for key, values in _OLD_VALUES.items():
+        section_name, name = key.split(".")
+        section = config.get(section_name, {})
+        if hasattr(section, "items") and isinstance(section.get(name), bool):
+            value = values[section[name]]
+            del section[name]
+            section[name] = value
+
+
+def check(config: Any) -> None:
+    """Each key is known, and each value is of its kind.
+
+    Args:
+      config: a complete config.
+
+    Raises:
+      UserError: names the first key that is not so.
+    """
+    found = flatten(config)
+    keys = keys_of(config)
+    own_network = _has_own_network(config)
+    for key in found:
+        free = key.startswith(USER) or (own_network and key.startswith("model."))
+        if key not in keys and not free:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+            raise UserError(
+                f"config.{key} is not a key of diffjax's configs: "
+                + (f"expected config.{near[0]}, or " if near else "")
+                + "remove it; a key of your own goes into config.user"
+            )
+    for key, (rule, _, _) in keys.items():
+        if key not in found:
+            raise UserError(f"config.{key} is missing: expected {rule.expected}")
+        value = found[key]
+        wrong_kind = not isinstance(value, rule.kind) or (
+            isinstance(value, bool) and rule.kind is not bool
+        )
+        # A comparison with NaN is false, so a rule with bounds refuses it.
+        if wrong_kind or not rule.holds(value) or value != value:
+            raise UserError(f"config.{key} = {value!r}: expected {rule.expected}")
+
+
+def _has_own_network(config: Any) -> bool:
+    return not is_autoencoder(config) and ":" in _network_name(config)
+
+
+def _network_name(config: Any) -> str:
+    """What `model.name` says, or the default; "" where it is no text."""
+    model = config.get("model", {})
+    name = model.get("name", "unet") if hasattr(model, "items") else ""
+    return name if isinstance(name, str) else ""

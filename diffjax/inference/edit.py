@@ -1,0 +1,171 @@
+"""Edits of images by a trained model: rows of an image and what became of it."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.errors import UserError
+from diffjax.figures import to_uint8
+from diffjax.images import to_model_range
+from diffjax.inference.edit_tasks import Row, Task
+from diffjax.inference.generator import Generator
+from diffjax.latent.space import Space
+from diffjax.models.condition import Condition, SpatialMap
+from diffjax.prediction import Prediction
+from diffjax.schedules import Array
+
+
+class Editing:
+    """A task on images, as functions of the parameters; nothing is computed before `run`."""
+
+    def __init__(
+        self,
+        task: Task,
+        generator: Generator,
+        diffusion: Prediction,
+        space: Space,
+        *,
+        images: np.ndarray,
+        count: int,
+        mask: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        captions: Sequence[str] | None = None,
+        what: str = "the edit",
+    ) -> None:
+        """Takes what a row is made from.
+
+        Args:
+          task: see `edit_tasks`.
+          generator: the model's sampler and guidance.
+          diffusion, space: the model's.
+          images: uint8 (n, H, W, C), n at least `task.images`.
+          count: variants, or pictures between two images.
+          mask: float32 (H, W, 1), 1 where the image is kept; None for a task without one.
+          labels: int (n,), -1 for no class; None for a model without classes.
+          captions: n texts, or None.
+          what: the task's name in messages.
+
+        Raises:
+          UserError: images, a mask, labels or captions that the task or the model can't take.
+        """
+        self.task, self.what = task, what
+        self._generator, self._diffusion, self._space = generator, diffusion, space
+        self._images, self._count, self._mask = images, count, mask
+        self._labels, self._captions = labels, captions
+        if not space.images:
+            raise UserError(f"{what}: edits are of images, and this model's data is arrays")
+        if task.of_pixels and space.shape != space.image_shape:
+            raise UserError(
+                f"{what} measures pixels, and this model diffuses latents: take inpaint, repaint, "
+                "vary, invert or interpolate"
+            )
+        if len(images) < task.images:
+            raise UserError(f"{what} needs {task.images} images, and there are {len(images)}")
+        if (mask is not None) != task.masked:
+            raise UserError(
+                f"{what} needs a mask, 1 where the image is kept and 0 where it is drawn"
+                if task.masked
+                else f"{what} takes no mask: leave it out, or take the task inpaint or repaint"
+            )
+        if mask is not None and not np.asarray(space.mask(mask)).any():
+            raise UserError(
+                f"{what}: the mask keeps no block of pixels whole that a latent stands for: keep "
+                "larger areas"
+            )
+        if task.images > 1:
+            if labels is not None and len(set(labels.tolist())) > 1:
+                raise UserError(f"{what} goes from image to image under one label: give one label")
+            if captions is not None and len(set(captions)) > 1:
+                raise UserError(
+                    f"{what} goes from image to image under one prompt: give one prompt"
+                )
+
+    def columns(self) -> list[str]:
+        """The names of a row's images."""
+        return list(self.task.columns(self._count))
+
+    def run(self, params: Any) -> np.ndarray:
+        """All rows, one after the other: uint8 (rows, columns, H, W, C).
+
+        Raises:
+          UserError: the sampler can't do the task, or a value is not finite.
+        """
+        edited = jax.jit(self._function())
+        space, count = self._space, self._count
+        mask = None if self._mask is None else space.mask(self._mask)
+        rows = []
+        for i in range(len(self._images) - self.task.images + 1):
+            indices = i * count + np.arange(count)
+            images = to_model_range(jnp.asarray(self._images[i : i + self.task.images]))
+            try:
+                x_0 = edited(
+                    params, self._generator.weak_params, space.of_images(images), mask,
+                    self._condition(i), indices,
+                )  # fmt: skip
+                row = np.asarray(self._with_given(space.to_images(x_0), images))
+            except (ValueError, TypeError, ZeroDivisionError) as error:
+                raise UserError(f"{self.what}: {str(error).splitlines()[0]}") from error
+            if not np.isfinite(row).all():
+                raise UserError(
+                    f"image {i}: values that are not finite came out: take more "
+                    "config.sample.steps or config.sample.threshold='clip'"
+                )
+            rows.append(to_uint8(row))
+        return np.stack(rows)
+
+    def _function(self) -> Any:
+        """The pure function (params, weak_params, x_0, mask, condition, indices) -> x_0s."""
+        generator = self._generator
+
+        def edited(
+            params: Any, weak_params: Any, x_0: Array, mask: Array, condition: Any, indices: Array
+        ) -> Array:
+            eps, keys = generator.noise(indices)
+            return self.task.run(
+                Row(
+                    images=x_0,
+                    mask=mask,
+                    eps=eps,
+                    keys=keys,
+                    condition=condition,
+                    guided=generator.guided(params, weak_params),
+                    threshold=generator.threshold,
+                    schedule=self._diffusion.schedule,
+                    sampler=generator.sampling.sampler,
+                    grid=generator.sampling.grid,
+                )
+            )
+
+        return edited
+
+    def _condition(self, i: int) -> Condition | None:
+        """Of row i, for one example."""
+        label = None if self._labels is None else self._labels[i : i + 1]
+        text = None if self._captions is None else self._generator.text([self._captions[i]])
+        made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
+        spatial = None if made is None else SpatialMap(made, np.ones(1, bool))  # its own
+        if label is None and text is None and spatial is None:
+            return None
+        return Condition(label, text, spatial)
+
+    def _with_given(self, row: Array, images: Array) -> Array:
+        """The row with the pixels that were given, where a first stage has been in between."""
+        row = jnp.concatenate([images[:1], row[1:]])
+        if self.task.images > 1:
+            row = jnp.concatenate([row[:-1], images[-1:]])
+        if self._mask is None:
+            return row
+        keep = jnp.asarray(self._mask) > 0.5
+        known = jnp.where(keep, images[:1], 0.0)
+        return jnp.concatenate([images[:1], known, jnp.where(keep, images[:1], row[2:])])
+
+
+def row_names(names: Sequence[str], task: Task) -> list[str]:
+    """One name a row: the image's, or from which image to which."""
+    if task.images == 1:
+        return list(names)
+    return [f"{a} - {b}" for a, b in itertools.pairwise(names)]

@@ -1,0 +1,406 @@
+"""Images from a trained network, as a config's `sample` section asks for them."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import denoisers, guidance, rng
+from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
+from diffjax.distributed import hosts
+from diffjax.distributed.everywhere import Everywhere
+from diffjax.errors import UserError
+from diffjax.figures import to_uint8
+from diffjax.images import to_model_range
+from diffjax.inference.sampling import GuidanceModel, Sampling, Weak, apply_network
+from diffjax.latent.space import Space
+from diffjax.models.condition import Condition, SpatialMap, Text, null
+from diffjax.models.network import Network
+from diffjax.prediction import Prediction
+from diffjax.schedules import Array
+
+
+class Draw(NamedTuple):
+    """A batch of samples.
+
+    Attributes:
+      images: uint8 (n, H, W, C); float32 (n, ...) where the data is no images.
+      trajectory: float32 (N+1, n, ...), or None.
+    """
+
+    images: np.ndarray
+    trajectory: np.ndarray | None
+
+
+class Examples(NamedTuple):
+    """What is drawn where a config names no prompt and no map: some of the set's own.
+
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), which maps are made of; labels: int32
+    (n,), -1 for none.
+    """
+
+    captions: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Generator:
+    """Sample number i, for any i: a function of (params, seed, i) and the config's sampler.
+
+    Numbers, not batches, decide the noise and the condition, so the first eight samples of a
+    hundred are the eight samples of eight. Labels, prompts and maps each go round.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        diffusion: Prediction,
+        sampling: Sampling,
+        *,
+        space: Space,
+        conditions: Conditions = UNCONDITIONAL,
+        seed: int = 0,
+        batch_size: int = 250,
+        labels: tuple[int, ...] = (),
+        prompts: tuple[str, ...] = (),
+        negative_prompt: str = "",
+        map_images: np.ndarray | None = None,
+        examples: Callable[[], Examples] | None = None,
+        weak: Weak | None = None,
+    ) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+          network, diffusion, sampling, space, conditions: what is sampled, and how.
+          seed: of the noise.
+          batch_size: samples computed at once.
+          labels, prompts: in turn; () for every class, and for the captions of `examples`.
+          negative_prompt: "" for none.
+          map_images: uint8 (n, H, W, C) that maps are made of; None for those of `examples`.
+          examples: called where prompts or maps are left open.
+          weak: the weaker model, where the guidance needs one.
+
+        Raises:
+          UserError: a label that the model does not have.
+        """
+        self._network = network
+        self._diffusion = diffusion
+        self._space = space
+        self._conditions = conditions
+        self.weak = weak
+        self._seed = seed
+        self._batch_size = batch_size
+        self.sampling = sampling
+        num_classes = conditions.num_classes if sampling.uses_labels else 0
+        self._labels = _labels(labels, num_classes)
+        self._names_labels = bool(labels)
+        self._prompts = prompts
+        self._texts = conditions.texts
+        self._map_images = map_images
+        self._examples = examples
+        self._found: Examples | None = None
+        self._tables: dict[str, Any] = {}
+        self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
+        # Encoded here, since `null` is called within traces.
+        self._negative = self.text([negative_prompt]) if negative_prompt else None
+
+    def of(
+        self,
+        *,
+        prompts: tuple[str, ...] = (),
+        labels: tuple[int, ...] = (),
+        map_images: np.ndarray | None = None,
+        seed: int | None = None,
+    ) -> "Generator":
+        """The same programs for other conditions; what is empty or None stays the config's.
+
+        Args:
+          prompts, labels: as config.sample has them.
+          map_images: uint8 (n, H, W, C) that maps are made of, n at least 1.
+          seed: of the noise.
+
+        Raises:
+          UserError: a condition that the model has no use for, or images of another shape.
+        """
+        other = copy.copy(self)
+        if prompts:
+            if not self._texts:
+                raise UserError(f"prompts {prompts} were given to a model that takes no text")
+            other._prompts = prompts
+        if labels:
+            num_classes = self._conditions.num_classes if self.sampling.uses_labels else 0
+            other._labels, other._names_labels = _labels(labels, num_classes), True
+        if map_images is not None:
+            if not self._space.map_channels:
+                raise UserError("map_images were given to a model that takes no map")
+            fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
+            if not fits or map_images.dtype != np.uint8:
+                raise UserError(
+                    f"map_images are {map_images.dtype} {map_images.shape}: expected uint8 "
+                    f"(n, {', '.join(map(str, self._space.image_shape))})"
+                )
+            other._map_images = map_images
+        if seed is not None:
+            other._seed = seed
+        return other
+
+    def around(self, network: Network) -> "Generator":
+        """The same for another network."""
+        other = copy.copy(self)
+        other._network, other._compiled = network, {}
+        return other
+
+    @property
+    def weak_params(self) -> Any:
+        """The weaker model's parameters, or None."""
+        return self.weak and self.weak.params
+
+    def labels(self, start: int, count: int) -> np.ndarray | None:
+        """The labels of samples start .. start + count - 1: int32 (count,), or None."""
+        if self._labels is None:
+            return None
+        labels = self._labels
+        if not self._names_labels and self._takes_own():
+            labels = self._own().labels  # of the pictures whose captions or maps are taken
+        return labels[np.arange(start, start + count) % len(labels)]
+
+    def _takes_own(self) -> bool:
+        """Whether captions or maps are those of held-out images."""
+        needs_map = bool(self._space.map_channels)
+        return (self._texts is not None and not self._prompts) or (
+            needs_map and self._map_images is None
+        )
+
+    def captions(self, start: int, count: int) -> list[str] | None:
+        """The prompts of samples start .. start + count - 1, or None."""
+        if self._texts is None:
+            return None
+        wanted = self._prompts or self._own().captions
+        return [wanted[i % len(wanted)] for i in range(start, start + count)]
+
+    def map_images(self, start: int, count: int) -> np.ndarray | None:
+        """What the maps of samples start .. start + count - 1 are made of: uint8, or None."""
+        if not self._space.map_channels:
+            return None
+        images = self._own().images if self._map_images is None else self._map_images
+        return images[np.arange(start, start + count) % len(images)]
+
+    def condition(self, start: int, count: int) -> Condition | None:
+        """The condition of samples start .. start + count - 1; None for an unconditional model."""
+        if not self._conditions.any:
+            return None
+        labels = self.labels(start, count)
+        text = None
+        captions = self.captions(start, count)
+        if captions is not None:
+            text = self.text(captions)
+        spatial = None
+        images = self.map_images(start, count)
+        if images is not None:
+            spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
+        if labels is None and text is None and spatial is None:
+            return None
+        return Condition(labels, text, spatial)
+
+    def text(self, captions: Sequence[str]) -> Text:
+        """Prompts as the network takes them; each is encoded once."""
+        assert self._texts is not None
+        wanted = tuple(dict.fromkeys(captions))
+        new = [caption for caption in wanted if caption not in self._tables]
+        if new:
+            encoded = self._texts.encode(new)
+            for i, caption in enumerate(new):
+                self._tables[caption] = Text(*(x if x is None else x[i] for x in encoded))
+        rows = [self._tables[caption] for caption in captions]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def _own(self) -> Examples:
+        if self._examples is None:
+            raise UserError("name what to draw: config.sample.prompt or config.sample.maps")
+        if self._found is None:
+            self._found = self._examples()
+        return self._found
+
+    def _map_of(self, images: np.ndarray) -> Array:
+        made = self._space.map_of(to_model_range(jnp.asarray(images)))
+        assert made is not None
+        return made
+
+    def __call__(
+        self,
+        params: Any,
+        *,
+        start: int,
+        count: int,
+        keep_trajectory: bool = False,
+        batch_size: int | None = None,
+    ) -> Draw:
+        """Samples start .. start + count - 1, in batches of one size, split among all devices.
+
+        Args:
+          params: the network's parameters.
+          start: number of the first sample.
+          count: how many.
+          keep_trajectory: whether x_t is returned after every step.
+          batch_size: samples computed at once, by default config.sample.batch_size or, if that
+            is fewer, `count`; rounded up to divide among the devices. Each size is compiled anew,
+            so whoever asks for many parts, one of them smaller, names one size for all.
+
+        Raises:
+          UserError: a value that is not finite came out.
+        """
+        everywhere = Everywhere()
+        size = everywhere.fits(batch_size or min(self._batch_size, count))
+        draws, paths = [], []
+
+        def images_of(x: Array, wanted: int) -> np.ndarray:
+            return hosts.on_host(self._space.to_images(x))[:wanted]
+
+        for first in range(start, start + count, size):
+            wanted = min(size, start + count - first)
+            indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
+            indices, condition = everywhere.split((indices, self.condition(first, size)))
+            x_0, trajectory = self._compile(size, keep_trajectory)(
+                params, indices, condition, self.weak_params, np.uint32(self._seed)
+            )
+            draws.append(images_of(x_0, wanted))
+            if keep_trajectory:
+                # By number: an array that lies in several processes can't be gone through.
+                steps = range(len(trajectory))
+                paths.append(np.stack([images_of(trajectory[i], wanted) for i in steps]))
+        images = np.concatenate(draws)
+        if not np.isfinite(images).all():
+            raise UserError(
+                "the sampler returned values that are not finite: take more config.sample.steps, "
+                "config.sample.threshold='clip', or another config.sample.checkpoint"
+            )
+        return Draw(
+            self.finished(images), np.concatenate(paths, axis=1) if keep_trajectory else None
+        )
+
+    def finished(self, images: np.ndarray) -> np.ndarray:
+        """Samples as they are handed out: uint8 images, or float32 data."""
+        return to_uint8(images) if self._space.images else images
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether samples have labels."""
+        return self._labels is not None
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether samples have prompts."""
+        return self._texts is not None
+
+    def _compile(self, size: int, keep_trajectory: bool) -> Callable[..., Any]:
+        if (size, keep_trajectory) not in self._compiled:
+            self._compiled[size, keep_trajectory] = jax.jit(
+                self.function(keep_trajectory=keep_trajectory)
+            )
+        return self._compiled[size, keep_trajectory]
+
+    def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
+        """The pure function (params, indices (n,), condition, weak_params, seed) -> Samples.
+
+        The samples are of x_0, which for a latent model is not the image yet. Without a seed it is
+        the config's.
+        """
+        sampling = self.sampling
+
+        def generate(
+            params: Any,
+            indices: Array,
+            condition: Any,
+            weak_params: Any = None,
+            seed: Array | None = None,
+        ) -> Any:
+            eps, keys = self.noise(indices, seed)
+            return sampling.sampler(
+                self.denoiser(params, weak_params),
+                # At the grid's first time a sample of data at rest is noise_scale eps, for EDM
+                # 80 eps.
+                eps * jnp.float32(sampling.grid.noise_scale[0]),
+                grid=sampling.grid,
+                key=keys,
+                cond=condition,
+                keep_trajectory=keep_trajectory,
+            )
+
+        return generate
+
+    def noise(self, indices: Array, seed: Array | None = None) -> tuple[Array, Array]:
+        """Each sample's start, standard normal (n, ...) of x_0's shape, and its key, (n,)."""
+        seed = self._seed if seed is None else seed
+        start = rng.stream(seed, "sample_start")
+        eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._space.shape))
+        steps = rng.stream(seed, "sample_steps")
+        return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
+
+    def denoiser(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
+        """`guided`, thresholded as the config says."""
+        return self.threshold(self.guided(params, weak_params))
+
+    def threshold(self, denoise: denoisers.Denoiser) -> denoisers.Denoiser:
+        """The config's thresholding around a denoiser."""
+        return self.sampling.threshold(denoise, self._diffusion.schedule)
+
+    def guided(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
+        """The network as a denoiser, guided as the config says.
+
+        Args:
+          params: the network's parameters.
+          weak_params: those of the weaker model; an argument, as `params` is, so that no program
+            holds them as constants.
+        """
+        weak = self.weak
+        model = GuidanceModel(
+            denoise=_denoiser(self._network, self._diffusion, params),
+            schedule=self._diffusion.schedule,
+            conditional=self._conditions.any,
+            num_classes=self._conditions.num_classes,
+            null=self.null,
+            network=self._network,
+            shape=self._space.shape,
+            denoiser_of=lambda network: _denoiser(network, self._diffusion, params),
+            weak=weak and _denoiser(weak.network, weak.diffusion, weak_params),
+        )
+        try:
+            return self.sampling.guide(model)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"config.sample.guidance = {self.sampling.guidance!r}: {error}"
+            ) from error
+
+    def null(self, condition: Any) -> Any:
+        """What guidance extrapolates from: no condition, or the negative prompt in its place."""
+        if not isinstance(condition, Condition):
+            return guidance.no_label(condition)
+        nothing = null(condition)
+        if self._negative is None or nothing.text is None:
+            return nothing
+        text = broadcast(self._negative, len(nothing.text.mask))
+        return nothing._replace(text=text)
+
+
+def _denoiser(network: Network, diffusion: Prediction, params: Any) -> denoisers.Denoiser:
+    return diffusion.denoiser(apply_network(network, params))
+
+
+def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:
+    if not num_classes:
+        if wanted:
+            raise UserError(
+                f"config.sample.labels = {wanted} but the model is not class-conditional: leave "
+                "it empty"
+            )
+        return None
+    bad = [label for label in wanted if not -1 <= label < num_classes]
+    if bad:
+        raise UserError(
+            f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
+            "no class; leave it empty for every class in turn"
+        )
+    return np.asarray(wanted or range(num_classes), np.int32)

@@ -1,0 +1,115 @@
+"""A first stage as the second one sees it: pure functions between images and scaled latents.
+
+    image x --encoder--> map --draw--> z --scale--> x_0 of the diffusion          (encode, draw)
+    x_0 of the diffusion --unscale--> z --settle--> --decoder--> image x          (decode)
+
+Rombach et al. 2022, section 3. Scaling brings every channel of z to mean 0 and variance 1, as
+noise schedules suppose of data; the numbers are measured, and the checkpoint carries them.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.latent.regularisers import Regulariser
+from diffjax.latent.tiled_decode import decode_tiled
+from diffjax.models.autoencoder import Decoder, Encoder
+from diffjax.schedules import Array
+
+
+class Scaling(NamedTuple):
+    """x_0 = factor (z - shift); (C,) float32 each."""
+
+    shift: Array
+    factor: Array
+
+
+class Frozen(NamedTuple):
+    """What a trained first stage holds.
+
+    Attributes:
+      params: {"encoder": ..., "decoder": ...}, the averaged ones.
+      codebook: the regulariser's state, () for a Gaussian.
+      scaling: see `Scaling`.
+    """
+
+    params: Any
+    codebook: Any
+    scaling: Scaling
+
+
+def digest(frozen: Frozen) -> str:
+    """SHA-256 of all its numbers, in hex: two stages with one digest give the same latents."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+        found.update(f"{path} {leaf.shape} {leaf.dtype}".encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
+
+
+class FirstStage(NamedTuple):
+    """The functions of a first stage; all arrays are in a `Frozen`.
+
+    Attributes:
+      encoder, decoder: the networks.
+      regulariser: what the latents were trained under.
+      image_shape: (H, W, C) of the images.
+      latent_shape: (h, w, c) of the latents.
+      tile: side of the tiles that latents are decoded in, 0 for whole.
+    """
+
+    encoder: Encoder
+    decoder: Decoder
+    regulariser: Regulariser
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    tile: int = 0
+
+    @property
+    def factor(self) -> int:
+        """f: how many times smaller latents are than images, to the ceiling."""
+        return self.encoder.patch * 2 ** (len(self.encoder.multipliers) - 1)
+
+    def encode(self, frozen: Frozen, images: Array) -> Array:
+        """(B, H, W, C) in [-1, 1] -> the encoder's map, (B, h, w, map channels)."""
+        return self.encoder.apply({"params": frozen.params["encoder"]}, images)
+
+    def draw(self, frozen: Frozen, latents_map: Array, *, eps: Array | None = None) -> Array:
+        """Scaled latents of an encoder's map: (B, h, w, c), the Gaussian's mean for eps = None."""
+        z = self.regulariser.draw(latents_map.astype(jnp.float32), eps)
+        return frozen.scaling.factor * (z - frozen.scaling.shift)
+
+    def decode(self, frozen: Frozen, latents: Array) -> Array:
+        """Scaled latents (B, h, w, c) -> images (B, H, W, C), about [-1, 1]."""
+        z = latents / frozen.scaling.factor + frozen.scaling.shift
+        return self._decode(frozen, z)
+
+    def _decode(self, frozen: Frozen, z: Array) -> Array:
+        """Latents before scaling -> images."""
+        z = self.regulariser.settle(frozen.codebook, z)
+        if self.tile:
+            return decode_tiled(
+                lambda part: self._decoded(frozen, part, None),
+                z, size=self.image_shape[:2], tile=self.tile, factor=self.factor,
+            )  # fmt: skip
+        return self._decoded(frozen, z, self.image_shape[:2])
+
+    def _decoded(self, frozen: Frozen, z: Array, size: tuple[int, int] | None) -> Array:
+        return self.decoder.apply({"params": frozen.params["decoder"]}, z, size)
+
+    def reconstruct(self, frozen: Frozen, images: Array) -> Array:
+        """(B, H, W, C) -> the same shape, through the latents' means."""
+        return self._decode(frozen, self.regulariser.draw(self.encode(frozen, images), None))
+
+
+def latent_mask(mask: Array, *, latent_shape: tuple[int, ...], factor: int) -> Array:
+    """(H, W, 1) -> (h, w, 1): 1 where all pixels under a latent are kept."""
+    height, width = latent_shape[:2]
+    missing = ((0, height * factor - mask.shape[0]), (0, width * factor - mask.shape[1]), (0, 0))
+    whole = jnp.pad(mask, missing, mode="edge")
+    return jax.lax.reduce_window(
+        whole, jnp.inf, jax.lax.min, (factor, factor, 1), (factor, factor, 1), "VALID"
+    )

@@ -1,0 +1,259 @@
+"""What x_0 is: pixels, arrays as they are, or the latents of a first stage.
+
+All else of the diffusion is the same.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import data, rng
+from diffjax.conditioning.maps import MakeMap
+from diffjax.images import random_flip, to_model_range
+from diffjax.latent.encoded import LatentSource, encoded
+from diffjax.latent.first_stage import FirstStage, Frozen, digest, latent_mask
+from diffjax.models.blocks import space_to_depth
+from diffjax.schedules import Array
+
+# The keys of a train step's streams by their names.
+Keys = Callable[[str], Array]
+
+
+class Space(Protocol):
+    """Where diffusion happens.
+
+    Attributes:
+      shape: of one x_0.
+      image_shape: (H, W, C) of the images, or the shape of other data.
+      images: whether samples are images, uint8 (H, W, C) in the end.
+      map_channels: of a map as the network gets it, 0 for none.
+      identity: changes with what stands between images and x_0; "" for nothing.
+      told: where that comes from, in words.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def image_shape(self) -> tuple[int, ...]: ...
+    @property
+    def images(self) -> bool: ...
+    @property
+    def map_channels(self) -> int: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def told(self) -> str: ...
+
+    def source(self, images: data.ImageSource) -> data.ImageSource:
+        """What batches are taken of."""
+        ...
+
+    def read(
+        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+    ) -> tuple[Array, Array | None]:
+        """x_0 and the map of a batch, within a train step."""
+        ...
+
+    def of_images(self, images: Array) -> Array:
+        """(B, H, W, C) in [-1, 1] -> x_0."""
+        ...
+
+    def to_images(self, x_0: Array) -> Array:
+        """x_0 -> (B, H, W, C), about [-1, 1]."""
+        ...
+
+    def map_of(self, images: Array) -> Array | None:
+        """The map of (B, H, W, C) images in [-1, 1], as the network gets it."""
+        ...
+
+    def mask(self, mask: Array) -> Array:
+        """(H, W, 1), 1 where pixels are kept, for x_0."""
+        ...
+
+    def example(self) -> dict[str, Any]:
+        """A batch of one, in shapes, without its text."""
+        ...
+
+
+class Pixels(NamedTuple):
+    """x_0 is the image in [-1, 1]."""
+
+    image_shape: tuple[int, ...]
+    make_map: MakeMap | None = None
+    images: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    @property
+    def map_channels(self) -> int:
+        return _map_channels(self.map_of, self.image_shape)
+
+    @property
+    def identity(self) -> str:
+        return ""
+
+    @property
+    def told(self) -> str:
+        return ""
+
+    def source(self, images: data.ImageSource) -> data.ImageSource:
+        return images
+
+    def read(
+        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+    ) -> tuple[Array, Array | None]:
+        x_0 = to_model_range(batch["image"])
+        if flip:
+            x_0 = random_flip(key("flip"), indices, x_0)
+        return x_0, self.map_of(x_0)
+
+    def of_images(self, images: Array) -> Array:
+        return images
+
+    def to_images(self, x_0: Array) -> Array:
+        return x_0
+
+    def map_of(self, images: Array) -> Array | None:
+        return None if self.make_map is None else self.make_map(images)
+
+    def mask(self, mask: Array) -> Array:
+        return mask
+
+    def example(self) -> dict[str, Any]:
+        return _example(self.image_shape, jnp.uint8)
+
+
+class Arrays(NamedTuple):
+    """x_0 is an array of any shape as it is stored: points, waveforms, another model's latents."""
+
+    image_shape: tuple[int, ...]
+    images: bool = False
+    map_channels: int = 0
+    identity: str = ""
+    told: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def source(self, images: data.ImageSource) -> data.ImageSource:
+        return images
+
+    def read(
+        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+    ) -> tuple[Array, Array | None]:
+        if flip:
+            raise ValueError("arrays are not mirrored: set config.data.flip=False")
+        return batch["image"], None
+
+    def of_images(self, images: Array) -> Array:
+        return images
+
+    def to_images(self, x_0: Array) -> Array:
+        return x_0
+
+    def map_of(self, images: Array) -> Array | None:
+        return None
+
+    def mask(self, mask: Array) -> Array:
+        return mask
+
+    def example(self) -> dict[str, Any]:
+        return _example(self.image_shape, jnp.float32)
+
+
+class Latents(NamedTuple):
+    """x_0 is a first stage's scaled latent; a map's pixels are folded to the latents' size."""
+
+    stage: FirstStage
+    frozen: Frozen
+    make_map: MakeMap | None = None
+    map_name: str = "none"
+    told: str = ""
+    images: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stage.latent_shape
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.stage.image_shape
+
+    @property
+    def map_channels(self) -> int:
+        return _map_channels(self.map_of, self.stage.image_shape)
+
+    @property
+    def identity(self) -> str:
+        return digest(self.frozen)
+
+    def source(self, images: data.ImageSource) -> LatentSource:
+        key = f"{self.identity} {jnp.dtype(self.stage.encoder.dtype).name} {self.map_name}"
+
+        def encode(frozen: Frozen, images: Array) -> dict[str, Array]:
+            x = to_model_range(images)
+            made = self.map_of(x)
+            maps = {} if made is None else {"map": made}
+            return {"image": self.stage.encode(frozen, x), **maps}
+
+        return encoded(images, encode, self.frozen, key=key)
+
+    def read(
+        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+    ) -> tuple[Array, Array | None]:
+        if flip:
+            raise ValueError("latents of mirrored images are not kept: set config.data.flip=False")
+        eps = rng.per_example(key("latent"), indices, lambda k: jax.random.normal(k, self.shape))
+        values = batch.get("map")
+        if values is not None:
+            values = values.astype(jnp.float32)
+        return self.stage.draw(self.frozen, batch["image"], eps=eps), values
+
+    def of_images(self, images: Array) -> Array:
+        return _of_images(self.stage, self.frozen, images)
+
+    def to_images(self, x_0: Array) -> Array:
+        return _to_images(self.stage, self.frozen, x_0)
+
+    def map_of(self, images: Array) -> Array | None:
+        if self.make_map is None:
+            return None
+        return space_to_depth(self.make_map(images), self.stage.factor)
+
+    def mask(self, mask: Array) -> Array:
+        return latent_mask(mask, latent_shape=self.shape, factor=self.stage.factor)
+
+    def example(self) -> dict[str, Any]:
+        channels = self.stage.encoder.out_channels
+        batch = _example((*self.shape[:2], channels), jnp.float16)
+        if self.map_channels:
+            shape = (1, *self.shape[:2], self.map_channels)
+            batch["map"] = jax.ShapeDtypeStruct(shape, jnp.float16)
+        return batch
+
+
+def _example(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    return {
+        "image": jax.ShapeDtypeStruct((1, *shape), dtype),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+
+
+@jax.jit(static_argnums=0)
+def _of_images(stage: FirstStage, frozen: Frozen, images: Array) -> Array:
+    return stage.draw(frozen, stage.encode(frozen, images))
+
+
+@jax.jit(static_argnums=0)
+def _to_images(stage: FirstStage, frozen: Frozen, x_0: Array) -> Array:
+    return stage.decode(frozen, x_0)
+
+
+def _map_channels(map_of: Callable[[Array], Array | None], shape: tuple[int, ...]) -> int:
+    made = jax.eval_shape(map_of, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return 0 if made is None else made.shape[-1]

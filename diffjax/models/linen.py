@@ -1,0 +1,81 @@
+"""A Linen module as a network.
+
+network = from_linen(UNet(channels=64, num_classes=10))
+params = network.init(key, x, t, cond)
+"""
+
+import inspect
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from diffjax.models.types import Array
+
+
+class LinenNetwork(NamedTuple):
+    """See `models.network.Network`.
+
+    Attributes:
+      module: called as module(x, t, cond), and with train=... where it has such a parameter.
+    """
+
+    module: nn.Module
+
+    def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
+        """The parameters.
+
+        Raises:
+          ValueError: the module has variables that are no parameters.
+        """
+        variables = self.module.init(key, x, t, cond)
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ValueError(
+                f"{type(self.module).__name__} has the variables {', '.join(others)}, which "
+                "training would leave as they are: expected params alone, such as GroupNorm or "
+                "LayerNorm in place of BatchNorm"
+            )
+        return variables.get("params", {})
+
+    def apply(
+        self, params: Any, x: Array, t: Array, cond: Any, *, train: bool = False, key: Any = None
+    ) -> Array:
+        """The output; `key` is the module's "dropout" stream."""
+        takes_train = "train" in inspect.signature(type(self.module).__call__).parameters
+        options: dict[str, Any] = {"train": train} if takes_train else {}
+        if train and key is not None:
+            options["rngs"] = {"dropout": key}
+        return self.module.apply({"params": params}, x, t, cond, **options)
+
+
+class AttentionNetwork(LinenNetwork):
+    """A network some of whose blocks can lose their attention, for perturbed-attention guidance.
+
+    Its module has `attention_blocks(height)` and a field `perturbed`, as `UNet` has.
+    """
+
+    def attention_blocks(self, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """The names of the blocks that have attention, for an x_0 of a shape."""
+        return self.module.attention_blocks(shape[0])
+
+    def perturbed(self, blocks: tuple[str, ...]) -> "AttentionNetwork":
+        """The network, with the same parameters, without attention in these blocks."""
+        return AttentionNetwork(self.module.clone(perturbed=blocks))
+
+
+def from_linen(module: nn.Module) -> LinenNetwork:
+    """A Linen module, called as module(x, t, cond[, train=...]), as a network.
+
+    >>> import flax.linen as nn, jax.numpy as jnp
+    >>> class Net(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, t, cond=None):
+    ...         return nn.Dense(2)(jnp.concatenate([x, t[:, None] / 1000], axis=-1))
+    >>> network = from_linen(Net())
+    >>> params = network.init(jax.random.key(0), jnp.zeros((4, 2)), jnp.zeros(4), None)
+    >>> network.apply(params, jnp.zeros((4, 2)), jnp.zeros(4), None).shape
+    (4, 2)
+    """
+    fields = getattr(module, "__dataclass_fields__", {})
+    can_lose = hasattr(module, "attention_blocks") and "perturbed" in fields
+    return AttentionNetwork(module) if can_lose else LinenNetwork(module)
