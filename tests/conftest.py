@@ -20,29 +20,29 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files in tests/ that take most of the time. A worker of xdist takes whole files: were one of these
 # the last, the other workers would wait for it.
 LONGEST = (
-    "training/test_hosts",
+    "distributed/test_hosts",
     "training/test_loop",
     "test_notebook",
     "test_main",
-    "training/test_sharding",
+    "distributed/test_sharding",
     "training/test_faults",
-    "training/test_guided_sampling",
-    "training/test_text_and_maps",
-    "training/first_stage/test_two_stages",
+    "inference/test_guided_sampling",
+    "experiment/test_text_and_maps",
+    "experiment/test_two_stages",
     "samplers/test_every_sampler",
-    "training/test_edit",
+    "experiment/test_edit",
     "training/test_objectives",
     "models/test_remat",
     "training/test_state",
-    "training/test_plan",
-    "training/first_stage/test_first_stage_state",
+    "experiment/test_plan",
+    "training/test_autoencoder_step",
     "perceptual/test_networks",
     "models/test_unet",
-    "training/test_likelihood",
-    "training/test_damaged_checkpoints",
+    "experiment/test_likelihood",
+    "checkpoints/test_damaged_checkpoints",
     "training/test_watch",
     "training/test_compiles",
-    "training/test_ema_mode",
+    "experiment/test_ema_mode",
     "likelihood/test_ode",
 )
 
@@ -142,3 +142,50 @@ def tiny_run(tmp_path_factory, own_caches, tiny_flags):
     workdir = tmp_path_factory.mktemp("tiny") / "run"
     assert main([*tiny_flags, f"--workdir={workdir}"]) == 0
     return workdir
+
+
+TINY_STAGE = {
+    "data.name": "digits", "autoencoder.channels": 8, "autoencoder.multipliers": (1, 2),
+    "autoencoder.patch": 1, "autoencoder.blocks": 1, "autoencoder.dtype": "float32",
+    "autoencoder.latent_channels": 2, "loss.perceptual": "none",
+    "loss.adversarial": "patch(channels=8, layers=1)", "loss.adversarial_start": 3,
+    "train.steps": 6, "train.batch_size": 16, "train.warmup_steps": 2, "train.log_every": 2,
+    "train.eval_every": 3, "train.checkpoint_every": 3, "train.sample_every": 4,
+    "sample.count": 4, "sample.batch_size": 16, "evaluate.num_samples": 20,
+}  # fmt: skip
+
+
+def autoencoder_config(**changes):
+    """A first stage cut down to seconds, on the digits."""
+    from diffjax.experiment import schema
+
+    path = ROOT / "experiments/fashion_mnist_autoencoder.py"
+    config = schema.complete(runpy.run_path(str(path))["get_config"]())
+    config.update_from_flattened_dict(TINY_STAGE | changes)
+    return config.lock()
+
+
+@pytest.fixture
+def make_config():
+    """autoencoder_config, which takes changes by dotted key."""
+    return autoencoder_config
+
+
+@pytest.fixture(scope="session")
+def stage_run(tmp_path_factory, own_caches):
+    """The workdir of a finished first stage; a process makes it once."""
+    from diffjax import main
+
+    folder = tmp_path_factory.mktemp("stage") / "run"
+    assert main.run(autoencoder_config(), folder) == 0
+    return folder
+
+
+@pytest.fixture
+def latent_config(tiny_config, stage_run):
+    """The tiny diffusion config, on that first stage's latents."""
+    with tiny_config.unlocked():
+        tiny_config.first_stage.workdir = str(stage_run)
+        tiny_config.sample.threshold = "none"
+        tiny_config.model.update(multipliers=(1,), blocks=1, attention_resolutions=())
+    return tiny_config

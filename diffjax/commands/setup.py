@@ -8,7 +8,7 @@ from diffjax.experiment import parallel as strategies
 from diffjax.experiment import process, restore, sampling
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
-from diffjax.experiment.model import Model, resolve_model, some_examples
+from diffjax.experiment.model import Model, held_out_examples, resolve_model
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.inference.generator import Examples
 
@@ -44,8 +44,7 @@ def model_of(config: Any, workdir: Path) -> Model:
     """
 
     def examples() -> Examples:
-        held_out = load_held_out(config) or load_train(config)
-        return some_examples(held_out, max(config.sample.count, config.evaluate.num_samples))
+        return held_out_examples(config, load_held_out(config) or load_train(config))
 
     if not has_run(workdir):
         return resolve(config).model  # so that what is wrong with the config is said first

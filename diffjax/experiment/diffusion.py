@@ -1,6 +1,7 @@
 """A diffusion model with its training: data, objective, optimizer, step."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from diffjax.experiment import parallel as strategies
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.model import (
     Model,
+    captioned,
     generate_shapes,
+    held_out_examples,
     identity,
     resolve_model,
-    some_examples,
     stand_in,
     with_scale,
 )
@@ -73,7 +75,7 @@ class Experiment(NamedTuple):
         """The same without its training."""
         return Model(
             self.config, self.about, self.kernels, self.space, self.conditions, self.network,
-            self.diffusion, self.weak, self.examples,
+            self.diffusion, self.weak, partial(_examples, self.config, self.source),
         )  # fmt: skip
 
     def at_guidance_scale(self, scale: float) -> "Experiment":
@@ -85,27 +87,9 @@ class Experiment(NamedTuple):
         setup = self._replace(config=with_scale(self.config, scale))
         return setup._replace(generator=setup.model.generator())
 
-    def examples(self) -> Examples:
-        """What is drawn where the config names no prompt and no map: held-out images' own.
-
-        As many as are sampled or evaluated, in an order that is always the same.
-        """
-        held_out = self._captioned(self.load_held_out() or self.source)
-        most = max(self.config.sample.count, self.config.evaluate.num_samples)
-        return some_examples(held_out, most)
-
     def load_held_out(self) -> data.ImageSource | None:
         """The examples that are not trained on; None where there are none."""
         return load_held_out(self.config, self.source)
-
-    def _captioned(self, source: data.ImageSource) -> data.ImageSource:
-        """The source, if it has captions or none are needed."""
-        if self.conditions.texts is not None and not source.captions:
-            raise UserError(
-                f"config.condition.text = {self.config.condition.text!r} but the test images of "
-                f"{self.config.data.name!r} have no captions: add their metadata.jsonl"
-            )
-        return source
 
     @property
     def identity(self) -> workdir.Identity:
@@ -209,7 +193,7 @@ class Experiment(NamedTuple):
         source = self.load_held_out()
         if source is None:
             return []
-        source = self.space.source(self._captioned(source))
+        source = self.space.source(captioned(self.config, source))
         batches = held_out_batches(source)
         texts = self.conditions.texts
         if texts is None:
@@ -264,22 +248,24 @@ def resolve(config: Any) -> Experiment:
     optimisation.average_decay(config)
     source = load_train(config)
     about = data.describe(source)
-    model = resolve_model(config, about)
+    model = resolve_model(config, about, examples=partial(_examples, config, source))
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     cond = model.example_condition()
     shape = model.space.shape
     networks.check(model.network, config=config, diffusion=diffusion, shape=shape, cond=cond)
     objective = objectives.objective(config, diffusion, model.network)
-    # Its generator asks for examples, which are the experiment's to give.
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
         diffusion, objective, model.weak, model.generator(),
     )  # fmt: skip
-    setup = setup._replace(generator=setup.model.generator())
     _check_threshold(setup)
     _trace(setup)
     return setup
+
+
+def _examples(config: Any, source: data.ImageSource) -> Examples:
+    return held_out_examples(config, load_held_out(config, source) or source)
 
 
 def _check_threshold(setup: Experiment) -> None:

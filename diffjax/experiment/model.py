@@ -214,8 +214,30 @@ def _weak_model(config: Any, ours: workdir.Identity, parts: dict[str, Any]) -> W
     return Weak(network, diffusion, strategies.to_compute(params, config))
 
 
-def some_examples(source: Any, count: int) -> Examples:
-    """Captions, images and labels of some examples, in an order that is always the same."""
+def captioned(config: Any, source: Any) -> Any:
+    """The source, if it has captions or none are needed.
+
+    Raises:
+      UserError: a model of texts, and a source without.
+    """
+    if config.condition.text != "none" and not source.captions:
+        raise UserError(
+            f"config.condition.text = {config.condition.text!r} but the test images of "
+            f"{config.data.name!r} have no captions: add their metadata.jsonl"
+        )
+    return source
+
+
+def held_out_examples(config: Any, source: Any) -> Examples:
+    """What is drawn where a config names no prompt and no map: held-out images' own.
+
+    As many as are sampled or evaluated, in an order that is always the same.
+
+    Raises:
+      UserError: as `captioned`.
+    """
+    source = captioned(config, source)
+    count = max(config.sample.count, config.evaluate.num_samples)
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(source))
     found = [source[int(row)] for row in order[:count]]
     captions = source.captions and tuple(source.captions[e["caption"]] for e in found)

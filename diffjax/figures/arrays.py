@@ -1,4 +1,4 @@
-"""Pictures of data that is no image: points as a scatter plot, all else as lines."""
+"""Pictures of data that is no uint8 image: points, lines, and maps such as latents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from PIL import Image
 
 from diffjax.errors import UserError
 from diffjax.figures.files import save_gif, save_png
+from diffjax.figures.grids import image_grid
 
 LINES = 16  # samples that are drawn as lines, each in a panel of its own
 PANELS = 4  # in a row
 STATES = 6  # of a trajectory, in one sheet
+ROWS = 10  # samples there, where each has a row
 
 
 def array_sheet(
@@ -24,8 +26,9 @@ def array_sheet(
 ) -> npt.NDArray[np.uint8]:
     """Samples as one picture.
 
-    (N, 2) is a scatter plot; (N, D), (N, L, C) and anything larger are lines over their first
-    axis, a panel for each of the first `LINES` samples and a line for each channel.
+    (N, 2) is a scatter plot; (N, H, W, C) are images of the first three channels, or the first
+    alone, from the least value to the largest; (N, D), (N, L, C) and others are lines over their
+    first axis, a panel for each of the first `LINES` samples and a line for each channel.
 
     Args:
       samples: floats (N, ...).
@@ -43,6 +46,8 @@ def array_sheet(
         figure = _figure(5, 5)
         _scatter(figure.add_subplot(), samples, labels, names)
         return _drawn(figure)
+    if samples.ndim == 4:
+        return image_grid(_maps(samples, _range(samples)), scale=_scale(samples))
     return _lines(samples, labels, names)
 
 
@@ -50,6 +55,11 @@ def array_strip(trajectory: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """A trajectory (K+1, N, ...), noise at the left and samples at the right: uint8 (H, W, 3)."""
     states = _checked(trajectory)
     chosen = np.rint(np.linspace(0, len(states) - 1, min(STATES, len(states)))).astype(int)
+    if states.ndim == 5:
+        shown = states[chosen, :ROWS].swapaxes(0, 1).reshape(-1, *states.shape[2:])
+        return image_grid(
+            _maps(shown, _range(states[-1])), columns=len(chosen), scale=_scale(shown)
+        )
     figure = _figure(2.5 * len(chosen), 2.7)
     for place, k in enumerate(chosen):
         axes = figure.add_subplot(1, len(chosen), place + 1)
@@ -62,6 +72,9 @@ def array_frames(trajectory: npt.ArrayLike, *, pictures: int = 40) -> list[npt.N
     """A trajectory (K+1, N, ...) as frames for `save_gif`, all on one scale."""
     states = _checked(trajectory)
     chosen = np.rint(np.linspace(0, len(states) - 1, min(pictures, len(states)))).astype(int)
+    if states.ndim == 5:
+        limits = _range(states[-1])
+        return [image_grid(_maps(states[k], limits), scale=_scale(states[k])) for k in chosen]
     limits = _limits(states[-1], states[0])
     frames = []
     for k in chosen:
@@ -92,6 +105,18 @@ def _checked(samples: npt.ArrayLike) -> npt.NDArray[Any]:
 
 def _is_points(samples: npt.NDArray[Any]) -> bool:
     return samples.ndim == 2 and samples.shape[1] == 2
+
+
+def _maps(samples: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """(N, H, W, C) as images of three channels, or of one."""
+    shown = samples[..., : 3 if samples.shape[-1] >= 3 else 1]
+    low, high = limits
+    return np.clip(255 * (shown - low) / (high - low), 0, 255).astype(np.uint8)
+
+
+def _scale(samples: npt.NDArray[Any]) -> int:
+    """Whole factor that brings small maps to about 48 pixels."""
+    return max(1, round(48 / max(samples.shape[1:3])))
 
 
 def _figure(width: float, height: float) -> Any:

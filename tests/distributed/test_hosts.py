@@ -30,7 +30,7 @@ from diffjax.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, DEVICES = 2, 4
-SHARDING = runpy.run_path(str(ROOT / "tests/training/test_sharding.py"))
+SHARDING = runpy.run_path(str(ROOT / "tests/distributed/test_sharding.py"))
 tiny, small, steps, assert_close = (
     SHARDING[name] for name in ("tiny", "small", "steps", "assert_close")
 )
@@ -115,7 +115,7 @@ if __name__ == "__main__":
 
     what, place, *flags = sys.argv[1:]
     if what == "main":  # the command line, around a network that compiles in no time
-        network = "--config.model.name=tests.training.test_sharding:Small"
+        network = "--config.model.name=tests.distributed.test_sharding:Small"
         sys.exit(main([*flags, network, f"--workdir={place}"]))
     use_compilation_cache()
     try:

@@ -60,7 +60,7 @@ def tiny(**parallel):
     """The digits in a few steps."""
     config = runpy.run_path(str(ROOT / "experiments/digits.py"))["get_config"]()
     config = configs.complete(config)
-    config.model = {"name": "tests.training.test_sharding:Small", "class_conditional": True}
+    config.model = {"name": "tests.distributed.test_sharding:Small", "class_conditional": True}
     config.data.flip = True
     config.train.update(
         steps=2, batch_size=32, warmup_steps=0, optimizer="adam(eps=1e-5)", schedule="constant",

@@ -15,7 +15,7 @@ import pytest
 from diffjax.experiment.autoencoder import resolve
 from diffjax.training import autoencoder_step as states
 
-CONFTEST = Path(__file__).with_name("conftest.py")
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 
 
 def batch(seed=0, count=8):
