@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    workdir: str | Path, *, checkpoint: str = "latest", first_stage: str | Path | None = None
+    workdir: str | Path, *, checkpoint: str | int = "latest", first_stage: str | Path | None = None
 ) -> "Pipeline":
     """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
 

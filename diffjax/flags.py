@@ -35,7 +35,6 @@ class CommandLine(NamedTuple):
     mode: str
     profile: bool = False
     out: Path | None = None
-    place: Place = ALONE
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -68,11 +67,21 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if values.workdir == "":  # a shell's variable that was not set, most likely
         raise UserError(f"--workdir= is empty: name a folder, or leave it out for runs/{name}")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
-    place = Place(values.cluster, values.coordinator, values.processes, values.process)
     if values.out == "":
         raise UserError("--out= is empty: name a new folder")
     out = Path(values.out) if values.out else None
-    return CommandLine(values.config, workdir, values.mode, values.profile, out, place)
+    return CommandLine(values.config, workdir, values.mode, values.profile, out)
+
+
+def place(arguments: Sequence[str]) -> Place:
+    """Where this process is among those of its run; what is wrong with a flag, `parse` says."""
+    values = flags.FlagValues()
+    _define_others(values)
+    try:
+        values(["diffjax", *arguments], known_only=True)
+    except (flags.Error, ValueError):
+        return ALONE
+    return Place(values.cluster, values.coordinator, values.processes, values.process)
 
 
 def help_wanted(arguments: Sequence[str]) -> str | None:
@@ -167,14 +176,22 @@ def _completed(config: Any, arguments: Sequence[str]) -> Any:
     Where the command line names another network than the file, the file's fields of its network
     are left out: they are not the other's.
     """
-    prefix = "--config.model.name="
-    named = [a.removeprefix(prefix) for a in arguments if a.startswith(prefix)]
+    named = [
+        value if equals else "".join(arguments[i + 1 : i + 2])
+        for i, (flag, equals, value) in enumerate(a.partition("=") for a in arguments)
+        if flag.lstrip("-") == "config.model.name"
+    ]
     model = config.get("model")
-    if named and hasattr(model, "items") and model.get("name", "unet") != named[-1]:
+    if not named or not hasattr(model, "items"):
+        return complete(config)
+    before, now = (
+        name.partition("(")[0].strip() for name in (model.get("name", "unet"), named[-1])
+    )
+    if before != now:
         config = config.copy_and_resolve_references()
         config.unlock()
         kept = {k: v for k, v in model.items() if k == "class_conditional"}
-        config.model = ConfigDict({"name": named[-1], **kept})
+        config.model = ConfigDict({"name": now, **kept})
     return complete(config)
 
 

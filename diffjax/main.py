@@ -54,8 +54,9 @@ def _main(arguments: Sequence[str]) -> int:
         if (wanted := flags.help_wanted(arguments)) is not None:
             print(flags.help_text(__doc__ or "") if not wanted else flags.explain(wanted))
             return 0
-        config, workdir, mode, profile, out, place = flags.parse(arguments)
-        hosts.start(place)
+        # Before a config is read: code beside it may use JAX, after which no process can join.
+        hosts.start(flags.place(arguments))
+        config, workdir, mode, profile, out = flags.parse(arguments)
         with _speaker():
             code = run(config, workdir, mode, profile, out)
         hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone

@@ -1,8 +1,8 @@
 """A trained model as two files: model.safetensors and config.json; no orbax is needed to read it.
 
 Arrays are named by their place, `ema_params.down0_0.conv1.kernel`. The header's metadata holds, as
-JSON under "diffjax": the step, what is known of the data, and each place as (key, whether it is the
-index of a list) pairs, since a key may have a dot in it.
+JSON under "diffjax": the step, what is known of the data, and each place as a list of keys, since a
+key may have a dot in it.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffjax._version import __version__
-from diffjax.checkpoints.parameters import Parameters, assemble
+from diffjax.checkpoints.parameters import Parameters, Place, assemble
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
@@ -36,11 +36,11 @@ def write(folder: Path, found: Parameters, config: dict[str, Any]) -> list[Path]
     from safetensors.numpy import save
 
     arrays, places = {}, {}
-    for place, array in _leaves(found.fields, []):
-        name = ".".join(key for key, _ in place)
+    for place, array in _leaves(found.fields, ()):
+        name = ".".join(place)
         while name in arrays:  # of keys with dots
             name += "_"
-        arrays[name], places[name] = np.ascontiguousarray(array), place
+        arrays[name], places[name] = np.array(array, order="C"), place
     about = {
         "format": FORMAT,
         "version": __version__,
@@ -72,9 +72,9 @@ def read(folder: Path, fields: Sequence[str]) -> Parameters:
                     f"{path} was written by diffjax {about['version']}: install that version"
                 )
             wanted = {
-                name: [(str(key), bool(listed)) for key, listed in place]
+                name: tuple(map(str, place))
                 for name, place in about["places"].items()
-                if place[0][0] in fields
+                if place[0] in fields
             }
             found = [(place, file.get_tensor(name)) for name, place in wanted.items()]
             return Parameters(int(about["step"]), assemble(found, fields), about["about"])
@@ -86,9 +86,7 @@ def read(folder: Path, fields: Sequence[str]) -> Parameters:
         ) from error
 
 
-def _leaves(tree: Any, place: list[tuple[str, bool]]) -> list[tuple[list[tuple[str, bool]], Any]]:
+def _leaves(tree: Any, place: Place) -> list[tuple[Place, Any]]:
     if isinstance(tree, dict):
-        return [leaf for k, v in tree.items() for leaf in _leaves(v, [*place, (str(k), False)])]
-    if isinstance(tree, list):
-        return [leaf for i, v in enumerate(tree) for leaf in _leaves(v, [*place, (str(i), True)])]
+        return [leaf for key, value in tree.items() for leaf in _leaves(value, (*place, key))]
     return [(place, tree)]

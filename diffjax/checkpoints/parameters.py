@@ -4,7 +4,6 @@ orbax writes a state as a database of Zarr arrays (OCDBT) with a list of their n
 which it writes them by, reads those that are wanted. Their checksums are compared as in `store`.
 """
 
-import itertools
 import json
 import logging
 import re
@@ -19,8 +18,10 @@ from diffjax.errors import UserError
 
 _logger = logging.getLogger("diffjax")
 
+# Where an array is in a state: keys, names and indices, from the field on.
+Place = tuple[str, ...]
+
 STATE, CHECKSUMS, ABOUT = "state", "checksums", "about"  # items of a checkpoint
-_LIST = 1  # orbax's number for the index of a list or tuple
 # A place in a tree as jax.tree_util.keystr writes it.
 _PLACE = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]")
 
@@ -30,7 +31,8 @@ class Parameters(NamedTuple):
 
     Attributes:
       step: updates made.
-      fields: of the state, by name: nested dictionaries and lists of NumPy arrays.
+      fields: of the state, by name: nested dictionaries of NumPy arrays, whose keys are texts; the
+        index of a list is one, too. `like` gives them another structure.
       about: what the run knows of its data; None in checkpoints of older versions.
     """
 
@@ -144,25 +146,23 @@ def _read(folder: Path, step: int, fields: Sequence[str]) -> Parameters:
     metadata = _json_file(folder / STATE / "_METADATA")
     places = list(_places(metadata, fields))
     try:
-        arrays = _arrays(folder / STATE, [".".join(k for k, _ in place) for place in places],
-                         zarr3=bool(metadata.get("use_zarr3")))  # fmt: skip
+        names = [".".join(place) for place in places]
+        arrays = _arrays(folder / STATE, names, zarr3=bool(metadata.get("use_zarr3")))
     except Exception as error:  # tensorstore's own, of whatever is wrong with the files
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Damaged(f"it can't be read: {first[:100]}") from error
     found = list(zip(places, arrays, strict=True))
     if manifest is not None:
-        _verify(manifest, {tuple(k for k, _ in place): array for place, array in found}, fields)
+        _verify(manifest, dict(found), fields)
     return Parameters(step, assemble(found, fields), about)
 
 
-def assemble(
-    found: Iterable[tuple[list[tuple[str, bool]], np.ndarray]], fields: Sequence[str]
-) -> dict[str, Any]:
+def assemble(found: Iterable[tuple[Place, np.ndarray]], fields: Sequence[str]) -> dict[str, Any]:
     """Arrays by their places as a nested tree for each field; {} for one without arrays."""
     tree: dict[str, Any] = {}
     for place, array in found:
         _put(tree, place, array)
-    return {name: _lists_of(tree.get(name, {})) for name in fields}
+    return {name: tree.get(name, {}) for name in fields}
 
 
 def _lists(folder: Path, item: str) -> bool:
@@ -183,15 +183,15 @@ def _json_file(path: Path) -> dict[str, Any]:
         raise Damaged(f"its list of arrays can't be read: {error}") from error
 
 
-def _places(metadata: dict[str, Any], fields: Sequence[str]) -> Iterator[list[tuple[str, bool]]]:
-    """The place of each array of the fields: (key, whether it is the index of a list)."""
+def _places(metadata: dict[str, Any], fields: Sequence[str]) -> Iterator[Place]:
+    """The place of each array of the fields."""
     for entry in metadata["tree_metadata"].values():
         try:
-            keys = [(str(k["key"]), k["key_type"] == _LIST) for k in entry["key_metadata"]]
+            keys = tuple(str(k["key"]) for k in entry["key_metadata"])
             empty = entry["value_metadata"]["skip_deserialize"]
         except (KeyError, TypeError) as error:
             raise Damaged("its list of arrays is no such list") from error
-        if keys[0][0] in fields and not empty:
+        if keys[0] in fields and not empty:
             yield keys
 
 
@@ -209,27 +209,14 @@ def _arrays(state: Path, names: list[str], *, zarr3: bool) -> list[np.ndarray]:
     return [np.asarray(read.result()) for read in reads]
 
 
-def _put(tree: dict[str, Any], place: list[tuple[str, bool]], array: np.ndarray) -> None:
-    for (key, _), (_, listed) in itertools.pairwise(place):
-        tree = tree.setdefault(key, _List() if listed else {})
-    tree[place[-1][0]] = array
+def _put(tree: dict[str, Any], place: Place, array: np.ndarray) -> None:
+    *sections, name = place
+    for key in sections:
+        tree = tree.setdefault(key, {})
+    tree[name] = array
 
 
-class _List(dict):
-    """What will be a list: index, as text -> value."""
-
-
-def _lists_of(tree: Any) -> Any:
-    if isinstance(tree, _List):
-        return [_lists_of(tree[key]) for key in sorted(tree, key=int)]
-    if isinstance(tree, dict):
-        return {key: _lists_of(value) for key, value in tree.items()}
-    return tree
-
-
-def _verify(
-    manifest: Manifest, arrays: dict[tuple[str, ...], np.ndarray], fields: Sequence[str]
-) -> None:
+def _verify(manifest: Manifest, arrays: dict[Place, np.ndarray], fields: Sequence[str]) -> None:
     expected = {}
     for name, entry in manifest["arrays"].items():
         place = tuple(field or index or key for field, index, key in _PLACE.findall(name))
@@ -243,7 +230,7 @@ def _verify(
 
 
 def like(tree: Any, shapes: Any, *, what: str) -> Any:
-    """Nested dictionaries and lists in the structure of a tree of shapes.
+    """Nested dictionaries in the structure of a tree of shapes, which may have lists and tuples.
 
     Args:
       tree: what was read.

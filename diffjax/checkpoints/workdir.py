@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
 # What may differ between the run that made a workdir and the one that goes on in it.
-FREE = (
+FREE: tuple[str, ...] = (
     "train.steps",
     "train.accumulate",
     "train.log_every",
@@ -56,7 +56,11 @@ NOTHING = Identity()
 
 def identity_of(workdir: Path) -> Identity:
     """What the run in a workdir was trained on, as it says itself."""
-    stored = read_json(workdir / IDENTITY) or {}
+    return identity_from(read_json(workdir / IDENTITY) or {})
+
+
+def identity_from(stored: Mapping[str, Any]) -> Identity:
+    """What `Identity._asdict` gave, after JSON."""
     return Identity(**{k: str(v) for k, v in stored.items() if k in Identity._fields})
 
 
@@ -99,10 +103,13 @@ def check(
     if stored is None or not any((workdir / "checkpoints").glob("[0-9]*")):
         return False  # nothing to go on with: a run that died early binds nobody
     before, now = _flat(complete(stored)), _flat(config)
+    free = FREE
+    if ":" in str(now.get("model.name", "")):  # a network of the user's own has fields of its own
+        free = tuple(key for key in FREE if not key.startswith("model."))
     other = [
         key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE)
+        if before.get(key) != now.get(key) and not key.startswith(free)
     ]
     if other:
         key = other[0]
@@ -111,22 +118,21 @@ def check(
             f"--workdir={workdir} holds a run with config.{key} = {before.get(key)!r}, not "
             f"{now.get(key)!r}{more}: use another --workdir, or the config of that run"
         )
-    check_identity(workdir, identity, what=f"--workdir={workdir}")
+    check_identity(identity_of(workdir), identity, what=f"--workdir={workdir}")
     return True
 
 
-def check_identity(workdir: Path, identity: Identity, *, what: str) -> None:
+def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> None:
     """Compares what a model is resolved to with what its run was trained on.
 
     Args:
-      workdir: the run's.
+      trained_on: what the run says.
       identity: the first stage and the texts now.
       what: the run, for the message.
 
     Raises:
       UserError: it was trained on another first stage or text encoder.
     """
-    trained_on = identity_of(workdir)
     if identity.first_stage != trained_on.first_stage:
         raise UserError(
             f"{what} was trained on the latents of another first stage, "

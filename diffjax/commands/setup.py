@@ -8,7 +8,7 @@ from diffjax.experiment import parallel as strategies
 from diffjax.experiment import process, restore, sampling
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
-from diffjax.experiment.model import Model, held_out_examples, resolve_model
+from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.inference.generator import Examples
 
@@ -49,7 +49,7 @@ def model_of(config: Any, workdir: Path) -> Model:
     if not has_run(workdir):
         return resolve(config).model  # so that what is wrong with the config is said first
     sampling.sampling(config, process.diffusion(config).schedule)  # names before files
-    model = resolve_model(config, about_of(workdir, config), examples=examples)
+    model = with_weak(resolve_model(config, about_of(workdir, config), examples=examples))
     say_kernels(model)
     return model
 

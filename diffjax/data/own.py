@@ -104,12 +104,12 @@ class OwnSource:
                 "expected an array, or a dictionary with 'image' (uint8) or 'x_0' (float)"
             )
         array = np.asarray(example[given[0]])
-        if array.dtype == np.uint8 and array.ndim == 3:
+        if array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] in (1, 3):
             return array
         if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:
             raise UserError(
                 f"{self.name}: example {index} is {array.dtype} {array.shape}; expected a uint8 "
-                "image (H, W, C), or floating-point data of any shape but ()"
+                "image (H, W, 1 or 3), or floating-point data of any shape but ()"
             )
         return array.astype(np.float32)
 

@@ -135,10 +135,10 @@ class ArraySource:
             images = images.astype(np.float32, copy=False)
             if not np.isfinite(images).all():
                 raise UserError(f"{name}: the data has values that are not finite")
-        elif images.ndim != 4 or images.dtype != np.uint8:
+        elif images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
             raise UserError(
                 f"{name}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W, C), "
-                "or floating-point data (N, ...)"
+                "grey or RGB, or floating-point data (N, ...)"
             )
         if images.size == 0:
             raise UserError(f"{name}: the set holds no images; expected at least one")

@@ -18,6 +18,7 @@ from diffjax.experiment import reconstructions as pictures
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.first_stage import frozen_of
+from diffjax.experiment.model import kept
 from diffjax.experiment.network import kernels as choose_kernels
 from diffjax.images import to_model_range
 from diffjax.latent.first_stage import FirstStage, Frozen
@@ -40,9 +41,13 @@ class Autoencoding(NamedTuple):
     objective: Objective
 
     @property
-    def about(self) -> data.DataInfo:
-        """What the run keeps of its data."""
-        return data.describe(self.source)
+    def kept(self) -> dict[str, Any]:
+        """What every checkpoint keeps beside the state."""
+        return kept(data.describe(self.source), self.identity)
+
+    def parameter_shapes(self) -> Any:
+        """The averaged networks in shapes."""
+        return self.state_shapes().ema_params
 
     @property
     def identity(self) -> workdir.Identity:

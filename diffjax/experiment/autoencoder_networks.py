@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffjax.errors import UserError
 from diffjax.experiment.network import DTYPES
-from diffjax.experiment.spec import from_spec
+from diffjax.experiment.spec import from_table
 from diffjax.latent.first_stage import FirstStage
 from diffjax.latent.regularisers import Kl, Vq
 from diffjax.models.autoencoder import Decoder, Encoder
@@ -58,13 +58,13 @@ def stage(
       UserError: an unknown name, or fields that don't fit each other or the images.
     """
     c = config.autoencoder
-    regulariser = from_spec(c.regulariser, REGULARISERS, key="autoencoder.regulariser")
+    regulariser = from_table(c.regulariser, REGULARISERS, key="autoencoder.regulariser")
     common: dict[str, Any] = {
         "channels": c.channels,
         "multipliers": tuple(c.multipliers),
         "blocks": c.blocks,
         "patch": c.patch,
-        "dtype": from_spec(c.dtype, DTYPES, key="autoencoder.dtype"),
+        "dtype": from_table(c.dtype, DTYPES, key="autoencoder.dtype"),
         "ops": ops,
     }
     encoder = Encoder(regulariser.map_channels(c.latent_channels), **common)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_networks import whole
 from diffjax.experiment.network import DTYPES
-from diffjax.experiment.spec import from_spec, is_path
+from diffjax.experiment.spec import from_spec, from_table, is_path
 from diffjax.models.discriminator import PatchDiscriminator
 from diffjax.models.ops import XLA, Ops
 from diffjax.perceptual import Network
@@ -88,7 +88,7 @@ def objective(config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA)
             f"config.loss.adversarial = {c.adversarial!r}",
         )  # fmt: skip
     return Objective(
-        difference=from_spec(c.reconstruction, DIFFERENCES, key="loss.reconstruction"),
+        difference=from_table(c.reconstruction, DIFFERENCES, key="loss.reconstruction"),
         perceptual_weight=c.perceptual_weight,
         features=features,
         feature_weights=network.weights if network else None,
@@ -104,8 +104,8 @@ def adversary(config: Any, *, ops: Ops = XLA) -> nn.Module | None:
     Raises:
       UserError: an unknown name.
     """
-    make = from_spec(config.loss.adversarial, DISCRIMINATORS, key="loss.adversarial")
-    dtype = from_spec(config.autoencoder.dtype, DTYPES, key="autoencoder.dtype")
+    make = from_table(config.loss.adversarial, DISCRIMINATORS, key="loss.adversarial")
+    dtype = from_table(config.autoencoder.dtype, DTYPES, key="autoencoder.dtype")
     return make and make(dtype=dtype, ops=ops)
 
 

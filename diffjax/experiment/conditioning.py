@@ -5,6 +5,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from diffjax.conditioning import maps
 from diffjax.conditioning.conditions import Conditions, Texts
 from diffjax.data.info import DataInfo
@@ -117,8 +120,8 @@ def conditions(config: Any, about: DataInfo) -> Conditions:
     num_classes = len(about.class_names) if config.model.class_conditional else 0
     if config.model.class_conditional and not num_classes:
         raise UserError(
-            f"config.model.class_conditional = True but {config.data.name!r} has no labels: set it "
-            "to False"
+            f"config.model.class_conditional = True but {config.data.name!r} has no labels (no "
+            "class_names): set it to False"
         )
     return Conditions(num_classes, _texts(config, about), _map(config, about))
 
@@ -147,6 +150,12 @@ def _texts(config: Any, about: DataInfo) -> Texts | None:
 def _map(config: Any, about: DataInfo) -> maps.MakeMap | None:
     text = config.condition.map
     make = function_from_spec(text, MAPS, key="condition.map")
+    if make is not None and about.images and is_path(text):
+        try:
+            jax.eval_shape(make, jax.ShapeDtypeStruct((1, *about.shape), jnp.float32))
+        except Exception as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"config.condition.map = {text!r}: {first}") from error
     if make is not None and not about.images:
         raise UserError(
             f"config.condition.map = {text!r}: maps are made of images, and {config.data.name!r} "

@@ -61,7 +61,7 @@ def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.I
       source: its training set, if that is loaded: the user's own brings what is held out.
     """
     if is_own(config):
-        return getattr(source or _own(config), "held_out", None)
+        return _held_out(source or _own(config))
     c = config.data
     if not data.has_split(c.name, split="test", data_dir=c.dir or None):
         return None
@@ -77,7 +77,7 @@ def _own(config: Any) -> data.ImageSource:
                 "your own: leave it unset"
             )
     source = data.as_source(from_spec(c.name, {}, key="data.name"), name=c.name)
-    held_out = getattr(source, "held_out", None)
+    held_out = _held_out(source)
     if held_out is not None and (
         held_out.image_shape != source.image_shape or held_out.dtype != source.dtype
     ):
@@ -90,6 +90,12 @@ def _own(config: Any) -> data.ImageSource:
             f"config.data.flip = True: {c.name!r} holds arrays, no images: set it to False"
         )
     return source
+
+
+def _held_out(source: Any) -> data.ImageSource | None:
+    """A user's own source may hold out any of what a source may be."""
+    found = getattr(source, "held_out", None)
+    return None if found is None else data.as_source(found, name=f"{source.name}.held_out")
 
 
 def held_out_batches(source: data.ImageSource) -> list[dict[str, np.ndarray]]:

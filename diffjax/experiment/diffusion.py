@@ -22,15 +22,18 @@ from diffjax.experiment import parallel as strategies
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.model import (
     Model,
+    as_user_error,
     captioned,
-    generate_shapes,
+    check_sampling,
     held_out_examples,
     identity,
+    kept,
     resolve_model,
     stand_in,
     with_scale,
+    with_weak,
 )
-from diffjax.experiment.spec import parse_spec
+from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.inference.generator import Examples, Generator
 from diffjax.inference.sampling import Weak
 from diffjax.latent.space import Space
@@ -115,11 +118,20 @@ class Experiment(NamedTuple):
     @property
     def fields(self) -> tuple[str, ...]:
         """What is kept of a state."""
-        return run.FIELDS
+        return (*run.FIELDS, "learned")
+
+    def parameter_shapes(self) -> Any:
+        """The averaged parameters in shapes."""
+        return self.state_shapes().ema_params
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
         """The averaged parameters."""
-        return parameters.like(fields["ema_params"], self.state_shapes().ema_params, what=what)
+        return parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What every checkpoint keeps beside the state."""
+        return kept(self.about, self.identity)
 
     @property
     def trained(self) -> Trained:
@@ -248,7 +260,7 @@ def resolve(config: Any) -> Experiment:
     optimisation.average_decay(config)
     source = load_train(config)
     about = data.describe(source)
-    model = resolve_model(config, about, examples=partial(_examples, config, source))
+    model = with_weak(resolve_model(config, about, examples=partial(_examples, config, source)))
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     cond = model.example_condition()
@@ -290,34 +302,13 @@ def _trace(setup: Experiment) -> None:
     Raises:
       UserError: what is wrong with their arguments.
     """
-    found = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
-    objective = setup.objective
-    if parse_spec(setup.config.diffusion.objective, key="diffusion.objective").module:
-        objective = objectives.objective(setup.config, setup.diffusion, found)
-    setup = setup._replace(network=found, objective=objective)
-    generator = setup.model.generator()
-    try:
-        state = setup.state_shapes()
+    if not is_path(setup.config.diffusion.objective):  # a loss of one's own may know the network
+        found = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
+        setup = setup._replace(network=found)
+    with as_user_error(setup.config):
         batch = setup.batch_shapes(setup.config.train.accumulate)
-        jax.eval_shape(setup.train_step(axis_name=None), state, batch)
-        generate_shapes(setup.model, generator, state.ema_params)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
-    except (AttributeError, IndexError, KeyError, NameError) as error:
-        if ":" not in _specs(setup.config):
-            raise
-        raise UserError(
-            f"the config can't be run: {type(error).__name__}: {error} (--debug shows where)"
-        ) from error
-
-
-def _specs(config: Any) -> str:
-    """The strings that may be paths into the user's code, in one."""
-    c, s = config.diffusion, config.sample
-    return " ".join((
-        c.objective, c.schedule, c.parametrisation, c.weighting, c.time_sampling, s.sampler, s.grid,
-        s.guidance, s.threshold, config.train.optimizer, config.model.name,
-    ))  # fmt: skip
+        jax.eval_shape(setup.train_step(axis_name=None), setup.state_shapes(), batch)
+    check_sampling(setup.model, setup.generator)
 
 
 def _one_example(setup: Experiment) -> dict[str, Any]:

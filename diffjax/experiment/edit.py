@@ -14,7 +14,7 @@ from diffjax.experiment.image_files import image_files, read_image
 from diffjax.experiment.model import Model
 from diffjax.experiment.pictures import class_part, file_stem, pixel_scale
 from diffjax.experiment.sampling import EDITS
-from diffjax.experiment.spec import from_spec
+from diffjax.experiment.spec import from_table
 from diffjax.files import atomic_write, expanded
 from diffjax.inference.edit import Editing, row_names
 from diffjax.inference.edit_tasks import Task
@@ -35,7 +35,7 @@ class Edit:
         c = model.config.edit
         self._config, self._about = model.config, model.about
         what = f"config.edit.task = {c.task!r}"
-        self.task: Task = from_spec(c.task, EDITS, key="edit.task")
+        self.task: Task = from_table(c.task, EDITS, key="edit.task")
         generator = model.generator()
         if not model.about.images:
             raise UserError(f"{what}: edits are of images, and {c.task!r} got a model of arrays")

@@ -100,9 +100,10 @@ def explain(key: str) -> str:
         inside = [name for name in known if name.startswith(f"{key}.")]
         near = inside or difflib.get_close_matches(key, known, n=3) or ["train.steps"]
         raise UserError(f"--help={key}: there is no such key: expected {', '.join(near)}")
-    first = entries[0][1]
-    lines = [f"config.{key}: {first.meaning}", f"  expected  {first.rule.expected}"]
-    lines += [f"  default   {entry.default!r}{of}" for of, entry in entries]
+    lines = []
+    for of, (rule, default, meaning) in entries:
+        lines += [f"config.{key}{of}: {meaning}", f"  expected  {rule.expected}"]
+        lines.append(f"  default   {default!r}")
     if key in TABLES:
         module, table = TABLES[key].split(":")
         names = getattr(importlib.import_module(_ROOM + module), table)

@@ -1,5 +1,6 @@
 """A trained model as a folder of its own, without a workdir, orbax or the data."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,13 @@ from diffjax.checkpoints import exported
 from diffjax.errors import UserError
 from diffjax.experiment import restore
 from diffjax.experiment.load import about_of
-from diffjax.experiment.model import resolve_model
+from diffjax.experiment.model import kept, resolve_model
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.spec import parse_spec
 from diffjax.files import expanded
+
+_logger = logging.getLogger("diffjax")
 
 
 def export(config: Any, workdir: Path, out: Path) -> list[Path]:
@@ -46,8 +50,19 @@ def export(config: Any, workdir: Path, out: Path) -> list[Path]:
         stage = expanded(config.first_stage.workdir)
         written += _stage(stage, out / exported.FIRST_STAGE, wanted=config.first_stage.checkpoint)
         stored.first_stage.workdir, stored.first_stage.checkpoint = exported.FIRST_STAGE, "latest"
-    found = found._replace(about=about.to_json())
+    if is_guided_by_another(config):
+        _logger.info(
+            "config.sample.guidance = %r names another run, which is not exported: 'none' is "
+            "stored in its place", config.sample.guidance,
+        )  # fmt: skip
+        stored.sample.guidance = "none"
+    found = found._replace(about=kept(about, model.identity))
     return written + exported.write(out, found, stored.to_dict())
+
+
+def is_guided_by_another(config: Any) -> bool:
+    """Whether samples need another run's model."""
+    return parse_spec(config.sample.guidance, key="sample.guidance").path == "autoguidance"
 
 
 def _stage(workdir: Path, out: Path, *, wanted: str) -> list[Path]:

@@ -27,7 +27,7 @@ from diffjax.distributed.everywhere import Everywhere
 from diffjax.errors import UserError
 from diffjax.experiment import parallel as strategies
 from diffjax.experiment.restore import read
-from diffjax.experiment.spec import from_spec
+from diffjax.experiment.spec import from_table
 from diffjax.inference.sampling import apply_network
 from diffjax.likelihood import bits, dequantisation, ode, vdm
 from diffjax.likelihood.vlb import vlb
@@ -186,7 +186,7 @@ def wanted(config: Any) -> _Kind | None:
     Raises:
       UserError: an unknown one, or arguments that can't be.
     """
-    kind: _Kind | None = from_spec(
+    kind: _Kind | None = from_table(
         config.evaluate.likelihood, LIKELIHOODS, key="evaluate.likelihood"
     )
     return kind

@@ -7,12 +7,11 @@ from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import network as networks
 from diffjax.experiment import parallel as strategies
 from diffjax.experiment import schema
-from diffjax.experiment.model import Model, check_sampling, resolve_model
+from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
-from diffjax.experiment.spec import from_spec
+from diffjax.experiment.spec import from_table, is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.edit_tasks import Task
 from diffjax.inference.generator import Examples, Generator
@@ -25,7 +24,7 @@ SETTINGS = (
 
 
 def load(
-    path: str | Path, *, checkpoint: str = "latest", first_stage: str | Path | None = None
+    path: str | Path, *, checkpoint: str | int = "latest", first_stage: str | Path | None = None
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and the first stage that it names.
 
@@ -46,17 +45,21 @@ def load(
         raise UserError(f"{folder} holds no run: name the workdir of a training")
     if schema.is_autoencoder(config):
         raise UserError(f"{folder} is the run of an autoencoder, which draws nothing by itself")
+    checkpoint = str(checkpoint)
+    if not schema.MODEL_CHECKPOINT.holds(checkpoint):
+        raise UserError(
+            f"checkpoint is {checkpoint!r}: expected {schema.MODEL_CHECKPOINT.expected}"
+        )
     config.sample.checkpoint = checkpoint
     if first_stage is not None:
         config.first_stage.workdir = str(first_stage)
     elif exported.is_exported(folder / exported.FIRST_STAGE):
         config.first_stage.workdir = str(folder / exported.FIRST_STAGE)
-    found = read_model(folder, wanted=checkpoint)
+    model = resolve_model(config, about_of(folder, config))
+    found = read_model(folder, wanted=checkpoint, shapes=model.parameter_shapes)
     if found is None:
         raise UserError(f"{folder} has no checkpoint: train that model first")
-    model = resolve_model(config, about_of(folder, config, found.about))
-    if not exported.is_exported(folder):  # which has its first stage with it
-        workdir.check_identity(folder, model.identity, what=str(folder))
+    workdir.check_identity(_trained_on(folder, found), model.identity, what=str(folder))
     params = strategies.to_compute(fitted(model, found), config)
     return Pipeline(
         params=params,
@@ -66,7 +69,21 @@ def load(
         diffusion=model.diffusion,
         make_generator=lambda how: _generator(model, how),
         make_task=_task,
+        has_fixed_ends=not _learns_ends(config),
     )
+
+
+def _trained_on(folder: Path, found: Parameters) -> workdir.Identity:
+    """What a run was trained on, as its checkpoint says, or a file of older versions."""
+    if found.about is not None and "trained_on" in found.about:
+        return workdir.identity_from(found.about["trained_on"])
+    return workdir.identity_of(folder)
+
+
+def _learns_ends(config: Any) -> bool:
+    """Whether training moved the ends of the config's schedule."""
+    spec = parse_spec(config.diffusion.objective, key="diffusion.objective")
+    return spec.path == "vdm" and bool(spec.arguments.get("learn_ends", False))
 
 
 def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) -> DataInfo:
@@ -94,20 +111,17 @@ def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) ->
 def fitted(model: Model, found: Parameters) -> Any:
     """The stored parameters in the structure that the network takes.
 
+    The U-Net's are nested dictionaries of its fields; a network of the user's own, whose code may
+    have changed, is traced and compared with.
+
     Raises:
       UserError: they are another network's.
     """
-    if networks.is_nested(model.network):
-        return found.fields["ema_params"]
-    shapes = networks.parameter_shapes(
-        model.network,
-        diffusion=model.diffusion,
-        shape=model.space.shape,
-        cond=model.example_condition(),
-    )
-    return parameters.like(
-        found.fields["ema_params"], shapes, what=f"the checkpoint of step {found.step}"
-    )
+    stored = found.fields["ema_params"]
+    if not is_path(model.config.model.name):
+        return stored
+    what = f"the checkpoint of step {found.step}"
+    return parameters.like(stored, model.parameter_shapes(), what=what)
 
 
 def _generator(model: Model, how: dict[str, Any]) -> Generator:
@@ -115,8 +129,6 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
     for name, value in how.items():
         if name not in SETTINGS:
             raise UserError(f"{name} is not a setting of sampling: expected {', '.join(SETTINGS)}")
-        if name == "guidance" and str(value).strip().startswith("autoguidance"):
-            raise UserError("autoguidance reads another run: name it in the run's own config")
         with config.ignore_type():
             config.sample[name] = value
     # What the run's config names is the command line's; a call names its own.
@@ -124,8 +136,9 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
         config.sample[name] = ""
     config.sample.labels = ()
     schema.check(config)
-    generator = model._replace(examples=_no_examples).generator(config)
-    check_sampling(model._replace(config=config), generator)
+    model = with_weak(model._replace(config=config, examples=_no_examples))
+    generator = model.generator()
+    check_sampling(model, generator)
     return generator
 
 
@@ -138,4 +151,4 @@ def _no_examples() -> Examples:
 def _task(text: str) -> Task:
     from diffjax.experiment.sampling import EDITS
 
-    return from_spec(text, EDITS, key="edit.task")
+    return from_table(text, EDITS, key="edit.task")

@@ -4,7 +4,8 @@ Nothing here loads a data set or knows of an optimizer: what a model keeps of it
 `data.DataInfo`, which every checkpoint holds.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,15 +21,14 @@ from diffjax.errors import UserError
 from diffjax.experiment import first_stage, process, sampling
 from diffjax.experiment import network as networks
 from diffjax.experiment import parallel as strategies
-from diffjax.experiment.conditioning import conditions
+from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.run import FIELDS, read_config, read_model
 from diffjax.experiment.schema import MODEL_CHECKPOINT
-from diffjax.experiment.spec import parse_spec
+from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.generator import Examples, Generator
 from diffjax.inference.sampling import Weak
 from diffjax.latent.space import Arrays, Latents, Pixels, Space
-from diffjax.models.linen import AttentionNetwork
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
 from diffjax.schedules import Array
@@ -93,6 +93,15 @@ class Model(NamedTuple):
             weak=self.weak,
         )
 
+    def parameter_shapes(self) -> Any:
+        """The parameters in shapes; the network is traced for it."""
+        return networks.parameter_shapes(
+            self.network,
+            diffusion=self.diffusion,
+            shape=self.space.shape,
+            cond=self.example_condition(),
+        )
+
     def example_condition(self) -> Any:
         """One example's condition, in shapes."""
         channels = self.space.map_channels
@@ -100,7 +109,12 @@ class Model(NamedTuple):
 
 
 def resolve_model(
-    config: Any, about: DataInfo, *, examples: Callable[[], Examples] | None = None
+    config: Any,
+    about: DataInfo,
+    *,
+    examples: Callable[[], Examples] | None = None,
+    space: Space | None = None,
+    conditions: Conditions | None = None,
 ) -> Model:
     """Resolves what a model is; nothing is traced or computed.
 
@@ -108,29 +122,35 @@ def resolve_model(
       config: complete and checked.
       about: the data that it is or was trained on.
       examples: where prompts and maps come from that the config leaves open.
+      space, conditions: another model's, in place of the config's.
 
     Raises:
       UserError: an unknown name, or parts that do not go together.
     """
     diffusion = process.diffusion(config)
     kernels = networks.kernels_of(config, sharded=strategies.is_sharded(config))
-    wanted = conditions(config, about)
-    space = _space(config, about, wanted, kernels)
-    parts: dict[str, Any] = {
-        "shape": space.shape,
-        "conditions": wanted,
-        "map_channels": space.map_channels,
-        "ops": kernels.ops,
-    }
-    network = networks.network(config, diffusion=diffusion, **parts)
-    weak = _weak_model(config, identity(space, wanted), parts)
-    return Model(config, about, kernels, space, wanted, network, diffusion, weak, examples)
+    wanted = conditions or conditions_of(config, about)
+    space = space or _space(config, about, wanted, kernels)
+    network = networks.network(
+        config,
+        diffusion=diffusion,
+        shape=space.shape,
+        conditions=wanted,
+        map_channels=space.map_channels,
+        ops=kernels.ops,
+    )
+    return Model(config, about, kernels, space, wanted, network, diffusion, None, examples)
 
 
 def identity(space: Space, wanted: Conditions) -> workdir.Identity:
     """What a model is trained on beside the config and the data."""
     texts = wanted.texts
     return workdir.Identity(space.identity, space.told, texts.identity if texts else "")
+
+
+def kept(about: DataInfo, of: workdir.Identity) -> dict[str, Any]:
+    """What a checkpoint or an exported model keeps beside its arrays, as JSON can hold it."""
+    return {**about.to_json(), "trained_on": of._asdict()}
 
 
 def with_scale(config: Any, scale: float) -> Any:
@@ -164,16 +184,17 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
     return Latents(stage, frozen, wanted.make_map, map_name=config.condition.map, told=told)
 
 
-def _weak_model(config: Any, ours: workdir.Identity, parts: dict[str, Any]) -> Weak | None:
-    """The weaker model that autoguidance names by its workdir; None for other guidance.
+def with_weak(model: Model) -> Model:
+    """The model with the weaker one that autoguidance names by its workdir, where it does.
 
     Raises:
       UserError: no such run, or one of another schedule, condition or image shape.
     """
+    config = model.config
     key = "sample.guidance"
     spec = parse_spec(config.sample.guidance, key=key)
-    if spec.path != "autoguidance" or "workdir" not in spec.arguments:
-        return None
+    if spec.path != "autoguidance" or not isinstance(spec.arguments.get("workdir"), str):
+        return model  # what is wrong with its arguments is said where guidance is made
     checkpoint = spec.arguments.get("checkpoint", "latest")
     if not isinstance(checkpoint, str) or not MODEL_CHECKPOINT.holds(checkpoint):
         raise UserError(
@@ -194,24 +215,21 @@ def _weak_model(config: Any, ours: workdir.Identity, parts: dict[str, Any]) -> W
                 f"{their_flat.get(part)!r}, not {flat[part]!r}: a weaker model must share its "
                 "data, condition and noise schedule"
             )
-    if workdir.identity_of(folder) != ours:
+    if workdir.identity_of(folder) != model.identity:
         raise UserError(
             f"config.{key}: {folder} was trained on another first stage's latents, or other texts"
         )
-    diffusion = process.diffusion(theirs)
-    network = networks.network(theirs, diffusion=diffusion, **parts)
-    found = read_model(folder, wanted=checkpoint)
+    weak = resolve_model(theirs, model.about, space=model.space, conditions=model.conditions)
+    found = read_model(folder, wanted=checkpoint, shapes=weak.parameter_shapes)
     if found is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
-    channels = parts["map_channels"]
-    cond = parts["conditions"].example((*parts["shape"][:2], channels) if channels else None)
-    shapes = networks.parameter_shapes(
-        network, diffusion=diffusion, shape=parts["shape"], cond=cond
-    )
     params = parameters.like(
-        found.fields["ema_params"], shapes, what=f"config.{key}: the model in {folder}"
+        found.fields["ema_params"],
+        weak.parameter_shapes(),
+        what=f"config.{key}: the model in {folder}",
     )
-    return Weak(network, diffusion, strategies.to_compute(params, config))
+    placed = strategies.to_compute(params, config)
+    return model._replace(weak=Weak(weak.network, weak.diffusion, placed))
 
 
 def captioned(config: Any, source: Any) -> Any:
@@ -248,23 +266,6 @@ def held_out_examples(config: Any, source: Any) -> Examples:
     )
 
 
-def generate_shapes(model: Any, generator: Generator, params: Any) -> None:
-    """Traces a sampler for one sample; nothing is computed.
-
-    Args:
-      model: a `Model`, or what has its attributes.
-      generator: what is traced.
-      params: of its network, in shapes.
-    """
-    labels = generator.labels(0, 1)
-    cond = model.example_condition()
-    if cond is not None:
-        cond = cond._replace(label=labels)
-        if labels is None and cond.text is None and cond.map is None:
-            cond = None
-    jax.eval_shape(generator.function(), params, np.arange(1), cond, generator.weak_params)
-
-
 def stand_in(network: Network, prediction: Prediction, channels: int) -> Network:
     """The least network that a step can train and a sampler can call: one weight times x_t.
 
@@ -280,9 +281,9 @@ def stand_in(network: Network, prediction: Prediction, channels: int) -> Network
         return params["weight"] * jnp.tile(x[..., :channels], prediction.outputs)
 
     made = Pair(init, apply)
-    if not isinstance(network, AttentionNetwork):
+    real: Any = network
+    if not (hasattr(real, "attention_blocks") and hasattr(real, "perturbed")):
         return made
-    real: AttentionNetwork = network
 
     class Attending(Pair):
         def attention_blocks(self, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -294,15 +295,45 @@ def stand_in(network: Network, prediction: Prediction, channels: int) -> Network
     return Attending(*made)
 
 
-def check_sampling(model: Model, generator: Generator) -> None:
+def check_sampling(model: Any, generator: Generator) -> None:
     """Traces a sampler around a stand-in for the network, which is what takes seconds to trace.
+
+    Args:
+      model: a `Model`, or what has its attributes.
+      generator: what samples.
 
     Raises:
       UserError: what is wrong with the sampler's, guidance's or threshold's arguments.
     """
     found = stand_in(model.network, model.diffusion, model.space.shape[-1])
     params = {"weight": jax.ShapeDtypeStruct((), jnp.float32)}
+    cond = model.example_condition()
+    if cond is not None:
+        cond = cond._replace(label=generator.labels(0, 1))
+        cond = None if cond == (None, None, None) else cond
+    own = is_path(model.config.sample.sampler)
+    function = generator.around(found).function(keep_trajectory=own)
+    with as_user_error(model.config):
+        jax.eval_shape(function, params, np.arange(1), cond, generator.weak_params)
+
+
+@contextlib.contextmanager
+def as_user_error(config: Any) -> Iterator[None]:
+    """Around a trace: what is wrong with a config's functions as one line.
+
+    Raises:
+      UserError: a function was called with what it does not take, or one of the user's own failed.
+    """
     try:
-        generate_shapes(model, generator.around(found), params)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, ValueError | TypeError | ArithmeticError):
+            raise UserError(f"the config can't be run: {lines[0]}") from error
+        if not any(is_path(value) for value in flatten(config).values() if isinstance(value, str)):
+            raise
+        raise UserError(
+            f"the config can't be run: {type(error).__name__}: {lines[0]} (--debug shows where)"
+        ) from error

@@ -3,7 +3,7 @@
 `config.model.name` is a network of diffjax or a path into the user's own code. The section's other
 fields, but for `class_conditional`, are the maker's arguments, as are those in the name's
 parentheses. A maker is also handed what follows from the data and the diffusion where it has
-parameters of these names (`GIVEN`).
+parameters of these names (`GIVEN`), whatever their defaults.
 """
 
 import inspect
@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from diffjax import accelerator
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
-from diffjax.experiment.spec import Spec, call_maker, from_spec, import_path, parse_spec
+from diffjax.experiment.spec import Spec, call_maker, from_table, import_path, is_path, parse_spec
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
-from diffjax.models.linen import LinenNetwork
 from diffjax.models.network import Network, as_network, is_nnx
 from diffjax.models.ops import XLA, Ops
 from diffjax.prediction import Prediction
@@ -28,11 +27,9 @@ GIVEN = {
     "shape": "of one x_0",
     "num_classes": "0 for a network without classes",
     "out_channels": "channels of the output",
-    "levels": "levels whose logits are returned for each channel, 0 for none",
     "text_width": "features of a token of text, 0 for none",
     "text_encoder": "a Linen module that is trained along, or None",
     "map_channels": "channels of the map, 0 for none",
-    "ops": "what computes convolutions; see diffjax.models.ops",
 }
 
 
@@ -80,11 +77,11 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         dropout=c.dropout,
         fourier=tuple(c.fourier),
         patch=c.patch,
-        block=from_spec(c.block, BLOCKS, key="model.block"),
+        block=from_table(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
-        mix=from_spec(c.attention, ATTENTIONS, key="model.attention"),
-        dtype=from_spec(c.dtype, DTYPES, key="model.dtype"),
-        remat=from_spec(c.remat, REMATS, key="model.remat"),
+        mix=from_table(c.attention, ATTENTIONS, key="model.attention"),
+        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
+        remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in ("shape",)},
     )
 
@@ -140,7 +137,7 @@ def network(
                 "a network of your own, 'module:Name'"
             )
         return as_network(NETWORKS[spec.name](config, given))
-    return _own(config, spec, given)
+    return _own(config, spec, {name: given[name] for name in GIVEN})
 
 
 def _own(config: Any, spec: Spec, given: Mapping[str, Any]) -> Network:
@@ -228,11 +225,6 @@ def parameter_shapes(
     return jax.eval_shape(found.init, key, x, t, cond)
 
 
-def is_nested(found: Network) -> bool:
-    """Whether a network's parameters are nested dictionaries, as checkpoints store them."""
-    return isinstance(found, LinenNetwork) or type(found).__module__ == "diffjax.models.nnx"
-
-
 def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernels:
     """What a config's key names: "auto" takes the accelerator where there is one.
 
@@ -245,7 +237,7 @@ def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernel
     Raises:
       UserError: an unknown name, or "onednn" where the accelerator can't be had.
     """
-    find = from_spec(name, KERNELS, key=key)
+    find = from_table(name, KERNELS, key=key)
     if sharded:
         if find is accelerator.onednn:
             raise UserError(
@@ -261,5 +253,6 @@ def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernel
 
 def kernels_of(config: Any, *, sharded: bool = False) -> accelerator.Kernels:
     """The kernels of a diffusion config; a network of the user's own runs on XLA's."""
-    name = config.model.get("kernels", "xla")
+    own = is_path(config.model.name)
+    name = "xla" if own else config.model.get("kernels", "auto")  # none of an unknown network
     return kernels(name, key="model.kernels", sharded=sharded)

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffjax import learned_schedules, learned_variance, time_sampling, weightings
 from diffjax.errors import UserError
-from diffjax.experiment.process import PARAMETRISATIONS, ends
+from diffjax.experiment.process import ends, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
 from diffjax.models.network import Network
@@ -97,7 +97,7 @@ def weighted(config: Any, prediction: Prediction) -> Weighted:
     c = config.diffusion
     target = prediction.parametrisation
     if c.loss_target != "same":
-        target = from_spec(c.loss_target, PARAMETRISATIONS, key="diffusion.loss_target")
+        target = parametrisation_of(c.loss_target, key="diffusion.loss_target")
     key = "diffusion.time_sampling"
     return Weighted(
         prediction,
@@ -127,6 +127,11 @@ def _own(config: Any, chosen: Weighted, network: Network) -> OwnObjective:
                 f"config.{key} = {text!r} has no use for config.diffusion.{name} = {c[name]!r}: "
                 f"leave it at {default!r}"
             )
+    if chosen.by_importance:
+        raise UserError(
+            f"config.{key} = {text!r} can't go with config.diffusion.time_sampling = "
+            f"{c.time_sampling!r}, which remembers the losses of diffjax's own objectives"
+        )
     given = {
         "prediction": chosen.prediction,
         "weighting": chosen.weighting,

@@ -10,7 +10,7 @@ import optax
 
 from diffjax import ema
 from diffjax.errors import UserError
-from diffjax.experiment.spec import from_spec, function_from_spec
+from diffjax.experiment.spec import from_table, function_from_spec
 from diffjax.schedules import Array
 
 
@@ -58,7 +58,18 @@ def learning_rate(config: Any) -> optax.Schedule:
     """
     c = config.train
     decay = function_from_spec(c.schedule, LEARNING_RATES, key="train.schedule")
-    rest = decay(c.learning_rate, max(1, c.steps - c.warmup_steps))
+    try:
+        rest = decay(c.learning_rate, max(1, c.steps - c.warmup_steps))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.train.schedule = {c.schedule!r}: it is called with (peak, steps after the "
+            f"warm-up): {' '.join(str(error).split())}"
+        ) from error
+    if not callable(rest):
+        raise UserError(
+            f"config.train.schedule = {c.schedule!r} returned a {type(rest).__name__}: expected a "
+            "function step -> learning rate"
+        )
     if not c.warmup_steps:
         return rest
     warmup = optax.linear_schedule(0.0, c.learning_rate, c.warmup_steps)
@@ -91,7 +102,7 @@ def average_decay(config: Any) -> Callable[[Array], Array]:
       UserError: an unknown name, or a width or a power out of range.
     """
     c = config.train
-    decay = from_spec(c.ema, AVERAGES, key="train.ema")(c.ema_decay)
+    decay = from_table(c.ema, AVERAGES, key="train.ema")(c.ema_decay)
     try:
         jax.eval_shape(decay, jax.ShapeDtypeStruct((), jnp.int32))
         for width in c.ema_snapshots:

@@ -6,7 +6,7 @@ from typing import Any
 from diffjax.distributed.everywhere import Everywhere
 from diffjax.distributed.fsdp import Fsdp
 from diffjax.distributed.parallel import DataParallel, Strategy, check_divides
-from diffjax.experiment.spec import from_spec
+from diffjax.experiment.spec import from_table
 
 
 def _pmap(config: Any) -> DataParallel:
@@ -38,7 +38,7 @@ def strategy(config: Any) -> Strategy:
     Raises:
       UserError: an unknown name, or a batch or mesh that does not divide among the devices.
     """
-    return from_spec(config.parallel.strategy, STRATEGIES, key="parallel.strategy")(config)
+    return from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy")(config)
 
 
 def is_sharded(config: Any) -> bool:
@@ -47,7 +47,7 @@ def is_sharded(config: Any) -> bool:
     Raises:
       UserError: an unknown strategy.
     """
-    return from_spec(config.parallel.strategy, STRATEGIES, key="parallel.strategy") is _fsdp
+    return from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy") is _fsdp
 
 
 def to_compute(tree: Any, config: Any) -> Any:

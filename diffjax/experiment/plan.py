@@ -21,6 +21,7 @@ from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
 from diffjax.experiment import parallel as strategies
 from diffjax.experiment.schema import check, is_autoencoder
+from diffjax.experiment.spec import is_path
 
 # LLVM's work does not change which buffers there are.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -166,7 +167,7 @@ def _resolved(config: Any) -> Any:
         return resolve(config)
     from diffjax.experiment.diffusion import resolve as resolve_diffusion
 
-    if "kernels" in config.model:  # a network of the user's own has none
+    if not is_path(config.model.name):  # a network of the user's own chooses for itself
         config.model.kernels = "xla"
     return resolve_diffusion(config)
 

@@ -48,14 +48,7 @@ def diffusion(config: Any) -> Prediction:
     """
     c = config.diffusion
     schedule = _schedule(c)
-    parametrisation = from_spec(
-        c.parametrisation, PARAMETRISATIONS, key="diffusion.parametrisation"
-    )
-    if not isinstance(parametrisation, parametrisations.Parametrisation):
-        raise UserError(
-            f"config.diffusion.parametrisation = {c.parametrisation!r} is a "
-            f"{type(parametrisation).__name__}: expected a diffjax.parametrisations.Parametrisation"
-        )
+    parametrisation = parametrisation_of(c.parametrisation, key="diffusion.parametrisation")
     if parametrisation.needs_signal and float(schedule(schedule.T).signal_scale) == 0:
         raise UserError(
             f"config.diffusion.parametrisation = {c.parametrisation!r} can't be inverted where "
@@ -69,6 +62,21 @@ def diffusion(config: Any) -> Prediction:
         learned_variance=objective in WITH_VARIANCE,
         self_conditioned=c.self_conditioning > 0,
     )
+
+
+def parametrisation_of(text: str, *, key: str) -> parametrisations.Parametrisation:
+    """The parametrisation that a config's string names.
+
+    Raises:
+      UserError: an unknown name or path, or another object.
+    """
+    found = from_spec(text, PARAMETRISATIONS, key=key)
+    if not isinstance(found, parametrisations.Parametrisation):
+        raise UserError(
+            f"config.{key} = {text!r} is a {type(found).__name__}: expected a "
+            "diffjax.parametrisations.Parametrisation"
+        )
+    return found
 
 
 def ends(schedule: Schedule) -> dict[str, float]:

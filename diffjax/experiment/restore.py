@@ -30,6 +30,10 @@ class Stored(Protocol):
         """The fields of a state that are kept when training is over."""
         ...
 
+    def parameter_shapes(self) -> Any:
+        """The averaged parameters in shapes."""
+        ...
+
 
 class Restorable(Stored, Protocol):
     """One that knows the structure of its parameters."""
@@ -58,7 +62,10 @@ def read(setup: Stored, folder: Path) -> Parameters:
     """
     found = None
     if owns(setup, folder):
-        found = read_model(folder, wanted=setup.config.sample.checkpoint, fields=setup.fields)
+        wanted = setup.config.sample.checkpoint
+        found = read_model(
+            folder, wanted=wanted, fields=setup.fields, shapes=setup.parameter_shapes
+        )
     if found is None:
         raise untrained(folder)
     return found
@@ -78,8 +85,7 @@ def rebuild_average(setup: Stored, folder: Path) -> ema_snapshots.Rebuilt:
             "config.train.ema_snapshots = (): nothing is stored that an average could be rebuilt "
             "from: train with --config.train.ema_snapshots='(0.05, 0.1)', in a new --workdir"
         )
-    latest = read_model(folder) if ours else None
-    if latest is None:
+    if not ours:
         raise untrained(folder)
     width = config.ema.sigma_rel
     if width > ema.WIDEST:
@@ -89,7 +95,7 @@ def rebuild_average(setup: Stored, folder: Path) -> ema_snapshots.Rebuilt:
         )
     return ema_snapshots.rebuild(
         folder / ema_snapshots.FOLDER,
-        latest.fields["ema_params"],
+        setup.parameter_shapes(),
         sigma_rel=width,
         step=config.ema.step or None,
     )

@@ -3,7 +3,7 @@
 A folder is a workdir, or what `--mode=export` wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,9 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.checkpoints.run_config import from_json, read_json
 from diffjax.errors import UserError
 from diffjax.experiment import schema
+from diffjax.experiment.spec import is_path
 
-FIELDS = ("ema_params", "learned")  # of a diffusion model's state, for whoever samples it
+FIELDS = ("ema_params",)  # of a diffusion model's state, for whoever samples it
 STAGE_FIELDS = ("ema_params", "codebook", "scaling")  # of an autoencoder's
 
 
@@ -33,7 +34,7 @@ def read_config(folder: Path) -> Any:
         schema.check(config)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
-    if "remat" in config.get("model", {}):
+    if not schema.is_autoencoder(config) and not is_path(config.model.name):
         config.model.remat = "none"  # whoever reads a run goes forwards only
     return config
 
@@ -68,9 +69,19 @@ def _as_now(stored: dict[str, Any]) -> Any:
 
 
 def read_model(
-    folder: Path, *, wanted: str = "latest", fields: Sequence[str] = FIELDS
+    folder: Path,
+    *,
+    wanted: str = "latest",
+    fields: Sequence[str] = FIELDS,
+    shapes: Callable[[], Any] | None = None,
 ) -> Parameters | None:
     """Fields of the checkpoint "latest", "best", "ema" (what --mode=ema rebuilt) or of a step.
+
+    Args:
+      folder: the run's, or an exported model's.
+      wanted: which checkpoint.
+      fields: of its state.
+      shapes: of the parameters, as the network makes them; called for "ema".
 
     Returns:
       None where there is no checkpoint at all.
@@ -91,7 +102,8 @@ def read_model(
     latest = parameters.read_parameters(folder, wanted="latest", fields=fields)
     if latest is None:
         return None
-    rebuilt = ema_snapshots.load_rebuilt(folder / ema_snapshots.FOLDER, latest.fields["ema_params"])
+    assert shapes is not None
+    rebuilt = ema_snapshots.load_rebuilt(folder / ema_snapshots.FOLDER, shapes())
     return latest._replace(step=rebuilt.step, fields=latest.fields | {"ema_params": rebuilt.params})
 
 

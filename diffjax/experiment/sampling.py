@@ -125,7 +125,7 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
 def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
     """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint.
 
-    `experiment.resolve` reads that model, before anything is sampled.
+    `model.with_weak` reads that model, before anything is sampled.
     """
     if not isinstance(workdir, str):
         raise ValueError(f"workdir must be a text, not {workdir!r}")

@@ -332,6 +332,8 @@ def _rename(config: Any) -> None:
                 raise UserError(f"config.{old} is now config.{new}, which is set, too: remove one")
             target[new_name] = section[name]
             del section[name]
+    if _has_own_network(config):  # whose fields may have these names
+        return
     for key, values in _OLD_VALUES.items():
         section_name, name = key.split(".")
         section = config.get(section_name, {})

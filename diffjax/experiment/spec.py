@@ -113,7 +113,7 @@ def import_path(spec: Spec, *, text: str, key: str) -> Any:
     """
     try:
         found = importlib.import_module(spec.module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # argparse at import, for one
         top = spec.module.split(".")[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == top
         reason = (
@@ -194,6 +194,21 @@ def from_spec(
     else:
         raise _unknown(text, table, key=key)
     return call_maker(make, spec, text=text, key=key, given=given, extra=extra)
+
+
+def from_table(text: str, table: Mapping[str, Callable[..., Any]], *, key: str) -> Any:
+    """The object that a config string names in a table, for a key that takes no path.
+
+    Raises:
+      UserError: an unknown name, or arguments that the maker does not take.
+
+    >>> from_table("twice(x=3)", {"twice": lambda x: 2 * x}, key="some.key")
+    6
+    """
+    spec = parse_spec(text, key=key)
+    if spec.module or spec.name not in table:
+        raise UserError(f"config.{key} = {text!r}: expected one of {', '.join(table)}")
+    return call_maker(table[spec.name], spec, text=text, key=key)
 
 
 def call_maker(

@@ -318,7 +318,7 @@ class Generator:
             seed: Array | None = None,
         ) -> Any:
             eps, keys = self.noise(indices, seed)
-            return sampling.sampler(
+            found = sampling.sampler(
                 self.denoiser(params, weak_params),
                 # At the grid's first time a sample of data at rest is noise_scale eps, for EDM
                 # 80 eps.
@@ -328,6 +328,8 @@ class Generator:
                 cond=condition,
                 keep_trajectory=keep_trajectory,
             )
+            _check_samples(found, eps.shape, keep_trajectory=keep_trajectory)
+            return found
 
         return generate
 
@@ -387,6 +389,19 @@ class Generator:
 
 def _denoiser(network: Network, diffusion: Prediction, params: Any) -> denoisers.Denoiser:
     return diffusion.denoiser(apply_network(network, params))
+
+
+def _check_samples(found: Any, shape: tuple[int, ...], *, keep_trajectory: bool) -> None:
+    """Raises ValueError for what is not `samplers.Samples` of a shape."""
+    x_0, path = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    if getattr(x_0, "shape", None) != shape:
+        said = type(found).__name__ if x_0 is None else f"x_0 of {getattr(x_0, 'shape', x_0)}"
+        raise ValueError(f"the sampler returned {said}: expected samplers.Samples of {shape}")
+    if keep_trajectory and (path is None or path.shape[1:] != shape):
+        raise ValueError(
+            "the sampler returned no trajectory, which it was asked for: expected "
+            f"(steps + 1, *{shape}), from x_T to x_0"
+        )
 
 
 def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:

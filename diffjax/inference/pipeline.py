@@ -5,7 +5,7 @@
     images = model.sample(["a red apple", "a blue heart"])      # uint8 (2, 64, 64, 3)
 
 Nothing here knows of data sets, optimizers or training; `experiment.load` makes a `Pipeline` from
-what is stored of a run. What is called with other guidance, sampler or shape is compiled then.
+what is stored of a run. A method is compiled when it is first called with a shape or a setting.
 """
 
 import math
@@ -58,6 +58,7 @@ class Pipeline:
         diffusion: Prediction,
         make_generator: MakeGenerator,
         make_task: Callable[[str], Task],
+        has_fixed_ends: bool = True,
     ) -> None:
         """Takes what `experiment.load` resolved.
 
@@ -65,10 +66,12 @@ class Pipeline:
           params, step, about, space, diffusion: see the attributes.
           make_generator: settings of the run's `sample` section that differ -> a generator.
           make_task: "vary(strength=0.5)" -> the task.
+          has_fixed_ends: whether the schedule's ends are those that the model was trained with.
         """
         self.params, self.step, self.about = params, step, about
         self.space, self.diffusion = space, diffusion
         self._make_generator, self._make_task = make_generator, make_task
+        self._has_fixed_ends = has_fixed_ends
         self._generators: dict[tuple[tuple[str, Any], ...], Generator] = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
@@ -103,12 +106,10 @@ class Pipeline:
             raise UserError(f"prompts is the text {prompts!r}: put it in a list")
         given = (prompts, labels, () if map_images is None else map_images)
         number = max(1, *map(len, given)) if count is None else count
-        if number < 1:
-            raise UserError(f"count is {count}: expected at least 1")
-        if type(seed) is not int or not 0 <= seed < MAX_SEED:
-            raise UserError(f"seed is {seed!r}: expected a whole number in [0, 2**32)")
+        if type(number) is not int or number < 1:
+            raise UserError(f"count is {count!r}: expected a whole number of at least 1")
         generator = self.generator(**how).of(
-            prompts=tuple(prompts), labels=tuple(labels), map_images=map_images, seed=seed
+            prompts=tuple(prompts), labels=tuple(labels), map_images=map_images, seed=_seed(seed)
         )
         return generator(self.params, start=0, count=number).images
 
@@ -140,10 +141,18 @@ class Pipeline:
           UserError: images or conditions that don't fit the model or the task.
         """
         images = self._images(images)
-        generator = self.generator(**how).of(seed=seed)
+        generator = self.generator(**how).of(seed=_seed(seed))
+        if type(count) is not int or count < 1:
+            raise UserError(f"count is {count!r}: expected a whole number of at least 1")
         kept = None
         if mask is not None:
-            kept = (np.asarray(mask).reshape(*images.shape[1:3], 1) > 0).astype(np.float32)
+            kept = np.asarray(mask) > 0
+            if kept.size != math.prod(images.shape[1:3]):
+                raise UserError(
+                    f"mask is {np.shape(mask)}: expected the images' height and width, "
+                    f"{images.shape[1:3]}"
+                )
+            kept = kept.reshape(*images.shape[1:3], 1).astype(np.float32)
         numbers = self._for_each(labels, images, "labels", generator.has_labels)
         texts = self._for_each(prompts, images, "prompts", generator.has_texts)
         editing = Editing(
@@ -159,6 +168,7 @@ class Pipeline:
         *,
         prompts: Sequence[str] = (),
         labels: Sequence[int] = (),
+        map_images: np.ndarray | None = None,
         iterations: int = 0,
         **how: Any,
     ) -> np.ndarray:
@@ -166,16 +176,18 @@ class Pipeline:
 
         Args:
           x: uint8 images (n, H, W, C), or floating-point data of the model's shape.
-          prompts, labels: none, one, or one an example.
+          prompts, labels, map_images: none, one, or one an example; see `sample`.
           iterations: of the fixed point, for a closer inversion.
           how: see `sample`.
 
         Returns:
           float32 (n, ...) x_T of the space that is diffused, for `decode`.
+
+        Raises:
+          UserError: data or conditions that don't fit the model.
         """
-        generator, cond = self._conditioned(len(x), prompts, labels, how)
+        generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
-        x_0 = self.space.of_images(self._data(x))
 
         def run(params: Any, weak_params: Any, x_0: Array, cond: Any) -> Array:
             denoise = generator.denoiser(params, weak_params)
@@ -183,7 +195,10 @@ class Pipeline:
                 denoise, x_0, grid=grid, cond=cond, iterations=iterations
             ).x_0
 
-        return np.asarray(jax.jit(run)(self.params, generator.weak_params, x_0, cond))
+        x_0 = self.space.of_images(self._data(x))
+        cond = self._condition(generator, len(x), prompts, labels, map_images)
+        compute = self._jitted(("encode", iterations), how, run)
+        return np.asarray(compute(self.params, generator.weak_params, x_0, cond))
 
     def decode(
         self,
@@ -191,17 +206,25 @@ class Pipeline:
         *,
         prompts: Sequence[str] = (),
         labels: Sequence[int] = (),
+        map_images: np.ndarray | None = None,
         **how: Any,
     ) -> np.ndarray:
-        """What DDIM makes of noise from `encode`, with the same settings: samples as `sample`'s."""
-        generator, cond = self._conditioned(len(noise), prompts, labels, how)
+        """What DDIM makes of noise from `encode`, with the same settings: samples as `sample`'s.
+
+        Raises:
+          UserError: noise or conditions that don't fit the model.
+        """
+        generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
 
         def run(params: Any, weak_params: Any, x_T: Array, cond: Any) -> Array:
             denoise = generator.denoiser(params, weak_params)
             return samplers.ddim(denoise, x_T, grid=grid, cond=cond).x_0
 
-        x_0 = jax.jit(run)(self.params, generator.weak_params, jnp.asarray(noise), cond)
+        x_T = self._diffused(noise)
+        cond = self._condition(generator, len(x_T), prompts, labels, map_images)
+        compute = self._jitted(("decode",), how, run)
+        x_0 = compute(self.params, generator.weak_params, x_T, cond)
         return generator.finished(hosts.on_host(self.space.to_images(x_0)))
 
     def denoise(
@@ -211,6 +234,7 @@ class Pipeline:
         *,
         prompts: Sequence[str] = (),
         labels: Sequence[int] = (),
+        map_images: np.ndarray | None = None,
         **how: Any,
     ) -> Estimates:
         """The model's estimates of x_0 and eps at (x_t, t), with the run's guidance.
@@ -218,24 +242,31 @@ class Pipeline:
         Args:
           x_t: (n, ...) of the space that is diffused, such as float images in [-1, 1] with noise.
           t: a number or (n,): times of `diffusion.schedule`, 0 clean and `schedule.T` noise.
-          prompts, labels: none, one, or one an example.
+          prompts, labels, map_images: none, one, or one an example; see `sample`.
           how: see `sample`.
+
+        Raises:
+          UserError: data or conditions that don't fit the model.
         """
-        generator, cond = self._conditioned(len(x_t), prompts, labels, how)
-        run = jax.jit(
-            lambda params, weak, x_t, t, cond: generator.denoiser(params, weak)(x_t, t, cond)
-        )
+        generator = self.generator(**how)
+
+        def run(params: Any, weak_params: Any, x_t: Array, t: Array, cond: Any) -> Estimates:
+            return generator.denoiser(params, weak_params)(x_t, t, cond)
+
+        x_t = self._diffused(x_t)
+        cond = self._condition(generator, len(x_t), prompts, labels, map_images)
         times = jnp.asarray(t, jnp.int32 if self.diffusion.schedule.discrete else jnp.float32)
-        found: Estimates = run(
-            self.params, generator.weak_params, jnp.asarray(x_t, jnp.float32), times, cond
-        )
+        compute = self._jitted(("denoise",), how, run)
+        found: Estimates = compute(self.params, generator.weak_params, x_t, times, cond)
         return found
 
     def log_likelihood(
         self,
         x: np.ndarray,
         *,
+        prompts: Sequence[str] = (),
         labels: Sequence[int] = (),
+        map_images: np.ndarray | None = None,
         seed: int = 0,
         rtol: float = 1e-4,
         atol: float = 1e-4,
@@ -249,7 +280,7 @@ class Pipeline:
 
         Args:
           x: uint8 images (n, H, W, C), or floating-point data of the model's shape.
-          labels: none, one, or one an example.
+          prompts, labels, map_images: none, one, or one an example; see `sample`.
           seed: of the dequantisation and the divergence's probes.
           rtol, atol, divergence: as `likelihood.ode_log_likelihood`.
 
@@ -257,40 +288,48 @@ class Pipeline:
           float64 (n,).
 
         Raises:
-          UserError: a latent model, whose images have no density.
+          UserError: a latent model, whose images have no density, or one whose schedule's ends
+            were learned, or data that doesn't fit the model.
         """
         if self.space.images and self.space.shape != self.space.image_shape:
             raise UserError("log_likelihood: latents have no density of images: take a pixel model")
-        generator, cond = self._conditioned(
-            len(x), (), labels, {"guidance": "none", "threshold": "none"}
-        )
-        keys = jax.random.split(rng.stream(seed, "likelihood"), len(x))
-        schedule = self.diffusion.schedule
+        if not self._has_fixed_ends:
+            raise UserError(
+                "log_likelihood: the ends of this model's schedule were learned: use "
+                "--mode=evaluate --config.evaluate.likelihood=ode"
+            )
+        if divergence not in ("hutchinson", "exact"):
+            raise UserError(f"divergence is {divergence!r}: expected 'hutchinson' or 'exact'")
+        how = {"guidance": "none", "threshold": "none"}
+        generator = self.generator(**how)
+        schedule, size = self.diffusion.schedule, math.prod(self.space.shape)
         options: dict[str, Any] = {
-            "schedule": schedule, "cond": cond, "rtol": rtol, "atol": atol,
-            "divergence": divergence,
+            "schedule": schedule, "rtol": rtol, "atol": atol, "divergence": divergence,
         }  # fmt: skip
-        data = self._data(x)
-        size = math.prod(self.space.shape)
 
-        def of_images(params: Any) -> Array:
+        def of_images(params: Any, data: Array, keys: Array, cond: Any) -> Array:
             found = likelihood.ode_bits_per_dim(
-                generator.denoiser(params), data, key=keys,
+                generator.denoiser(params), data, key=keys, cond=cond,
                 dequantise=likelihood.truncated_normal(schedule), **options,
             )  # fmt: skip
             return -found.bits_per_dim * size * math.log(2)
 
-        def of_arrays(params: Any) -> Array:
-            start = start_time(schedule, None)
-            signal, noise = schedule(jnp.asarray(start))
-            eps = jax.vmap(lambda k: jax.random.normal(k, self.space.shape))(keys)
+        def of_arrays(params: Any, data: Array, keys: Array, cond: Any) -> Array:
+            signal, noise = schedule(jnp.asarray(start_time(schedule, None)))
+            for_noise, for_probes = jax.vmap(jax.random.split, out_axes=1)(keys)
+            eps = jax.vmap(lambda k: jax.random.normal(k, self.space.shape))(for_noise)
             found = likelihood.ode_log_likelihood(
-                generator.denoiser(params), signal * data + noise * eps, key=keys, **options
-            )
+                generator.denoiser(params), signal * data + noise * eps, key=for_probes, cond=cond,
+                **options,
+            )  # fmt: skip
             return found.log_prob + size * jnp.log(signal)
 
-        compute = of_images if self.space.images else of_arrays
-        return np.asarray(jax.jit(compute)(self.params), np.float64)
+        data = self._data(x)
+        cond = self._condition(generator, len(x), prompts, labels, map_images)
+        keys = jax.random.split(rng.stream(_seed(seed), "likelihood"), len(x))
+        name = ("log_likelihood", rtol, atol, divergence)
+        compute = self._jitted(name, how, of_images if self.space.images else of_arrays)
+        return np.asarray(compute(self.params, data, keys, cond), np.float64)
 
     def generator(self, **how: Any) -> Generator:
         """The run's generator with other settings of its `sample` section; see `sample`."""
@@ -309,17 +348,34 @@ class Pipeline:
         """The run's sampling grid."""
         return self.generator().sampling.grid
 
-    def _conditioned(
-        self, count: int, prompts: Sequence[str], labels: Sequence[int], how: dict[str, Any]
-    ) -> tuple[Generator, Any]:
-        """A generator, and the condition of `count` examples: no class where none is given."""
-        generator = self.generator(**how)
-        wanted = tuple(labels) or ((-1,) if generator.has_labels else ())
-        for name, values in (("prompts", prompts), ("labels", labels)):
-            if len(values) not in (0, 1, count):
+    def _jitted(
+        self, name: tuple[Any, ...], how: dict[str, Any], function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """The compiled function of a method, its options and settings: the first that was given."""
+        key = (*name, *sorted(how.items()))
+        if key not in self._compiled:
+            self._compiled[key] = jax.jit(function)
+        return self._compiled[key]
+
+    def _condition(
+        self,
+        generator: Generator,
+        count: int,
+        prompts: Sequence[str],
+        labels: Sequence[int],
+        map_images: np.ndarray | None,
+    ) -> Any:
+        """The condition of `count` examples: no class where none is given."""
+        if isinstance(prompts, str):
+            raise UserError(f"prompts is the text {prompts!r}: put it in a list")
+        given = (("prompts", prompts), ("labels", labels), ("map_images", map_images))
+        for name, values in given:
+            if values is not None and len(values) not in (0, 1, count):
                 raise UserError(f"{len(values)} {name} for {count} examples: give one, or as many")
-        generator = generator.of(prompts=tuple(prompts), labels=wanted)
-        return generator, generator.condition(0, count)
+        wanted = tuple(labels) or ((-1,) if generator.has_labels else ())
+        return generator.of(prompts=tuple(prompts), labels=wanted, map_images=map_images).condition(
+            0, count
+        )
 
     def _for_each(
         self, values: Sequence[Any], images: np.ndarray, name: str, has: bool
@@ -353,7 +409,17 @@ class Pipeline:
         """Images in [-1, 1], or data as it is."""
         if self.space.images:
             return to_model_range(jnp.asarray(self._images(x)))
-        x = np.asarray(x, np.float32)
+        return self._diffused(x)
+
+    def _diffused(self, x: Any) -> Array:
+        """A batch of the space that is diffused."""
+        x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.space.shape or not len(x):
             raise UserError(f"the data is {x.shape}: expected (n, *{self.space.shape})")
-        return jnp.asarray(x)
+        return x
+
+
+def _seed(seed: int) -> int:
+    if type(seed) is not int or not 0 <= seed < MAX_SEED:
+        raise UserError(f"seed is {seed!r}: expected a whole number in [0, 2**32)")
+    return seed

@@ -27,7 +27,7 @@ class LinenNetwork(NamedTuple):
         Raises:
           ValueError: the module has variables that are no parameters.
         """
-        variables = self.module.init(key, x, t, cond)
+        variables = self.module.init(key, x, t, cond, **self._train(False))
         others = sorted(set(variables) - {"params"})
         if others:
             raise ValueError(
@@ -41,11 +41,14 @@ class LinenNetwork(NamedTuple):
         self, params: Any, x: Array, t: Array, cond: Any, *, train: bool = False, key: Any = None
     ) -> Array:
         """The output; `key` is the module's "dropout" stream."""
-        takes_train = "train" in inspect.signature(type(self.module).__call__).parameters
-        options: dict[str, Any] = {"train": train} if takes_train else {}
+        options = self._train(train)
         if train and key is not None:
             options["rngs"] = {"dropout": key}
         return self.module.apply({"params": params}, x, t, cond, **options)
+
+    def _train(self, train: bool) -> dict[str, Any]:
+        takes = "train" in inspect.signature(type(self.module).__call__).parameters
+        return {"train": train} if takes else {}
 
 
 class AttentionNetwork(LinenNetwork):

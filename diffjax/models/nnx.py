@@ -66,7 +66,13 @@ def from_nnx(make: Callable[..., nnx.Module], **fields: Any) -> NNXNetwork:
 
 def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
     graph, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    others = sorted({type(leaf).__name__ for leaf in _variables(rest)})
+    found = _variables(rest)
+    others = sorted({type(leaf).__name__ for leaf in found if isinstance(leaf, nnx.Variable)})
+    if len(found) > len(others) == 0:
+        raise ValueError(
+            f"{type(module).__name__} has arrays that are no nnx.Param among its attributes: "
+            "compute them where they are used, or make them NumPy constants of the class"
+        )
     if others:
         raise ValueError(
             f"{type(module).__name__} has variables of the kinds {', '.join(others)}, which "

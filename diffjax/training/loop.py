@@ -107,7 +107,7 @@ def _train(
     hosts.from_first(prepare)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(
-        f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} images "
+        f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} examples "
         f"{setup.source.image_shape}, {len(parallel.devices)} x "
         f"{parallel.devices[0].device_kind} ({config.parallel.strategy}), "
         + (f"{jax.process_count()} processes, " if hosts.several() else "")
@@ -305,7 +305,7 @@ class _Run:
             ema_snapshots.save(folder, step, self.setup.averages(saved))
 
         if whole is not None:
-            about = self.setup.about.to_json()
+            about = self.setup.kept
             self.checkpoints.save(
                 step, whole, position, loss=self.loss, about=about, before=snapshots
             )

@@ -8,7 +8,8 @@
         return loss
 
 or an object with `loss(params, x_0, cond, key, state) -> (loss, state)` and `init(key) -> state`
-for a state of its own, which is carried from step to step and kept in checkpoints.
+for a state of its own, which is carried from step to step and kept in checkpoints. Such a loss
+takes whole batches: config.train.accumulate must be 1.
 """
 
 from collections.abc import Callable

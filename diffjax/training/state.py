@@ -159,8 +159,8 @@ def mean_found(gradients: Callable[[Any], Found], parts: Any, like: tuple[Any, A
         found = gradients(part)
         if found.history is not None:
             raise ValueError(
-                f"train.accumulate = {count} can't go with time_sampling = 'loss_second_moment', "
-                "which remembers the losses of whole batches: expected 1"
+                f"train.accumulate = {count} can't go with an objective that keeps a state from "
+                "step to step, as time_sampling = 'loss_second_moment' does: expected 1"
             )
         return jax.tree.map(jnp.add, total, (found.loss, found.grads, found.learned_grads)), None
 

@@ -32,8 +32,8 @@ class Trainable(Protocol):
         ...
 
     @property
-    def about(self) -> data.DataInfo:
-        """What every checkpoint keeps of the data."""
+    def kept(self) -> dict[str, Any]:
+        """What every checkpoint keeps beside the state, for whoever has nothing else; JSON."""
         ...
 
     @property

@@ -95,6 +95,22 @@ def test_a_model_of_arrays_encodes_and_has_a_density_but_no_edits(run):
     estimates = model.denoise(noise, model.diffusion.schedule.T // 2, labels=(0,))
     assert estimates.x_0.shape == estimates.eps.shape == x.shape
     assert np.isfinite(model.log_likelihood(x, labels=(0, 1), rtol=1e-2, atol=1e-2)).all()
+    compiled = len(model._compiled)
+    model.denoise(noise, 3 * model.diffusion.schedule.T // 4, labels=(1,))
+    assert len(model._compiled) == compiled  # for other conditions the same program
+    for call, expected in (
+        (lambda: model.decode(np.zeros((2, 5, 5))), "expected"),
+        (lambda: model.sample(count=0), "count is 0"),
+        (lambda: model.sample(labels=(0,), size=3), "size is not a setting of sampling"),
+        (lambda: model.sample(labels=(0,), seed=-1), "seed is -1"),
+        (lambda: model.encode(x, labels=(0, 1, 0)), "3 labels for 2 examples"),
+        (lambda: model.log_likelihood(x, divergence="exakt"), "'hutchinson' or 'exact'"),
+        (lambda: diffjax.load(workdir, checkpoint="lastest"), "expected 'latest', 'best'"),
+        (lambda: diffjax.load(workdir, checkpoint=5), "take one of"),
+    ):
+        with pytest.raises(diffjax.UserError, match=expected):
+            call()
+    assert diffjax.load(workdir, checkpoint=4).step == 4
     if name != "digits_transformer":
         with pytest.raises(diffjax.UserError, match="edits are of images"):
             model.edit(x, "vary(strength=0.5)")

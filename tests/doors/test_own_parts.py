@@ -1,5 +1,6 @@
 """Every key that takes a path: what it may name, and one line for what it may not."""
 
+import importlib
 import sys
 import textwrap
 
@@ -52,6 +53,51 @@ PARTS = """
         @nn.compact
         def __call__(self, x, t, cond):
             return nn.Dense(self.out_channels)(nn.tanh(nn.Dense(self.width)(x)))
+
+    class Gated(nn.Module):
+        kernels: tuple = (3, 3)
+        levels: int = 4
+
+        @nn.compact
+        def __call__(self, x, t, cond, train):
+            gate = self.param("gate", nn.initializers.ones, ())
+            assert self.levels == 4
+            return gate * nn.Conv(x.shape[-1], self.kernels)(x)
+
+    def stax():
+        def init(key, x, t, cond):
+            return [{"w": jnp.ones(())}, (), {"w": jnp.zeros(())}]
+        def apply(params, x, t, cond, *, train=False, key=None):
+            return params[0]["w"] * x + params[2]["w"]
+        return init, apply
+
+    class Attentive:
+        def init(self, key, x, t, cond): return {"w": jnp.ones(())}
+        def apply(self, params, x, t, cond, *, train=False, key=None): return params["w"] * x
+        def attention_blocks(self, shape): return ("only",)
+        def perturbed(self, blocks): return self
+
+    def x_0_alone(denoise, x_T, *, grid, key, cond, keep_trajectory):
+        return x_T
+
+    def no_path(denoise, x_T, *, grid, key, cond, keep_trajectory):
+        return dj.Samples(x_T, None)
+
+    def of_its_network(network, prediction):
+        def loss(params, x_0, cond, key):
+            return jnp.square(params["Dense_0"]["kernel"]).mean()
+        return loss
+
+    class WithState:
+        def __init__(self, network): pass
+        def init(self, key): return jnp.zeros(())
+        def loss(self, params, x_0, cond, key, state): return jnp.zeros(len(x_0)), state + 1
+
+    def times(network, sample_times):
+        return lambda params, x_0, cond, key: jnp.zeros(len(x_0))
+
+    def failing(images):
+        raise ValueError()
 
     class Normed(nn.Module):
         @nn.compact
@@ -311,7 +357,7 @@ def test_what_is_held_out_is_the_set_s_own(parts, tiny_config):
     assert setup.source[0]["image"].max() == 20
     (batch,) = setup.held_out()
     assert set(np.unique(batch["image"])) == {29}
-    assert set(np.unique(setup.examples().images)) == {29}
+    assert set(np.unique(setup.model.examples().images)) == {29}
     tiny_config.data.image_size = 4
     with pytest.raises(UserError, match=r"config\.data\.image_size = 4 has no meaning"):
         resolve(tiny_config)
@@ -374,3 +420,95 @@ def test_another_network_on_the_command_line_leaves_the_file_s_fields(parts, tin
     assert "config.model.channels" not in out
     assert main([*flags, "--config.model.width=3"]) == 2
     assert "own_parts:Linear(width=...)" in capsys.readouterr().err
+
+
+RUN = ("--config.train.batch_size=8", "--config.model.class_conditional=False")
+
+
+@pytest.mark.parametrize(
+    "name", ["own_parts:Gated(kernels=(1, 1))", "own_parts:stax", "own_parts:Attentive"]
+)
+def test_scalars_lists_and_the_user_s_own_field_names_come_back(
+    parts, tiny_flags, tmp_path, capsys, name
+):
+    flags = [flag for flag in tiny_flags if "config.model" not in flag]
+    flags += [f"--config.model.name={name}", *RUN, f"--workdir={tmp_path / 'run'}"]
+    assert main(flags) == 0
+    assert main([*flags, "--mode=export", f"--out={tmp_path / 'out'}"]) == 0
+    capsys.readouterr()
+    here, there = dj.load(tmp_path / "run"), dj.load(tmp_path / "out")
+    np.testing.assert_array_equal(here.sample(count=2), there.sample(count=2))
+    if "Gated" in name:
+        assert main([*flags, "--config.model.name=own_parts:Gated(kernels=(3, 3))"]) == 2
+        assert "holds a run with config.model.name" in capsys.readouterr().err
+
+
+def test_code_that_has_changed_is_told_when_a_run_is_loaded(parts, tiny_flags, tmp_path, capsys):
+    flags = [flag for flag in tiny_flags if "config.model" not in flag]
+    flags += ["--config.model.name=own_parts:Linear", *RUN, f"--workdir={tmp_path / 'run'}"]
+    assert main(flags) == 0
+    text = (parts / "own_parts.py").read_text()
+    (parts / "own_parts.py").write_text(text.replace("width: int = 4", "width: int = 50"))
+    del sys.modules["own_parts"]
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=r"has Dense_\d\.\w+ of .*, this config's network"):
+        dj.load(tmp_path / "run")
+
+
+def test_arguments_in_parentheses_leave_the_file_s_fields(parts, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(
+        "from diffjax.experiment import defaults\n\n\ndef get_config():\n"
+        "    config = defaults.diffusion()\n    config.data.name = 'digits'\n"
+        "    config.model.update(name='own_parts:Linear', width=7)\n    return config\n"
+    )
+    for flag in (["--config.model.name=own_parts:Linear(out_channels=1)"],
+                 ["--config.model.name", "own_parts:Linear(out_channels=1)"]):  # fmt: skip
+        assert main([f"--config={tmp_path / 'own.py'}", "--mode=config", *flag]) == 0
+        assert "* config.model.width = 7" in capsys.readouterr().out
+    flags = ["--config.model.name", "own_parts:Gated", "--mode=config"]
+    assert main([f"--config={tmp_path / 'own.py'}", *flags]) == 0
+    assert "width" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("sample.sampler", "own_parts:x_0_alone", "expected samplers.Samples of"),
+        ("sample.sampler", "own_parts:no_path", "the sampler returned no trajectory"),
+        ("train.schedule", "optax:exponential_decay", "it is called with .peak, steps after"),
+        ("train.ema", "own_parts:half", "expected one of warmed_up, constant"),
+        ("parallel.strategy", "own_parts:half", "expected one of pmap, fsdp"),
+        ("diffusion.loss_target", "own_parts:SCHEDULE", "expected a diffjax.parametrisations"),
+        ("condition.map", "own_parts:failing", "condition.map = 'own_parts:failing': ValueError"),
+    ],
+)
+def test_what_a_part_returns_is_looked_at_before_training(parts, tiny_config, key, value, expected):
+    tiny_config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=expected) as caught:
+        resolve(tiny_config)
+        from diffjax.experiment import parallel
+
+        parallel.strategy(tiny_config)
+    assert "\n" not in str(caught.value)
+
+
+def test_losses_know_their_network_and_say_what_they_can_not_do(parts, tiny_config):
+    with tiny_config.unlocked():
+        tiny_config.model = {"name": "own_parts:Linear", "class_conditional": True}
+    tiny_config.diffusion.objective = "own_parts:of_its_network"
+    resolve(tiny_config)
+    tiny_config.diffusion.update(objective="own_parts:times", time_sampling="loss_second_moment")
+    with pytest.raises(UserError, match="remembers the losses of diffjax's own objectives"):
+        resolve(tiny_config)
+    tiny_config.diffusion.update(objective="own_parts:WithState", time_sampling="low_discrepancy")
+    resolve(tiny_config)
+    tiny_config.train.accumulate = 2
+    with pytest.raises(UserError, match="can't go with an objective that keeps a state"):
+        resolve(tiny_config)
+
+
+def test_a_network_of_one_s_own_with_the_ability_is_perturbed(parts, tiny_config):
+    with tiny_config.unlocked():
+        tiny_config.model = {"name": "own_parts:Attentive", "class_conditional": False}
+    tiny_config.sample.guidance = "perturbed_attention(scale=2.0, blocks=('only',))"
+    resolve(tiny_config)

@@ -189,6 +189,24 @@ def test_a_run_keeps_its_words_and_is_not_gone_on_with_by_others(
     assert "other words in its captions" in capsys.readouterr().err
 
 
+def test_a_folder_with_the_checkpoint_and_config_alone_is_loaded(text_run, tmp_path):
+    folder, _ = text_run
+    shutil.copytree(folder / "checkpoints", tmp_path / "alone" / "checkpoints")
+    shutil.copy(folder / "config.json", tmp_path / "alone")
+    maps = np.zeros((1, 8, 8, 3), np.uint8)
+    here, alone = (
+        load(place).sample(["a red square"], map_images=maps)
+        for place in (folder, tmp_path / "alone")
+    )
+    np.testing.assert_array_equal(here, alone)
+    model = load(tmp_path / "alone")
+    given = {"prompts": ["a red square"], "map_images": maps}
+    noise = model.encode(here, **given)
+    assert model.decode(noise, **given).shape == here.shape
+    assert np.isfinite(model.log_likelihood(here, **given, rtol=1e-2, atol=1e-2)).all()
+    assert model.denoise(noise, 500, **given).x_0.shape == noise.shape
+
+
 def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
     folder, flags = text_run
     file = squares / "test" / "red0.png"

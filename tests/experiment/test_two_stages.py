@@ -96,6 +96,14 @@ def test_latents_are_diffused_sampled_and_edited(latent_config, stage_run, tmp_p
     with pytest.raises(UserError, match="the latents of another first stage"):
         load(folder, first_stage=tmp_path / "moved")
 
+    # An exported model has its first stage with it.
+    written = main.run(latent_config, folder, mode="export", out=tmp_path / "exported")
+    assert written == 0 and (tmp_path / "exported/first_stage/model.safetensors").is_file()
+    shutil.move(tmp_path / "exported", tmp_path / "elsewhere")
+    np.testing.assert_array_equal(
+        load(tmp_path / "elsewhere").sample(labels=range(10), count=20), drawn
+    )
+
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (8, 8)), np.zeros((8, 8), np.uint8)
     mask[:, :4] = 255

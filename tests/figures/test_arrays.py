@@ -22,7 +22,9 @@ def test_points_are_a_scatter_plot_coloured_by_class():
     two = figures.array_sheet(points, np.arange(300) % 2, ("a", "b"))
     assert one.dtype == np.uint8 and one.shape[-1] == 3
     assert 0.005 < coloured(one) < 0.2
-    hues = {tuple(pixel) for pixel in two.reshape(-1, 3) if int(pixel.max()) - int(pixel.min()) > 120}
+    hues = {
+        tuple(pixel) for pixel in two.reshape(-1, 3) if int(pixel.max()) - int(pixel.min()) > 120
+    }
     assert any(r > b for r, _, b in hues) and any(b > r for r, _, b in hues)
 
 

@@ -53,8 +53,8 @@ class Line:
         self.adam = optax.adam(0.1)
 
     @property
-    def about(self):
-        return data.describe(self.source)
+    def kept(self):
+        return data.describe(self.source).to_json()
 
     def owns(self, folder):
         return run.owns(self, folder)
