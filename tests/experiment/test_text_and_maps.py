@@ -155,7 +155,7 @@ def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
         model.sample(["a red square"], map_images=np.zeros((1, 4, 4, 3), np.uint8))
     with pytest.raises(UserError, match="put it in a list"):
         model.sample("a red square")
-    with pytest.raises(UserError, match="expected at least 1"):
+    with pytest.raises(UserError, match="of at least 1"):
         model.sample(["a red square"], count=0)
     with pytest.raises(UserError, match="seed is -1"):
         model.sample(["a red square"], seed=-1)
