@@ -102,8 +102,7 @@ class Pipeline:
         Raises:
           UserError: a condition that the model has no use for, or an invalid setting.
         """
-        if isinstance(prompts, str):
-            raise UserError(f"prompts is the text {prompts!r}: put it in a list")
+        _check_given(prompts, labels, map_images)
         given = (prompts, labels, () if map_images is None else map_images)
         number = max(1, *map(len, given)) if count is None else count
         if type(number) is not int or number < 1:
@@ -153,6 +152,7 @@ class Pipeline:
                     f"{images.shape[1:3]}"
                 )
             kept = kept.reshape(*images.shape[1:3], 1).astype(np.float32)
+        _check_given(prompts, labels, None)
         numbers = self._for_each(labels, images, "labels", generator.has_labels)
         texts = self._for_each(prompts, images, "prompts", generator.has_texts)
         editing = Editing(
@@ -366,8 +366,7 @@ class Pipeline:
         map_images: np.ndarray | None,
     ) -> Any:
         """The condition of `count` examples: no class where none is given."""
-        if isinstance(prompts, str):
-            raise UserError(f"prompts is the text {prompts!r}: put it in a list")
+        _check_given(prompts, labels, map_images)
         given = (("prompts", prompts), ("labels", labels), ("map_images", map_images))
         for name, values in given:
             if values is not None and len(values) not in (0, 1, count):
@@ -417,6 +416,19 @@ class Pipeline:
         if x.shape[1:] != self.space.shape or not len(x):
             raise UserError(f"the data is {x.shape}: expected (n, *{self.space.shape})")
         return x
+
+
+def _check_given(prompts: Any, labels: Any, map_images: Any) -> None:
+    """Raises UserError for conditions that are of no kind that any model takes."""
+    if isinstance(prompts, str):
+        raise UserError(f"prompts is the text {prompts!r}: put it in a list")
+    if not hasattr(prompts, "__len__") or not all(isinstance(text, str) for text in prompts):
+        raise UserError(f"prompts is {prompts!r}: expected a list of texts")
+    whole = (int, np.integer)
+    if not hasattr(labels, "__len__") or not all(isinstance(label, whole) for label in labels):
+        raise UserError(f"labels is {labels!r}: expected a list of whole numbers")
+    if map_images is not None and not isinstance(map_images, np.ndarray):
+        raise UserError(f"map_images is a {type(map_images).__name__}: expected a NumPy array")
 
 
 def _seed(seed: int) -> int:

@@ -101,6 +101,11 @@ def test_a_model_of_arrays_encodes_and_has_a_density_but_no_edits(run):
     for call, expected in (
         (lambda: model.decode(np.zeros((2, 5, 5))), "expected"),
         (lambda: model.sample(count=0), "count is 0"),
+        (lambda: model.sample(count=2.5), "count is 2.5"),
+        (lambda: model.sample(labels=3), "labels is 3: expected a list"),
+        (lambda: model.sample(labels=["3"]), "expected a list of whole numbers"),
+        (lambda: model.sample("a dog"), "put it in a list"),
+        (lambda: model.sample(guidance=2.0), "config.sample.guidance = 2.0: expected a name"),
         (lambda: model.sample(labels=(0,), size=3), "size is not a setting of sampling"),
         (lambda: model.sample(labels=(0,), seed=-1), "seed is -1"),
         (lambda: model.encode(x, labels=(0, 1, 0)), "3 labels for 2 examples"),
