@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax.experiment import schema
+
 ROOT = Path(__file__).resolve().parent.parent
 NUM_CLASSES = 10
 SAMPLING_STEPS = 20
@@ -143,4 +145,5 @@ def batches(case: Case) -> list[dict[str, np.ndarray]]:
 
 
 def _config(file: str, *variant: str) -> Any:
-    return runpy.run_path(str(ROOT / "experiments" / file))["get_config"](*variant)
+    config = runpy.run_path(str(ROOT / "experiments" / file))["get_config"](*variant)
+    return schema.complete(config)

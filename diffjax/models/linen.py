@@ -69,7 +69,7 @@ class AttentionNetwork(LinenNetwork):
 def from_linen(module: nn.Module) -> LinenNetwork:
     """A Linen module, called as module(x, t, cond[, train=...]), as a network.
 
-    >>> import flax.linen as nn, jax.numpy as jnp
+    >>> import flax.linen as nn, jax, jax.numpy as jnp
     >>> class Net(nn.Module):
     ...     @nn.compact
     ...     def __call__(self, x, t, cond=None):

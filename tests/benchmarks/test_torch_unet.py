@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
+from diffjax.conditioning.conditions import Conditions
 from diffjax.experiment import network, process
-from diffjax.experiment.conditioning import Conditions
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmark")
 from benchmarks import torch_unet  # noqa: E402
@@ -27,7 +27,7 @@ def networks(config, image_shape):
 
 def shapes(network, image_shape):
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-    return jax.eval_shape(network.init, jax.random.key(0), x, t)["params"]
+    return jax.eval_shape(network.init, jax.random.key(0), x, t, None)
 
 
 def copy(params, network):
@@ -81,7 +81,7 @@ def test_outputs_are_equal(image_shape, changes, tiny_config):
 
     x, t = draw.standard_normal((3, *image_shape), np.float32), np.array([1.0, 500.0, 999.0])
     labels = np.array([0, 9, -1]) if config.model.class_conditional else None
-    wanted = jax.jit(ours.apply)({"params": params}, x, jnp.asarray(t), labels)
+    wanted = jax.jit(ours.apply)(params, x, jnp.asarray(t), labels)
     theirs = theirs.to(memory_format=torch.channels_last).eval()
     with torch.inference_mode():
         found = theirs(

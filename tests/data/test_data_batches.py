@@ -202,7 +202,9 @@ def test_an_empty_or_ill_shaped_set_is_refused():
     for images, labels in [
         (np.zeros((0, 2, 2, 1), np.uint8), None),
         (np.zeros((3, 2, 2), np.uint8), None),
-        (np.zeros((3, 2, 2, 1), np.float32), None),
+        (np.zeros((3, 2, 2, 2), np.uint8), None),
+        (np.zeros((3, 2, 2, 1), int), None),
+        (np.full((3, 2), np.nan), None),
         (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(2, int)),
         (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, float)),
     ]:
