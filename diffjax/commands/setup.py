@@ -55,7 +55,7 @@ def model_of(config: Any, workdir: Path) -> Model:
 
 
 def has_run(workdir: Path) -> bool:
-    """Whether a workdir has a checkpoint; a file in its place has none, and is told later."""
+    """Whether a workdir has a checkpoint; False, too, where it is a file."""
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
