@@ -8,7 +8,7 @@ import jax
 from diffjax.experiment.diffusion import Experiment
 from diffjax.models.linen import from_linen
 from diffjax.models.ops import Ops
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 def conv(

@@ -9,42 +9,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffjax import (
-    autoencoding,
     categorical,
     denoisers,
-    editing,
     ema,
     grids,
-    guidance,
-    importance_sampling,
-    inverse_problems,
-    learned_schedules,
-    learned_variance,
-    learned_weighting,
     likelihood,
     losses,
-    offset_noise,
     parametrisations,
     posthoc_ema,
     prediction,
     process,
     rng,
-    samplers,
     schedules,
     self_conditioning,
-    thresholding,
-    time_sampling,
-    weightings,
 )
 from diffjax._version import __version__
 from diffjax.denoisers import denoiser, edm_denoiser
 from diffjax.errors import UserError
-from diffjax.losses import diffusion_loss
+from diffjax.losses import (
+    autoencoding,
+    diffusion_loss,
+    importance_sampling,
+    learned_schedules,
+    learned_variance,
+    learned_weighting,
+    offset_noise,
+    time_sampling,
+    weightings,
+)
 from diffjax.parametrisations import Estimates, convert
 from diffjax.process import q_posterior, q_sample, q_step
-from diffjax.samplers import Samples
+from diffjax.sampling import (
+    editing,
+    guidance,
+    inverse_problems,
+    samplers,
+    thresholding,
+)
+from diffjax.sampling.samplers import Samples
+from diffjax.sampling.thresholding import clip_x0, dynamic_threshold
 from diffjax.schedules import Scales
-from diffjax.thresholding import clip_x0, dynamic_threshold
 
 if TYPE_CHECKING:
     from diffjax.inference.pipeline import Pipeline

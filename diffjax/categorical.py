@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.parametrisations import Estimates, Parametrisation, eps_from_x0
-from diffjax.schedules import Array, Scales
+from diffjax.schedules import Scales
+from diffjax.types import Array
 
 # Where one of the scales is zero, (1) is taken at this one.
 _LEAST_SCALE = 1e-6

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from diffjax.parametrisations import Estimates, Parametrisation, edm
 from diffjax.process import scales_like
-from diffjax.schedules import Array, Scales, Schedule
+from diffjax.schedules import Scales, Schedule
+from diffjax.types import Array
 
 # network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32.
 Network = Callable[[Array, Array, Any], Array]

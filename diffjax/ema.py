@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 WIDEST = 12**-0.5  # sigma_rel of gamma = 0, the plain mean of all parameters so far
 

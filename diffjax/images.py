@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import rng
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 def to_model_range(images: Array) -> Array:

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from diffjax.schedules import Array, Scales
+from diffjax.schedules import Scales
+from diffjax.types import Array
 
 
 class Estimates(NamedTuple):

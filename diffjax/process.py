@@ -21,7 +21,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Array, Scales, Schedule
+from diffjax.schedules import Scales, Schedule
+from diffjax.types import Array
 
 
 class Gaussian(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 def stream(seed: Array, name: str, step: Array = 0) -> Array:

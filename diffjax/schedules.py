@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any  # jax.Array or numpy.ndarray: the schedules answer in kind.
+from diffjax.types import Array
+
 MAX_STEPS = 1_000_000
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: no singular step near t = T.
 

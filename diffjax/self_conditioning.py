@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from diffjax.denoisers import Denoiser, Network, TimeInput, predict, scaled_time
 from diffjax.parametrisations import Estimates, Parametrisation
 from diffjax.process import broadcast, scales_like
-from diffjax.schedules import Array, Schedule
+from diffjax.schedules import Schedule
+from diffjax.types import Array
 
 
 def _showing(network: Network, estimate: Array, limit: float | None) -> Network:

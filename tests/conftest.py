@@ -29,7 +29,7 @@ LONGEST = (
     "inference/test_guided_sampling",
     "experiment/test_text_and_maps",
     "experiment/test_two_stages",
-    "samplers/test_every_sampler",
+    "sampling/samplers/test_every_sampler",
     "experiment/test_edit",
     "training/test_objectives",
     "models/test_remat",

@@ -20,8 +20,8 @@ from diffjax.experiment.sampling import EDITS, GUIDANCE, SAMPLERS, THRESHOLDS
 from diffjax.experiment.schema import check
 from diffjax.experiment.spec import from_spec
 from tests.conftest import TINY_FLAGS
-from tests.samplers.cases import ALL, LEAST_STEPS, OTHERS, find
-from tests.samplers.known import gaussian_denoiser
+from tests.sampling.samplers.cases import ALL, LEAST_STEPS, OTHERS, find
+from tests.sampling.samplers.known import gaussian_denoiser
 
 # The same examples in every run; a slow machine is no failure.
 settings.register_profile("diffjax", derandomize=True, deadline=None, database=None)

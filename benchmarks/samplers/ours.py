@@ -17,7 +17,7 @@ import diffjax as dj
 from benchmarks.samplers.mixture import SCHEDULE, SIGMA_MAX, expectation, rms, solution, starts
 from diffjax import grids, samplers, schedules
 from diffjax.denoisers import Denoiser
-from diffjax.samplers import loop
+from diffjax.sampling.samplers import loop
 from diffjax.schedules import Scales
 
 SEED = 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 # One call an element of the mapped axis: right for any mix of mapped and shared operands.
 VMAP = "sequential"

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 def zero_padding(tokens: Array, mask: Array) -> Array:

@@ -18,7 +18,7 @@ from diffjax.conditioning.hugging_face import (
     read_tokenizer,
 )
 from diffjax.conditioning.text_encoder import TextEncoder
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class Bert(nn.Module):

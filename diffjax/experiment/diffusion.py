@@ -40,7 +40,6 @@ from diffjax.latent.space import Space
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
 from diffjax.training.collector import without_collector
 from diffjax.training.objective import Objective
 from diffjax.training.state import (
@@ -54,6 +53,7 @@ from diffjax.training.state import (
     make_train_step,
     state_shapes,
 )
+from diffjax.types import Array
 
 CLIP_EXAMPLES = 512  # that are looked at for whether config.sample.threshold cuts the data
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import categorical, grids, learned_schedules, rng
+from diffjax import categorical, grids, rng
 from diffjax.checkpoints import parameters
 from diffjax.denoisers import Denoiser, predict
 from diffjax.distributed import hosts
@@ -31,11 +31,13 @@ from diffjax.experiment.spec import from_table
 from diffjax.inference.sampling import apply_network
 from diffjax.likelihood import bits, dequantisation, ode, vdm
 from diffjax.likelihood.vlb import vlb
+from diffjax.losses import learned_schedules
 from diffjax.parametrisations import Estimates
 from diffjax.process import scales_like
-from diffjax.schedules import Array, Schedule, linear_log_snr, variance_preserving
-from diffjax.thresholding import clip_x0
+from diffjax.sampling.thresholding import clip_x0
+from diffjax.schedules import Schedule, linear_log_snr, variance_preserving
 from diffjax.training.objective import Learned, Vdm
+from diffjax.types import Array
 
 if TYPE_CHECKING:
     from diffjax.experiment.diffusion import Experiment

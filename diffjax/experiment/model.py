@@ -31,7 +31,7 @@ from diffjax.inference.sampling import Weak
 from diffjax.latent.space import Arrays, Latents, Pixels, Space
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 # What a model and the weaker one that guides it must have in common.
 SHARED_WITH_WEAK = (

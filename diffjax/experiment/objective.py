@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from diffjax import learned_schedules, learned_variance, time_sampling, weightings
 from diffjax.errors import UserError
 from diffjax.experiment.process import ends, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
+from diffjax.losses import learned_schedules, learned_variance, time_sampling, weightings
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.schedules import variance_preserving

@@ -11,7 +11,7 @@ import optax
 from diffjax import ema
 from diffjax.errors import UserError
 from diffjax.experiment.spec import from_table, function_from_spec
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 def _adam(

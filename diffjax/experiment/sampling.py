@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax import denoisers, grids, guidance, parametrisations, samplers, schedules, thresholding
+from diffjax import denoisers, grids, parametrisations, schedules
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
 from diffjax.experiment import prompts
@@ -21,7 +21,9 @@ from diffjax.latent.space import Space
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array, Schedule
+from diffjax.sampling import guidance, samplers, thresholding
+from diffjax.schedules import Schedule
+from diffjax.types import Array
 
 SAMPLERS: Mapping[str, Callable[..., Any]] = {
     sampler.__name__: with_options(sampler)

@@ -16,7 +16,7 @@ from diffjax.inference.generator import Generator
 from diffjax.latent.space import Space
 from diffjax.models.condition import Condition, SpatialMap
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 class Editing:

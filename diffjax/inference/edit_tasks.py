@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from diffjax import editing, inverse_problems, samplers
 from diffjax.conditioning.conditions import broadcast
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.schedules import Array, Schedule
+from diffjax.sampling import editing, inverse_problems, samplers
+from diffjax.schedules import Schedule
+from diffjax.types import Array
 
 
 class Row(NamedTuple):

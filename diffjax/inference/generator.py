@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import denoisers, guidance, rng
+from diffjax import denoisers, rng
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
 from diffjax.distributed import hosts
 from diffjax.distributed.everywhere import Everywhere
@@ -20,7 +20,8 @@ from diffjax.latent.space import Space
 from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
+from diffjax.sampling import guidance
+from diffjax.types import Array
 
 
 class Draw(NamedTuple):

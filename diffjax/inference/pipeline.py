@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import likelihood, rng, samplers
+from diffjax import likelihood, rng
 from diffjax.data.info import DataInfo
 from diffjax.denoisers import Denoiser
 from diffjax.distributed import hosts
@@ -30,7 +30,8 @@ from diffjax.latent.space import Space
 from diffjax.likelihood.ode import start_time
 from diffjax.parametrisations import Estimates
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
+from diffjax.sampling import samplers
+from diffjax.types import Array
 
 # Settings of `config.sample` -> what samples by them.
 MakeGenerator = Callable[[dict[str, Any]], Generator]

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from diffjax import denoisers, grids, guidance, samplers
+from diffjax import denoisers, grids
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.sampling import guidance, samplers
 from diffjax.schedules import Schedule
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import data
 from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder, drop_unused, touch
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 _logger = logging.getLogger("diffjax")
 

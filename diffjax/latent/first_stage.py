@@ -17,7 +17,7 @@ import numpy as np
 from diffjax.latent.regularisers import Regulariser
 from diffjax.latent.tiled_decode import decode_tiled
 from diffjax.models.autoencoder import Decoder, Encoder
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 class Scaling(NamedTuple):

@@ -12,10 +12,10 @@ A regulariser is a NamedTuple of numbers with the same methods:
 
 from typing import Any, NamedTuple
 
-from diffjax import autoencoding
+from diffjax.losses import autoencoding
 from diffjax.models import quantiser
 from diffjax.models.quantiser import Codebook
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 class Trained(NamedTuple):

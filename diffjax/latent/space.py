@@ -15,7 +15,7 @@ from diffjax.images import random_flip, to_model_range
 from diffjax.latent.encoded import LatentSource, encoded
 from diffjax.latent.first_stage import FirstStage, Frozen, digest, latent_mask
 from diffjax.models.blocks import space_to_depth
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 # The keys of a train step's streams by their names.
 Keys = Callable[[str], Array]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 def decode_tiled(

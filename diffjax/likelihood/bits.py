@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 
 class Summary(NamedTuple):

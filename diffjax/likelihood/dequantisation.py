@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Array, Schedule
+from diffjax.schedules import Schedule
+from diffjax.types import Array
 
 # x -> (mean, log_scale) of x's shape: a pixel's q before it is squashed into the bin.
 Parameters = Callable[[Array], tuple[Array, Array]]

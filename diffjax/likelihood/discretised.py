@@ -17,7 +17,7 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from diffjax.schedules import Array
+from diffjax.types import Array
 
 _HALF_LOG_2_PI = math.log(2 * math.pi) / 2
 # h and h c below which a bin is narrow: the first term left out of its series is under 1e-10.

@@ -34,7 +34,8 @@ import numpy as np
 from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.likelihood.dequantisation import Dequantiser, per_example_keys, start_time
-from diffjax.schedules import Array, Schedule
+from diffjax.schedules import Schedule
+from diffjax.types import Array
 
 # Dormand & Prince 1980, the pair of orders 5 and 4: row i makes stage i, and row 6, whose stage is
 # the next step's first, is the solution of order 5.

@@ -24,7 +24,8 @@ from diffjax import categorical
 from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.process import q_sample, scales_like
-from diffjax.schedules import Array, Scales, Schedule
+from diffjax.schedules import Scales, Schedule
+from diffjax.types import Array
 
 # (x, x_0 noisy at t = 0) -> log p(x | x_0), (B, ...), in nats an element.
 Decoder = Callable[[Array, Array], Array]

@@ -43,8 +43,14 @@ from diffjax.likelihood.bits import bits_per_dim
 from diffjax.likelihood.discretised import discretised_gaussian_log_prob
 from diffjax.parametrisations import interpolated_log_variance
 from diffjax.process import posterior_coefficients, transition
-from diffjax.samplers.loop import check_variance, ends, learned_mix, per_example_keys, step_noise
-from diffjax.schedules import Array
+from diffjax.sampling.samplers.loop import (
+    check_variance,
+    ends,
+    learned_mix,
+    per_example_keys,
+    step_noise,
+)
+from diffjax.types import Array
 
 
 class Vlb(NamedTuple):

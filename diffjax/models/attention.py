@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffjax.models.blocks import Dense
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 # (queries, keys, values), each (B, pixels, heads, D) -> (B, pixels, heads, D).
 Mixer = Callable[[Array, Array, Array], Array]

@@ -17,7 +17,7 @@ from diffjax.models.blocks import (
 )
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 def level_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:

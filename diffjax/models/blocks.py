@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.remat import PRODUCT
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 class Conv3x3(nn.Module):

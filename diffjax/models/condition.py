@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 Leaf = Any  # an array of JAX's or NumPy's, or a jax.ShapeDtypeStruct
 

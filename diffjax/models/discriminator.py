@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 class PatchDiscriminator(nn.Module):

@@ -5,7 +5,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> Array:

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class LevelHead(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class LinenNetwork(NamedTuple):

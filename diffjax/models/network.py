@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class Network(Protocol):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class NNXNetwork:

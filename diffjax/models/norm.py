@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 MAX_GROUPS = 32
 MIN_CHANNELS = 4  # DDPM's 128 channels in 32 groups; one a group would erase each map's mean

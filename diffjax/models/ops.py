@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class Conv(Protocol):

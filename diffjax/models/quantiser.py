@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class Codebook(NamedTuple):

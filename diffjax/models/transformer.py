@@ -10,7 +10,7 @@ from diffjax.models.attention import Mixer
 from diffjax.models.blocks import Dense
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 class Context(NamedTuple):

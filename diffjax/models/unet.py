@@ -23,7 +23,7 @@ from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.remat import Policy
 from diffjax.models.transformer import Context, SpatialTransformer
-from diffjax.models.types import Array, Dtype
+from diffjax.types import Array, Dtype
 
 
 class UNet(nn.Module):

@@ -3,10 +3,10 @@
 from typing import Any
 
 from diffjax.models.classifier import SMALLEST_SIDE, Classifier
-from diffjax.models.types import Array
 from diffjax.perceptual.classifier_weights import SHIPPED_WEIGHTS, load_classifier
 from diffjax.perceptual.images import check_sides
 from diffjax.perceptual.network import Network
+from diffjax.types import Array
 
 
 def classifier(file: str = "") -> Network:

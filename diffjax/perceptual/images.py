@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 def check_sides(images: Array, smallest: int, name: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from diffjax.models.types import Array
+from diffjax.types import Array
 
 
 class Network(NamedTuple):

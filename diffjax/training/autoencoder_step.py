@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffjax import autoencoding, ema, rng
-from diffjax.autoencoding import Features
+from diffjax import ema, rng
 from diffjax.images import random_flip, to_model_range
 from diffjax.latent.first_stage import FirstStage, Frozen, Scaling
-from diffjax.schedules import Array
+from diffjax.losses import autoencoding
+from diffjax.losses.autoencoding import Features
 from diffjax.training.state import Batch, Metrics, place_in_batch
+from diffjax.types import Array
 
 
 class AutoencoderState(NamedTuple):

@@ -10,23 +10,18 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from diffjax import (
-    importance_sampling,
-    learned_schedules,
-    learned_weighting,
-    losses,
-    rng,
-    self_conditioning,
-)
+from diffjax import losses, rng, self_conditioning
 from diffjax.denoisers import Network, predict
-from diffjax.learned_schedules import LearnedSchedule
 from diffjax.likelihood import bits, vdm
+from diffjax.losses import importance_sampling, learned_schedules, learned_weighting
+from diffjax.losses.learned_schedules import LearnedSchedule
+from diffjax.losses.time_sampling import TimeSampler
+from diffjax.losses.weightings import Weighting
 from diffjax.parametrisations import Parametrisation
 from diffjax.prediction import X0_CLIP, Prediction
 from diffjax.process import q_sample, scales_like
-from diffjax.schedules import Array, ContinuousSchedule, variance_preserving
-from diffjax.time_sampling import TimeSampler
-from diffjax.weightings import Weighting
+from diffjax.schedules import ContinuousSchedule, variance_preserving
+from diffjax.types import Array
 
 # params -> the network with them, as it is trained.
 Apply = Callable[[Any], Network]

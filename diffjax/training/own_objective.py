@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.models.network import Network
-from diffjax.schedules import Array
 from diffjax.training.objective import Apply, Draws, Found, Keys, Learned
+from diffjax.types import Array
 
 
 class Evaluated(NamedTuple):

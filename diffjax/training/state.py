@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from diffjax import denoisers, ema, rng
+from diffjax.losses.offset_noise import offset_noise
 from diffjax.models.condition import Condition, drop
 from diffjax.models.network import Network
-from diffjax.offset_noise import offset_noise
 from diffjax.prediction import Prediction
-from diffjax.schedules import Array
 from diffjax.training.objective import Draws, Found, Learned, Objective
+from diffjax.types import Array
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]

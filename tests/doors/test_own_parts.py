@@ -242,9 +242,9 @@ def test_samplers_and_grids_are_the_core_s_by_their_paths(tiny_config):
     schedule = process.diffusion(tiny_config).schedule
     named = sampling.sampling(tiny_config, schedule)
     tiny_config.sample.update(
-        sampler="diffjax.samplers:ddim(eta=0.5)", grid="diffjax.grids:trailing",
-        threshold="diffjax.thresholding:clip_x0(high=0.5)",
-        guidance="diffjax.guidance:classifier_free(scale=2.0)",
+        sampler="diffjax.sampling.samplers:ddim(eta=0.5)", grid="diffjax.grids:trailing",
+        threshold="diffjax.sampling.thresholding:clip_x0(high=0.5)",
+        guidance="diffjax.sampling.guidance:classifier_free(scale=2.0)",
     )  # fmt: skip
     found = sampling.sampling(tiny_config, schedule)
     np.testing.assert_array_equal(found.grid.t, named.grid.t)

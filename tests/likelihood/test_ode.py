@@ -13,7 +13,7 @@ import diffjax as dj
 from diffjax import grids, samplers, schedules
 from diffjax.likelihood import dequantisation
 from diffjax.likelihood.ode import ode_bits_per_dim, ode_log_likelihood
-from tests.samplers.known import gaussian_denoiser, mixture_denoiser
+from tests.sampling.samplers.known import gaussian_denoiser, mixture_denoiser
 
 KEY = jax.random.key(0)
 COSINE = schedules.continuous_cosine()

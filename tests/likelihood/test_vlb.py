@@ -11,7 +11,7 @@ from scipy.stats import norm
 import diffjax as dj
 from diffjax import grids, process, schedules
 from diffjax.likelihood.vlb import step_table, vlb
-from tests.samplers.known import FLOW, KEY, MEAN, STD, gaussian_denoiser
+from tests.sampling.samplers.known import FLOW, KEY, MEAN, STD, gaussian_denoiser
 
 FINE = 2**16  # levels so narrow that a bin's mass is the density times its width
 

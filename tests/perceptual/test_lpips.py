@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax.autoencoding import perceptual_distance
 from diffjax.errors import UserError
+from diffjax.losses.autoencoding import perceptual_distance
 from diffjax.perceptual.lpips import lpips
 
 CHANNELS = (64, 128, 256, 512, 512)

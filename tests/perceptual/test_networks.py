@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.autoencoding import perceptual_distance
 from diffjax.errors import UserError
+from diffjax.losses.autoencoding import perceptual_distance
 from diffjax.perceptual.classifier import classifier
 from diffjax.perceptual.efficientnet_lite0 import efficientnet_lite0
 from diffjax.perceptual.lpips import lpips

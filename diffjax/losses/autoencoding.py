@@ -1,0 +1,114 @@
+r"""Losses of a first stage: an autoencoder that is judged by features and by a discriminator.
+
+Esser et al. 2021 and Rombach et al. 2022 train an encoder E and a decoder D on
+
+    L = |x - D(z)| + perceptual(x, D(z)) + w adversarial(D(z)) + regulariser(z)             (1)
+
+where z is drawn from a Gaussian around E(x) and the regulariser is its divergence from N(0, 1), or
+z is E(x) quantised and the regulariser is the commitment to the codes (`models.quantiser`). w
+balances the adversarial part's slope against the rest's (`adaptive_weight`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.types import Array
+
+# images (B, H, W, C) in [-1, 1] -> maps (B, h, w, features), one a layer.
+Features = Callable[[Array], Sequence[Array]]
+
+
+def split_gaussian(moments: Array) -> tuple[Array, Array]:
+    """(..., 2C) -> mean and log-variance, (..., C) each; the latter cut to [-30, 20]."""
+    mean, log_variance = jnp.split(moments, 2, axis=-1)
+    return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+
+def sample_gaussian(mean: Array, log_variance: Array, *, eps: Array) -> Array:
+    """mean + exp(log_variance / 2) eps, differentiable in both (Kingma & Welling 2014)."""
+    return mean + jnp.exp(log_variance / 2) * eps
+
+
+def gaussian_kl(mean: Array, log_variance: Array) -> Array:
+    """KL(N(mean, variance) || N(0, 1)) in nats, summed over all but the batch: (B,).
+
+    Kingma & Welling 2014, appendix B.
+    """
+    axes = tuple(range(1, mean.ndim))
+    # expm1(l) - l, not exp(l) - 1 - l: near l = 0 the divergence is l^2 / 2.
+    return (jnp.square(mean) + jnp.expm1(log_variance) - log_variance).sum(axes) / 2
+
+
+def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
+    """E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (Lim & Ye 2017; Miyato et al. 2018), halved.
+
+    Args:
+      real_logits, fake_logits: of any shape.
+
+    Returns:
+      A scalar.
+    """
+    return (jax.nn.relu(1 - real_logits).mean() + jax.nn.relu(1 + fake_logits).mean()) / 2
+
+
+def hinge_generator_loss(fake_logits: Array) -> Array:
+    """-D(fake) for each image: (B, ...) -> (B,)."""
+    return -fake_logits.mean(tuple(range(1, fake_logits.ndim)))
+
+
+def adaptive_weight(
+    reconstruction_slope: Array, adversarial_slope: Array, *, most: float = 1e4
+) -> Array:
+    """|slope of reconstruction| / |slope of adversarial|, taken at the decoder's last layer.
+
+    Esser et al. 2021, equation 7. No gradient passes.
+
+    Args:
+      reconstruction_slope, adversarial_slope: gradients of the two losses by the last kernel.
+      most: the largest weight.
+
+    Returns:
+      A scalar in [0, most].
+    """
+    target, own = (
+        jnp.sqrt(jnp.square(slope).sum()) for slope in (reconstruction_slope, adversarial_slope)
+    )
+    return jax.lax.stop_gradient(jnp.clip(target / (own + 1e-4), 0.0, most))
+
+
+def perceptual_distance(
+    features: Features, x: Array, y: Array, *, weights: Sequence[Array] | None = None
+) -> Array:
+    """LPIPS: the square distance of features of unit length, over places and layers.
+
+    Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
+    equation 1.
+
+    Args:
+      features: any network's maps.
+      x, y: (B, H, W, C) images as the network wants them.
+      weights: (features,) not negative, a layer; 1 by default, the paper's "uncalibrated" one.
+
+    Returns:
+      (B,).
+
+    Raises:
+      ValueError: weights that are not one vector a layer.
+    """
+    pairs = list(zip(features(x), features(y), strict=True))
+    if weights is not None and len(weights) != len(pairs):
+        raise ValueError(f"{len(weights)} vectors of weights for {len(pairs)} layers of features")
+    total = jnp.zeros(len(x))
+    for layer, (a, b) in enumerate(pairs):
+        change = jnp.square(_unit(a) - _unit(b))
+        if weights is not None:
+            change = change * weights[layer]
+        total += change.sum(-1).mean((1, 2))
+    return total
+
+
+def _unit(maps: Array) -> Array:
+    """Every place's features over their length; no features stay none, with a finite slope."""
+    return maps * jax.lax.rsqrt(jnp.square(maps).sum(-1, keepdims=True) + 1e-10)

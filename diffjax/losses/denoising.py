@@ -1,0 +1,70 @@
+"""The training loss: a weighted squared error between a network's statement and the truth.
+
+    L = E_{t, eps} w(t) || target(x_0, eps) - target(network(x_t, t)) ||^2
+
+x_t by `process.q_sample`, w by `weightings`, t by `time_sampling`. The network may be trained in
+another space than it predicts in: an eps network with the error measured on x_0, v or velocity.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.denoisers import Network, TimeInput, predict, scaled_time
+from diffjax.losses.weightings import Weighting, uniform
+from diffjax.parametrisations import Parametrisation, convert
+from diffjax.process import q_sample
+from diffjax.schedules import Schedule
+from diffjax.types import Array
+
+
+def diffusion_loss(
+    network: Network,
+    x_0: Array,
+    *,
+    t: Array,
+    eps: Array,
+    cond: Any = None,
+    schedule: Schedule,
+    parametrisation: Parametrisation,
+    target: Parametrisation | None = None,
+    weighting: Weighting = uniform,
+    time_input: TimeInput = scaled_time,
+) -> Array:
+    """The weighted squared error of each example, averaged over its pixels and channels.
+
+    Ho et al. 2020, equation 14, is parametrisation = eps with the uniform weighting.
+
+    Args:
+      network: (x, time_input, cond) -> output of x's shape.
+      x_0: (B, ...) data, float32.
+      t: (B,) times.
+      eps: (B, ...) standard normal noise.
+      cond: what the network is conditioned on, or None.
+      schedule: the noise schedule.
+      parametrisation: what the network predicts.
+      target: in which space the error is measured; by default the one that is predicted.
+      weighting: the factor on the squared error of `target`.
+      time_input: what the network's time embedding is fed.
+
+    Returns:
+      (B,) float32; in nats per dimension for `weightings.vlb`.
+
+    Raises:
+      ValueError: eps or the network's output not of x_0's shape, or t not one an example: all of
+        them would broadcast without a word.
+    """
+    if eps.shape != x_0.shape:
+        raise ValueError(f"eps of shape {eps.shape} for x_0 of {x_0.shape}: they must be the same")
+    if jnp.shape(t) != x_0.shape[:1]:
+        raise ValueError(f"t must be one time an example, {x_0.shape[:1]}, not {jnp.shape(t)}")
+    target = target or parametrisation
+    x_t = q_sample(schedule, x_0, t=t, eps=eps)
+    output, scales = predict(
+        network, x_t, t=t, cond=cond,
+        schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+    )  # fmt: skip
+    if target is not parametrisation:
+        output = convert(output, x_t, source=parametrisation, target=target, scales=scales)
+    error = jnp.square(output - target.target(x_0, eps, scales))
+    return weighting(schedule, t, target) * jnp.mean(error, axis=tuple(range(1, x_0.ndim)))

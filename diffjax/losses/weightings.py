@@ -1,0 +1,145 @@
+r"""Loss weightings: (schedule, t, target) -> the factor on the squared error of `target`.
+
+A weighting is a statement about noise levels, so each is written once as a weight w on the squared
+error of x_0, a function of the SNR, and divided by `gain(target)` (the factor between a squared
+error in x_0 and in the target at the same x_t). So min-SNR, say, is min(SNR, gamma) for x0,
+min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a table. Weight on x_0:
+
+    uniform        gain(target): the plain squared error of whatever is predicted        (1)
+    snr            SNR: the plain squared error of eps                                   (2)
+    truncated_snr  max(SNR, 1)                                                           (3)
+    min_snr        min(SNR, gamma)                                                       (4)
+    p2             SNR / (k + SNR)^gamma                                                 (5)
+    sigmoid        SNR sigmoid(bias - log SNR)                                           (6)
+    edm            SNR + 1 / sigma_data^2                                                (7)
+    vlb            -SNR'(t) / 2, or T (SNR_{t-1} - SNR_t) / 2                            (8)
+"""
+
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.parametrisations import Parametrisation, gain
+from diffjax.process import smallest_variance
+from diffjax.schedules import Scales, Schedule
+from diffjax.types import Array
+
+
+class Weighting(Protocol):
+    """(schedule, t (B,), target) -> (B,) float32 weights >= 0."""
+
+    def __call__(self, schedule: Schedule, t: Array, target: Parametrisation) -> Array: ...
+
+
+# Where the signal is zero, SNR / gain would be 0 / 0 for eps: its limit is taken at this scale.
+_LEAST_SIGNAL = 1e-12
+
+
+def _log_snr(schedule: Schedule, t: Array) -> Array:
+    return jnp.maximum(schedule.log_snr(jnp.asarray(t)), 2 * math.log(_LEAST_SIGNAL))
+
+
+def _snr(schedule: Schedule, t: Array) -> Array:
+    return jnp.exp(_log_snr(schedule, t))
+
+
+def _gain(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    signal, noise = schedule(jnp.asarray(t))
+    return gain(target, Scales(jnp.maximum(signal, _LEAST_SIGNAL), noise))
+
+
+def uniform(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere."""
+    del target
+    return jnp.ones_like(schedule(jnp.asarray(t)).signal_scale)
+
+
+def snr(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    """Equation (2) (Salimans & Ho 2022, section 4)."""
+    return _snr(schedule, t) / _gain(schedule, t, target)
+
+
+def truncated_snr(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    """Equation (3) (Salimans & Ho 2022, section 4)."""
+    return jnp.maximum(_snr(schedule, t), 1.0) / _gain(schedule, t, target)
+
+
+def min_snr(gamma: float = 5.0) -> Weighting:
+    """Equation (4) (Hang et al. 2023, equation 8).
+
+    Raises:
+      ValueError: gamma not above 0.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be above 0, not {gamma}")
+
+    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+        return jnp.minimum(_snr(schedule, t), gamma) / _gain(schedule, t, target)
+
+    return weight
+
+
+def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
+    """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps).
+
+    Raises:
+      ValueError: k or gamma below 0.
+    """
+    if not (k >= 0 and gamma >= 0):
+        raise ValueError(f"k and gamma must be at least 0, not {k} and {gamma}")
+
+    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+        ratio = _snr(schedule, t)
+        return ratio / (k + ratio) ** gamma / _gain(schedule, t, target)
+
+    return weight
+
+
+def sigmoid(bias: float = -1.0) -> Weighting:
+    """Equation (6) (Kingma & Gao 2023; Hoogeboom et al. 2024, on the squared error of eps).
+
+    Args:
+      bias: log-SNR at which the weight on eps has fallen to a half.
+    """
+
+    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+        log_snr = _log_snr(schedule, t)
+        return jnp.exp(log_snr) * jax.nn.sigmoid(bias - log_snr) / _gain(schedule, t, target)
+
+    return weight
+
+
+def edm(sigma_data: float = 0.5) -> Weighting:
+    """Equation (7): (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
+
+    With `parametrisations.edm` of the same sigma_data it is the uniform weighting.
+
+    Raises:
+      ValueError: sigma_data not above 0.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
+
+    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+        return (_snr(schedule, t) + sigma_data**-2) / _gain(schedule, t, target)
+
+    return weight
+
+
+def vlb(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    """Equation (8): with uniform t the loss is the variational bound's diffusion term, in nats.
+
+    Kingma et al. 2021, VDM, equations 13 and 17. On a discrete schedule t = 1 stands for the
+    reconstruction, where SNR_0 is infinite: a Gaussian decoder with variance beta-tilde_2, as in
+    DDPM's fixed-small posterior, weighs x_0 by T / (2 beta-tilde_2).
+    """
+    t = jnp.asarray(t)
+    if schedule.discrete:
+        before = jnp.where(t > 1, _snr(schedule, jnp.maximum(t - 1, 1)), 0.0)
+        reconstruction = 1 / smallest_variance(schedule)
+        fall = jnp.where(t > 1, before - _snr(schedule, t), reconstruction)
+        return schedule.T / 2 * fall / _gain(schedule, t, target)
+    _, slope = jax.jvp(lambda u: _snr(schedule, u), (t,), (jnp.ones_like(t),))
+    return -slope / 2 / _gain(schedule, t, target)

@@ -1,0 +1,1 @@
+"""From a denoiser to samples: samplers, guidance, thresholding, editing, inverse problems."""

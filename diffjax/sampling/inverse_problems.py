@@ -1,0 +1,211 @@
+r"""Linear inverse problems: sampling x_0 given y = A(x_0).
+
+`posterior_sampling` (DPS) and `pseudo_inverse` (PiGDM) are denoiser -> denoiser and work with every
+sampler. A is any function; the usual ones are made here with their pseudo-inverses A+, for which
+A A+ A = A and A+ A is a projection:
+
+    average_pool    super-resolution: the mean of square blocks of pixels
+    luminance       colourisation: a weighted sum of the channels
+    blur            deblurring: a periodic convolution
+    masking         inpainting: some pixels alone
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.denoisers import Denoiser
+from diffjax.parametrisations import Estimates
+from diffjax.process import scales_like
+from diffjax.sampling.guidance import Scale, add_score, by_score_of_x0, scale_at
+from diffjax.schedules import Schedule
+from diffjax.types import Array
+
+# A map of images: (B, ...) -> (B, ...).
+Operator = Callable[[Array], Array]
+
+
+class LinearOperator(NamedTuple):
+    """A linear map of images and its pseudo-inverse.
+
+    Attributes:
+      apply: A, (B, H, W, C) -> y.
+      pseudo_inverse: A+, y -> (B, H, W, C).
+    """
+
+    apply: Operator
+    pseudo_inverse: Operator
+
+
+def average_pool(factor: int) -> LinearOperator:
+    """The mean over factor x factor blocks: (B, H, W, C) -> (B, H / factor, W / factor, C).
+
+    Its pseudo-inverse repeats every pixel.
+
+    Raises:
+      ValueError: a factor below 1; when called, sides that it does not divide.
+    """
+    if factor < 1:
+        raise ValueError(f"factor must be at least 1, not {factor}")
+
+    def apply(x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        if height % factor or width % factor:
+            raise ValueError(f"average_pool({factor}) does not divide images of {height}x{width}")
+        blocks = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+        return blocks.mean((2, 4))
+
+    def repeat(y: Array) -> Array:
+        return jnp.repeat(jnp.repeat(y, factor, axis=1), factor, axis=2)
+
+    return LinearOperator(apply, repeat)
+
+
+def luminance(weights: Sequence[float] = (0.299, 0.587, 0.114)) -> LinearOperator:
+    """The weighted sum of the channels, (B, H, W, C) -> (B, H, W, 1); ITU-R BT.601's by default.
+
+    Raises:
+      ValueError: no weight that is not 0; when called, another number of channels.
+    """
+    w = np.asarray(weights, np.float32)
+    if w.ndim != 1 or not w.any():
+        raise ValueError(f"luminance needs a weight a channel, not all 0, not {weights}")
+
+    def apply(x: Array) -> Array:
+        if x.shape[-1] != len(w):
+            raise ValueError(f"luminance has {len(w)} weights for {x.shape[-1]} channels")
+        return (x * w).sum(-1, keepdims=True)
+
+    return LinearOperator(apply, lambda y: y * (w / np.square(w).sum()))
+
+
+def blur(kernel: np.ndarray, *, cutoff: float = 0.02) -> LinearOperator:
+    """A convolution of every channel, with the image taken as periodic.
+
+    Args:
+      kernel: (h, w), odd sides, its middle at the pixel itself; see `gaussian_kernel`.
+      cutoff: frequencies that keep less than this share are lost: A+ leaves them 0.
+
+    Raises:
+      ValueError: even sides, or a cutoff that is not positive; when called, a kernel larger than
+        the images.
+    """
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
+        raise ValueError(f"blur needs a kernel with two odd sides, not of shape {kernel.shape}")
+    if cutoff <= 0:
+        raise ValueError(f"cutoff must be positive, not {cutoff}")
+
+    def gains(shape: tuple[int, ...]) -> np.ndarray:
+        height, width = shape[1:3]
+        if kernel.shape[0] > height or kernel.shape[1] > width:
+            raise ValueError(f"a kernel of {kernel.shape} is larger than images of {shape[1:3]}")
+        padded = np.zeros((height, width))
+        padded[: kernel.shape[0], : kernel.shape[1]] = kernel
+        middle = [-(side // 2) for side in kernel.shape]
+        return np.fft.rfft2(np.roll(padded, middle, (0, 1)))[None, :, :, None]
+
+    def filtered(x: Array, gain: np.ndarray) -> Array:
+        spectrum = jnp.fft.rfft2(x, axes=(1, 2)) * jnp.asarray(gain, jnp.complex64)
+        return jnp.fft.irfft2(spectrum, s=x.shape[1:3], axes=(1, 2))
+
+    def inverse(y: Array) -> Array:
+        gain = gains(y.shape)
+        kept = np.abs(gain) >= cutoff
+        return filtered(y, np.where(kept, 1 / np.where(kept, gain, 1), 0))
+
+    return LinearOperator(lambda x: filtered(x, gains(x.shape)), inverse)
+
+
+def gaussian_kernel(std: float) -> np.ndarray:
+    """A normalised (2r+1, 2r+1) Gaussian with r = ceil(3 std), for `blur`; std in pixels.
+
+    Raises:
+      ValueError: a std out of [0.1, 100].
+    """
+    if not 0.1 <= std <= 100:
+        raise ValueError(f"std must be in [0.1, 100] pixels, not {std}")
+    radius = int(np.ceil(3 * std))
+    line = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * std**2))
+    kernel = np.outer(line, line)
+    return kernel / kernel.sum()
+
+
+def masking(mask: Array) -> LinearOperator:
+    """The pixels where the mask is 1, and 0 elsewhere; it is its own pseudo-inverse."""
+    keep = jnp.asarray(mask) > 0.5
+    return LinearOperator(lambda x: jnp.where(keep, x, 0), lambda y: jnp.where(keep, y, 0))
+
+
+def posterior_sampling(
+    denoise: Denoiser, schedule: Schedule, *, operator: Operator, y: Array, scale: Scale = 1.0
+) -> Denoiser:
+    """Diffusion posterior sampling, DPS: down the slope of |y - A(x_0(x_t))|.
+
+    Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", equation
+    16, with the slope taken of the residual's norm, as their step size has it:
+    w grad_{x_t} of -|y - A(x_0)| per example is added to the score. In DDPM's steps that moves
+    x_{t-1} by beta_t / sqrt(alpha_t) w times the slope, where theirs moves it by the same zeta in
+    every step: their values of zeta, about 1, are not values of w. A may be any differentiable
+    function.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      schedule: its schedule.
+      operator: A.
+      y: (B, ...) what was measured: A(x_0), perhaps with noise.
+      scale: w.
+    """
+
+    def fit(x_0: Array) -> Array:
+        residual = (y - operator(x_0)).reshape(len(x_0), -1)
+        return -jnp.sqrt(jnp.square(residual).sum(1) + 1e-12)
+
+    return by_score_of_x0(denoise, schedule, score=fit, scale=scale)
+
+
+def pseudo_inverse(
+    denoise: Denoiser,
+    schedule: Schedule,
+    *,
+    operator: Operator,
+    inverse: Operator,
+    y: Array,
+    data_variance: float = 1.0,
+    scale: Scale = 1.0,
+) -> Denoiser:
+    """Pseudo-inverse guidance for linear measurements without noise.
+
+    Song et al. 2023, "Pseudoinverse-guided diffusion models for inverse problems", equation 8 with
+    no noise in y: with x_0 | x_t taken for N(x_0(x_t), r^2), the score of p(y | x_t) is
+
+        J^T (A+ y - A+ A x_0(x_t)) / r^2,      J = d x_0 / d x_t.
+
+    For Gaussian data of independent pixels of that variance it is exact.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      schedule: its schedule.
+      operator: A, a linear map.
+      inverse: A+, its pseudo-inverse.
+      y: (B, ...) A(x_0).
+      data_variance: s^2 of r^2 = s^2 noise^2 / (s^2 signal^2 + noise^2).
+      scale: w; 1 is the score above.
+    """
+    target = inverse(y)
+
+    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        def x_0_of(x_t: Array) -> tuple[Array, Estimates]:
+            pair = denoise(x_t, t, cond)
+            return pair.x_0, pair
+
+        x_0, pull_back, pair = jax.vjp(x_0_of, x_t, has_aux=True)
+        (slope,) = pull_back(target - inverse(operator(x_0)))
+        signal, noise = scales_like(schedule, t, x_t)
+        precision = signal**2 / noise**2 + 1 / data_variance
+        return add_score(pair, x_t, t, schedule, scale_at(scale, t, x_t) * precision * slope)
+
+    return guided

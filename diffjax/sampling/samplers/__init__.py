@@ -1,0 +1,81 @@
+r"""Samplers: from x_T to x_0 by asking a denoiser on a grid of times.
+
+All have one signature,
+
+    sampler(denoise, x_T, *, grid, key=None, cond=None, keep_trajectory=False, ...) -> Samples
+
+and one loop. A sampler computes its coefficients for every step from the grid, on the host in
+float64, and states one step; `loop.run` runs it under `lax.scan`, so neither memory nor compile
+time grows with the number of steps. With signal, noise at the present time t and at the next time
+s, all deterministic ones solve the probability-flow ODE, which has the exact solution
+
+    x_s = signal_s x_0 + noise_s eps                                                      (1)
+
+where x_0 and eps, the denoiser's estimates, do not change along the step (DDIM). They differ in how
+they correct for the change:
+
+    one_step     ancestral, ddim, euler_ancestral, euler, heun
+    multistep    dpm_solver_pp_2m, dpm_solver_pp_3m, sde_dpm_solver_pp, deis, lms, ipndm
+    pndm         pndm, plms
+    unipc        unipc
+    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm2, midpoint, rk4
+    stochastic   edm_stochastic, predictor_corrector, restart
+    adaptive     adaptive
+    inversion    ddim_inversion
+
+The grid decides what the last step does: to clean data, as grids end unless
+`grids.stop_before_clean` cuts them, all of them land on an estimate of x_0.
+"""
+
+from diffjax.sampling.samplers.adaptive import adaptive
+from diffjax.sampling.samplers.inversion import ddim_inversion
+from diffjax.sampling.samplers.loop import Samples
+from diffjax.sampling.samplers.multistep import (
+    deis,
+    dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
+    ipndm,
+    lms,
+    sde_dpm_solver_pp,
+)
+from diffjax.sampling.samplers.one_step import ancestral, ddim, euler, euler_ancestral, heun
+from diffjax.sampling.samplers.pndm import plms, pndm
+from diffjax.sampling.samplers.singlestep import (
+    dpm2,
+    dpm_solver_2,
+    dpm_solver_3,
+    dpm_solver_pp_2s,
+    midpoint,
+    rk4,
+)
+from diffjax.sampling.samplers.stochastic import edm_stochastic, predictor_corrector, restart
+from diffjax.sampling.samplers.unipc import unipc
+
+__all__ = [
+    "Samples",
+    "adaptive",
+    "ancestral",
+    "ddim",
+    "ddim_inversion",
+    "deis",
+    "dpm2",
+    "dpm_solver_2",
+    "dpm_solver_3",
+    "dpm_solver_pp_2m",
+    "dpm_solver_pp_2s",
+    "dpm_solver_pp_3m",
+    "edm_stochastic",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "ipndm",
+    "lms",
+    "midpoint",
+    "plms",
+    "pndm",
+    "predictor_corrector",
+    "restart",
+    "rk4",
+    "sde_dpm_solver_pp",
+    "unipc",
+]

@@ -1,0 +1,140 @@
+"""The one loop of all samplers, and what they share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.grids import Grid
+from diffjax.parametrisations import Estimates
+from diffjax.schedules import Scales
+from diffjax.types import Array
+
+
+class Samples(NamedTuple):
+    """What a sampler returns.
+
+    Attributes:
+      x_0: (B, ...) the result.
+      trajectory: (N+1, B, ...) x_t at every time of the grid, first x_T and last x_0; None unless
+        it was asked for.
+    """
+
+    x_0: Array
+    trajectory: Array | None
+
+
+# draw(k) -> standard normal noise of x_t's shape; another for every k, step and example.
+Draw = Callable[[int], Array]
+# (carry, x_t, coefficients of this step, draw) -> (carry, x_s)
+Step = Callable[[Any, Array, dict[str, Array], Draw], tuple[Any, Array]]
+
+
+def run(
+    step: Step,
+    x_T: Array,
+    *,
+    grid: Grid,
+    coefficients: dict[str, np.ndarray],
+    carry: Any = None,
+    key: Array | None,
+    keep_trajectory: bool,
+) -> Samples:
+    """Scans `step` over the grid.
+
+    Args:
+      step: one step of the sampler.
+      x_T: (B, ...) where to start.
+      grid: N steps.
+      coefficients: (N, ...) float64 columns; a step gets its row, in x_T's type, and the times t
+        and t_next.
+      carry: what steps hand on besides x_t.
+      key: as in `ancestral`; None for samplers that draw nothing.
+      keep_trajectory: whether to return every x_t.
+
+    Raises:
+      ValueError: a key of another shape.
+    """
+    steps = grid.steps
+    table = {name: jnp.asarray(value[:steps], x_T.dtype) for name, value in coefficients.items()}
+    table["t"] = jnp.asarray(grid.t[:-1], None if grid.t.dtype.kind == "i" else x_T.dtype)
+    table["t_next"] = jnp.asarray(grid.t[1:], table["t"].dtype)
+    keys = None if key is None else per_example_keys(key, len(x_T))
+
+    def body(state: tuple[Any, Array], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
+        carry, x_t = state
+        i, row = inputs
+
+        def draw(k: int) -> Array:
+            assert keys is not None
+            return step_noise(keys, i, k, x_t)
+
+        carry, x_s = step(carry, x_t, row, draw)
+        return (carry, x_s), (x_s if keep_trajectory else None)
+
+    (_, x_0), visited = jax.lax.scan(body, (carry, x_T), (jnp.arange(steps), table))
+    if not keep_trajectory:
+        return Samples(x_0, None)
+    return Samples(x_0, jnp.concatenate([x_T[None], visited]))
+
+
+def per_example_keys(key: Array, batch: int) -> Array:
+    """(B,) keys from one key, or from keys that are one an example already.
+
+    Raises:
+      ValueError: anything else.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+        raise ValueError(
+            f"key must be jax.random.key(seed) or one such key an example, ({batch},), not an "
+            f"array of {key.dtype} and shape {key.shape}"
+        )
+    if key.ndim:
+        return key
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
+
+
+def step_noise(keys: Array, i: Array, k: int, x: Array) -> Array:
+    """The k-th standard normal noise of step i, of x's shape; keys (B,)."""
+
+    def draw(key: Array) -> Array:
+        key = jax.random.fold_in(key, i)
+        if k:
+            key = jax.random.fold_in(key, k)
+        return jax.random.normal(key, x.shape[1:], x.dtype)
+
+    return jax.vmap(draw)(keys)
+
+
+def ends(grid: Grid) -> tuple[Scales, Scales]:
+    """The pairs at the present times and at the next times: (N,) each."""
+    signal, noise = grid.scales
+    return Scales(signal[:-1], noise[:-1]), Scales(signal[1:], noise[1:])
+
+
+def require_key(key: Array | None, name: str) -> None:
+    """Raises ValueError where a sampler that draws noise has no key."""
+    if key is None:
+        raise ValueError(f"{name} draws noise: pass key=jax.random.key(seed)")
+
+
+def check_variance(variance: str) -> None:
+    """Raises ValueError where `variance` names no variance of a step back in time."""
+    if variance not in ("beta_tilde", "beta", "learned"):
+        raise ValueError(f"variance must be 'beta_tilde', 'beta' or 'learned', not {variance!r}")
+
+
+def learned_mix(pair: Estimates) -> Array:
+    """The pair's variance_mix.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if pair.variance_mix is None:
+        raise ValueError(
+            "variance='learned' needs a denoiser with a variance_mix, such as "
+            "learned_variance_denoiser's: take 'beta_tilde' or 'beta'"
+        )
+    return pair.variance_mix

@@ -1,0 +1,71 @@
+"""Thresholding: the estimate of x_0 is kept where data can be.
+
+Denoiser -> denoiser, with the eps that belongs to the new x_0, so it goes around guidance and under
+any sampler.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.denoisers import Denoiser
+from diffjax.parametrisations import Estimates, eps_from_x0
+from diffjax.process import scales_like
+from diffjax.schedules import Schedule
+from diffjax.types import Array
+
+
+def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Array], Array]) -> Denoiser:
+    """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
+
+    A learned variance stays as it is.
+    """
+
+    def changed(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        pair = denoise(x_t, t, cond)
+        x_0 = change(pair.x_0)
+        eps = eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t))
+        return pair._replace(x_0=x_0, eps=eps)
+
+    return changed
+
+
+def clip_x0(
+    denoise: Denoiser, schedule: Schedule, *, low: float = -1.0, high: float = 1.0
+) -> Denoiser:
+    """Static thresholding: x_0 clipped to [low, high] (Ho et al. 2020's code).
+
+    Raises:
+      ValueError: low is not below high.
+    """
+    if not low < high:
+        raise ValueError(f"clip_x0 needs low < high, not [{low}, {high}]")
+    return map_x0(denoise, schedule, lambda x_0: jnp.clip(x_0, low, high))
+
+
+def dynamic_threshold(
+    denoise: Denoiser, schedule: Schedule, *, percentile: float = 99.5
+) -> Denoiser:
+    """Dynamic thresholding: x_0 is clipped to [-s, s] and divided by s.
+
+    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3).
+
+    Args:
+      denoise: a denoiser of data in [-1, 1].
+      schedule: its schedule.
+      percentile: in (0, 100].
+
+    Raises:
+      ValueError: percentile out of range.
+    """
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be in (0, 100], not {percentile}")
+
+    def threshold(x_0: Array) -> Array:
+        axes = tuple(range(1, x_0.ndim))
+        s = jnp.percentile(jnp.abs(x_0), percentile, axis=axes, keepdims=True)
+        s = jnp.maximum(s, 1.0)
+        return jnp.clip(x_0, -s, s) / s
+
+    return map_x0(denoise, schedule, threshold)
