@@ -12,7 +12,7 @@ from benchmarks import cases
 from benchmarks.cases import Case, Side
 from benchmarks.workload import Workload
 from diffjax import data
-from diffjax.distributed.parallel import AXIS, DataParallel
+from diffjax.distributed.strategy import DataParallel
 from diffjax.experiment import network as networks
 from diffjax.experiment.diffusion import Experiment, resolve
 from diffjax.experiment.schema import check
@@ -48,18 +48,17 @@ def train(case: Case, side: Side, device: str) -> Workload:
     """The config's train step, with a batch put on the device for each."""
     del device  # JAX_PLATFORMS has chosen
     setup = setup_of(case, side)
-    parallel = DataParallel(case.batch_size)
-    first = setup.init_state()
-    parameters = sum(x.size for x in jax.tree.leaves(first.params))
-    state = parallel.replicate(first)
-    train_step = parallel.compile(setup.train_step(axis_name=AXIS))
+    strategy = DataParallel()
+    state = strategy.init_state(setup)
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    train_step = strategy.compile(setup.train_step())
     batches = cases.batches(case)
     metrics: Any = None
     done = 0
 
     def step() -> None:
         nonlocal state, metrics, done
-        state, metrics = train_step(state, parallel.shard(batches[done % len(batches)]))
+        state, metrics = train_step(state, strategy.shard_batch(batches[done % len(batches)]))
         done += 1
 
     def wait() -> None:

@@ -28,7 +28,7 @@ from diffjax import flags
 from diffjax.evaluation.report import evaluate
 from diffjax.experiment import autoencoder as first_stage
 from diffjax.experiment import diffusion as experiment
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.files import cache_folder
 
 ROUNDS = 5
@@ -41,7 +41,7 @@ class Side(NamedTuple):
 
     name: str
     setup: Any
-    frozen: Any
+    params: Any
     step: int
 
 
@@ -50,15 +50,15 @@ def side(name: str, run: tuple[str, str], resolve: Callable[[Any], Any], *more: 
     config, workdir = run
     found, folder, *_ = flags.parse([f"--config={config}", f"--workdir={workdir}", *more])
     setup = resolve(found)
-    step, frozen = restore_frozen(setup, Path(folder))
-    return Side(name, setup, frozen, step)
+    step, params = restore_params(setup, Path(folder))
+    return Side(name, setup, params, step)
 
 
 def train_seconds(sides: list[Side]) -> dict[str, float]:
     """Median seconds of a train step of each side."""
     work: dict[str, Callable[[], None]] = {}
     for one in sides:
-        step = jax.jit(one.setup.train_step(axis_name=None))
+        step = jax.jit(one.setup.train_step())
         # Past the step where a discriminator joins.
         state = one.setup.init_state()._replace(step=np.int32(one.step))
         batch = next(one.setup.batches())
@@ -137,14 +137,14 @@ def main(arguments: list[str]) -> None:
 
 def draw(one: Side, number: int) -> np.ndarray:
     """A batch of samples."""
-    return one.setup.generator(one.frozen, start=number * BATCH, count=BATCH).images
+    return one.setup.generator(one.params, start=number * BATCH, count=BATCH).images
 
 
 def distance(one: Side, options: Any) -> float:
     """The classifier Fréchet distance of samples."""
     report = evaluate(
         lambda start, count: (
-            one.setup.generator(one.frozen, start=start, count=count, batch_size=BATCH).images
+            one.setup.generator(one.params, start=start, count=count, batch_size=BATCH).images
         ),
         train=one.setup.source,
         load_test=one.setup.load_held_out,

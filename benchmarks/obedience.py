@@ -29,7 +29,7 @@ from diffjax import flags, rng
 from diffjax.data.images import decode
 from diffjax.errors import UserError
 from diffjax.experiment.diffusion import Experiment, resolve
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.files import atomic_write
 from diffjax.images import to_model_range
 from diffjax.perceptual.network import Network
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     config, workdir, *_ = flags.parse(rest)
     setup = resolve(config)
-    _, params = restore_frozen(setup, workdir)
+    _, params = restore_params(setup, workdir)
     folder, size = Path(config.data.name.removeprefix("folder:")), config.data.image_size
     train, test = (read_rows(folder / split, size) for split in ("train", "test"))
     judge = train_judge(

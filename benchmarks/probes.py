@@ -40,14 +40,14 @@ def train(folder: str) -> dict[str, float]:
 def pipeline(_: str) -> dict[str, float]:
     """Images a second from a set in memory, through the prefetcher onto the device."""
     from diffjax import data
-    from diffjax.distributed.parallel import DataParallel
+    from diffjax.distributed.strategy import DataParallel
     from diffjax.training.prefetch import Prefetcher
 
     case = cases.load("demo", "cpu")
     pool = cases.examples(case, SET_SIZE)
     source = data.ArraySource(pool["image"], pool["label"])
     batches = data.batches(source, batch_size=case.batch_size, seed=0)
-    prefetcher = Prefetcher(batches, DataParallel(case.batch_size).shard)
+    prefetcher = Prefetcher(batches, DataParallel().shard_batch)
     next(prefetcher)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < SECONDS:

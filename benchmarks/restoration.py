@@ -19,7 +19,7 @@ import numpy as np
 from diffjax import flags, grids, inverse_problems, samplers
 from diffjax.experiment.dataset import load_split
 from diffjax.experiment.diffusion import resolve
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.images import to_model_range
 
 IMAGES, STEPS = 16, 100
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     """Restores and prints."""
     config, workdir, *_ = flags.parse([*arguments, "--config.sample.guidance=none"])
     setup = resolve(config)
-    _, params = restore_frozen(setup, workdir)
+    _, params = restore_params(setup, workdir)
     schedule, test = setup.diffusion.schedule, load_split(config, "test")
     x_0 = to_model_range(jnp.asarray(np.stack([test[i]["image"] for i in range(IMAGES)])))
     no_class = jnp.full(IMAGES, -1) if setup.conditions.num_classes else None

@@ -45,5 +45,4 @@ def of(setup: Experiment) -> Experiment:
     """The experiment with flax's layers in its network."""
     network: Any = setup.network
     with_flax = network.module.clone(ops=Ops(conv, dense, group_norm))
-    setup = setup._replace(network=from_linen(with_flax))
-    return setup._replace(generator=setup.model.generator())
+    return setup.with_network(from_linen(with_flax))

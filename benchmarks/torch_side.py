@@ -57,7 +57,7 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
       UserError: a schedule, parametrisation or time sampling that was not written for PyTorch.
     """
     ours = process.diffusion(config)
-    loss = objective.weighted(config, ours)
+    loss = objective.squared_error(config, ours, None)  # type: ignore[arg-type]
     times = config.diffusion.time_sampling
     supported = {
         "diffusion.schedule": ours.schedule.discrete,
@@ -133,7 +133,7 @@ class _Setup:
 
 
 def train(case: Case, side: Side, device: str) -> Workload:
-    """`diffjax.training.state.make_train_step`, from a uint8 batch on the host to the EMA."""
+    """`diffjax.training.train_step.make_train_step`, from a uint8 batch on the host to the EMA."""
     setup = _Setup(case, side, device)
     setup.network.train()
     config, diffusion = setup.config, setup.diffusion

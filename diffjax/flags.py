@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from diffjax.commands import MODES
-from diffjax.distributed.hosts import ALONE, CLUSTERS, Place
+from diffjax.distributed.processes import CLUSTERS, SINGLE_PROCESS, ProcessAddress
 from diffjax.errors import UserError
 from diffjax.experiment.schema import complete
 from diffjax.experiment.spec import add_to_path
@@ -73,15 +73,15 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     return CommandLine(values.config, workdir, values.mode, values.profile, out)
 
 
-def place(arguments: Sequence[str]) -> Place:
+def place(arguments: Sequence[str]) -> ProcessAddress:
     """Where this process is among those of its run; what is wrong with a flag, `parse` says."""
     values = flags.FlagValues()
     _define_others(values)
     try:
         values(["diffjax", *arguments], known_only=True)
     except (flags.Error, ValueError):
-        return ALONE
-    return Place(values.cluster, values.coordinator, values.processes, values.process)
+        return SINGLE_PROCESS
+    return ProcessAddress(values.cluster, values.coordinator, values.processes, values.process)
 
 
 def help_wanted(arguments: Sequence[str]) -> str | None:

@@ -18,7 +18,7 @@ import jax
 
 from diffjax import flags
 from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, Request, command
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import cache_folder
 
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments)
     except Exception:
-        if not hosts.several():
+        if not processes.is_multiprocess():
             raise
         traceback.print_exc()
         code = 1
-    if code in (1, 2, 130) and hosts.several():
+    if code in (1, 2, 130) and processes.is_multiprocess():
         # A tidy end would first wait for the others, which wait for this one in a step.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -55,11 +55,11 @@ def _main(arguments: Sequence[str]) -> int:
             print(flags.help_text(__doc__ or "") if not wanted else flags.explain(wanted))
             return 0
         # Before a config is read: code beside it may use JAX, after which no process can join.
-        hosts.start(flags.place(arguments))
+        processes.initialize(flags.place(arguments))
         config, workdir, mode, profile, out = flags.parse(arguments)
         with _speaker():
             code = run(config, workdir, mode, profile, out)
-        hosts.wait()  # while JAX's runtime shuts down, a process that still works counts as gone
+        processes.barrier()  # a process at work while the runtime shuts down counts as lost
         return code
     except UserError as error:
         if "--debug" in arguments:
@@ -76,7 +76,7 @@ def _main(arguments: Sequence[str]) -> int:
         )
         return 2
     except jax.errors.JaxRuntimeError as error:
-        if "--debug" in arguments or not hosts.several():
+        if "--debug" in arguments or not processes.is_multiprocess():
             raise
         _tell(
             f"error: {str(error).splitlines()[0][:300]}: most likely another process of this run "
@@ -99,7 +99,7 @@ def _main(arguments: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _speaker() -> Iterator[None]:
     """Of several processes the first one speaks; the others tell of errors alone."""
-    if hosts.first():
+    if processes.is_primary():
         yield
         return
     logging.getLogger("diffjax").setLevel(logging.WARNING)
@@ -142,7 +142,7 @@ def run(
 
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    if mode in ONE_PROCESS and hosts.several():
+    if mode in ONE_PROCESS and processes.is_multiprocess():
         raise UserError(f"--mode={mode} is the work of one process: start it without the others")
     if profile and mode != "train":
         raise UserError(f"--profile traces training steps: it can't go with --mode={mode}")

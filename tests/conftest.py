@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files in tests/ that take most of the time. A worker of xdist takes whole files: were one of these
 # the last, the other workers would wait for it.
 LONGEST = (
-    "distributed/test_hosts",
+    "distributed/test_processes",
     "training/test_loop",
     "test_notebook",
     "test_main",
@@ -33,14 +33,14 @@ LONGEST = (
     "experiment/test_edit",
     "training/test_objectives",
     "models/test_remat",
-    "training/test_state",
+    "training/test_train_step",
     "experiment/test_plan",
-    "training/test_autoencoder_step",
+    "training/test_autoencoder_objective",
     "perceptual/test_networks",
     "models/test_unet",
     "experiment/test_likelihood",
     "checkpoints/test_damaged_checkpoints",
-    "training/test_watch",
+    "training/test_telemetry",
     "training/test_compiles",
     "experiment/test_ema_mode",
     "likelihood/test_ode",

@@ -13,7 +13,7 @@ import diffjax as dj
 from diffjax import editing, grids, samplers, schedules
 from diffjax import parametrisations as p
 from diffjax.models import UNet
-from diffjax.training.collector import without_collector
+from diffjax.training.gc_pause import gc_disabled
 
 FEW, MANY = 10, 1000
 SHAPE = (16, 28, 28, 1)
@@ -104,7 +104,7 @@ def measure(case: Case) -> Cost:
     for _ in range(ROUNDS):
         for steps in (FEW, MANY):
             gc.collect()
-            with without_collector():  # whose rounds fall where they like
+            with gc_disabled():  # whose rounds fall where they like
                 begin = time.process_time()
                 program = compiled(steps)
                 seconds[steps].append(time.process_time() - begin)

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from diffjax.checkpoints import checksums
 from diffjax.checkpoints.checksums import Damaged, Manifest
 from diffjax.checkpoints.free_memory import give_back
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
 
 KEEP_LAST = 3
@@ -206,7 +206,7 @@ class Checkpoints:
             found = self._restore(like, step)
             return "" if found is None else str(found.step)
 
-        chosen = hosts.from_first(choose)
+        chosen = processes.run_on_primary(choose)
         if chosen and found is None:
             self._manager.reload()  # the first process may have renamed some
             found = self._restore(like, int(chosen))
@@ -335,7 +335,7 @@ class Checkpoints:
 
 def _by_itself() -> Any:
     """Each process opens a folder without waiting for others: the first alone writes to it."""
-    if not hosts.several():
+    if not processes.is_multiprocess():
         return ocp.options.MultiprocessingOptions()
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(

@@ -12,7 +12,7 @@ from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
 # What may differ between the run that made a workdir and the one that goes on in it.
-FREE: tuple[str, ...] = (
+MAY_CHANGE: tuple[str, ...] = (
     "train.steps",
     "train.accumulate",
     "train.log_every",
@@ -42,12 +42,12 @@ class Identity(NamedTuple):
 
     Attributes:
       first_stage: SHA-256 of the first stage's numbers.
-      told: where that came from, in words; it may lie elsewhere by now.
+      description: where that came from, in words; it may have moved since.
       text: of the text encoder's weights, or of the words that it knows.
     """
 
     first_stage: str = ""
-    told: str = ""
+    description: str = ""
     text: str = ""
 
 
@@ -60,7 +60,8 @@ def identity_of(workdir: Path) -> Identity:
 
 
 def identity_from(stored: Mapping[str, Any]) -> Identity:
-    """What `Identity._asdict` gave, after JSON."""
+    """The inverse of `Identity._asdict`, after JSON."""
+    stored = {"description": stored.get("told", ""), **stored}  # its name in version 0.1
     return Identity(**{k: str(v) for k, v in stored.items() if k in Identity._fields})
 
 
@@ -103,9 +104,9 @@ def check(
     if stored is None or not any((workdir / "checkpoints").glob("[0-9]*")):
         return False  # nothing to go on with: a run that died early binds nobody
     before, now = _flat(complete(stored)), _flat(config)
-    free = FREE
+    free = MAY_CHANGE
     if ":" in str(now.get("model.name", "")):  # a network of the user's own has fields of its own
-        free = tuple(key for key in FREE if not key.startswith("model."))
+        free = tuple(key for key in MAY_CHANGE if not key.startswith("model."))
     other = [
         key
         for key in sorted(before.keys() | now.keys())
@@ -136,7 +137,7 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
     if identity.first_stage != trained_on.first_stage:
         raise UserError(
             f"{what} was trained on the latents of another first stage, "
-            f"{trained_on.told or 'unknown'}: name it by config.first_stage.workdir and "
+            f"{trained_on.description or 'unknown'}: name it by config.first_stage.workdir and "
             "config.first_stage.checkpoint"
         )
     if identity.text != trained_on.text:
@@ -147,7 +148,7 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
 
 
 @contextlib.contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path) -> Iterator[None]:
     """Holds the workdir for one training; the system lets go of it however the process ends.
 
     Raises:
@@ -170,18 +171,18 @@ def alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def prepare(workdir: Path, config: Any, *, identity: Identity = NOTHING) -> None:
+def prepare(workdir: Path, config: Mapping[str, Any], *, identity: Identity = NOTHING) -> None:
     """Makes the folder and writes config.json and, where there is something to tell, identity.json.
 
     Raises:
       UserError: the folder can't be made or written to.
     """
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    text = json.dumps(config, indent=2) + "\n"
     try:
         atomic_write(workdir / "config.json", lambda file: file.write(text.encode()))
         if any(identity):
-            told = json.dumps(identity._asdict(), indent=2) + "\n"
-            atomic_write(workdir / IDENTITY, lambda file: file.write(told.encode()))
+            record = json.dumps(identity._asdict(), indent=2) + "\n"
+            atomic_write(workdir / IDENTITY, lambda file: file.write(record.encode()))
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} can't be written to: {error.strerror}; choose another folder"

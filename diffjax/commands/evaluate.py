@@ -10,9 +10,9 @@ import numpy as np
 from diffjax import figures
 from diffjax.commands import Request
 from diffjax.commands.setup import resolve, say_kernels
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.files import atomic_write, cache_folder
 
@@ -37,7 +37,7 @@ def _distances(setup: Any, workdir: Path) -> int:
         )
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
-    step, params = restore_frozen(setup, workdir)
+    step, params = restore_params(setup, workdir)
     if not scales:
         report = _report(setup, params, step)
         _write_json(workdir / "evaluation.json", report)
@@ -48,7 +48,7 @@ def _distances(setup: Any, workdir: Path) -> int:
         print(f"scale {scale:g}:")
         reports.append({"scale": scale, **_report(one, params, step)})
         _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
-    if not hosts.first():
+    if not processes.is_primary():
         return 0
     figures.plot_scales(workdir / "evaluation_scales.png", reports)
     for report in reports:
@@ -72,7 +72,7 @@ def _likelihood(setup: Any, workdir: Path) -> int:
         split="test" if test else "training",
         num_images=config.evaluate.images,
         batch_size=config.sample.batch_size,
-        quiet=not hosts.first(),
+        quiet=not processes.is_primary(),
     )
     report = {
         "step": step,
@@ -85,7 +85,7 @@ def _likelihood(setup: Any, workdir: Path) -> int:
     _write_arrays(workdir / f"{name}.npz", each)
     print(json.dumps(report, indent=2))
     written = [f"{name}.json", f"{name}.npz"]
-    if measured.name != "ode" and hosts.first():
+    if measured.name != "ode" and processes.is_primary():
         figures.plot_bound(
             workdir / f"{name}.png",
             each,
@@ -101,7 +101,7 @@ def _reconstruction(setup: Any, workdir: Path) -> int:
     from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
     from diffjax.experiment.reconstructions import reconstructed
 
-    step, frozen = restore_frozen(setup, workdir)
+    step, frozen = restore_params(setup, workdir)
     config = setup.config
 
     def reconstruct(images: Any) -> Any:
@@ -137,7 +137,7 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         return draw.images
 
     draw = _drawn_together(generate, config.evaluate.num_samples, batch_size)
-    if not hosts.first():
+    if not processes.is_primary():
         return {}
     report = evaluate(
         draw,
@@ -155,7 +155,7 @@ def _drawn_together(
     generate: Callable[[int, int], Any], count: int, batch_size: int
 ) -> Callable[[int, int], Any]:
     """For several processes, of which one looks at the samples: all have drawn them beforehand."""
-    if not hosts.several():
+    if not processes.is_multiprocess():
         return generate
     drawn = [
         generate(start, min(batch_size, count - start)) for start in range(0, count, batch_size)
@@ -164,11 +164,11 @@ def _drawn_together(
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    if hosts.first():
+    if processes.is_primary():
         atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def _write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=2) + "\n"
-    if hosts.first():
+    if processes.is_primary():
         atomic_write(path, lambda file: file.write(text.encode()))

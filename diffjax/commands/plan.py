@@ -6,5 +6,5 @@ from diffjax.experiment import plan
 
 def run(request: Request) -> int:
     """Prints what a training would take; nothing is written."""
-    print(plan.told(plan.plan(request.config)))
+    print(plan.as_text(plan.plan(request.config)))
     return 0

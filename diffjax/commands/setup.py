@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffjax.experiment import parallel as strategies
-from diffjax.experiment import process, restore, sampling
+from diffjax.experiment import process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak

@@ -1,10 +1,10 @@
-"""The fsdp strategy: one state for all devices, of which each holds a part of every large array.
+"""The fsdp strategy: one state for all devices, each of which holds a part of every large array.
 
-The train step is jitted over a mesh of axes (data, fsdp) and knows of no device. What is declared
-is where arrays lie: the batch is split over both axes; a large array of the state over `fsdp`
-along one of its own axes (Rajbhandari et al. 2020, ZeRO, stage 3: parameters, their gradients and
-the optimiser's moments alike), and is the same along `data`. XLA gathers a layer's parameters
-where it needs them. Small arrays are everywhere: a message costs more than they do.
+The mesh has the axes (data, fsdp). The batch is split over both; a large array of the state over
+`fsdp`, along one of its own axes (Rajbhandari et al. 2020, ZeRO, stage 3: parameters, their
+gradients and the optimizer's moments alike), with a copy for each index along `data`. XLA gathers
+a layer's parameters where it needs them. Small arrays are kept whole on every device: a message
+costs more than they do.
 """
 
 import math
@@ -16,15 +16,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffjax.distributed import hosts
-from diffjax.distributed.parallel import Batch, Trainable, TrainStep
+from diffjax.distributed import processes
+from diffjax.distributed.strategy import HasState, Strategy
 from diffjax.errors import UserError
 
 DATA, FSDP = "data", "fsdp"
 
 
 def sharded_axis(shape: Sequence[int], *, parts: int, min_size: int) -> int | None:
-    """The axis along which an array is cut: its longest that divides, the last of equal ones.
+    """The axis along which an array is cut: its longest that divides; of equal ones the last.
 
     Args:
       shape: the array's.
@@ -44,15 +44,12 @@ def sharded_axis(shape: Sequence[int], *, parts: int, min_size: int) -> int | No
 
 
 def path_of(path: Any) -> str:
-    """A leaf's place in a state as overrides are matched against: "params/head/kernel"."""
+    """The path of an array in a state that overrides are matched against: "params/head/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-class Fsdp:
-    """Runs a train step on every device, with a part of the state and of the batch each."""
-
-    # Under jit the step sees the whole batch.
-    axis_name = None
+class Fsdp(Strategy):
+    """A part of the state and of the batch on each device."""
 
     def __init__(
         self,
@@ -61,19 +58,19 @@ class Fsdp:
         min_size: int = 2**16,
         overrides: Sequence[tuple[str, int | None]] = (),
     ) -> None:
-        """Takes all devices.
+        """Arranges all devices as (data, fsdp).
 
         Args:
           fsdp: devices that share one copy of the state; 0 for all of them.
-          min_size: elements below which an array is not cut.
-          overrides: (regular expression, axis or None): the first that is found in an array's path
-            decides in place of the size.
+          min_size: number of elements below which an array is not cut.
+          overrides: (regular expression, axis or None): the first that matches a part of an array's
+            path decides in place of its size.
 
         Raises:
-          UserError: the devices do not divide into copies of `fsdp`.
+          UserError: `fsdp` does not divide the number of devices.
         """
-        self.devices = hosts.devices()
-        count = len(self.devices)
+        devices = processes.devices()
+        count = len(devices)
         self.parts = fsdp or count
         if count % self.parts:
             raise UserError(
@@ -81,25 +78,26 @@ class Fsdp:
                 f"divisor of {count}, or 0 for all of them"
             )
         self.min_size, self.overrides = min_size, tuple((p, axis) for p, axis in overrides)
-        grid = np.asarray(self.devices).reshape(-1, self.parts)
-        self.mesh = Mesh(grid, (DATA, FSDP))
-        self.told = f"data {len(grid)} x fsdp {self.parts}"
-        self.whole = NamedSharding(self.mesh, PartitionSpec())
-        self._rows = NamedSharding(self.mesh, PartitionSpec((DATA, FSDP)))
+        grid = np.asarray(devices).reshape(-1, self.parts)
+        super().__init__(
+            Mesh(grid, (DATA, FSDP)),
+            name="fsdp",
+            description=f"data {len(grid)} x fsdp {self.parts}",
+        )
 
     def shardings(self, tree: Any) -> Any:
-        """Where each array of a tree lies; only shapes and paths are looked at.
+        """Where each array of a tree is placed; only shapes and paths are read.
 
         Raises:
-          UserError: an override's axis is not there, or does not divide.
+          UserError: an override's axis does not exist, or does not divide.
         """
 
-        def lies(path: Any, x: Any) -> NamedSharding:
+        def place(path: Any, x: Any) -> NamedSharding:
             axis = self._axis(path_of(path), x.shape)
             spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, FSDP)
             return NamedSharding(self.mesh, spec)
 
-        return jax.tree_util.tree_map_with_path(lies, tree)
+        return jax.tree_util.tree_map_with_path(place, tree)
 
     def _axis(self, path: str, shape: Sequence[int]) -> int | None:
         for pattern, axis in self.overrides:
@@ -114,86 +112,18 @@ class Fsdp:
             return axis
         return sharded_axis(shape, parts=self.parts, min_size=self.min_size)
 
-    def init_state(self, setup: Trainable) -> Any:
-        """The state of step 0, made in parts.
+    def check(self, task: HasState) -> None:
+        """Compares the overrides with the state.
 
         Raises:
-          UserError: an override that can't be, or that no array answers to.
+          UserError: an override with an invalid axis, or whose pattern matches no array.
         """
-        return setup.init_state(shardings=self.shardings(self.check(setup)))
-
-    def check(self, setup: Trainable) -> Any:
-        """The state in shapes, once every override is seen to fit some array of it.
-
-        Raises:
-          UserError: an override that can't be, or that no array answers to.
-        """
-        shapes = setup.state_shapes()
+        shapes = task.state_shapes()
         paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
         for pattern, axis in self.overrides:
             if not any(re.search(pattern, path) for path in paths):
                 raise UserError(
-                    f"config.parallel.overrides has ({pattern!r}, {axis}), which is found in no "
-                    f"array's path: expected part of one, such as {paths[1]!r}"
+                    f"config.parallel.overrides has ({pattern!r}, {axis}), which matches no "
+                    f"array's path: expected a part of one, such as {paths[1]!r}"
                 )
         self.shardings(shapes)
-        return shapes
-
-    def compile(self, train_step: TrainStep) -> Any:
-        """The step over states and batches that lie where `spread` and `shard` put them.
-
-        The old state's buffers are donated, except to a CPU; see `DataParallel.compile`.
-        """
-
-        def step(state: Any, batch: Batch) -> Any:
-            new, metrics = train_step(state, batch)
-            constrain = jax.lax.with_sharding_constraint
-            return constrain(new, self.shardings(new)), constrain(metrics, self.whole)
-
-        donated = () if self.devices[0].platform == "cpu" else (0,)
-        return jax.jit(step, donate_argnums=donated)
-
-    def spread(self, tree: Any) -> Any:
-        """Each array's parts on their devices."""
-        return jax.tree.map(hosts.put, tree, self.shardings(tree))
-
-    def first(self, tree: Any) -> Any:
-        """The tree itself: there is but one copy."""
-        return tree
-
-    def scalars(self, tree: Any) -> Any:
-        """A tree of scalars as Python floats; waits for the devices."""
-        return jax.tree.map(float, tree)
-
-    def shard(self, batch: Batch) -> dict[str, jax.Array]:
-        """This process's rows of (B, ...) arrays, split among its devices."""
-        put = jax.make_array_from_process_local_data
-        return {name: put(self._rows, x) for name, x in batch.items()}
-
-    def of_batch(self, shape: Sequence[int]) -> NamedSharding:
-        """Where an array of a batch that every process has lies; whole if it does not divide."""
-        return self.whole if shape[0] % len(self.devices) else self._rows
-
-    def held_out(self, batch: Batch) -> Any:
-        """The batch, split among all devices where it divides."""
-        return {name: hosts.put(x, self.of_batch(x.shape)) for name, x in batch.items()}
-
-    def abstract(self, state: Any, batch: Any) -> tuple[Any, Any]:
-        """What `compile`'s step takes, in shapes."""
-        struct = jax.ShapeDtypeStruct
-        return (
-            jax.tree.map(
-                lambda x, s: struct(x.shape, x.dtype, sharding=s), state, self.shardings(state)
-            ),
-            jax.tree.map(
-                lambda x: struct(x.shape, x.dtype, sharding=self.of_batch(x.shape)), batch
-            ),
-        )
-
-    def bytes_of(self, tree: Any) -> Any:
-        """How much of each array a device holds."""
-        return jax.tree.map(
-            lambda x, s: math.prod(s.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize,
-            tree,
-            self.shardings(tree),
-        )

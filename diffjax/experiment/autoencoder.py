@@ -6,25 +6,41 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from diffjax import data, rng
+from diffjax import data, ema
 from diffjax.accelerator import Kernels
 from diffjax.checkpoints import workdir
-from diffjax.distributed.parallel import Strategy
+from diffjax.conditioning.conditions import UNCONDITIONAL
+from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
-from diffjax.experiment import autoencoder_objective, optimisation, run, schema
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import autoencoder_objective, optimisation, run, schema, strategies
 from diffjax.experiment import reconstructions as pictures
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
-from diffjax.experiment.first_stage import frozen_of
+from diffjax.experiment.first_stage import params_from_fields
 from diffjax.experiment.model import kept
 from diffjax.experiment.network import kernels as choose_kernels
 from diffjax.images import to_model_range
-from diffjax.latent.first_stage import FirstStage, Frozen
-from diffjax.training import autoencoder_step as states
-from diffjax.training.autoencoder_step import AutoencoderState, Objective
-from diffjax.training.collector import without_collector
+from diffjax.latent.first_stage import FirstStage, StageParams
+from diffjax.latent.space import PixelSpace
+from diffjax.training import autoencoder_objective as first_stages
+from diffjax.training.autoencoder_objective import AutoencoderObjective
+from diffjax.training.gc_pause import gc_disabled
+from diffjax.training.stored_state import (
+    StoredAutoencoder,
+    restore_autoencoder,
+    store_autoencoder,
+)
+from diffjax.training.train_step import (
+    StepParts,
+    TrainState,
+    TrainStep,
+    init_state,
+    make_train_step,
+    state_shapes,
+)
+from diffjax.training.training_task import LoopSettings
 
 # Latents that their scaling is measured on; training images, as the second stage sees.
 SCALING_IMAGES = 1024
@@ -32,17 +48,17 @@ SCALING_BATCH = 32
 
 
 class Autoencoding(NamedTuple):
-    """What training and evaluating a first stage share; see `trainable.Trainable`."""
+    """An autoencoder with its data and its objective; see `training_task.TrainingTask`."""
 
     config: Any
     source: data.ImageSource
     kernels: Kernels
     stage: FirstStage
-    objective: Objective
+    objective: AutoencoderObjective
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What every checkpoint keeps beside the state."""
+    def about_data(self) -> dict[str, Any]:
+        """What checkpoints store of the data."""
         return kept(data.describe(self.source), self.identity)
 
     def parameter_shapes(self) -> Any:
@@ -75,25 +91,54 @@ class Autoencoding(NamedTuple):
         """What is kept of a state."""
         return run.STAGE_FIELDS
 
-    def from_fields(self, fields: dict[str, Any], *, what: str) -> Frozen:
+    def from_fields(self, fields: dict[str, Any], *, what: str) -> StageParams:
         """The averaged networks, the codebook and the scaling."""
-        return frozen_of(fields, self.stage, what=what)
+        return params_from_fields(fields, self.stage, what=what)
 
-    def _initialiser(self) -> Callable[[Any], AutoencoderState]:
-        return states.initialiser(
-            self.stage, self.objective.discriminator, optimisation.optimizer(self.config)
+    @property
+    def settings(self) -> LoopSettings:
+        """Of the training loop."""
+        return optimisation.loop_settings(self.config)
+
+    @property
+    def config_dict(self) -> dict[str, Any]:
+        """The config as it is stored."""
+        return self.config.to_dict()
+
+    @property
+    def description(self) -> str:
+        """The training set, for the log."""
+        return f"{len(self.source)} examples {self.source.image_shape}"
+
+    @property
+    def parts(self) -> StepParts:
+        """What the train step is made of."""
+        c, optimizer = self.config, optimisation.optimizer(self.config)
+        adversarial = self.objective.discriminator is not None
+        return StepParts(
+            self.objective.init_params,
+            PixelSpace(self.stage.image_shape),
+            UNCONDITIONAL,
+            self.objective,
+            optimizer,
+            optimizer if adversarial else optax.identity(),
+            lambda step: ema.warmed_up_decay(step, decay=c.train.ema_decay),
+            c.seed,
+            flip=c.data.flip,
         )
 
-    @without_collector()
-    def init_state(self, *, shardings: Any = None) -> AutoencoderState:
-        """The state of step 0, where a tree of shardings says."""
-        init = self._initialiser()
-        return jax.jit(init, out_shardings=shardings)(rng.stream(self.config.seed, "init"))
+    @gc_disabled()
+    def init_state(self, *, shardings: Any = None) -> TrainState:
+        """The state of step 0, placed by a tree of shardings."""
+        return init_state(self.parts, shardings=shardings)
 
-    def state_shapes(self) -> AutoencoderState:
+    def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        init = self._initialiser()
-        return jax.eval_shape(init, rng.stream(0, "init"))
+        return state_shapes(self.parts)
+
+    def train_step(self) -> TrainStep:
+        """The config's train step; see `make_train_step`."""
+        return make_train_step(self.parts)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch of so many examples, in shapes."""
@@ -120,37 +165,33 @@ class Autoencoding(NamedTuple):
         source = self.load_held_out()
         return [] if source is None else held_out_batches(source)
 
-    def train_step(self, *, axis_name: str | None) -> Any:
-        """See `state.make_train_step`."""
-        return states.make_train_step(
-            self.stage,
-            self.objective,
-            optimisation.optimizer(self.config),
-            seed=self.config.seed,
-            ema_decay=self.config.train.ema_decay,
-            flip=self.config.data.flip,
-            axis_name=axis_name,
-        )
+    def eval_loss(self) -> Callable[[StageParams, Any], Any]:
+        """See `autoencoder_objective.make_eval_loss`."""
+        return first_stages.make_eval_loss(self.stage, self.objective.reconstruction_loss)
 
-    def eval_loss(self) -> Callable[[Frozen, Any], Any]:
-        """See `state.make_eval_loss`."""
-        return states.make_eval_loss(self.stage, self.objective)
-
-    def frozen(self, state: AutoencoderState) -> Frozen:
+    def averaged(self, state: TrainState) -> StageParams:
         """The averaged networks, the codebook and the scaling."""
-        return states.frozen(state)
+        return first_stages.stage_params(state)
 
-    def at_save(self, state: AutoencoderState) -> AutoencoderState:
+    def before_save(self, state: TrainState) -> TrainState:
         """The state with the scaling of its latents, measured."""
-        frozen = states.frozen(state)
-        drawn = states.drawn_latents(self.stage, seed=self.config.seed)
+        params = self.averaged(state)
+        sampled = first_stages.sampled_latents(self.stage, seed=self.config.seed)
         z = np.concatenate([
-            np.asarray(drawn(frozen, images, start))
+            np.asarray(sampled(params, images, start))
             for start, images in self._some_images(self.source)
         ])  # fmt: skip
-        return state._replace(scaling=states.measured_scaling(z))
+        return first_stages.with_scaling(state, first_stages.measured_scaling(z))
 
-    def averages(self, state: AutoencoderState) -> dict[float, Any]:
+    def to_stored(self, state: TrainState) -> StoredAutoencoder:
+        """A state as checkpoints store it."""
+        return store_autoencoder(state)
+
+    def from_stored(self, stored: StoredAutoencoder) -> TrainState:
+        """The inverse of `to_stored`."""
+        return restore_autoencoder(stored)
+
+    def power_emas(self, stored: StoredAutoencoder) -> dict[float, Any]:
         """None: an autoencoder keeps no snapshots."""
         return {}
 
@@ -161,27 +202,29 @@ class Autoencoding(NamedTuple):
         for start in range(0, min(SCALING_IMAGES, len(source) - len(source) % size), size):
             yield start, next(batches)["image"]
 
-    def codes(self, frozen: Frozen, source: data.ImageSource) -> np.ndarray | None:
+    def codes(self, params: StageParams, source: data.ImageSource) -> np.ndarray | None:
         """The codes of up to SCALING_IMAGES images: (N, h, w) int32; None without a codebook."""
-        if not jax.tree.leaves(frozen.codebook):
+        if not jax.tree.leaves(params.codebook):
             return None
-        encode = jax.jit(lambda frozen, x: self.stage.encode(frozen, to_model_range(x)))
+        encode = jax.jit(lambda params, x: self.stage.encode(params, to_model_range(x)))
         found = [
-            np.asarray(self.stage.regulariser.codes(frozen.codebook, encode(frozen, images)))
+            np.asarray(self.stage.regulariser.codes(params.codebook, encode(params, images)))
             for _, images in self._some_images(source)
         ]
         return np.concatenate(found)
 
-    def draw(self, frozen: Frozen, path: Path) -> np.ndarray:
-        """Writes images beside their reconstructions."""
-        return pictures.reconstructions(self, frozen, path)
+    def write_samples(self, params: StageParams, path: Path) -> np.ndarray:
+        """Writes images above their reconstructions."""
+        return pictures.reconstructions(self, params, path)
 
-    def finish(self, frozen: Frozen, folder: Path, *, say: Callable[[str], None]) -> None:
+    def write_final_pictures(
+        self, params: StageParams, folder: Path, *, say: Callable[[str], None]
+    ) -> None:
         """Writes reconstructions.png and loss.png."""
-        pictures.final(self, frozen, folder, say=say)
+        pictures.final(self, params, folder, say=say)
 
 
-@without_collector()
+@gc_disabled()
 def resolve(config: Any) -> Autoencoding:
     """Resolves a config, loads its data, and traces a step; nothing is computed.
 
@@ -191,10 +234,10 @@ def resolve(config: Any) -> Autoencoding:
     config = schema.complete(config)
     schema.check(config)
     optimisation.optimizer(config)
+    strategies.is_sharded(config)
     kernels = choose_kernels(
         config.autoencoder.kernels,
         key="autoencoder.kernels",
-        sharded=strategies.is_sharded(config),
     )
     source = load_train(config)
     if source.dtype != np.uint8 or len(source.image_shape) != 3:
@@ -205,12 +248,10 @@ def resolve(config: Any) -> Autoencoding:
     height, width, channels = source.image_shape
     shape = (height, width, channels)
     stage = make_stage(config, image_shape=shape, ops=kernels.ops)
-    objective = autoencoder_objective.objective(config, image_shape=shape, ops=kernels.ops)
+    objective = autoencoder_objective.objective(config, stage=stage, ops=kernels.ops)
     setup = Autoencoding(config, source, kernels, stage, objective)
     try:
-        jax.eval_shape(
-            setup.train_step(axis_name=None), setup.state_shapes(), setup.batch_shapes(1)
-        )
+        jax.eval_shape(setup.train_step(), setup.state_shapes(), setup.batch_shapes(1))
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
     return setup

@@ -12,10 +12,11 @@ from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_networks import whole
 from diffjax.experiment.network import DTYPES
 from diffjax.experiment.spec import from_spec, from_table, is_path
+from diffjax.latent.first_stage import FirstStage
 from diffjax.models.discriminator import PatchDiscriminator
 from diffjax.models.ops import XLA, Ops
 from diffjax.perceptual import Network
-from diffjax.training.autoencoder_step import Objective
+from diffjax.training.autoencoder_objective import AutoencoderObjective, ReconstructionLoss
 from diffjax.types import Array
 
 
@@ -61,7 +62,7 @@ PERCEPTUAL: Mapping[str, Callable[..., Network | None]] = {
 DISCRIMINATORS: Mapping[str, Callable[..., Any]] = {"none": lambda: None, "patch": _patch}
 
 
-def objective(config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA) -> Objective:
+def objective(config: Any, *, stage: FirstStage, ops: Ops = XLA) -> AutoencoderObjective:
     """The losses of `config.loss`, its discriminator of `config.autoencoder`'s type.
 
     Raises:
@@ -76,7 +77,7 @@ def objective(config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA)
             "diffjax.perceptual.Network"
         )
     discriminator = adversary(config, ops=ops)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *stage.image_shape), jnp.float32)
     features = None
     if network is not None:
         features = partial(network.apply, network.params)
@@ -87,11 +88,15 @@ def objective(config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA)
             lambda x: discriminator.init(key, x), images,
             f"config.loss.adversarial = {c.adversarial!r}",
         )  # fmt: skip
-    return Objective(
+    reconstruction_loss = ReconstructionLoss(
         difference=from_table(c.reconstruction, DIFFERENCES, key="loss.reconstruction"),
         perceptual_weight=c.perceptual_weight,
         features=features,
         feature_weights=network.weights if network else None,
+    )
+    return AutoencoderObjective(
+        stage,
+        reconstruction_loss,
         discriminator=discriminator,
         adversarial_weight=c.adversarial_weight,
         adversarial_start=c.adversarial_start,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import data
@@ -13,12 +14,11 @@ from diffjax.accelerator import Kernels
 from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
-from diffjax.distributed.parallel import Strategy
+from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
-from diffjax.experiment import optimisation, pictures, process, run, sampling, schema
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import optimisation, pictures, process, run, sampling, schema, strategies
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.model import (
     Model,
@@ -36,16 +36,14 @@ from diffjax.experiment.model import (
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.inference.generator import Examples, Generator
 from diffjax.inference.sampling import Weak
-from diffjax.latent.space import Space
-from diffjax.models.condition import Condition
+from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.training.collector import without_collector
-from diffjax.training.objective import Objective
-from diffjax.training.state import (
-    Batch,
-    Read,
-    Trained,
+from diffjax.training.gc_pause import gc_disabled
+from diffjax.training.objective import HeldOutObjective
+from diffjax.training.stored_state import StoredDiffusion, restore_diffusion, store_diffusion
+from diffjax.training.train_step import (
+    StepParts,
     TrainState,
     TrainStep,
     init_state,
@@ -53,23 +51,24 @@ from diffjax.training.state import (
     make_train_step,
     state_shapes,
 )
+from diffjax.training.training_task import LoopSettings
 from diffjax.types import Array
 
 CLIP_EXAMPLES = 512  # that are looked at for whether config.sample.threshold cuts the data
 
 
 class Experiment(NamedTuple):
-    """What training needs beside what `Model` has; see `trainable.Trainable`."""
+    """A diffusion model with its data and its objective; see `training_task.TrainingTask`."""
 
     config: Any
     source: data.ImageSource
     about: DataInfo
     kernels: Kernels
-    space: Space
+    space: DiffusionSpace
     conditions: Conditions
     network: Network
     diffusion: Prediction
-    objective: Objective
+    objective: HeldOutObjective
     weak: Weak | None
     generator: Generator
 
@@ -128,46 +127,69 @@ class Experiment(NamedTuple):
         """The averaged parameters."""
         return parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
 
+    def with_network(self, network: Network) -> "Experiment":
+        """The same with another network, trained and sampled as the config says."""
+        objective = objectives.objective(self.config, self.diffusion, network)
+        setup = self._replace(network=network, objective=objective)
+        return setup._replace(generator=setup.model.generator())
+
     @property
-    def kept(self) -> dict[str, Any]:
-        """What every checkpoint keeps beside the state."""
+    def about_data(self) -> dict[str, Any]:
+        """What checkpoints store of the data."""
         return kept(self.about, self.identity)
 
     @property
-    def trained(self) -> Trained:
-        """What a state is made for."""
-        return Trained(
-            self.network,
-            self.diffusion,
+    def settings(self) -> LoopSettings:
+        """Of the training loop."""
+        return optimisation.loop_settings(self.config)
+
+    @property
+    def config_dict(self) -> dict[str, Any]:
+        """The config as it is stored."""
+        return self.config.to_dict()
+
+    @property
+    def description(self) -> str:
+        """The training set, for the log."""
+        return f"{len(self.source)} examples {self.source.image_shape}"
+
+    @property
+    def parts(self) -> StepParts:
+        """What the train step is made of."""
+        c = self.config
+        return StepParts(
+            self._init_params,
+            self.space,
+            self.conditions,
             self.objective,
-            self.space.shape,
-            self.model.example_condition(),
-            optimisation.optimizer(self.config),
-            optimisation.learned_optimizer(self.config),
-            tuple(self.config.train.ema_snapshots),
+            optimisation.optimizer(c),
+            optimisation.learned_optimizer(c),
+            optimisation.average_decay(c),
+            c.seed,
+            tuple(c.train.ema_snapshots),
+            flip=c.data.flip,
+            condition_dropout=c.diffusion.condition_dropout,
+            accumulate=c.train.accumulate,
         )
 
-    @without_collector()
+    def _init_params(self, key: Array) -> Any:
+        x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))
+        cond = self.model.example_condition()
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
+        return self.network.init(key, x, jnp.zeros((1,)), zeros)
+
+    @gc_disabled()
     def init_state(self, *, shardings: Any = None) -> TrainState:
-        """The state of step 0, where a tree of shardings says."""
-        return init_state(self.trained, seed=self.config.seed, shardings=shardings)
+        """The state of step 0, placed by a tree of shardings."""
+        return init_state(self.parts, shardings=shardings)
 
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        return state_shapes(self.trained)
+        return state_shapes(self.parts)
 
-    def train_step(self, *, axis_name: str | None) -> TrainStep:
+    def train_step(self) -> TrainStep:
         """The config's train step; see `make_train_step`."""
-        return make_train_step(
-            self.trained,
-            seed=self.config.seed,
-            decay=optimisation.average_decay(self.config),
-            read=self.reader(flip=self.config.data.flip),
-            condition_dropout=self.config.diffusion.condition_dropout,
-            offset=self.config.diffusion.offset_noise,
-            accumulate=self.config.train.accumulate,
-            axis_name=axis_name,
-        )
+        return make_train_step(self.parts)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch of so many examples, in shapes."""
@@ -175,17 +197,6 @@ class Experiment(NamedTuple):
         return {
             k: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for k, x in one.items()
         }
-
-    def reader(self, *, flip: bool) -> Read:
-        """Takes x_0 and the condition from a batch."""
-
-        def read(
-            batch: Batch, key: Callable[[str], Array], indices: Array
-        ) -> tuple[Array, Condition | None]:
-            x_0, map_values = self.space.read(batch, key=key, indices=indices, flip=flip)
-            return x_0, self.conditions.of_batch(batch, map_values)
-
-        return read
 
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
@@ -214,33 +225,41 @@ class Experiment(NamedTuple):
         return [add_text(batch, table) for batch in batches]
 
     def eval_loss(self) -> Callable[[Any, Any], Any]:
-        """See `state.make_eval_loss`."""
-        return make_eval_loss(
-            self.network, self.objective, seed=self.config.seed, read=self.reader(flip=False)
-        )
+        """See `train_step.make_eval_loss`."""
+        return make_eval_loss(self.space, self.conditions, self.objective, seed=self.config.seed)
 
-    def frozen(self, state: TrainState) -> Any:
+    def averaged(self, state: TrainState) -> Any:
         """The averaged parameters."""
         return state.ema_params
 
-    def at_save(self, state: TrainState) -> TrainState:
+    def before_save(self, state: TrainState) -> TrainState:
         """The state as it is."""
         return state
 
-    def averages(self, state: TrainState) -> dict[float, Any]:
-        """Those of config.train.ema_snapshots."""
-        return dict(zip(self.config.train.ema_snapshots, state.profiles, strict=True))
+    def to_stored(self, state: TrainState) -> StoredDiffusion:
+        """A state as checkpoints store it."""
+        return store_diffusion(state)
 
-    def draw(self, params: Any, path: Path) -> np.ndarray:
+    def from_stored(self, stored: StoredDiffusion) -> TrainState:
+        """The inverse of `to_stored`."""
+        return restore_diffusion(stored)
+
+    def power_emas(self, stored: StoredDiffusion) -> dict[float, Any]:
+        """Those of config.train.ema_snapshots."""
+        return dict(zip(self.config.train.ema_snapshots, stored.profiles, strict=True))
+
+    def write_samples(self, params: Any, path: Path) -> np.ndarray:
         """Writes a grid of samples."""
         return pictures.samples(self, params, path)
 
-    def finish(self, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
-        """Writes the final pictures."""
+    def write_final_pictures(
+        self, params: Any, folder: Path, *, say: Callable[[str], None]
+    ) -> None:
+        """Writes the pictures of a finished run."""
         pictures.final(self, params, folder, say=say)
 
 
-@without_collector()
+@gc_disabled()
 def resolve(config: Any) -> Experiment:
     """Resolves a config, loads its data, and traces it; nothing is computed.
 
@@ -258,6 +277,7 @@ def resolve(config: Any) -> Experiment:
     sampling.sampling(config, diffusion.schedule)
     optimisation.optimizer(config)
     optimisation.average_decay(config)
+    strategies.is_sharded(config)
     source = load_train(config)
     about = data.describe(source)
     model = with_weak(resolve_model(config, about, examples=partial(_examples, config, source)))
@@ -303,11 +323,11 @@ def _trace(setup: Experiment) -> None:
       UserError: what is wrong with their arguments.
     """
     if not is_path(setup.config.diffusion.objective):  # a loss of one's own may know the network
-        found = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
-        setup = setup._replace(network=found)
+        network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
+        setup = setup.with_network(network)
     with as_user_error(setup.config):
         batch = setup.batch_shapes(setup.config.train.accumulate)
-        jax.eval_shape(setup.train_step(axis_name=None), setup.state_shapes(), batch)
+        jax.eval_shape(setup.train_step(), setup.state_shapes(), batch)
     check_sampling(setup.model, setup.generator)
 
 

@@ -13,7 +13,7 @@ from diffjax.experiment.autoencoder_networks import stage as make_stage
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.files import expanded
-from diffjax.latent.first_stage import FirstStage, Frozen, Scaling
+from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
 
 # What the images of both stages must have in common.
 SHARED_WITH_STAGE = ("data.image_size", "data.channels")
@@ -21,7 +21,7 @@ SHARED_WITH_STAGE = ("data.image_size", "data.channels")
 
 def read(
     config: Any, *, image_shape: tuple[int, ...], kernels: Kernels
-) -> tuple[FirstStage, Frozen, str]:
+) -> tuple[FirstStage, StageParams, str]:
     """The trained first stage of `config.first_stage`, and where it comes from, in words.
 
     Raises:
@@ -47,18 +47,18 @@ def read(
     found = read_model(folder, wanted=c.checkpoint, fields=STAGE_FIELDS)
     if found is None:
         raise UserError(f"{what} has no checkpoint: train that autoencoder first")
-    frozen = jax.device_put(frozen_of(found.fields, stage, what=what))
-    return stage, frozen, f"step {found.step} of {folder.resolve()}"
+    params = jax.device_put(params_from_fields(found.fields, stage, what=what))
+    return stage, params, f"step {found.step} of {folder.resolve()}"
 
 
-def frozen_of(fields: dict[str, Any], stage: FirstStage, *, what: str) -> Frozen:
+def params_from_fields(fields: dict[str, Any], stage: FirstStage, *, what: str) -> StageParams:
     """A stored first stage as the functions of `stage` take it.
 
     Raises:
       UserError: its arrays are not those of the networks.
     """
 
-    def init(key: Any) -> Frozen:
+    def init(key: Any) -> StageParams:
         keys = jax.random.split(key, 3)
         images = jnp.zeros((1, *stage.image_shape))
         latents = jnp.zeros((1, *stage.latent_shape))
@@ -67,7 +67,7 @@ def frozen_of(fields: dict[str, Any], stage: FirstStage, *, what: str) -> Frozen
             "encoder": stage.encoder.init(keys[0], images)["params"],
             "decoder": stage.decoder.init(keys[1], latents, stage.image_shape[:2])["params"],
         }
-        return Frozen(
+        return StageParams(
             params,
             stage.regulariser.init(keys[2], channels),
             Scaling(jnp.zeros(channels), jnp.ones(channels)),

@@ -13,7 +13,7 @@ from diffjax.data.images import SUFFIXES, UnreadableImage, decode
 from diffjax.errors import UserError
 
 if TYPE_CHECKING:
-    from diffjax.latent.space import Space
+    from diffjax.latent.space import DiffusionSpace
 
 _logger = logging.getLogger("diffjax")
 
@@ -65,7 +65,7 @@ def read_image(
     return pixels, size
 
 
-def read_map_images(name: str, space: Space, *, key: str) -> np.ndarray | None:
+def read_map_images(name: str, space: DiffusionSpace, *, key: str) -> np.ndarray | None:
     """What maps are made of: uint8 (n, H, W, C), or None where the config names nothing.
 
     Raises:

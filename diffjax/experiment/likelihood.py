@@ -22,10 +22,10 @@ import numpy as np
 from diffjax import categorical, grids, rng
 from diffjax.checkpoints import parameters
 from diffjax.denoisers import Denoiser, predict
-from diffjax.distributed import hosts
-from diffjax.distributed.everywhere import Everywhere
+from diffjax.distributed import processes
+from diffjax.distributed.placement import Placement
 from diffjax.errors import UserError
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import strategies
 from diffjax.experiment.restore import read
 from diffjax.experiment.spec import from_table
 from diffjax.inference.sampling import apply_network
@@ -36,7 +36,8 @@ from diffjax.parametrisations import Estimates
 from diffjax.process import scales_like
 from diffjax.sampling.thresholding import clip_x0
 from diffjax.schedules import Schedule, linear_log_snr, variance_preserving
-from diffjax.training.objective import Learned, Vdm
+from diffjax.training.objective import ObjectiveState
+from diffjax.training.vdm_objective import VdmObjective
 from diffjax.types import Array
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def wanted(config: Any) -> _Kind | None:
     return kind
 
 
-def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
+def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
     """What `config.evaluate.likelihood` asks for, as a function of batches on all devices.
 
     Args:
@@ -217,13 +218,18 @@ def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
         if variance == "learned" and not setup.diffusion.learned_variance:
             raise UserError(f"{key}: the model has no learned variance: train with hybrid or vlb")
 
-    read = setup.reader(flip=False)
     diffusion = setup.diffusion._replace(schedule=schedule)
 
     def numbers_of(params: Any, batch: Mapping[str, Array], numbers: Array) -> Numbers:
         network = apply_network(setup.network, params)
         stream = rng.stream(config.sample.seed, "likelihood")
-        x, condition = read(dict(batch), lambda name: rng.stream(config.sample.seed, name), numbers)
+        x, map_values = setup.space.read(
+            batch,
+            key=lambda name: rng.stream(config.sample.seed, name),
+            indices=numbers,
+            flip=False,
+        )
+        condition = setup.conditions.of_batch(batch, map_values)
 
         def given(x_t: Array, t: Array, cond: Any = None) -> Estimates:
             del cond  # the images' own is known here
@@ -244,7 +250,7 @@ def likelihood(setup: Experiment, learned: Learned) -> Likelihood:
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
         return kind.measure(model, x, numbers, keys)
 
-    return Likelihood(kind.name, kind.what, _everywhere(numbers_of))
+    return Likelihood(kind.name, kind.what, _on_all_devices(numbers_of))
 
 
 def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:
@@ -264,21 +270,21 @@ def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> 
     if kind.name != "vdm":
         return
     preserving = getattr(schedule, "geometry", None) is variance_preserving
-    if not isinstance(setup.objective, Vdm) and not preserving:
+    if not isinstance(setup.objective, VdmObjective) and not preserving:
         raise UserError(
             f"{key} needs a continuous, variance preserving schedule, such as continuous_cosine, "
             f"not {config.diffusion.schedule!r}: take vlb or ode"
         )
 
 
-def _schedule(setup: Experiment, learned: Learned, kind: _Kind) -> Schedule:
+def _schedule(setup: Experiment, learned: ObjectiveState, kind: _Kind) -> Schedule:
     """The model's schedule: a learned one for the continuous bound, for the others its ends.
 
     A chain of steps and an ODE's start are made on the host, and a network that is conditioned on
     log-SNR serves any schedule between the ends.
     """
     objective = setup.objective
-    if not isinstance(objective, Vdm):
+    if not isinstance(objective, VdmObjective):
         return setup.diffusion.schedule
     if kind.name == "vdm":
         return learned_schedules.as_schedule(objective.form, learned.params)
@@ -286,8 +292,8 @@ def _schedule(setup: Experiment, learned: Learned, kind: _Kind) -> Schedule:
     return linear_log_snr(log_snr_min=low, log_snr_max=high)
 
 
-def restore_learned(setup: Experiment, folder: Path) -> tuple[int, Any, Learned]:
-    """`restore_frozen`, and what the objective has learned by then.
+def restore_learned(setup: Experiment, folder: Path) -> tuple[int, Any, ObjectiveState]:
+    """`restore_params`, and what the objective has learned by then.
 
     Raises:
       UserError: the workdir belongs to another config or has no such checkpoint.
@@ -296,17 +302,17 @@ def restore_learned(setup: Experiment, folder: Path) -> tuple[int, Any, Learned]
     what = f"the checkpoint of step {found.step}"
     params = strategies.to_compute(setup.from_fields(found.fields, what=what), setup.config)
     learned = parameters.like(
-        found.fields["learned"] or {"params": {}}, setup.state_shapes().learned, what=what
+        found.fields["learned"] or {"params": {}}, setup.state_shapes().objective_state, what=what
     )
     return found.step, params, learned
 
 
 def drawn_schedules(
-    setup: Experiment, learned: Learned
+    setup: Experiment, learned: ObjectiveState
 ) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
     """A learned schedule and the one it started from, as (t, log-SNR); None where none is."""
     objective = setup.objective
-    if not isinstance(objective, Vdm):
+    if not isinstance(objective, VdmObjective):
         return None
     t = np.linspace(0, 1, 201, dtype=np.float32)
     now = np.asarray(objective.form.log_snr(learned.params, jnp.asarray(t)))
@@ -323,18 +329,18 @@ def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
         raise UserError(f"{key}: {error}") from None
 
 
-def _everywhere(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
+def _on_all_devices(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
     """The function over batches that are split among all devices, which it fills up."""
-    everywhere = Everywhere()
+    placement = Placement()
     compiled = jax.jit(function)
 
     def run(
         params: Any, batch: Mapping[str, np.ndarray], numbers: np.ndarray
     ) -> dict[str, np.ndarray]:
         count = len(numbers)
-        rows = np.arange(everywhere.fits(count)) % count
+        rows = np.arange(placement.round_up_batch(count)) % count
         filled = {name: x[rows] for name, x in batch.items()}
-        found = compiled(params, everywhere.split(filled), everywhere.split(numbers[rows]))
-        return {name: hosts.on_host(x)[:count] for name, x in found.items()}
+        found = compiled(params, *placement.shard_batch((filled, numbers[rows])))
+        return {name: processes.on_host(x)[:count] for name, x in found.items()}
 
     return run

@@ -7,8 +7,7 @@ from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import parallel as strategies
-from diffjax.experiment import schema
+from diffjax.experiment import schema, strategies
 from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec

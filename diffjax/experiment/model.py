@@ -18,9 +18,8 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, process, sampling
+from diffjax.experiment import first_stage, process, sampling, strategies
 from diffjax.experiment import network as networks
-from diffjax.experiment import parallel as strategies
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.run import FIELDS, read_config, read_model
 from diffjax.experiment.schema import MODEL_CHECKPOINT
@@ -28,7 +27,7 @@ from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.generator import Examples, Generator
 from diffjax.inference.sampling import Weak
-from diffjax.latent.space import Arrays, Latents, Pixels, Space
+from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
 from diffjax.types import Array
@@ -64,7 +63,7 @@ class Model(NamedTuple):
     config: Any
     about: DataInfo
     kernels: Kernels
-    space: Space
+    space: DiffusionSpace
     conditions: Conditions
     network: Network
     diffusion: Prediction
@@ -113,7 +112,7 @@ def resolve_model(
     about: DataInfo,
     *,
     examples: Callable[[], Examples] | None = None,
-    space: Space | None = None,
+    space: DiffusionSpace | None = None,
     conditions: Conditions | None = None,
 ) -> Model:
     """Resolves what a model is; nothing is traced or computed.
@@ -128,7 +127,7 @@ def resolve_model(
       UserError: an unknown name, or parts that do not go together.
     """
     diffusion = process.diffusion(config)
-    kernels = networks.kernels_of(config, sharded=strategies.is_sharded(config))
+    kernels = networks.kernels_of(config)
     wanted = conditions or conditions_of(config, about)
     space = space or _space(config, about, wanted, kernels)
     network = networks.network(
@@ -142,10 +141,10 @@ def resolve_model(
     return Model(config, about, kernels, space, wanted, network, diffusion, None, examples)
 
 
-def identity(space: Space, wanted: Conditions) -> workdir.Identity:
+def identity(space: DiffusionSpace, wanted: Conditions) -> workdir.Identity:
     """What a model is trained on beside the config and the data."""
     texts = wanted.texts
-    return workdir.Identity(space.identity, space.told, texts.identity if texts else "")
+    return workdir.Identity(space.identity, space.description, texts.identity if texts else "")
 
 
 def kept(about: DataInfo, of: workdir.Identity) -> dict[str, Any]:
@@ -166,11 +165,11 @@ def with_scale(config: Any, scale: float) -> Any:
     return changed
 
 
-def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -> Space:
+def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -> DiffusionSpace:
     if not config.first_stage.workdir:
         if about.images:
-            return Pixels(about.shape, wanted.make_map)
-        return Arrays(about.shape)
+            return PixelSpace(about.shape, wanted.make_map)
+        return ArraySpace(about.shape)
     if not about.images:
         raise UserError(
             f"config.first_stage.workdir = {config.first_stage.workdir!r} encodes images, and "
@@ -180,8 +179,10 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
         raise UserError(
             "config.data.flip = True: latents of mirrored images are not kept: set it to False"
         )
-    stage, frozen, told = first_stage.read(config, image_shape=about.shape, kernels=kernels)
-    return Latents(stage, frozen, wanted.make_map, map_name=config.condition.map, told=told)
+    stage, params, description = first_stage.read(config, image_shape=about.shape, kernels=kernels)
+    return LatentSpace(
+        stage, params, wanted.make_map, map_name=config.condition.map, description=description
+    )
 
 
 def with_weak(model: Model) -> Model:

@@ -225,24 +225,25 @@ def parameter_shapes(
     return jax.eval_shape(found.init, key, x, t, cond)
 
 
-def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernels:
+def kernels(name: str, *, key: str) -> accelerator.Kernels:
     """What a config's key names: "auto" takes the accelerator where there is one.
+
+    On several devices XLA's own are used: XLA can't partition the accelerator's calls, and would
+    gather the whole batch for each.
 
     Args:
       name: the value.
       key: the key.
-      sharded: whether jit splits the images among devices. It can't look into the accelerator's
-        calls, and would gather all images for each.
 
     Raises:
-      UserError: an unknown name, or "onednn" where the accelerator can't be had.
+      UserError: an unknown name, or "onednn" where the accelerator is not available.
     """
     find = from_table(name, KERNELS, key=key)
-    if sharded:
+    if jax.device_count() > 1:
         if find is accelerator.onednn:
             raise UserError(
-                f"config.{key} = {name!r} can't go with config.parallel.strategy = 'fsdp', which "
-                "XLA splits its own kernels for alone: take 'auto' or 'xla'"
+                f"config.{key} = {name!r} runs on one device, and there are {jax.device_count()}: "
+                "take 'auto' or 'xla'"
             )
         return accelerator.xla()
     try:
@@ -251,8 +252,8 @@ def kernels(name: str, *, key: str, sharded: bool = False) -> accelerator.Kernel
         raise UserError(f"config.{key} = {name!r}: {error}") from None
 
 
-def kernels_of(config: Any, *, sharded: bool = False) -> accelerator.Kernels:
+def kernels_of(config: Any) -> accelerator.Kernels:
     """The kernels of a diffusion config; a network of the user's own runs on XLA's."""
     own = is_path(config.model.name)
     name = "xla" if own else config.model.get("kernels", "auto")  # none of an unknown network
-    return kernels(name, key="model.kernels", sharded=sharded)
+    return kernels(name, key="model.kernels")

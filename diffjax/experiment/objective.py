@@ -1,4 +1,4 @@
-"""`config.diffusion` as what a network is trained on: an `Objective`."""
+"""`config.diffusion` as what a network is trained on: an objective."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,8 +13,10 @@ from diffjax.losses import learned_schedules, learned_variance, time_sampling, w
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.schedules import variance_preserving
-from diffjax.training.objective import Objective, Vdm, Weighted
-from diffjax.training.own_objective import Evaluated, OwnObjective
+from diffjax.training.denoising_objective import DenoisingObjective
+from diffjax.training.objective import HeldOutObjective
+from diffjax.training.user_loss import InEvaluation, UserLoss
+from diffjax.training.vdm_objective import VdmObjective
 
 WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
     "uniform": lambda: weightings.uniform,
@@ -31,7 +33,7 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "low_discrepancy": lambda: time_sampling.low_discrepancy,
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
-    # Drawn so before any loss is known, and for held-out images; see `Weighted.by_importance`.
+    # Drawn so before any loss is known, and for held-out images; see `DenoisingObjective`.
     "loss_second_moment": lambda: time_sampling.uniform,
 }
 SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] = {
@@ -39,7 +41,7 @@ SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] =
     "scalar": learned_schedules.scalar,
     "network": learned_schedules.network,
 }
-Make = Callable[[Any, Weighted], Weighted | Vdm]
+Make = Callable[[Any, DenoisingObjective], DenoisingObjective | VdmObjective]
 # Times that a mean over is a mean over all times.
 _EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
 # What a user's loss is handed where it has parameters of these names, beside `network` and
@@ -48,7 +50,7 @@ _HANDED = {"weighting": "weighting", "sample_times": "time_sampling", "target": 
 _ITS_OWN = ("learned_weighting", "self_conditioning", "offset_noise")
 
 
-def objective(config: Any, prediction: Prediction, network: Network) -> Objective:
+def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutObjective:
     """The objective that `config.diffusion` names.
 
     Args:
@@ -60,12 +62,14 @@ def objective(config: Any, prediction: Prediction, network: Network) -> Objectiv
       UserError: an unknown name or path, or parts that do not go together.
     """
     c = config.diffusion
-    chosen = weighted(config, prediction)
+    chosen = squared_error(config, prediction, network)
     if parse_spec(c.objective, key="diffusion.objective").module:
         return _own(config, chosen, network)
     make: Make = from_spec(c.objective, OBJECTIVES, key="diffusion.objective")
     made = make(config, chosen)
-    if chosen.by_importance and (isinstance(made, Vdm) or not prediction.schedule.discrete):
+    if chosen.by_importance and (
+        isinstance(made, VdmObjective) or not prediction.schedule.discrete
+    ):
         raise UserError(
             f"config.diffusion.time_sampling = {c.time_sampling!r} needs a discrete schedule, with "
             "steps to remember losses of: take 'low_discrepancy'"
@@ -83,12 +87,12 @@ def check(config: Any, prediction: Prediction) -> None:
     spec = parse_spec(text, key=key)
     if spec.module:
         import_path(spec, text=text, key=key)
-        weighted(config, prediction)
+        squared_error(config, prediction, None)  # type: ignore[arg-type]
     else:
         objective(config, prediction, None)  # type: ignore[arg-type]
 
 
-def weighted(config: Any, prediction: Prediction) -> Weighted:
+def squared_error(config: Any, prediction: Prediction, network: Network) -> DenoisingObjective:
     """The plain squared error by the section's target, weighting and times.
 
     Raises:
@@ -99,7 +103,8 @@ def weighted(config: Any, prediction: Prediction) -> Weighted:
     if c.loss_target != "same":
         target = parametrisation_of(c.loss_target, key="diffusion.loss_target")
     key = "diffusion.time_sampling"
-    return Weighted(
+    return DenoisingObjective(
+        network,
         prediction,
         target,
         function_from_spec(c.weighting, WEIGHTINGS, key="diffusion.weighting"),
@@ -107,10 +112,11 @@ def weighted(config: Any, prediction: Prediction) -> Weighted:
         by_importance=parse_spec(c.time_sampling, key=key).path == "loss_second_moment",
         learned_weighting=c.learned_weighting,
         self_conditioning=c.self_conditioning,
+        offset_noise=c.offset_noise,
     )
 
 
-def _own(config: Any, chosen: Weighted, network: Network) -> OwnObjective:
+def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
     """A loss of the user's own."""
     c = config.diffusion
     text, key = c.objective, "diffusion.objective"
@@ -140,17 +146,17 @@ def _own(config: Any, chosen: Weighted, network: Network) -> OwnObjective:
     }
     training, evaluating = (
         from_spec(text, {}, key=key, given={"network": of, **given})
-        for of in (network, Evaluated(network))
+        for of in (network, InEvaluation(network))
     )
     if not callable(getattr(training, "loss", training)):
         raise UserError(
             f"config.{key} = {text!r} returned a {type(training).__name__}: expected a function "
             "loss(params, x_0, cond, key), or an object with that method"
         )
-    return OwnObjective(training, evaluating)
+    return UserLoss(training, evaluating)
 
 
-def _squared_error(config: Any, chosen: Weighted) -> Weighted:
+def _squared_error(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
     c = config.diffusion
     if chosen.target.name == "categorical":
         raise UserError(
@@ -165,7 +171,9 @@ def _squared_error(config: Any, chosen: Weighted) -> Weighted:
     return chosen
 
 
-def _with_variance(loss: Callable[..., Any], config: Any, chosen: Weighted) -> Weighted:
+def _with_variance(
+    loss: Callable[..., Any], config: Any, chosen: DenoisingObjective
+) -> DenoisingObjective:
     c = config.diffusion
     for key, has in (
         ("schedule", not chosen.prediction.schedule.discrete),
@@ -181,7 +189,7 @@ def _with_variance(loss: Callable[..., Any], config: Any, chosen: Weighted) -> W
     return chosen._replace(loss=loss)
 
 
-def _bound(config: Any, chosen: Weighted) -> Weighted:
+def _bound(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
     _refuse_weights(config)
     return _with_variance(learned_variance.vlb_loss, config, chosen)
 
@@ -202,7 +210,7 @@ def _refuse_weights(config: Any) -> None:
             )
 
 
-def _vdm(config: Any, chosen: Weighted, *, gamma: str, learn_ends: bool) -> Vdm:
+def _vdm(config: Any, chosen: DenoisingObjective, *, gamma: str, learn_ends: bool) -> VdmObjective:
     c = config.diffusion
     schedule = chosen.prediction.schedule
     _refuse_weights(config)
@@ -219,11 +227,11 @@ def _vdm(config: Any, chosen: Weighted, *, gamma: str, learn_ends: bool) -> Vdm:
             "learned_weighting, self_conditioning or offset_noise: set them to False and 0"
         )
     form = SCHEDULE_FORMS[gamma](**ends(schedule))
-    return Vdm(chosen.prediction, form, learn_ends, chosen.sample_times)
+    return VdmObjective(chosen.network, chosen.prediction, form, learn_ends, chosen.sample_times)
 
 
 def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
-    def make(config: Any, chosen: Weighted) -> Vdm:
+    def make(config: Any, chosen: DenoisingObjective) -> VdmObjective:
         try:
             return _vdm(config, chosen, gamma=gamma, learn_ends=learn_ends)
         except ValueError as error:

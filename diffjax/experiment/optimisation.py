@@ -11,6 +11,7 @@ import optax
 from diffjax import ema
 from diffjax.errors import UserError
 from diffjax.experiment.spec import from_table, function_from_spec
+from diffjax.training.training_task import LoopSettings
 from diffjax.types import Array
 
 
@@ -117,3 +118,17 @@ def average_decay(config: Any) -> Callable[[Array], Array]:
 def learned_optimizer(config: Any) -> optax.GradientTransformation:
     """Adam for what an objective learns: weight decay would pull a schedule to another one."""
     return optax.adam(learning_rate(config))
+
+
+def loop_settings(config: Any) -> LoopSettings:
+    """`config.train` for the training loop."""
+    c = config.train
+    return LoopSettings(
+        steps=c.steps,
+        batch_size=c.batch_size,
+        log_every=c.log_every,
+        eval_every=c.eval_every,
+        checkpoint_every=c.checkpoint_every,
+        sample_every=c.sample_every,
+        skip_not_finite=c.on_not_finite == "skip",
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from diffjax import figures
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.experiment.model import Model
 from diffjax.figures import to_uint8
 from diffjax.files import atomic_write
@@ -113,7 +113,7 @@ def samples(setup: Drawing, params: Any, path: Path) -> np.ndarray:
     """Writes a grid of config.sample.count samples and returns it: uint8 (H, W, C)."""
     draw = setup.generator(params, start=0, count=setup.config.sample.count)
     grid = draw_grid(setup, draw, start=0)
-    if hosts.first():
+    if processes.is_primary():
         figures.save_png(path, grid)
     return grid
 
@@ -168,7 +168,7 @@ def generated(setup: Drawing, params: Any, folder: Path, *, step: int) -> tuple[
         if array is not None:
             arrays[name] = np.asarray(array)
     picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
-    if not hosts.first():
+    if not processes.is_primary():
         return picture, archive
     figures.save_png(picture, draw_grid(setup, draw, start=0))
     atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
@@ -182,7 +182,7 @@ def final(setup: Drawing, params: Any, folder: Path, *, say: Callable[[str], Non
     count = DENOISED if setup.about.images else setup.config.sample.count
     draw = setup.generator(params, start=0, count=count, keep_trajectory=True)
     assert draw.trajectory is not None
-    if not hosts.first():
+    if not processes.is_primary():
         return
     sheet, animation = folder / "denoising.png", folder / "denoising.gif"
     if setup.about.images:

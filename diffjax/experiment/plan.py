@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import strategies
 from diffjax.experiment.schema import check, is_autoencoder
 from diffjax.experiment.spec import is_path
 
@@ -97,7 +97,7 @@ def plan(config: Any) -> Plan:
     return Plan(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def told(plan: Plan) -> str:
+def as_text(plan: Plan) -> str:
     """A plan in lines for the user."""
     micro = f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     state = plan.of_parameters + plan.of_optimizer + plan.of_averages + plan.of_others
@@ -126,32 +126,33 @@ def told(plan: Plan) -> str:
 
 def _plan_here(config: Any) -> Plan:
     """The plan for this process's devices."""
-    parallel = strategies.strategy(config)
+    strategy = strategies.strategy(config)
     setup = _resolved(config)
-    parallel.check(setup)
+    strategy.check(setup)
     shapes = setup.state_shapes()
     batch = setup.batch_shapes(config.train.batch_size)
     sizes = {
-        field: sum(jax.tree.leaves(of)) for field, of in parallel.bytes_of(shapes)._asdict().items()
+        field: sum(jax.tree.leaves(of))
+        for field, of in strategy.bytes_per_device(shapes)._asdict().items()
     }
-    known = ("params", "opt_state", "ema_params", "profiles")
+    known = ("params", "opt_state", "ema_params", "power_emas")
     temporaries = None
     if config.parallel.compile:
-        step = parallel.compile(setup.train_step(axis_name=parallel.axis_name))
-        compiled = step.lower(*parallel.abstract(shapes, batch)).compile(ANEW)
+        step = strategy.compile(setup.train_step())
+        compiled = step.lower(*strategy.abstract_inputs(shapes, batch)).compile(ANEW)
         temporaries = compiled.memory_analysis().temp_size_in_bytes
     return Plan(
         config.parallel.strategy,
-        len(parallel.devices),
-        parallel.told,
+        len(strategy.devices),
+        strategy.description,
         config.train.batch_size,
         config.train.get("accumulate", 1),
         sum(x.size for x in jax.tree.leaves(shapes.params)),
         sizes["params"],
         sizes["opt_state"],
-        sizes["ema_params"] + sizes.get("profiles", 0),
+        sizes["ema_params"] + sizes["power_emas"],
         sum(size for field, size in sizes.items() if field not in known),
-        sum(x.size * np.dtype(x.dtype).itemsize for x in batch.values()) // len(parallel.devices),
+        sum(x.size * np.dtype(x.dtype).itemsize for x in batch.values()) // len(strategy.devices),
         temporaries,
         _flops(setup, shapes, batch),
     )
@@ -177,7 +178,7 @@ def _flops(setup: Any, shapes: Any, batch: Any) -> float:
     if "accumulate" in setup.config.train:
         # XLA counts the body of a loop once.
         setup.config.train.accumulate = 1
-    step = jax.jit(setup.train_step(axis_name=None))
+    step = jax.jit(setup.train_step())
     counted: Any = step.lower(shapes, batch).cost_analysis()
     return float(counted["flops"])
 

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from diffjax import data, figures
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.experiment.dataset import load_held_out
 from diffjax.experiment.pictures import pixel_scale
 from diffjax.images import to_model_range
-from diffjax.latent.first_stage import Frozen
+from diffjax.latent.first_stage import StageParams
 from diffjax.training import loss_picture
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = 8  # pairs of an image and its reconstruction in a row
 
 
-def reconstructions(setup: Autoencoding, frozen: Frozen, path: Path) -> np.ndarray:
+def reconstructions(setup: Autoencoding, params: StageParams, path: Path) -> np.ndarray:
     """Writes test images (training images where there are none), each beside its reconstruction.
 
     Returns:
@@ -32,33 +32,35 @@ def reconstructions(setup: Autoencoding, frozen: Frozen, path: Path) -> np.ndarr
     source = load_held_out(setup.config, setup.source) or setup.source
     count = min(setup.config.sample.count, len(source))
     images = next(data.batches(source, batch_size=count, seed=setup.config.seed))["image"]
-    drawn = reconstructed(setup, frozen, images, batch_size=setup.config.sample.batch_size)
+    drawn = reconstructed(setup, params, images, batch_size=setup.config.sample.batch_size)
     pairs = np.stack([images, drawn], axis=1).reshape(-1, *images.shape[1:])
     grid = figures.image_grid(
         pairs, scale=pixel_scale(setup.source.image_shape), columns=2 * min(COLUMNS, count)
     )
-    if hosts.first():
+    if processes.is_primary():
         figures.save_png(path, grid)
     return grid
 
 
 def reconstructed(
-    setup: Autoencoding, frozen: Frozen, images: np.ndarray, *, batch_size: int
+    setup: Autoencoding, params: StageParams, images: np.ndarray, *, batch_size: int
 ) -> np.ndarray:
     """uint8 (N, H, W, C) through the latents' means and back, in batches of one size."""
-    reconstruct = jax.jit(lambda frozen, x: setup.stage.reconstruct(frozen, to_model_range(x)))
+    reconstruct = jax.jit(lambda params, x: setup.stage.reconstruct(params, to_model_range(x)))
     size = min(batch_size, len(images))
     parts = []
     for start in range(0, len(images), size):
         part = images[start : start + size]
         filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-        parts.append(figures.to_uint8(hosts.on_host(reconstruct(frozen, filled)))[: len(part)])
+        parts.append(figures.to_uint8(processes.on_host(reconstruct(params, filled)))[: len(part)])
     return np.concatenate(parts)
 
 
-def final(setup: Autoencoding, frozen: Frozen, folder: Path, *, say: Callable[[str], None]) -> None:
+def final(
+    setup: Autoencoding, params: StageParams, folder: Path, *, say: Callable[[str], None]
+) -> None:
     """Writes reconstructions.png and loss.png."""
-    reconstructions(setup, frozen, folder / "reconstructions.png")
-    if hosts.first():
+    reconstructions(setup, params, folder / "reconstructions.png")
+    if processes.is_primary():
         loss_picture.write(folder)
     say(f"wrote {folder / 'reconstructions.png'}, {folder / 'loss.png'}")

@@ -8,7 +8,7 @@ from diffjax import ema
 from diffjax.checkpoints import ema_snapshots, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.errors import UserError
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import strategies
 from diffjax.experiment.run import owns, read_model
 
 
@@ -43,15 +43,15 @@ class Restorable(Stored, Protocol):
         ...
 
 
-def restore_frozen(setup: Restorable, folder: Path) -> tuple[int, Any]:
+def restore_params(setup: Restorable, folder: Path) -> tuple[int, Any]:
     """(step, what is kept of the state) of the checkpoint that config.sample.checkpoint names.
 
     Raises:
       UserError: the workdir belongs to another config, or has no such checkpoint or average.
     """
     found = read(setup, folder)
-    frozen = setup.from_fields(found.fields, what=f"the checkpoint of step {found.step}")
-    return found.step, strategies.to_compute(frozen, setup.config)
+    params = setup.from_fields(found.fields, what=f"the checkpoint of step {found.step}")
+    return found.step, strategies.to_compute(params, setup.config)
 
 
 def read(setup: Stored, folder: Path) -> Parameters:

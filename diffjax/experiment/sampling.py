@@ -17,7 +17,7 @@ from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, w
 from diffjax.inference import edit_tasks
 from diffjax.inference.generator import Examples, Generator
 from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, Weak
-from diffjax.latent.space import Space
+from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
@@ -256,7 +256,7 @@ def generator(
     network: Network,
     diffusion: Prediction,
     *,
-    space: Space,
+    space: DiffusionSpace,
     conditions: Conditions = UNCONDITIONAL,
     examples: Callable[[], Examples] | None = None,
     weak: Weak | None = None,

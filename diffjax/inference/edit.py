@@ -13,7 +13,7 @@ from diffjax.figures import to_uint8
 from diffjax.images import to_model_range
 from diffjax.inference.edit_tasks import Row, Task
 from diffjax.inference.generator import Generator
-from diffjax.latent.space import Space
+from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition, SpatialMap
 from diffjax.prediction import Prediction
 from diffjax.types import Array
@@ -27,7 +27,7 @@ class Editing:
         task: Task,
         generator: Generator,
         diffusion: Prediction,
-        space: Space,
+        space: DiffusionSpace,
         *,
         images: np.ndarray,
         count: int,

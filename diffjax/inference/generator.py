@@ -10,13 +10,13 @@ import numpy as np
 
 from diffjax import denoisers, rng
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
-from diffjax.distributed import hosts
-from diffjax.distributed.everywhere import Everywhere
+from diffjax.distributed import processes
+from diffjax.distributed.placement import Placement
 from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.images import to_model_range
 from diffjax.inference.sampling import GuidanceModel, Sampling, Weak, apply_network
-from diffjax.latent.space import Space
+from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
@@ -61,7 +61,7 @@ class Generator:
         diffusion: Prediction,
         sampling: Sampling,
         *,
-        space: Space,
+        space: DiffusionSpace,
         conditions: Conditions = UNCONDITIONAL,
         seed: int = 0,
         batch_size: int = 250,
@@ -253,17 +253,17 @@ class Generator:
         Raises:
           UserError: a value that is not finite came out.
         """
-        everywhere = Everywhere()
-        size = everywhere.fits(batch_size or min(self._batch_size, count))
+        placement = Placement()
+        size = placement.round_up_batch(batch_size or min(self._batch_size, count))
         draws, paths = [], []
 
         def images_of(x: Array, wanted: int) -> np.ndarray:
-            return hosts.on_host(self._space.to_images(x))[:wanted]
+            return processes.on_host(self._space.to_images(x))[:wanted]
 
         for first in range(start, start + count, size):
             wanted = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
-            indices, condition = everywhere.split((indices, self.condition(first, size)))
+            indices, condition = placement.shard_batch((indices, self.condition(first, size)))
             x_0, trajectory = self._compile(size, keep_trajectory)(
                 params, indices, condition, self.weak_params, np.uint32(self._seed)
             )

@@ -19,14 +19,14 @@ import numpy as np
 from diffjax import likelihood, rng
 from diffjax.data.info import DataInfo
 from diffjax.denoisers import Denoiser
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.grids import Grid
 from diffjax.images import to_model_range
 from diffjax.inference.edit import Editing
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
-from diffjax.latent.space import Space
+from diffjax.latent.space import DiffusionSpace
 from diffjax.likelihood.ode import start_time
 from diffjax.parametrisations import Estimates
 from diffjax.prediction import Prediction
@@ -55,7 +55,7 @@ class Pipeline:
         params: Any,
         step: int,
         about: DataInfo,
-        space: Space,
+        space: DiffusionSpace,
         diffusion: Prediction,
         make_generator: MakeGenerator,
         make_task: Callable[[str], Task],
@@ -226,7 +226,7 @@ class Pipeline:
         cond = self._condition(generator, len(x_T), prompts, labels, map_images)
         compute = self._jitted(("decode",), how, run)
         x_0 = compute(self.params, generator.weak_params, x_T, cond)
-        return generator.finished(hosts.on_host(self.space.to_images(x_0)))
+        return generator.finished(processes.on_host(self.space.to_images(x_0)))
 
     def denoise(
         self,

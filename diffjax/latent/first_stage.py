@@ -1,7 +1,7 @@
 """A first stage as the second one sees it: pure functions between images and scaled latents.
 
-    image x --encoder--> map --draw--> z --scale--> x_0 of the diffusion          (encode, draw)
-    x_0 of the diffusion --unscale--> z --settle--> --decoder--> image x          (decode)
+    image x --encoder--> map --sample--> z --scale--> x_0 of the diffusion   (encode, sample)
+    x_0 of the diffusion --unscale--> z --quantise--> --decoder--> image x   (decode)
 
 Rombach et al. 2022, section 3. Scaling brings every channel of z to mean 0 and variance 1, as
 noise schedules suppose of data; the numbers are measured, and the checkpoint carries them.
@@ -27,8 +27,8 @@ class Scaling(NamedTuple):
     factor: Array
 
 
-class Frozen(NamedTuple):
-    """What a trained first stage holds.
+class StageParams(NamedTuple):
+    """The arrays of a trained first stage.
 
     Attributes:
       params: {"encoder": ..., "decoder": ...}, the averaged ones.
@@ -41,21 +41,21 @@ class Frozen(NamedTuple):
     scaling: Scaling
 
 
-def digest(frozen: Frozen) -> str:
+def digest(params: StageParams) -> str:
     """SHA-256 of all its numbers, in hex: two stages with one digest give the same latents."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(frozen):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         found.update(f"{path} {leaf.shape} {leaf.dtype}".encode())
         found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()
 
 
 class FirstStage(NamedTuple):
-    """The functions of a first stage; all arrays are in a `Frozen`.
+    """The functions of a first stage; all arrays are in `StageParams`.
 
     Attributes:
       encoder, decoder: the networks.
-      regulariser: what the latents were trained under.
+      regulariser: of the latents.
       image_shape: (H, W, C) of the images.
       latent_shape: (h, w, c) of the latents.
       tile: side of the tiles that latents are decoded in, 0 for whole.
@@ -73,36 +73,36 @@ class FirstStage(NamedTuple):
         """f: how many times smaller latents are than images, to the ceiling."""
         return self.encoder.patch * 2 ** (len(self.encoder.multipliers) - 1)
 
-    def encode(self, frozen: Frozen, images: Array) -> Array:
+    def encode(self, params: StageParams, images: Array) -> Array:
         """(B, H, W, C) in [-1, 1] -> the encoder's map, (B, h, w, map channels)."""
-        return self.encoder.apply({"params": frozen.params["encoder"]}, images)
+        return self.encoder.apply({"params": params.params["encoder"]}, images)
 
-    def draw(self, frozen: Frozen, latents_map: Array, *, eps: Array | None = None) -> Array:
+    def sample(self, params: StageParams, latents_map: Array, *, eps: Array | None = None) -> Array:
         """Scaled latents of an encoder's map: (B, h, w, c), the Gaussian's mean for eps = None."""
-        z = self.regulariser.draw(latents_map.astype(jnp.float32), eps)
-        return frozen.scaling.factor * (z - frozen.scaling.shift)
+        z = self.regulariser.sample(latents_map.astype(jnp.float32), eps)
+        return params.scaling.factor * (z - params.scaling.shift)
 
-    def decode(self, frozen: Frozen, latents: Array) -> Array:
+    def decode(self, params: StageParams, latents: Array) -> Array:
         """Scaled latents (B, h, w, c) -> images (B, H, W, C), about [-1, 1]."""
-        z = latents / frozen.scaling.factor + frozen.scaling.shift
-        return self._decode(frozen, z)
+        z = latents / params.scaling.factor + params.scaling.shift
+        return self._decode(params, z)
 
-    def _decode(self, frozen: Frozen, z: Array) -> Array:
+    def _decode(self, params: StageParams, z: Array) -> Array:
         """Latents before scaling -> images."""
-        z = self.regulariser.settle(frozen.codebook, z)
+        z = self.regulariser.quantise(params.codebook, z)
         if self.tile:
             return decode_tiled(
-                lambda part: self._decoded(frozen, part, None),
+                lambda part: self._decoded(params, part, None),
                 z, size=self.image_shape[:2], tile=self.tile, factor=self.factor,
             )  # fmt: skip
-        return self._decoded(frozen, z, self.image_shape[:2])
+        return self._decoded(params, z, self.image_shape[:2])
 
-    def _decoded(self, frozen: Frozen, z: Array, size: tuple[int, int] | None) -> Array:
-        return self.decoder.apply({"params": frozen.params["decoder"]}, z, size)
+    def _decoded(self, params: StageParams, z: Array, size: tuple[int, int] | None) -> Array:
+        return self.decoder.apply({"params": params.params["decoder"]}, z, size)
 
-    def reconstruct(self, frozen: Frozen, images: Array) -> Array:
+    def reconstruct(self, params: StageParams, images: Array) -> Array:
         """(B, H, W, C) -> the same shape, through the latents' means."""
-        return self._decode(frozen, self.regulariser.draw(self.encode(frozen, images), None))
+        return self._decode(params, self.regulariser.sample(self.encode(params, images), None))
 
 
 def latent_mask(mask: Array, *, latent_shape: tuple[int, ...], factor: int) -> Array:

@@ -1,13 +1,13 @@
-"""What keeps latents in shape: a divergence from N(0, 1), or a codebook.
+"""What regularises latents: a divergence from N(0, 1), or a codebook.
 
 A regulariser is a NamedTuple of numbers with the same methods:
 
-  map_channels(latent_channels)        what the encoder has to put out
+  map_channels(latent_channels)        channels of the encoder's output
   init(key, latent_channels)           its state: a codebook, or nothing
   train(state, latents_map, ...)       z for the decoder, a penalty, the next state, metrics
-  draw(latents_map, eps)               z for the diffusion stage, before it is scaled
-  settle(state, z)                     z as the decoder was trained to see it
-  codes(state, z)                      the numbers of the codes nearest to z, None without a book
+  sample(latents_map, eps)             z for the diffusion model, before it is scaled
+  quantise(state, z)                   z as the decoder was trained to see it
+  codes(state, z)                      indices of the codes nearest to z, None without a codebook
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from diffjax.models.quantiser import Codebook
 from diffjax.types import Array
 
 
-class Trained(NamedTuple):
+class Regularised(NamedTuple):
     """z (B, h, w, C); penalty (B,); the next state; scalars to log."""
 
     z: Array
@@ -46,23 +46,22 @@ class Kl(NamedTuple):
         return ()
 
     def train(
-        self, state: Any, latents_map: Array, *, values: int, eps: Array, key: Array,
-        axis_name: str | None,
-    ) -> Trained:  # fmt: skip
-        """values: of an image; eps: (B, h, w, C); key and axis_name have no use here."""
+        self, state: Any, latents_map: Array, *, values: int, eps: Array, key: Array
+    ) -> Regularised:
+        """values: their number in an image; eps: (B, h, w, C); key is not used."""
         mean, log_variance = autoencoding.split_gaussian(latents_map)
         z = autoencoding.sample_gaussian(mean, log_variance, eps=eps)
         kl = autoencoding.gaussian_kl(mean, log_variance)
-        return Trained(z, self.weight * kl / values, state, {"kl": kl.mean()})
+        return Regularised(z, self.weight * kl / values, state, {"kl": kl.mean()})
 
-    def draw(self, latents_map: Array, eps: Array | None) -> Array:
+    def sample(self, latents_map: Array, eps: Array | None) -> Array:
         """A sample for eps (B, h, w, C); the mean for None."""
         mean, log_variance = autoencoding.split_gaussian(latents_map)
         if eps is None:
             return mean
         return autoencoding.sample_gaussian(mean, log_variance, eps=eps)
 
-    def settle(self, state: Any, z: Array) -> Array:
+    def quantise(self, state: Any, z: Array) -> Array:
         """z as it is."""
         return z
 
@@ -95,23 +94,20 @@ class Vq(NamedTuple):
         return quantiser.init_codebook(key, self.size, latent_channels)
 
     def train(
-        self, state: Codebook, latents_map: Array, *, values: int, eps: Array, key: Array,
-        axis_name: str | None,
-    ) -> Trained:  # fmt: skip
-        """key: what dead codes start again by; values and eps have no use here."""
+        self, state: Codebook, latents_map: Array, *, values: int, eps: Array, key: Array
+    ) -> Regularised:
+        """key: of the vectors that dead codes restart from; values and eps are not used."""
         z, indices = quantiser.quantise(state, latents_map)
         penalty = self.weight * quantiser.commitment(state, latents_map, indices)
-        updated = quantiser.update(
-            state, latents_map, indices, key=key, decay=self.decay, axis_name=axis_name
-        )
-        used = quantiser.perplexity(indices, self.size, axis_name=axis_name)
-        return Trained(z, penalty, updated, {"codebook_perplexity": used})
+        updated = quantiser.update(state, latents_map, indices, key=key, decay=self.decay)
+        used = quantiser.perplexity(indices, self.size)
+        return Regularised(z, penalty, updated, {"codebook_perplexity": used})
 
-    def draw(self, latents_map: Array, eps: Array | None) -> Array:
+    def sample(self, latents_map: Array, eps: Array | None) -> Array:
         """The map as it is."""
         return latents_map
 
-    def settle(self, state: Codebook, z: Array) -> Array:
+    def quantise(self, state: Codebook, z: Array) -> Array:
         """The nearest codes."""
         return quantiser.quantise(state, z)[0]
 

@@ -13,7 +13,7 @@ from diffjax import data, rng
 from diffjax.conditioning.maps import MakeMap
 from diffjax.images import random_flip, to_model_range
 from diffjax.latent.encoded import LatentSource, encoded
-from diffjax.latent.first_stage import FirstStage, Frozen, digest, latent_mask
+from diffjax.latent.first_stage import FirstStage, StageParams, digest, latent_mask
 from diffjax.models.blocks import space_to_depth
 from diffjax.types import Array
 
@@ -21,7 +21,7 @@ from diffjax.types import Array
 Keys = Callable[[str], Array]
 
 
-class Space(Protocol):
+class DiffusionSpace(Protocol):
     """Where diffusion happens.
 
     Attributes:
@@ -29,8 +29,8 @@ class Space(Protocol):
       image_shape: (H, W, C) of the images, or the shape of other data.
       images: whether samples are images, uint8 (H, W, C) in the end.
       map_channels: of a map as the network gets it, 0 for none.
-      identity: changes with what stands between images and x_0; "" for nothing.
-      told: where that comes from, in words.
+      identity: of the map from images to x_0: changes with its weights; "" for none.
+      description: where that map comes from, in words.
     """
 
     @property
@@ -44,7 +44,7 @@ class Space(Protocol):
     @property
     def identity(self) -> str: ...
     @property
-    def told(self) -> str: ...
+    def description(self) -> str: ...
 
     def source(self, images: data.ImageSource) -> data.ImageSource:
         """What batches are taken of."""
@@ -77,7 +77,7 @@ class Space(Protocol):
         ...
 
 
-class Pixels(NamedTuple):
+class PixelSpace(NamedTuple):
     """x_0 is the image in [-1, 1]."""
 
     image_shape: tuple[int, ...]
@@ -97,7 +97,7 @@ class Pixels(NamedTuple):
         return ""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return ""
 
     def source(self, images: data.ImageSource) -> data.ImageSource:
@@ -127,14 +127,14 @@ class Pixels(NamedTuple):
         return _example(self.image_shape, jnp.uint8)
 
 
-class Arrays(NamedTuple):
+class ArraySpace(NamedTuple):
     """x_0 is an array of any shape as it is stored: points, waveforms, another model's latents."""
 
     image_shape: tuple[int, ...]
     images: bool = False
     map_channels: int = 0
     identity: str = ""
-    told: str = ""
+    description: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -166,14 +166,14 @@ class Arrays(NamedTuple):
         return _example(self.image_shape, jnp.float32)
 
 
-class Latents(NamedTuple):
+class LatentSpace(NamedTuple):
     """x_0 is a first stage's scaled latent; a map's pixels are folded to the latents' size."""
 
     stage: FirstStage
-    frozen: Frozen
+    params: StageParams
     make_map: MakeMap | None = None
     map_name: str = "none"
-    told: str = ""
+    description: str = ""
     images: bool = True
 
     @property
@@ -190,18 +190,18 @@ class Latents(NamedTuple):
 
     @property
     def identity(self) -> str:
-        return digest(self.frozen)
+        return digest(self.params)
 
     def source(self, images: data.ImageSource) -> LatentSource:
         key = f"{self.identity} {jnp.dtype(self.stage.encoder.dtype).name} {self.map_name}"
 
-        def encode(frozen: Frozen, images: Array) -> dict[str, Array]:
+        def encode(params: StageParams, images: Array) -> dict[str, Array]:
             x = to_model_range(images)
             made = self.map_of(x)
             maps = {} if made is None else {"map": made}
-            return {"image": self.stage.encode(frozen, x), **maps}
+            return {"image": self.stage.encode(params, x), **maps}
 
-        return encoded(images, encode, self.frozen, key=key)
+        return encoded(images, encode, self.params, key=key)
 
     def read(
         self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
@@ -212,13 +212,13 @@ class Latents(NamedTuple):
         values = batch.get("map")
         if values is not None:
             values = values.astype(jnp.float32)
-        return self.stage.draw(self.frozen, batch["image"], eps=eps), values
+        return self.stage.sample(self.params, batch["image"], eps=eps), values
 
     def of_images(self, images: Array) -> Array:
-        return _of_images(self.stage, self.frozen, images)
+        return _of_images(self.stage, self.params, images)
 
     def to_images(self, x_0: Array) -> Array:
-        return _to_images(self.stage, self.frozen, x_0)
+        return _to_images(self.stage, self.params, x_0)
 
     def map_of(self, images: Array) -> Array | None:
         if self.make_map is None:
@@ -245,13 +245,13 @@ def _example(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
 
 
 @jax.jit(static_argnums=0)
-def _of_images(stage: FirstStage, frozen: Frozen, images: Array) -> Array:
-    return stage.draw(frozen, stage.encode(frozen, images))
+def _of_images(stage: FirstStage, params: StageParams, images: Array) -> Array:
+    return stage.sample(params, stage.encode(params, images))
 
 
 @jax.jit(static_argnums=0)
-def _to_images(stage: FirstStage, frozen: Frozen, x_0: Array) -> Array:
-    return stage.decode(frozen, x_0)
+def _to_images(stage: FirstStage, params: StageParams, x_0: Array) -> Array:
+    return stage.decode(params, x_0)
 
 
 def _map_channels(map_of: Callable[[Array], Array | None], shape: tuple[int, ...]) -> int:

@@ -71,9 +71,8 @@ def update(
     key: Array,
     decay: float = 0.99,
     least: float = 0.01,
-    axis_name: str | None = None,
 ) -> Codebook:
-    """The codebook after a batch has chosen; dead codes start again at vectors of the batch.
+    """The codebook after a batch; dead codes restart from vectors of the batch.
 
     Restarts after Dhariwal et al. 2020, "Jukebox", section 3.2.
 
@@ -81,19 +80,15 @@ def update(
       codebook: before.
       z: (..., D) vectors, of which no gradient is taken.
       indices: (...) their codes.
-      key: which vectors dead codes start at; the same on every device.
+      key: which vectors dead codes restart from.
       decay: of counts and sums, in [0, 1).
       least: a code whose count falls below this share of an even one is dead.
-      axis_name: the axis of a pmap: counts, sums and vectors of all devices are taken together.
     """
     size, features = codebook.codes.shape
     vectors = jax.lax.stop_gradient(z).reshape(-1, features).astype(jnp.float32)
     chosen = jax.nn.one_hot(indices.reshape(-1), size)
     batch_counts = chosen.sum(0)
     batch_sums = jnp.einsum("nk,nd->kd", chosen, vectors, precision=jax.lax.Precision.HIGHEST)
-    if axis_name is not None:
-        batch_counts, batch_sums = jax.lax.psum((batch_counts, batch_sums), axis_name)
-        vectors = jax.lax.all_gather(vectors, axis_name).reshape(-1, features)
     counts = decay * codebook.counts + (1 - decay) * batch_counts
     sums = decay * codebook.sums + (1 - decay) * batch_sums
     dead = counts < least * counts.sum() / size
@@ -104,9 +99,7 @@ def update(
     return Codebook(sums / counts[:, None], counts, sums)
 
 
-def perplexity(indices: Array, size: int, *, axis_name: str | None = None) -> Array:
+def perplexity(indices: Array, size: int) -> Array:
     """exp of the entropy of how often codes are used: 1 for one of them, `size` for all alike."""
     share = jnp.bincount(indices.reshape(-1), length=size) / indices.size
-    if axis_name is not None:
-        share = jax.lax.pmean(share, axis_name)
     return jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-12))).sum())

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
-from diffjax.training.appending import Appender, reason
-from diffjax.training.events import Events
+from diffjax.training.append_file import AppendFile, reason
+from diffjax.training.tensorboard import EventWriter
 
 _logger = logging.getLogger("diffjax")
 
@@ -30,8 +30,8 @@ class MetricsLog:
         text = "".join(json.dumps(row) + "\n" for row in kept).encode()
         if self.path.exists() and self.path.read_bytes() != text:
             atomic_write(self.path, lambda file: file.write(text))
-        self._rows = Appender(self.path, what="rows of metrics")
-        self._events = Events(workdir / "tensorboard", start=start)
+        self._rows = AppendFile(self.path, what="rows of metrics")
+        self._events = EventWriter(workdir / "tensorboard", start=start)
         self._told = False  # that rows are lost
 
     def write(self, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: one pass over config.train.steps, resumable at every checkpoint."""
+"""The training loop: from a state to the last step, resumable at every checkpoint."""
 
 import contextlib
 import json
@@ -14,17 +14,17 @@ import numpy as np
 from diffjax import data
 from diffjax.checkpoints import ema_snapshots, workdir
 from diffjax.checkpoints.store import Checkpoints
-from diffjax.distributed import hosts
-from diffjax.distributed.parallel import Strategy
+from diffjax.distributed import processes
+from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
 from diffjax.training import loss_picture
-from diffjax.training.collector import without_collector
+from diffjax.training.gc_pause import gc_disabled
 from diffjax.training.logs import MetricsLog, NoLog, NoProgress, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
 from diffjax.training.prefetch import Prefetcher
-from diffjax.training.signals import StopRequest
-from diffjax.training.trainable import Trainable
-from diffjax.training.watch import Profile, Watch
+from diffjax.training.stop_request import StopRequest
+from diffjax.training.telemetry import StepTimer, TraceProfiler
+from diffjax.training.training_task import TrainingTask
 
 
 class Stopped(Exception):
@@ -37,12 +37,12 @@ class Stopped(Exception):
 
 
 def train(
-    setup: Trainable, folder: Path, *, profile: bool = False, say: Callable[[str], None] = print
+    task: TrainingTask, folder: Path, *, profile: bool = False, say: Callable[[str], None] = print
 ) -> None:
     """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
 
     Args:
-      setup: a resolved config.
+      task: the model, its data and its settings.
       folder: the workdir.
       profile: whether to write a trace of a few steps, to <workdir>/profile.
       say: where lines for the user go.
@@ -52,74 +52,71 @@ def train(
         in a row where config.train.on_not_finite is "skip".
       Stopped: SIGINT or SIGTERM came; the state is saved.
     """
-    config = setup.config
-    say(setup.kernels.line)
-    parallel = setup.strategy()
-    parallel.check(setup)
-    hosts.check_same("the config", json.dumps(config.to_dict(), sort_keys=True))
-    setup.owns(folder)
-    held_out = setup.held_out()
+    say(task.kernels.line)
+    strategy = task.strategy()
+    strategy.check(task)
+    processes.check_same("the config", json.dumps(task.config_dict, sort_keys=True))
+    task.owns(folder)
+    held_out = task.held_out()
     with contextlib.ExitStack() as held:
         opened = []
 
         def open_alone() -> None:
-            held.enter_context(workdir.alone(folder))
+            held.enter_context(workdir.lock(folder))
             opened.append(Checkpoints(folder))
 
-        hosts.from_first(open_alone)
+        processes.run_on_primary(open_alone)
         checkpoints = opened[0] if opened else Checkpoints(folder, read_only=True)
         try:
-            state = _train(setup, folder, parallel, checkpoints, held_out, profile, say)
+            state = _train(task, folder, strategy, checkpoints, held_out, profile, say)
         except BaseException:
             # What ended the run is what the user should read, not that the disk is still full.
             with contextlib.suppress(UserError):
                 checkpoints.close()
             raise
-        hosts.from_first(checkpoints.close)  # the others wait for what it writes
-        setup.finish(setup.to_compute(setup.frozen(state)), folder, say=say)
+        processes.run_on_primary(checkpoints.close)  # the others wait for what it writes
+        task.write_final_pictures(task.to_compute(task.averaged(state)), folder, say=say)
 
 
 def _train(
-    setup: Trainable,
+    task: TrainingTask,
     folder: Path,
-    parallel: Strategy,
+    strategy: Strategy,
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
     profile: bool,
     say: Callable[[str], None],
 ) -> Any:
-    config = setup.config
-    batches = setup.batches()
-    hosts.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
-    restored = checkpoints.restore(setup.state_shapes())
+    batches = task.batches()
+    processes.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
+    restored = checkpoints.restore(task.to_stored(task.state_shapes()))
     if restored is not None:
-        state = restored.state
+        state = task.from_stored(restored.state)
         batches.set_state(restored.data)
         say(f"going on from step {restored.step} of {folder}")
     else:
-        state = parallel.init_state(setup)
+        state = strategy.init_state(task)
     start = int(state.step)
 
     def prepare() -> None:
-        workdir.prepare(folder, config, identity=setup.identity)
+        workdir.prepare(folder, task.config_dict, identity=task.identity)
         ema_snapshots.drop_after(folder / ema_snapshots.FOLDER, start)
 
-    hosts.from_first(prepare)
+    processes.run_on_primary(prepare)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     say(
-        f"{parameters / 1e6:.2f} M parameters, {len(setup.source)} examples "
-        f"{setup.source.image_shape}, {len(parallel.devices)} x "
-        f"{parallel.devices[0].device_kind} ({config.parallel.strategy}), "
-        + (f"{jax.process_count()} processes, " if hosts.several() else "")
-        + f"steps {start} to {config.train.steps}"
+        f"{parameters / 1e6:.2f} M parameters, {task.description}, {len(strategy.devices)} x "
+        f"{strategy.devices[0].device_kind} ({strategy.name}), "
+        + (f"{jax.process_count()} processes, " if processes.is_multiprocess() else "")
+        + f"steps {start} to {task.settings.steps}"
     )
-    if start >= config.train.steps:
+    if start >= task.settings.steps:
         return state
     not_finite = NotFinite(folder, start=start, position=batches.get_state())
     run = _Run(
-        setup,
+        task,
         folder,
-        parallel,
+        strategy,
         checkpoints,
         held_out,
         start,
@@ -127,7 +124,7 @@ def _train(
         profile=profile,
     )
     try:
-        return run.go(parallel.spread(state), batches)
+        return run.go(strategy.shard_state(state), batches)
     finally:
         run.close()
 
@@ -137,9 +134,9 @@ class _Run:
 
     def __init__(
         self,
-        setup: Trainable,
+        task: TrainingTask,
         folder: Path,
-        parallel: Strategy,
+        strategy: Strategy,
         checkpoints: Checkpoints,
         held_out: list[dict[str, np.ndarray]],
         start: int,
@@ -147,72 +144,72 @@ class _Run:
         not_finite: NotFinite,
         profile: bool,
     ) -> None:
-        self.setup, self.folder, self.parallel = setup, folder, parallel
+        self.task, self.folder, self.strategy = task, folder, strategy
         self.checkpoints, self.held_out = checkpoints, held_out
-        self.config = setup.config.train
+        self.settings = task.settings
         self.log: MetricsLog | NoLog = NoLog()
         self.progress: Progress | NoProgress = NoProgress()
-        if hosts.first():
+        if processes.is_primary():
             self.log = MetricsLog(folder, start=start)
             self.progress = Progress(
-                start=start, total=self.config.steps, batch_size=self.config.batch_size
+                start=start, total=self.settings.steps, batch_size=self.settings.batch_size
             )
-        self.eval_loss = setup.eval_loss()
+        self.eval_loss = task.eval_loss()
         # One program, not one for each of a schedule's operations.
-        self.learning_rate = jax.jit(setup.learning_rate())
+        self.learning_rate = jax.jit(task.learning_rate())
         # Metrics stay on the device until they are logged, so no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
-        self.watch = Watch()
-        self.profile = Profile(folder, start=start, on=profile and hosts.first())
+        self.timer = StepTimer()
+        self.profiler = TraceProfiler(folder, start=start, on=profile and processes.is_primary())
         self.loss = math.nan
         self.start = start
         self.evaluated = -1
         self.not_finite = not_finite
 
     def close(self) -> None:
-        self.profile.close()
+        self.profiler.close()
         self.progress.close()
         self.log.close()
 
     def go(self, state: Any, batches: data.BatchIterator) -> Any:
         """Steps to the end; returns the state for what follows, one copy of it."""
-        config = self.config
-        one_step = self.setup.train_step(axis_name=self.parallel.axis_name)
-        if config.on_not_finite == "skip":
+        settings = self.settings
+        one_step = self.task.train_step()
+        if settings.skip_not_finite:
             one_step = skipping(one_step)
-        train_step = self.parallel.compile(one_step)
+        train_step = self.strategy.compile(one_step)
         first = self.start
 
         def guard(step: int) -> Any:
             # Tracing makes constants, which are transfers of their own.
             return jax.transfer_guard("allow" if step == first + 1 else "disallow")
 
-        prefetcher = Prefetcher(batches, self.parallel.shard)
-        votes = hosts.StopVotes()
+        prefetcher = Prefetcher(batches, self.strategy.shard_batch)
+        votes = processes.StopVotes()
         try:
             with StopRequest() as stop:
-                for step in range(first + 1, config.steps + 1):
-                    with self.watch.waiting():
+                for step in range(first + 1, settings.steps + 1):
+                    with self.timer.waiting():
                         batch = next(prefetcher)
-                    self.profile.before(step)
+                    self.profiler.before(step)
                     # Nothing but the batch, which is there, goes to or from the devices in a step.
-                    with without_collector(), guard(step):  # the first call traces
+                    with gc_disabled(), guard(step):  # the first call traces
                         state, metrics = train_step(state, batch)
-                    self.watch.step(metrics)
+                    self.timer.step(metrics)
                     self.pending.append((step, metrics))
-                    if traced := self.profile.after(step, metrics):
+                    if traced := self.profiler.after(step, metrics):
                         self.progress.say(f"wrote a trace of steps to {traced}")
-                    last = step == config.steps
+                    last = step == settings.steps
                     # Read once: a signal may come at any line below.
                     stopped_by = votes.poll(stop.signal, after=metrics)
-                    if step % config.log_every == 0 or last or step == first + 1:
+                    if step % settings.log_every == 0 or last or step == first + 1:
                         self.flush()
-                    if step % config.eval_every == 0 or last:
+                    if step % settings.eval_every == 0 or last:
                         self.evaluate(step, state)
-                    if step % config.checkpoint_every == 0 or last or stopped_by:
+                    if step % settings.checkpoint_every == 0 or last or stopped_by:
                         self.save(step, state, prefetcher.state)
-                    if step % config.sample_every == 0 and not last:
+                    if step % settings.sample_every == 0 and not last:
                         self.sample(step, state)
                     if stopped_by:
                         self.on_disk()
@@ -220,15 +217,15 @@ class _Run:
                 self.on_disk()
         finally:
             prefetcher.close()
-        return self.setup.at_save(self.parallel.first(state))
+        return self.task.before_save(state)
 
     def flush(self) -> None:
         """Fetches the pending metrics, deals with what is not finite, and logs one row."""
         if not self.pending:
             return
-        rows = [(step, self.parallel.scalars(metrics)) for step, metrics in self.pending]
+        rows = [(step, self.strategy.scalars(metrics)) for step, metrics in self.pending]
         self.pending = []
-        skip = self.config.on_not_finite == "skip"
+        skip = self.settings.skip_not_finite
         for step, metrics in rows:
             if is_finite(metrics):
                 self.not_finite.in_a_row = 0
@@ -237,7 +234,7 @@ class _Run:
             if not skip or self.not_finite.in_a_row >= MOST_IN_A_ROW:
                 self._stop_at(step, metrics)
         now = time.monotonic()
-        rate = len(rows) * self.config.batch_size / (now - self.since)
+        rate = len(rows) * self.settings.batch_size / (now - self.since)
         self.since = now
         step = rows[-1][0]
         good = [metrics for _, metrics in rows if is_finite(metrics)]
@@ -253,7 +250,7 @@ class _Run:
                 **means,
                 "learning_rate": float(self.learning_rate(step - 1)),
                 "images_per_second": rate,
-                **self.watch.row(),
+                **self.timer.row(),
             }
         )
 
@@ -278,9 +275,10 @@ class _Run:
         if not self.held_out:
             return
         self.flush()
-        frozen = self.parallel.first(self.setup.frozen(state))
-        batches = map(self.parallel.held_out, self.held_out)
-        losses = [self.eval_loss(frozen, batch) for batch in batches]
+        averaged = self.task.averaged(state)
+        losses = [
+            self.eval_loss(averaged, self.strategy.shard_held_out(batch)) for batch in self.held_out
+        ]
         self.loss = float(np.mean([float(loss) for loss in losses]))
         self.evaluated = step
         if not math.isfinite(self.loss):
@@ -293,34 +291,34 @@ class _Run:
         self.flush()
         if self.evaluated != step:
             self.evaluate(step, state)
-        whole = hosts.gathered(self.setup.at_save(self.parallel.first(state)))
+        whole = processes.gather_to_host(self.task.to_stored(self.task.before_save(state)))
         params = [] if whole is None else jax.tree.leaves(whole.params)
-        if hosts.anywhere(not all(np.isfinite(x).all() for x in params)):
+        if processes.any_process(not all(np.isfinite(x).all() for x in params)):
             self.not_finite.add(step, {"parameters": math.nan})
             self._stop_at(step, {"parameters": math.nan})
 
         def snapshots(saved: Any) -> None:
             # Before the checkpoint: a run that goes on from it has all that it won't make again.
             folder = self.folder / ema_snapshots.FOLDER
-            ema_snapshots.save(folder, step, self.setup.averages(saved))
+            ema_snapshots.save(folder, step, self.task.power_emas(saved))
 
         if whole is not None:
-            about = self.setup.kept
+            about = self.task.about_data
             self.checkpoints.save(
                 step, whole, position, loss=self.loss, about=about, before=snapshots
             )
-        hosts.wait()
+        processes.barrier()
         self.resume()
 
     def sample(self, step: int, state: Any) -> None:
         """samples/step_*.png from fixed noise, and loss.png."""
         self.flush()
-        frozen = self.parallel.first(self.setup.frozen(state))
+        averaged = self.task.averaged(state)
         path = self.folder / "samples" / f"step_{step:07}.png"
         with self.dispensable("samples", step):
-            self.log.image("samples", self.setup.draw(frozen, path), step=step)
+            self.log.image("samples", self.task.write_samples(averaged, path), step=step)
         with self.dispensable("loss.png", step):
-            if hosts.first():
+            if processes.is_primary():
                 loss_picture.write(self.folder)
         self.resume()
 
@@ -344,4 +342,4 @@ class _Run:
     def resume(self) -> None:
         """Steps go on: the time since the last one is not theirs."""
         self.since = time.monotonic()
-        self.watch.resume()
+        self.timer.resume()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffjax.checkpoints.run_config import read_json
 from diffjax.data.batches import EpochOrder
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
@@ -92,7 +92,7 @@ class NotFinite:
 
     def _write(self) -> None:
         self._steps = self._steps[-KEPT:]
-        if not hosts.first():
+        if not processes.is_primary():
             return
         text = '{"steps": [\n' + ",\n".join(json.dumps(one) for one in self._steps) + "\n]}\n"
         atomic_write(self.path, lambda file: file.write(text.encode()))

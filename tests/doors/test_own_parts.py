@@ -486,9 +486,9 @@ def test_what_a_part_returns_is_looked_at_before_training(parts, tiny_config, ke
     tiny_config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=expected) as caught:
         resolve(tiny_config)
-        from diffjax.experiment import parallel
+        from diffjax.experiment import strategies
 
-        parallel.strategy(tiny_config)
+        strategies.strategy(tiny_config)
     assert "\n" not in str(caught.value)
 
 

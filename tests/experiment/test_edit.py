@@ -11,7 +11,7 @@ from PIL import Image
 import diffjax as dj
 from diffjax import flags as command_line
 from diffjax.experiment.diffusion import resolve
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.inference.sampling import apply_network
 from diffjax.main import main
 
@@ -119,7 +119,7 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
     found = results(trained, capsys)[0]["images"][0]
     config, workdir, *_ = command_line.parse(arguments)
     setup = resolve(config)
-    _, params = restore_frozen(setup, workdir)
+    _, params = restore_params(setup, workdir)
     schedule = setup.diffusion.schedule
     plain = dj.denoiser(
         apply_network(setup.network, params), schedule,

@@ -11,8 +11,7 @@ from diffjax.checkpoints import ema_snapshots
 from diffjax.checkpoints.store import Checkpoints
 from diffjax.experiment import diffusion as experiment
 from diffjax.experiment import load as trained
-from diffjax.experiment import pictures
-from diffjax.experiment import restore as restoring
+from diffjax.experiment import pictures, restore
 from diffjax.main import main
 from diffjax.posthoc_ema import Profile
 
@@ -80,7 +79,7 @@ def call(tiny_flags, workdir, capsys):
 
 def state_of(setup, workdir, step):
     checkpoints = Checkpoints(workdir, read_only=True)
-    found = checkpoints.restore(setup.state_shapes(), step=step)
+    found = checkpoints.restore(setup.to_stored(setup.state_shapes()), step=step)
     checkpoints.close()
     return found.state
 
@@ -158,7 +157,7 @@ def test_what_is_rebuilt_is_drawn_from(workdir, call, setup_of):
     assert (images["step5"] != images["step6"]).any()
 
     setup = setup_of(workdir, by_average, guided)
-    step, params = restoring.restore_frozen(setup, workdir)
+    step, params = restore.restore_params(setup, workdir)
     assert step == 5
     rebuilt = ema_snapshots.load_rebuilt(workdir / "ema", params).params
     loaded = trained.load(workdir, checkpoint="ema")

@@ -50,7 +50,7 @@ def changed(config, kind, diffusion):
 
 def resolved(config, kind, diffusion):
     setup = experiment.resolve(changed(config, kind, diffusion))
-    return setup._replace(network=from_linen(Pixelwise(setup.diffusion.outputs)))
+    return setup.with_network(from_linen(Pixelwise(setup.diffusion.outputs)))
 
 
 def batch_of(setup, count, start=0):
@@ -75,7 +75,7 @@ def batch_of(setup, count, start=0):
 def test_an_images_number_is_its_own_and_the_sum_of_its_parts(tiny_config, kind, diffusion, parts):
     setup = resolved(tiny_config, kind, diffusion)
     state = setup.init_state()
-    measured = likelihood(setup, state.learned)
+    measured = likelihood(setup, state.objective_state)
     batch, numbers = batch_of(setup, 6)
     found = measured.batch(state.params, batch, numbers)
     assert found["total"].shape == (6,)
@@ -100,7 +100,7 @@ def test_an_untrained_network_that_knows_nothing_pays_for_every_level(tiny_confi
     # Logits are 0 at first: each of 256 levels alike, which costs 8 bits whatever the image.
     setup = resolved(tiny_config, "vdm(samples=64)", VDM)
     state = setup.init_state()
-    found = likelihood(setup, state.learned).batch(state.params, *batch_of(setup, 16))
+    found = likelihood(setup, state.objective_state).batch(state.params, *batch_of(setup, 16))
     mean, error = found["total"].mean(), found["total"].std() / math.sqrt(16)
     assert abs(mean - 8) < 4 * error + 0.02
 
@@ -109,15 +109,15 @@ def test_a_trained_models_bound_and_its_ode_bracket_each_other(tiny_config):
     config = changed(tiny_config, "ode(rtol=1e-3, atol=1e-3)", VDM)
     with config.unlocked():
         config.train.update(steps=200, batch_size=16, warmup_steps=10, learning_rate=1e-2)
-    setup = experiment.resolve(config)._replace(network=from_linen(Pixelwise(256)))
-    step = jax.jit(setup.train_step(axis_name=None))
+    setup = experiment.resolve(config).with_network(from_linen(Pixelwise(256)))
+    step = jax.jit(setup.train_step())
     state, batches = setup.init_state(), setup.batches()
     for _ in range(config.train.steps):
         state, _ = step(state, next(batches))
     batch, numbers = batch_of(setup, 32)
-    exact = likelihood(setup, state.learned).batch(state.params, batch, numbers)
+    exact = likelihood(setup, state.objective_state).batch(state.params, batch, numbers)
     setup.config.evaluate.likelihood = "vdm(samples=16)"
-    bound = likelihood(setup, state.learned).batch(state.params, batch, numbers)
+    bound = likelihood(setup, state.objective_state).batch(state.params, batch, numbers)
     assert np.isfinite(exact["total"]).all()
     gap = bound["total"] - exact["total"]
     error = gap.std() / math.sqrt(len(gap))
@@ -125,7 +125,7 @@ def test_a_trained_models_bound_and_its_ode_bracket_each_other(tiny_config):
     assert -3 * error < gap.mean() < 0.5
     assert bound["total"].mean() < 6.0  # 8 where nothing was learned
     # The learned schedule has moved between its ends, which are fixed.
-    schedules = drawn_schedules(setup, state.learned)
+    schedules = drawn_schedules(setup, state.objective_state)
     (t, learned), (_, before) = schedules.values()
     np.testing.assert_allclose(learned[[0, -1]], before[[0, -1]], atol=1e-3)
     assert np.all(np.diff(learned) < 0) and np.abs(learned - before).max() > 0.05

@@ -17,7 +17,7 @@ from diffjax.evaluation import classifier_features
 from diffjax.experiment import diffusion as experiment
 from diffjax.experiment.autoencoder import resolve
 from diffjax.experiment.load import load
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.images import to_model_range
 from diffjax.latent.first_stage import latent_mask
 from diffjax.latent.tiled_decode import decode_tiled
@@ -36,7 +36,7 @@ def test_six_steps_are_three_a_stop_and_three_bit_for_bit(make_config, stage_run
     def final(folder):
         setup = resolve(make_config())
         checkpoints = Checkpoints(folder)
-        found = checkpoints.restore(setup.state_shapes())
+        found = checkpoints.restore(setup.to_stored(setup.state_shapes()))
         checkpoints.close()
         return found
 
@@ -241,7 +241,7 @@ def test_the_best_first_stage_can_be_named(latent_config, stage_run):
     with latent_config.unlocked():
         latent_config.first_stage.checkpoint = "3"
     early = experiment.resolve(latent_config).space.frozen
-    late = restore_frozen(resolve(loop_config(stage_run)), stage_run)[1]
+    late = restore_params(resolve(loop_config(stage_run)), stage_run)[1]
     kernels = [np.asarray(f.params["decoder"]["head"]["kernel"]) for f in (early, late)]
     assert not np.array_equal(*kernels)
 

@@ -63,7 +63,7 @@ def test_it_goes_on_from_its_step_bit_for_bit(run, change, capsys):
     assert (_leaf(after, kernel) != _leaf(before, kernel)).any()
     # Whatever its config looked like, the state is that of the same ten steps.
     setup = resolve(parse(flags).config)
-    state = Checkpoints(run, read_only=True).restore(setup.state_shapes()).state
+    state = Checkpoints(run, read_only=True).restore(setup.to_stored(setup.state_shapes())).state
     known = np.load(HERE / "run_0.1_step10.npz")
     np.testing.assert_allclose(state.params["stem"]["kernel"], known["stem"], rtol=1e-4, atol=1e-6)
 

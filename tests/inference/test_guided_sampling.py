@@ -15,7 +15,7 @@ from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import pictures
 from diffjax.experiment.diffusion import resolve
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.experiment.sampling import with_scale
 from diffjax.experiment.spec import parse_spec
 from diffjax.inference.generator import Draw
@@ -26,7 +26,7 @@ from diffjax.main import main
 def setup_of(flags, *more):
     config, workdir, *_ = command_line.parse([*flags, *more])
     setup = resolve(config)
-    return setup, restore_frozen(setup, workdir)[1]
+    return setup, restore_params(setup, workdir)[1]
 
 
 def denoiser(setup, params, network=None):

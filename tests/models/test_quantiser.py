@@ -86,19 +86,6 @@ def test_dead_codes_start_again_at_vectors_of_the_batch():
     assert used >= 4
 
 
-def test_devices_together_update_as_one():
-    z, codebook = clusters(), book(CENTRES + 0.5)
-    indices = quantiser.nearest(codebook, z)
-    whole = quantiser.update(codebook, z, indices, key=KEY)
-    shares = jax.vmap(
-        lambda z, i: quantiser.update(codebook, z, i, key=KEY, axis_name="devices"),
-        axis_name="devices",
-    )(z.reshape(3, 100, 2), indices.reshape(3, 100))
-    for one, several in zip(whole, shares, strict=True):
-        for device in several:
-            np.testing.assert_allclose(device, one, rtol=1e-5, atol=1e-6)
-
-
 def test_perplexity_counts_the_codes_in_use():
     assert quantiser.perplexity(jnp.zeros(8, int), 5) == pytest.approx(1)
     assert quantiser.perplexity(jnp.arange(20) % 5, 5) == pytest.approx(5, rel=1e-5)

@@ -20,8 +20,7 @@ from diffjax import data
 from diffjax.checkpoints import workdir
 from diffjax.checkpoints.store import Checkpoints
 from diffjax.errors import UserError
-from diffjax.experiment import optimisation, run
-from diffjax.experiment import parallel as strategies
+from diffjax.experiment import optimisation, run, strategies
 from diffjax.experiment.schema import check
 from diffjax.training import loop
 from diffjax.training.logs import read_rows
@@ -37,7 +36,7 @@ class State(NamedTuple):
 
 
 class Line:
-    """A linear fit by Adam as `trainable.Trainable`, which compiles in no time.
+    """A linear fit by Adam as a `TrainingTask`, which compiles in no time.
 
     Attributes:
       poison: steps, from 1, whose update and loss are NaN.
@@ -53,8 +52,20 @@ class Line:
         self.adam = optax.adam(0.1)
 
     @property
-    def kept(self):
+    def about_data(self):
         return data.describe(self.source).to_json()
+
+    @property
+    def settings(self):
+        return optimisation.loop_settings(self.config)
+
+    @property
+    def config_dict(self):
+        return self.config.to_dict()
+
+    @property
+    def description(self):
+        return f"{len(self.source)} examples"
 
     def owns(self, folder):
         return run.owns(self, folder)
@@ -68,7 +79,7 @@ class Line:
     def to_compute(self, tree):
         return tree
 
-    def init_state(self):
+    def init_state(self, *, shardings=None):
         w = jnp.ones(3)
         return State(jnp.int32(0), w, self.adam.init(w), jnp.ones(3))
 
@@ -88,11 +99,9 @@ class Line:
     def eval_loss(self):
         return jax.jit(self.loss)
 
-    def train_step(self, *, axis_name=None):
+    def train_step(self):
         def step(state, batch):
             loss, grad = jax.value_and_grad(self.loss)(state.params, batch)
-            if axis_name:
-                loss, grad = jax.lax.pmean((loss, grad), axis_name)
             updates, opt_state = self.adam.update(grad, state.opt_state)
             hit = jnp.isin(state.step + 1, jnp.array(self.poison or [-1]))
             bad = jnp.where(hit, jnp.nan, 0.0)
@@ -102,16 +111,22 @@ class Line:
 
         return step
 
-    def frozen(self, state):
+    def averaged(self, state):
         return state.ema_params
 
-    def at_save(self, state):
+    def before_save(self, state):
         return state
 
-    def averages(self, state):
-        return {0.1: state.ema_params}
+    def to_stored(self, state):
+        return state
 
-    def finish(self, frozen, folder, *, say):
+    def from_stored(self, stored):
+        return stored
+
+    def power_emas(self, stored):
+        return {0.1: stored.ema_params}
+
+    def write_final_pictures(self, averaged, folder, *, say):
         pass
 
 
@@ -190,7 +205,7 @@ def train(setup, folder):
 
 def restored(setup, folder):
     checkpoints = Checkpoints(folder, read_only=True)
-    found = checkpoints.restore(setup.state_shapes())
+    found = checkpoints.restore(setup.to_stored(setup.state_shapes()))
     checkpoints.close()
     return found.state
 
@@ -316,7 +331,7 @@ import signal, sys
 from pathlib import Path
 from diffjax.checkpoints import workdir
 
-with workdir.alone(Path(sys.argv[1])):
+with workdir.lock(Path(sys.argv[1])):
     print("held", flush=True)
     signal.pause()
 """
@@ -329,10 +344,10 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="in use by another training"), workdir.alone(tmp_path):
+        with pytest.raises(UserError, match="in use by another training"), workdir.lock(tmp_path):
             pass
     finally:
         holder.kill()
         holder.communicate()
-    with workdir.alone(tmp_path):
+    with workdir.lock(tmp_path):
         assert (tmp_path / ".lock").exists()

@@ -10,9 +10,9 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from diffjax.errors import UserError
-from diffjax.training import appending
+from diffjax.training import append_file
 from diffjax.training.logs import MetricsLog, Progress, clock, read_rows
-from tests.training.test_appending import no_file_past
+from tests.training.test_append_file import no_file_past
 
 
 def masked_checksum(data):
@@ -118,7 +118,7 @@ def test_rows_that_are_lost_are_told_when_something_else_ends_the_run(tmp_path, 
 
 
 def test_rows_wait_up_to_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(appending, "LIMIT", 100)
+    monkeypatch.setattr(append_file, "LIMIT", 100)
     with no_file_past(0):
         log = MetricsLog(tmp_path, start=0)
         with pytest.raises(UserError, match=r"of steps 1 to 4 to .*: File too large; rows and"):

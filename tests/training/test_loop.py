@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from diffjax.checkpoints.store import Checkpoints
-from diffjax.distributed import hosts
+from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment import diffusion as experiment
-from diffjax.experiment import restore as restoring
+from diffjax.experiment import restore
 from diffjax.training import loop
 
 PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
@@ -26,7 +26,7 @@ def train(config, folder):
 
 def restored(config, folder, step=None):
     setup = experiment.resolve(config)
-    like = setup.state_shapes()
+    like = setup.to_stored(setup.state_shapes())
     checkpoints = Checkpoints(folder)
     found = checkpoints.restore(like, step=step)
     checkpoints.close()
@@ -135,7 +135,7 @@ def test_ema_samples_are_what_is_drawn(tiny_config, whole):
     """Parameters and their average differ, and the pictures come from the average."""
     found = restored(tiny_config, whole)
     setup = experiment.resolve(tiny_config)
-    step, params = restoring.restore_frozen(setup, whole)
+    step, params = restore.restore_params(setup, whole)
     assert step == 6
     jax.tree.map(np.testing.assert_array_equal, params, found.state.ema_params)
     assert any(
@@ -146,7 +146,7 @@ def test_ema_samples_are_what_is_drawn(tiny_config, whole):
 
 def test_samples_do_not_depend_on_how_they_are_batched(tiny_config, whole):
     setup = experiment.resolve(tiny_config)
-    _, params = restoring.restore_frozen(setup, whole)
+    _, params = restore.restore_params(setup, whole)
     tiny_config.sample.sampler = "ancestral"
     tiny_config.sample.batch_size = 20
     at_once = experiment.resolve(tiny_config).generator(params, start=0, count=20).images
@@ -186,7 +186,7 @@ def test_a_workdir_of_another_config_is_left_alone(tiny_config, whole):
 
 def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
     device = jax.devices()[0]
-    monkeypatch.setattr(hosts, "devices", lambda: [device] * 3)
+    monkeypatch.setattr(processes, "devices", lambda: [device] * 3)
     with pytest.raises(UserError, match="does not divide among 3 devices"):
         train(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -195,14 +195,14 @@ def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
 def test_a_second_training_in_the_workdir_is_refused(tiny_config, whole):
     from diffjax.checkpoints import workdir
 
-    with workdir.alone(whole), pytest.raises(UserError, match="in use by another training"):
+    with workdir.lock(whole), pytest.raises(UserError, match="in use by another training"):
         train(tiny_config, whole)
 
 
 def test_sampling_leaves_a_half_written_checkpoint_to_its_writer(tiny_config, whole):
     unfinished = whole / "checkpoints" / "9.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    step, _ = restoring.restore_frozen(experiment.resolve(tiny_config), whole)
+    step, _ = restore.restore_params(experiment.resolve(tiny_config), whole)
     assert step == 6
     assert unfinished.is_dir()
     unfinished.rmdir()
@@ -212,10 +212,10 @@ def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
     setup = experiment.resolve(tiny_config)
     for wanted, steps in (("latest", {6}), ("3", {3}), ("best", {3, 6})):
         setup.config.sample.checkpoint = wanted
-        assert restoring.restore_frozen(setup, whole)[0] in steps
+        assert restore.restore_params(setup, whole)[0] in steps
     setup.config.sample.checkpoint = "5"
     with pytest.raises(UserError, match=r"no checkpoint of step 5 .* take one of \[3, 6\]"):
-        restoring.restore_frozen(setup, whole)
+        restore.restore_params(setup, whole)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_guidance_changes_samples_and_scale_1_does_not(tiny_config, whole):
     def images(guidance):
         tiny_config.sample.guidance = guidance
         setup = experiment.resolve(tiny_config)
-        _, params = restoring.restore_frozen(setup, whole)
+        _, params = restore.restore_params(setup, whole)
         return setup.generator(params, start=0, count=8).images.astype(int)
 
     plain = images("none")

@@ -1,6 +1,5 @@
 """What a config trains on: losses, what is learned beside the network, averages, and errors."""
 
-import functools
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from diffjax.experiment import objective as objectives
 from diffjax.experiment import optimisation, process
 from diffjax.likelihood import vdm
 from diffjax.models.linen import from_linen
-from diffjax.training.objective import Draws, Found, Learned
+from diffjax.training.objective import LossInputs, ObjectiveState
 
 ROOT = Path(__file__).resolve().parents[2]
 VDM = {
@@ -63,8 +62,7 @@ def resolved(config, **more):
     shape = jax.ShapeDtypeStruct((1, *setup.diffusion.input_shape(setup.space.shape)), float)
     time = jax.ShapeDtypeStruct((1,), float)
     out, _ = jax.eval_shape(unet.init_with_output, jax.random.key(0), shape, time)
-    setup = setup._replace(network=from_linen(Tiny(out.shape[-1])))
-    return setup._replace(generator=setup.model.generator()), unet, out.shape
+    return setup.with_network(from_linen(Tiny(out.shape[-1]))), unet, out.shape
 
 
 def images(count=8, seed=0):
@@ -74,7 +72,7 @@ def images(count=8, seed=0):
 
 def trained(setup, steps=2):
     """States 0..steps and the steps' metrics."""
-    step, states, metrics = jax.jit(setup.train_step(axis_name=None)), [setup.init_state()], []
+    step, states, metrics = jax.jit(setup.train_step()), [setup.init_state()], []
     for i in range(steps):
         state, found = step(states[-1], images(seed=i))
         states.append(state)
@@ -93,41 +91,41 @@ def changed(before, after):
     }
 
 
-def draws(x_0, *, seed=0):
-    """A batch's randomness as the train step draws it."""
+def batch_inputs(x_0, *, seed=0):
+    """A batch as the train step hands it to an objective, and its noise."""
     indices = jnp.arange(len(x_0))
     key = lambda name: rng.stream(seed, name, 0)  # noqa: E731
     eps = rng.per_example(key("noise"), indices, lambda k: jax.random.normal(k, x_0.shape[1:]))
-    return Draws(x_0, eps, None, key, indices, len(x_0), None)
+    return LossInputs(x_0, None, key, indices, len(x_0), jnp.int32(0)), eps
 
 
 def applied(setup, params):
     return lambda x, t, cond: setup.network.apply(params, x, t, cond)
 
 
-def on_draws(setup, state):
-    """The objective's answer on a batch of draws, and the draws."""
-    given = draws(jnp.asarray(images()["image"], jnp.float32) / 127.5 - 1)
-    apply = functools.partial(applied, setup)
-    gradients = jax.jit(
-        lambda params, learned: setup.objective.gradients(apply, params, learned, given)
+def on_a_batch(setup, state):
+    """The objective's loss and gradients of a batch, the batch, and its noise."""
+    inputs, eps = batch_inputs(jnp.asarray(images()["image"], jnp.float32) / 127.5 - 1)
+    loss_and_grads = jax.jit(
+        lambda params, learned: setup.objective.loss_and_grads(params, learned, inputs)
     )
-    return gradients(state.params, state.learned), given
+    return loss_and_grads(state.params, state.objective_state), inputs, eps
 
 
 def test_the_plain_objective_is_the_core_s_loss_and_nothing_is_learned(small_config):
     setup, unet, shape = resolved(small_config)
     states, metrics = trained(setup, 1)
     assert shape == (1, 8, 8, 1) and unet.levels == 0
-    assert states[0].learned == Learned({}, None) and states[0].profiles == ()
-    found, given = on_draws(setup, states[0])
+    assert states[0].objective_state == ObjectiveState({}, None)
+    assert states[0].power_emas == ()
+    found, given, eps = on_a_batch(setup, states[0])
     assert metrics[0]["loss"] == pytest.approx(float(found.loss), rel=1e-5)
     d, objective = setup.diffusion, setup.objective
     t = objective.sample_times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
 
     def loss(params):
         return dj.diffusion_loss(
-            applied(setup, params), given.x_0, t=t, eps=given.eps, schedule=d.schedule,
+            applied(setup, params), given.x_0, t=t, eps=eps, schedule=d.schedule,
             parametrisation=d.parametrisation, weighting=objective.weighting,
         ).mean()  # fmt: skip
 
@@ -163,17 +161,17 @@ def test_importance_sampling_remembers_each_loss_and_weighs_it(small_config):
     changes = {"diffusion.time_sampling": "loss_second_moment", "diffusion.objective": "vlb"}
     setup, _, _ = resolved(small_config, changes=changes | {"diffusion.schedule": "cosine(T=4)"})
     states, _ = trained(setup)
-    counts = [np.asarray(state.learned.history.count) for state in states]
+    counts = [np.asarray(state.objective_state.history.count) for state in states]
     # Evenly at first: eight examples over four times.
     assert [count.tolist() for count in counts] == [[0] * 4, [2] * 4, [4] * 4]
     # A history that knows one large loss draws it often, with as much less weight: on average over
     # a batch the weights are 1.
-    history = states[2].learned.history
+    history = states[2].objective_state.history
     values = np.full(history.values.shape, 1.0, np.float32)
     values[2] = 9.0
     full = history._replace(values=jnp.asarray(values), count=jnp.full(4, 10))
-    state = states[2]._replace(learned=Learned({}, full))
-    found, given = on_draws(setup, state)
+    state = states[2]._replace(objective_state=ObjectiveState({}, full))
+    found, given, _ = on_a_batch(setup, state)
     seen = np.asarray(found.history.count) - 10
     assert seen.tolist()[2] >= 5 and seen.sum() == len(given.x_0)
 
@@ -181,7 +179,7 @@ def test_importance_sampling_remembers_each_loss_and_weighs_it(small_config):
 def test_a_learned_weighting_is_trained_and_its_frequencies_stay(small_config):
     setup, _, _ = resolved(small_config, **{"diffusion.learned_weighting": True})
     states, metrics = trained(setup)
-    before, after = (state.learned.params for state in (states[0], states[2]))
+    before, after = (state.objective_state.params for state in (states[0], states[2]))
     assert changed(before, after) == {"weights"}
     # It is 0 at first, so that the first gradients are the plain loss's; and what is logged is
     # always the plain loss.
@@ -208,34 +206,29 @@ def test_self_conditioned_networks_have_a_place_for_their_estimate(small_config)
     losses = []
     for share in (1e-6, 0.999999):
         other = setup._replace(objective=setup.objective._replace(self_conditioning=share))
-        losses.append(float(on_draws(other, states[2])[0].loss))
-    half = float(on_draws(setup, states[2])[0].loss)
+        losses.append(float(on_a_batch(other, states[2])[0].loss))
+    half = float(on_a_batch(setup, states[2])[0].loss)
     assert min(losses) < half < max(losses)
-
-
-class Spy:
-    """An objective that trains nothing and remembers the noise it was given."""
-
-    def init(self, key):
-        return Learned({}, jnp.zeros((8, 8, 8, 1)))
-
-    def gradients(self, apply, params, learned, draws):
-        return Found(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), {}, draws.eps)
 
 
 def test_offset_noise_moves_whole_channels(small_config):
     noise = []
+
+    def spy(network, x_0, *, eps, **kwargs):
+        noise.append(np.asarray(eps, np.float64))
+        return jnp.zeros(len(x_0))
+
     for strength in (0.0, 0.3):
-        small_config.diffusion.offset_noise = strength
-        setup = experiment.resolve(small_config)
-        spied = setup._replace(network=from_linen(Tiny()), objective=Spy())
-        states, _ = trained(spied, 1)
-        noise.append(np.asarray(states[1].learned.history, np.float64))
+        setup, _, _ = resolved(small_config, **{"diffusion.offset_noise": strength})
+        setup = setup._replace(objective=setup.objective._replace(loss=spy))
+        state = setup.init_state()
+        inputs, _ = batch_inputs(jnp.zeros((8, 8, 8, 1)))
+        setup.objective.loss_and_grads(state.params, state.objective_state, inputs)
     offset = noise[1] - noise[0]
     assert offset.std() > 0.05
     spread = np.ptp(offset, axis=(1, 2))
     np.testing.assert_allclose(spread, 0, atol=1e-6)
-    assert len(np.unique(offset[:, 0, 0, 0].round(5))) == 8  # one draw an example
+    assert len(np.unique(offset[:, 0, 0, 0].round(5))) == 8  # one offset an example
 
 
 @pytest.mark.parametrize(
@@ -250,7 +243,7 @@ def test_offset_noise_moves_whole_channels(small_config):
 def test_the_bound_learns_of_the_schedule_what_it_is_told_to(small_config, objective, learns):
     setup, _, _ = resolved(small_config, changes=VDM | {"diffusion.objective": objective})
     states, _ = trained(setup)
-    assert changed(states[0].learned.params, states[2].learned.params) == learns
+    assert changed(states[0].objective_state.params, states[2].objective_state.params) == learns
     assert changed(states[0].params, states[2].params) != set()
     assert np.isfinite(float(setup.eval_loss()(states[2].params, images())))
 
@@ -259,7 +252,7 @@ def test_the_bound_s_objective_is_the_bound(small_config):
     changes = VDM | {"diffusion.objective": "vdm(gamma='scalar', learn_ends=True)"}
     setup, _, _ = resolved(small_config, changes=changes)
     state = setup.init_state()
-    found, given = on_draws(setup, state)
+    found, given, eps = on_a_batch(setup, state)
     d, times = setup.diffusion, setup.objective.sample_times
     t = times(given.key("time"), d.schedule, indices=given.indices, batch_size=8)
     eps_0 = rng.per_example(
@@ -267,22 +260,24 @@ def test_the_bound_s_objective_is_the_bound(small_config):
     )
     denoise = d.denoiser(applied(setup, state.params))
     bound = vdm.vdm_bound(
-        denoise, given.x_0, schedule=d.schedule, t=t, eps=given.eps, eps_0=eps_0
+        denoise, given.x_0, schedule=d.schedule, t=t, eps=eps, eps_0=eps_0
     )  # fmt: skip
     assert found.loss == pytest.approx(float(bound.total.mean()), rel=1e-3)
     fixed = setup._replace(objective=setup.objective._replace(learn_ends=False))
-    diffusion = float(on_draws(fixed, state)[0].loss)
+    diffusion = float(on_a_batch(fixed, state)[0].loss)
     assert diffusion == pytest.approx(float(bound.diffusion.mean()), rel=1e-3)
     # The ends' gradient, by differences: they enter times, noise, both ends and the network.
     for name in ("start", "log_fall"):
         near = []
         for sign in (-1, 1):
-            ends = dict(state.learned.params["ends"])
+            ends = dict(state.objective_state.params["ends"])
             ends[name] = ends[name] + sign * 0.02
-            moved = state._replace(learned=Learned({"ends": ends, "shape": {}}, None))
-            near.append(float(on_draws(setup, moved)[0].loss))
+            moved = state._replace(
+                objective_state=ObjectiveState({"ends": ends, "shape": {}}, None)
+            )
+            near.append(float(on_a_batch(setup, moved)[0].loss))
         slope = (near[1] - near[0]) / 0.04
-        assert found.learned_grads["ends"][name] == pytest.approx(slope, rel=0.03)
+        assert found.objective_grads["ends"][name] == pytest.approx(slope, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +307,7 @@ def test_the_whole_network_trains_and_samples_with_everything_at_once(small_conf
     shapes = setup.state_shapes()
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or 1 / 0, shapes, state)
-    state, metrics = jax.jit(setup.train_step(axis_name=None))(state, images(2))
+    state, metrics = jax.jit(setup.train_step())(state, images(2))
     assert np.isfinite(list(metrics.values())).all()
     assert setup.generator(state.ema_params, start=0, count=1).images.shape == (1, 8, 8, 1)
 
@@ -342,10 +337,10 @@ def test_every_average_follows_the_parameters_by_its_own_length(small_config):
     average = [np.asarray(state.ema_params["in"]["kernel"]) for state in states]
     np.testing.assert_allclose(average[1], 0.75 * p0 + 0.25 * p1, atol=1e-6)
     np.testing.assert_allclose(average[2], 0.75 * average[1] + 0.25 * p2, atol=1e-6)
-    assert all(len(state.profiles) == 2 for state in states)
+    assert all(len(state.power_emas) == 2 for state in states)
     # A power of the time: of two updates the first weighs 2^-(gamma + 1); Karras et al. 2024,
     # section 3.1, for what gamma is.
-    for profile, gamma in zip(states[2].profiles, (6.94, 0.72), strict=True):
+    for profile, gamma in zip(states[2].power_emas, (6.94, 0.72), strict=True):
         first = 0.5 ** (gamma + 1)
         np.testing.assert_allclose(
             profile["in"]["kernel"],
@@ -359,7 +354,7 @@ DEVICES = textwrap.dedent(
     import json, runpy, sys
     import jax, numpy as np
     from diffjax.experiment import diffusion as experiment
-    from diffjax.distributed.parallel import AXIS, DataParallel
+    from diffjax.distributed.strategy import DataParallel
     from diffjax.models.linen import from_linen
     from tests.training.test_objectives import Tiny, VDM
 
@@ -376,23 +371,24 @@ DEVICES = textwrap.dedent(
             "model.multipliers": (1,), "train.warmup_steps": 0, "train.ema_snapshots": (0.1,),
             "train.batch_size": 8, "sample.steps": 2} | changes)
         setup = experiment.resolve(config)
-        setup = setup._replace(network=from_linen(Tiny()))
-        parallel = DataParallel(8)
+        setup = setup.with_network(from_linen(Tiny()))
+        strategy = DataParallel()
         state = setup.init_state()
-        alone, spread = jax.jit(setup.train_step(axis_name=None)), setup.train_step(axis_name=AXIS)
-        spread, many = parallel.compile(spread), parallel.replicate(state)
+        alone = jax.jit(setup.train_step())
+        on_all, many = strategy.compile(setup.train_step()), strategy.shard_state(state)
         draw = np.random.default_rng(0)
         for _ in range(3):
             batch = {"image": draw.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)}
             state, one = alone(state, batch)
-            many, two = spread(many, parallel.shard(batch))
+            many, two = on_all(many, strategy.shard_batch(batch))
         for leaf in jax.tree.leaves(many):
-            assert (np.asarray(leaf) == np.asarray(leaf)[:1]).all(), "replicas differ"
-        pairs = zip(jax.tree.leaves((state, one)), jax.tree.leaves(parallel.first((many, two))))
+            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+            assert (copies[0] == copies[1]).all(), "copies differ"
+        pairs = zip(jax.tree.leaves((state, one)), jax.tree.leaves((many, two)))
         worst[name] = max(
             float(np.max(np.abs(np.subtract(a, b)) / (1e-3 + np.abs(a)))) for a, b in pairs)
         if name == "remembering":
-            assert np.asarray(state.learned.history.count).tolist() == [6, 6, 6, 6]
+            assert np.asarray(state.objective_state.history.count).tolist() == [6, 6, 6, 6]
     print(json.dumps({"devices": jax.local_device_count(), "worst": worst}))
     """
 )

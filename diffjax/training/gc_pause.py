@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept out of where it only costs time."""
+"""A pause of Python's garbage collector."""
 
 import contextlib
 import gc
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def without_collector() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """No search for reference cycles within the block, or the function that it decorates.
 
     Tracing and lowering a network makes millions of objects that stay, and looking through all of

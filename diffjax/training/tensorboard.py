@@ -1,7 +1,7 @@
 """TensorBoard's event files, without a thread.
 
 tensorboardX's own writer has one, which a full disk ends: its queue then fills, and the run waits
-for it for ever. Here records go through `Appender`, as rows of metrics do.
+for it for ever. Here records go through `AppendFile`, as rows of metrics do.
 """
 
 import functools
@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffjax.training.appending import Appender
+from diffjax.training.append_file import AppendFile
 
 VERSION = "brain.Event:2"
 
 
-class Events:
+class EventWriter:
     """The events of a run from a step on, in a new file of a folder.
 
     Those that a full disk keeps waiting too long are dropped: metrics.jsonl has the same numbers.
@@ -31,7 +31,7 @@ class Events:
           start: the step before the first; of events after it, older files' are hidden.
         """
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = Appender(folder / name, what="TensorBoard events")
+        self._file = AppendFile(folder / name, what="TensorBoard events")
         self._start = start
         self._dropped = 0
 

@@ -12,7 +12,7 @@ LIMIT = 2**24  # bytes of records that wait in memory for room; a row of metrics
 _logger = logging.getLogger("diffjax")
 
 
-class Appender:
+class AppendFile:
     """Appends records to a file; what the disk does not take waits in memory, in its order.
 
     In the file a record is whole or not at all: what a full disk left of one is cut off again, so

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from diffjax.experiment.autoencoder import resolve
-from diffjax.training import autoencoder_step as states
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 
@@ -37,7 +36,7 @@ def test_one_batch_is_learned(make_config, regulariser):
             "train.learning_rate": 1e-2, "train.steps": 1000,
         })
     )  # fmt: skip
-    step, state = jax.jit(setup.train_step(axis_name=None)), setup.init_state()
+    step, state = jax.jit(setup.train_step()), setup.init_state()
     losses = []
     for _ in range(60):
         state, metrics = step(state, batch(count=2))
@@ -47,12 +46,13 @@ def test_one_batch_is_learned(make_config, regulariser):
 
 def test_the_discriminator_waits_for_its_step(make_config):
     setup = resolve(make_config())
-    step = jax.jit(setup.train_step(axis_name=None))
+    step = jax.jit(setup.train_step())
     state, seen = setup.init_state(), []
     for _ in range(5):
-        before = state.discriminator
+        before = state.objective_state.params, state.objective_opt_state
         state, metrics = step(state, batch())
-        seen.append((moved(state.discriminator, before), float(metrics["adversarial_weight"])))
+        after = state.objective_state.params, state.objective_opt_state
+        seen.append((moved(after, before), float(metrics["adversarial_weight"])))
     assert [trained for trained, _ in seen] == [False, False, False, True, True]
     assert [weight > 0 for _, weight in seen] == [False, False, False, True, True]
 
@@ -66,7 +66,7 @@ def test_before_that_the_autoencoder_is_as_without_one(make_config):
     for setup in (with_one, without):
         state = setup.init_state()
         for i in range(2):
-            state, _ = jax.jit(setup.train_step(axis_name=None))(state, batch(i))
+            state, _ = jax.jit(setup.train_step())(state, batch(i))
         params.append(state.params)
     for a, b in zip(*map(jax.tree.leaves, params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -89,7 +89,7 @@ def test_the_slope_at_the_last_kernel_is_that_of_the_whole_decoder(make_config):
     )
     slope = weights * (1 - jnp.tanh(y) ** 2)
     last = kept["intermediates"]["last"][0]
-    short = states._at_last_kernel(stage, params, last, slope)
+    short = setup.objective.gradient_at_last_kernel(params, last, slope)
     np.testing.assert_allclose(
         short, jax.grad(loss)(params["decoder"]["head"]["kernel"]), rtol=1e-3, atol=1e-4
     )
@@ -98,25 +98,25 @@ def test_the_slope_at_the_last_kernel_is_that_of_the_whole_decoder(make_config):
 def test_the_checkpoint_s_scaling_gives_latents_unit_variance(make_config):
     setup = resolve(make_config())
     state = setup.init_state()
-    assert np.array_equal(state.scaling.factor, [1, 1])
-    stage, frozen = setup.stage, setup.frozen(setup.at_save(state))
+    assert np.array_equal(state.objective_state.history.scaling.factor, [1, 1])
+    stage, params = setup.stage, setup.averaged(setup.before_save(state))
     images = np.stack([setup.source[i]["image"] for i in range(1000)])
-    latents_map = stage.encode(frozen, jnp.asarray(images) / 127.5 - 1)
+    latents_map = stage.encode(params, jnp.asarray(images) / 127.5 - 1)
     eps = jax.random.normal(jax.random.key(7), (1000, *stage.latent_shape))
-    z = np.asarray(stage.draw(frozen, latents_map, eps=eps))
+    z = np.asarray(stage.sample(params, latents_map, eps=eps))
     np.testing.assert_allclose(z.mean((0, 1, 2)), 0, atol=0.05)
     np.testing.assert_allclose(z.std((0, 1, 2)), 1, atol=0.05)
 
 
 def test_images_come_back_whatever_the_scaling(make_config):
     setup = resolve(make_config())
-    frozen = setup.frozen(setup.init_state())
-    other = frozen._replace(
-        scaling=frozen.scaling._replace(shift=jnp.array([0.3, -2]), factor=jnp.array([4.0, 0.5]))
+    params = setup.averaged(setup.init_state())
+    other = params._replace(
+        scaling=params.scaling._replace(shift=jnp.array([0.3, -2]), factor=jnp.array([4.0, 0.5]))
     )
     x = jnp.asarray(batch()["image"]) / 127.5 - 1
     np.testing.assert_allclose(
-        setup.stage.reconstruct(frozen, x), setup.stage.reconstruct(other, x), atol=1e-4
+        setup.stage.reconstruct(params, x), setup.stage.reconstruct(other, x), atol=1e-4
     )
 
 
@@ -124,25 +124,24 @@ DEVICES = textwrap.dedent(
     """
     import json, runpy, sys
     import jax, numpy as np
-    from diffjax.distributed import hosts
+    from diffjax.distributed import processes
     from diffjax.experiment.autoencoder import resolve
-    from diffjax.distributed.parallel import AXIS, DataParallel
+    from diffjax.distributed.strategy import DataParallel
     make = runpy.run_path(sys.argv[1])["autoencoder_config"]
     changes = {"loss.adversarial_start": 1, "train.batch_size": 8, "data.flip": True}
     setup = resolve(make(**changes, **{"autoencoder.regulariser": sys.argv[2]}))
     one, reports = setup.init_state(), []
     for devices in (jax.devices()[:1], jax.devices()):
-        hosts.devices = lambda: devices
-        parallel = DataParallel(8)
-        step = parallel.compile(setup.train_step(axis_name=AXIS))
-        state = parallel.replicate(one)
+        processes.devices = lambda: devices
+        strategy = DataParallel()
+        step = strategy.compile(setup.train_step())
+        state = strategy.shard_state(one)
         rng, rows = np.random.default_rng(0), []
         for _ in range(4):
             batch = {"image": rng.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)}
-            state, metrics = step(state, parallel.shard(batch))
-            found = parallel.first(metrics)
-            rows.append([float(found[k]) for k in ("loss", "adversarial_weight", "grad_norm")])
-        reports.append({"devices": len(parallel.devices), "rows": rows})
+            state, metrics = step(state, strategy.shard_batch(batch))
+            rows.append([float(metrics[k]) for k in ("loss", "adversarial_weight", "grad_norm")])
+        reports.append({"devices": len(strategy.devices), "rows": rows})
     print(json.dumps(reports))
     """
 )

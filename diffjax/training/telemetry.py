@@ -21,7 +21,7 @@ IN_FLIGHT = 2
 PROFILE_AFTER, PROFILED = 5, 5
 
 
-class Watch:
+class StepTimer:
     """Takes the time of steps; `row` tells of those since the last row."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Watch:
         self._done = now
 
 
-class Profile:
+class TraceProfiler:
     """Writes a trace of a few steps, for TensorBoard's profiler or Perfetto.
 
     The first steps are left out: they compile.

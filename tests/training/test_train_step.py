@@ -17,46 +17,46 @@ from diffjax import ema
 from diffjax.conditioning.conditions import Conditions
 from diffjax.experiment import objective, optimisation, process
 from diffjax.images import to_model_range
-from diffjax.latent.space import Pixels
+from diffjax.latent.space import PixelSpace
 from diffjax.models import UNet
 from diffjax.models.linen import from_linen
-from diffjax.training.state import Trained, init_state, make_eval_loss, make_train_step
+from diffjax.training.train_step import StepParts, init_state, make_eval_loss, make_train_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 8, 1)
-DECAY = functools.partial(ema.constant_decay, decay=0.9)
 
 
-def reading(*, flip=False):
-    """Images and their labels, as a class-conditional experiment reads them."""
-    conditions = Conditions(num_classes=10)
-
-    def read(batch, key, indices):
-        x_0, spatial = Pixels(SHAPE).read(batch, key=key, indices=indices, flip=flip)
-        return x_0, conditions.of_batch(batch, spatial)
-
-    return read
-
-
-def smallest(config):
-    """The least U-Net, trained as a config says."""
+def smallest(config, **more):
+    """The parts of a step for the least U-Net, trained as a config says."""
     unet = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
     network, prediction = from_linen(unet), process.diffusion(config)
-    optimizer = optimisation.optimizer(config)
-    loss = objective.objective(config, prediction, network)
-    return Trained(network, prediction, loss, SHAPE, None, optimizer, optimizer)
+
+    def init_params(key):
+        return network.init(key, jnp.zeros((1, *SHAPE)), jnp.zeros(1), None)
+
+    return StepParts(
+        init_params,
+        PixelSpace(SHAPE),
+        Conditions(num_classes=10),
+        objective.objective(config, prediction, network),
+        optimisation.optimizer(config),
+        optimisation.optimizer(config),
+        functools.partial(ema.constant_decay, decay=0.9),
+        seed=0,
+        **more,
+    )
 
 
 @pytest.fixture
 def pieces(tiny_config):
     tiny_config.train.update(steps=200, learning_rate=5e-3)
-    trained = smallest(tiny_config)
-    state = init_state(trained, seed=0)
+    parts = smallest(tiny_config)
+    state = init_state(parts)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (4, *SHAPE)).astype(np.uint8),
         "label": np.arange(4, dtype=np.int32),
     }
-    return trained, state, batch
+    return parts, state, batch
 
 
 def test_uint8_spans_the_model_range():
@@ -65,8 +65,8 @@ def test_uint8_spans_the_model_range():
 
 
 def test_the_step_is_a_function_of_state_and_batch(pieces):
-    trained, state, batch = pieces
-    step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=reading()))
+    parts, state, batch = pieces
+    step = jax.jit(make_train_step(parts))
     once, first = step(state, batch)
     again, second = step(state, batch)
     assert first["loss"] == second["loss"]
@@ -74,15 +74,15 @@ def test_the_step_is_a_function_of_state_and_batch(pieces):
     assert int(once.step) == 1
     # Another step number or seed draws other noise.
     assert step(state._replace(step=state.step + 1), batch)[1]["loss"] != first["loss"]
-    other = jax.jit(make_train_step(trained, seed=1, decay=DECAY, read=reading()))
+    other = jax.jit(make_train_step(parts._replace(seed=1)))
     assert other(state, batch)[1]["loss"] != first["loss"]
 
 
 def test_training_on_one_batch_lowers_its_loss(pieces):
-    trained, state, batch = pieces
-    eval_loss = make_eval_loss(trained.network, trained.objective, seed=0, read=reading())
+    parts, state, batch = pieces
+    eval_loss = make_eval_loss(parts.space, parts.conditions, parts.objective, seed=0)
     before = float(eval_loss(state.params, batch))
-    step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=reading()))
+    step = jax.jit(make_train_step(parts))
     for _ in range(150):
         state, _ = step(state, batch)
     after = float(eval_loss(state.params, batch))
@@ -92,16 +92,14 @@ def test_training_on_one_batch_lowers_its_loss(pieces):
 
 
 def test_the_label_reaches_the_network_unless_dropped(pieces):
-    trained, state, batch = pieces
+    parts, state, batch = pieces
     # The head starts at zero: a network that returns zero can't show what it was told.
     params = jax.tree.map(lambda x: x + 0.05, state.params)
     state = state._replace(params=params)
     other = {**batch, "label": batch["label"][::-1].copy()}
 
     def losses(dropout):
-        step = jax.jit(make_train_step(
-            trained, seed=0, decay=DECAY, read=reading(), condition_dropout=dropout,
-        ))  # fmt: skip
+        step = jax.jit(make_train_step(parts._replace(condition_dropout=dropout)))
         return [float(step(state, labelled)[1]["loss"]) for labelled in (batch, other)]
 
     kept, kept_other = losses(0.0)
@@ -111,12 +109,11 @@ def test_the_label_reaches_the_network_unless_dropped(pieces):
 
 
 def test_flip_mirrors_some_images(pieces):
-    trained, state, batch = pieces
+    parts, state, batch = pieces
     symmetric = {**batch, "image": np.maximum(batch["image"], batch["image"][:, :, ::-1])}
 
     def losses(flip):
-        read = reading(flip=flip)
-        step = jax.jit(make_train_step(trained, seed=0, decay=DECAY, read=read))
+        step = jax.jit(make_train_step(parts._replace(flip=flip)))
         return [float(step(state, images)[1]["loss"]) for images in (batch, symmetric)]
 
     (flipped, flipped_symmetric), (as_is, as_is_symmetric) = losses(True), losses(False)
@@ -128,40 +125,32 @@ DEVICES = textwrap.dedent(
     """
     import json, sys
     import jax, numpy as np
-    from diffjax.experiment import optimisation, schema
-    from diffjax.distributed import hosts
-    from diffjax.distributed.parallel import AXIS, DataParallel
-    from diffjax.conditioning.conditions import Conditions
-    from diffjax.latent.space import Pixels
-    from diffjax.training.state import init_state, make_train_step
-    from tests.training.test_state import smallest
+    from diffjax.experiment import schema
+    from diffjax.distributed import processes
+    from diffjax.distributed.strategy import DataParallel
+    from diffjax.training.train_step import StepParts, init_state, make_eval_loss, make_train_step
+    from tests.training.test_train_step import smallest
     import runpy
 
-    def read(batch, key, indices):
-        x_0, spatial = Pixels((8, 8, 1)).read(batch, key=key, indices=indices, flip=True)
-        return x_0, Conditions(num_classes=10).of_batch(batch, spatial)
-
     config = schema.complete(runpy.run_path(sys.argv[1])["get_config"]())
-    trained, decay = smallest(config), optimisation.average_decay(config)
-    one = init_state(trained, seed=0)
+    parts = smallest(config, condition_dropout=0.3, flip=True)
     reports = []
     for devices in (jax.devices()[:1], jax.devices()):
-        hosts.devices = lambda: devices
-        parallel = DataParallel(8)
-        step = parallel.compile(make_train_step(
-            trained, seed=0, decay=decay, condition_dropout=0.3, read=read, axis_name=AXIS))
-        state = parallel.replicate(one)
+        processes.devices = lambda: devices
+        strategy = DataParallel()
+        step = strategy.compile(make_train_step(parts))
+        state = strategy.shard_state(init_state(parts))
         rng = np.random.default_rng(0)
         losses = []
         for _ in range(4):
             batch = {"image": rng.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8),
                      "label": rng.integers(0, 10, 8).astype(np.int32)}
-            state, metrics = step(state, parallel.shard(batch))
-            losses.append(float(parallel.first(metrics)["loss"]))
-        replicas = [np.asarray(x) for x in jax.tree.leaves(state.params)]
-        assert all((x == x[:1]).all() for x in replicas), "replicas differ"
-        assert len(replicas[0]) == len(devices)
-        reports.append({"devices": len(parallel.devices), "losses": losses})
+            state, metrics = step(state, strategy.shard_batch(batch))
+            losses.append(strategy.scalars(metrics)["loss"])
+        for x in jax.tree.leaves(state.params):
+            copies = [np.asarray(shard.data) for shard in x.addressable_shards]
+            assert len(copies) == len(devices) and all((c == copies[0]).all() for c in copies)
+        reports.append({"devices": len(strategy.devices), "losses": losses})
     print(json.dumps(reports))
     """
 )

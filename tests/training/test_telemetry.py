@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.distributed.parallel import DataParallel
+from diffjax.distributed.strategy import DataParallel
 from diffjax.experiment import diffusion as experiment
 from diffjax.training import loop
-from diffjax.training.watch import IN_FLIGHT, Watch
+from diffjax.training.telemetry import IN_FLIGHT, Watch
 from tests.conftest import ROOT
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from diffjax.checkpoints.store import Checkpoints
-from diffjax.distributed import hosts
-from diffjax.distributed.hosts import Place
+from diffjax.distributed import processes
+from diffjax.distributed.processes import ProcessAddress
 from diffjax.errors import UserError
 from diffjax.experiment import diffusion as experiment
-from diffjax.experiment.restore import restore_frozen
+from diffjax.experiment.restore import restore_params
 from diffjax.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,13 +42,13 @@ COUNT = 10  # samples, which eight devices can't share evenly
 def drawn(config, folder):
     """COUNT samples of a run's last checkpoint, by all devices: uint8."""
     setup = small(config)
-    _, params = restore_frozen(setup, folder)
+    _, params = restore_params(setup, folder)
     return setup.generator(params, start=0, count=COUNT).images
 
 
 def together(folder):
     """Two steps by pmap, two by fsdp, samples, and a stop that one process alone is asked for."""
-    hosts.start(Place(cluster="slurm"))
+    processes.initialize(ProcessAddress(cluster="slurm"))
     said = []
     experiment.pictures.final = lambda *args, **options: None
 
@@ -73,16 +73,16 @@ def together(folder):
 
 def stopped(folder):
     """The step at which each process stops when the second one is asked to after its third."""
-    take = hosts.StopVotes.poll
+    take = processes.StopVotes.poll
     asked = []
 
     def poll(votes, signal_, **options):
         asked.append(signal_)
-        if len(asked) == 3 and not hosts.first():
+        if len(asked) == 3 and not processes.is_primary():
             os.kill(os.getpid(), signal.SIGTERM)
         return take(votes, signal_, **options)
 
-    hosts.StopVotes.poll = poll
+    processes.StopVotes.poll = poll
     config = tiny()
     config.train.steps = 10**6
     try:
@@ -90,7 +90,7 @@ def stopped(folder):
     except loop.Stopped as error:
         return [error.signal, error.step]
     finally:
-        hosts.StopVotes.poll = take
+        processes.StopVotes.poll = take
 
 
 def refused(folder):
@@ -99,9 +99,9 @@ def refused(folder):
     config = tiny()
     config.train.learning_rate = 1e-4 * (1 + jax.process_index())
     for setup, place in ((small(config), folder / "new"), (small(tiny()), folder / "file")):
-        if hosts.first():
+        if processes.is_primary():
             (folder / "file").touch()
-        hosts.from_first(lambda: "the file is there")
+        processes.run_on_primary(lambda: "the file is there")
         try:
             loop.train(setup, place, say=lambda text: None)
         except UserError as error:
@@ -111,7 +111,7 @@ def refused(folder):
 
 if __name__ == "__main__":
     from diffjax.main import main, use_compilation_cache
-    from diffjax.training.collector import without_collector
+    from diffjax.training.gc_pause import gc_disabled
 
     what, place, *flags = sys.argv[1:]
     if what == "main":  # the command line, around a network that compiles in no time
@@ -119,7 +119,7 @@ if __name__ == "__main__":
         sys.exit(main([*flags, network, f"--workdir={place}"]))
     use_compilation_cache()
     try:
-        with without_collector():
+        with gc_disabled():
             print(json.dumps(together(Path(place))))
     except BaseException:
         traceback.print_exc()
@@ -195,14 +195,16 @@ def test_they_make_the_numbers_of_one_device_which_goes_on_with_them(reports, mo
     config = tiny()
     config.train.steps = 6
     _, states, _ = steps(config)
-    like = small(config).state_shapes()
+    task = small(config)
+    like = task.to_stored(task.state_shapes())
     run = folder / "run"
     for step in (2, 4):
         found = Checkpoints(run, read_only=True).restore(like, step=step)
-        assert_close(found.state, states[step - 1])
+        assert_close(task.from_stored(found.state), states[step - 1])
     monkeypatch.setattr(experiment.pictures, "final", lambda *args, **options: None)
-    loop.train(small(config), run, say=lambda text: None)
-    assert_close(Checkpoints(run, read_only=True).restore(like).state, states[-1])
+    loop.train(task, run, say=lambda text: None)
+    last = Checkpoints(run, read_only=True).restore(like)
+    assert_close(task.from_stored(last.state), states[-1])
 
 
 def test_samples_are_those_of_one_device(reports):
@@ -271,18 +273,24 @@ def test_when_one_process_dies_the_other_ends_and_says_so(tmp_path, own_caches, 
 
 def test_the_places_that_can_be():
     for place, said in (
-        (Place(cluster="pbs"), "--cluster=pbs: expected one of slurm, cloud_tpu"),
-        (Place(cluster="slurm", process=0), "--cluster=slurm finds the processes by itself"),
-        (Place(processes=2, process=0), "need --coordinator=host:port"),
-        (Place("", "here", 2, 0), "--coordinator=here: expected host:port"),
-        (Place("", "here:0", 2, 0), "--coordinator=here:0: expected host:port"),
-        (Place("", "here:99999", 2, 0), "expected host:port"),
-        (Place("", "here:80", 0, 0), "--processes=0: expected how many"),
-        (Place("", "here:80", 2, 2), r"--process=2: expected this one's number in \[0, 2\)"),
-        (Place("", "here:80", 2), "--process=-1: expected"),
+        (ProcessAddress(cluster="pbs"), "--cluster=pbs: expected one of slurm, cloud_tpu"),
+        (
+            ProcessAddress(cluster="slurm", process=0),
+            "--cluster=slurm finds the processes",
+        ),
+        (ProcessAddress(processes=2, process=0), "need --coordinator=host:port"),
+        (ProcessAddress("", "here", 2, 0), "--coordinator=here: expected host:port"),
+        (ProcessAddress("", "here:0", 2, 0), "--coordinator=here:0: expected host:port"),
+        (ProcessAddress("", "here:99999", 2, 0), "expected host:port"),
+        (ProcessAddress("", "here:80", 0, 0), "--processes=0: expected how many"),
+        (
+            ProcessAddress("", "here:80", 2, 2),
+            r"--process=2: expected this one's number in \[0, 2\)",
+        ),
+        (ProcessAddress("", "here:80", 2), "--process=-1: expected"),
     ):
         with pytest.raises(UserError, match=said):
-            hosts.start(place)
+            processes.initialize(place)
 
 
 @pytest.fixture
@@ -294,14 +302,14 @@ def asked(monkeypatch):
 
 
 def test_who_is_told_to_jax(asked, monkeypatch):
-    hosts.start(Place("", "10.0.0.1:8476", 4, 3))
-    hosts.start(Place(cluster="gke_tpu"))
+    processes.initialize(ProcessAddress("", "10.0.0.1:8476", 4, 3))
+    processes.initialize(ProcessAddress(cluster="gke_tpu"))
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
-    hosts.start(Place(cluster="slurm"))
+    processes.initialize(ProcessAddress(cluster="slurm"))
     monkeypatch.setenv("SLURM_NTASKS", "16")
-    hosts.start(Place(cluster="slurm"))
+    processes.initialize(ProcessAddress(cluster="slurm"))
     by_flags, by_gke, a_task_a_node, a_task_a_gpu = asked
     assert by_flags["coordinator_address"] == "10.0.0.1:8476"
     assert (by_flags["num_processes"], by_flags["process_id"]) == (4, 3)
@@ -312,16 +320,16 @@ def test_who_is_told_to_jax(asked, monkeypatch):
 
 
 def test_one_of_many_that_was_not_told_so_is_refused(asked, monkeypatch):
-    hosts.start(hosts.ALONE)
+    processes.initialize(processes.SINGLE_PROCESS)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    hosts.start(hosts.ALONE)
+    processes.initialize(processes.SINGLE_PROCESS)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(UserError, match=r"one of 4 tasks of a SLURM step: add --cluster=slurm"):
-        hosts.start(hosts.ALONE)
+        processes.initialize(processes.SINGLE_PROCESS)
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     with pytest.raises(UserError, match="one of the 2 hosts of a TPU slice: add --cluster"):
-        hosts.start(hosts.ALONE)
+        processes.initialize(processes.SINGLE_PROCESS)
     assert not asked
 
 
@@ -332,18 +340,18 @@ def test_processes_of_unequal_devices_are_refused(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: [Device(1, 5), Device(0, 1), Device(0, 0)])
     with pytest.raises(UserError, match="the processes have 2, 1 devices: expected as many each"):
-        hosts.devices()
+        processes.devices()
     monkeypatch.setattr(
         jax, "devices", lambda: [Device(1, 0), Device(0, 9), Device(1, 1), Device(0, 8)]
     )
-    order = [(device.process_index, device.id) for device in hosts.devices()]
+    order = [(device.process_index, device.id) for device in processes.devices()]
     assert order == [(0, 8), (0, 9), (1, 0), (1, 1)]
 
 
 def test_a_process_alone_asks_nobody():
-    assert hosts.first() and not hosts.several()
-    assert hosts.from_first(lambda: "told") == "told"
-    assert hosts.anywhere(True) and not hosts.anywhere(False)
-    hosts.check_same("the config", "anything")
-    assert hosts.StopVotes().poll(None) is None
-    assert hosts.StopVotes().poll(signal.SIGINT) == signal.SIGINT
+    assert processes.is_primary() and not processes.is_multiprocess()
+    assert processes.run_on_primary(lambda: "told") == "told"
+    assert processes.any_process(True) and not processes.any_process(False)
+    processes.check_same("the config", "anything")
+    assert processes.StopVotes().poll(None) is None
+    assert processes.StopVotes().poll(signal.SIGINT) == signal.SIGINT

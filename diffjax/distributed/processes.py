@@ -28,15 +28,15 @@ CLUSTERS = {
     "kubernetes": "k8s",
     "open_mpi": "ompi",
 }
-CONNECT = 300  # seconds that a process waits for the others at the start
+CONNECT_TIMEOUT = 300  # seconds that a process waits for the others at the start
 # Seconds without a sign of life after which a process counts as gone, and all others end.
-HEARTBEAT = 30
+HEARTBEAT_TIMEOUT = 30
 # Seconds that a process waits for what the first one does alone: writing, training a classifier.
-WAIT = 24 * 3600
-LONGEST = 4096  # bytes of a text that one process tells the others
+PRIMARY_TIMEOUT = 24 * 3600
+MAX_TEXT_BYTES = 4096  # bytes of a text that one process tells the others
 
 
-class Place(NamedTuple):
+class ProcessAddress(NamedTuple):
     """Where a process stands among those of its run, as the command line says.
 
     Attributes:
@@ -52,10 +52,10 @@ class Place(NamedTuple):
     process: int = -1
 
 
-ALONE = Place()
+SINGLE_PROCESS = ProcessAddress()
 
 
-def check(place: Place) -> None:
+def check(place: ProcessAddress) -> None:
     """Raises UserError for a place that is no place, before anything waits for others."""
     cluster, coordinator, processes, process = place
     if cluster and cluster not in CLUSTERS:
@@ -80,7 +80,7 @@ def check(place: Place) -> None:
         raise UserError(f"--process={process}: expected this one's number in [0, {processes})")
 
 
-def start(place: Place) -> None:
+def initialize(place: ProcessAddress) -> None:
     """Joins the run's other processes; to be called before anything is computed.
 
     Raises:
@@ -88,7 +88,7 @@ def start(place: Place) -> None:
         is one of several and was not told so.
     """
     check(place)
-    if place == ALONE:
+    if place == SINGLE_PROCESS:
         _refuse_to_be_one_of_many(os.environ)
         return
     if place.cluster:
@@ -106,7 +106,9 @@ def start(place: Place) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **who, initialization_timeout=CONNECT, heartbeat_timeout_seconds=HEARTBEAT
+            **who,
+            initialization_timeout=CONNECT_TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
@@ -142,13 +144,13 @@ def slurm_devices(environment: Any) -> Sequence[int] | None:
     return range(int(gpus))
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether the run has more than one process."""
     # Who did not join any others need not wait for a backend to know.
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that writes."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
@@ -171,46 +173,46 @@ def devices() -> list[Any]:
 _waits = itertools.count()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all processes are here: on the hosts, since devices wait for each other a short time.
 
     Gloo's collectives, a CPU's, end the run when one of them is half a minute late.
     """
-    if several():
+    if is_multiprocess():
         from orbax.checkpoint import multihost  # not for whoever is alone: it takes a second
 
         everyone = set(range(jax.process_count()))
         name = f"diffjax_{next(_waits)}"
-        multihost.sync_global_processes(name, timeout=WAIT, processes=everyone)
+        multihost.sync_global_processes(name, timeout=PRIMARY_TIMEOUT, processes=everyone)
 
 
-def from_first(work: Callable[[], str | None]) -> str:
+def run_on_primary(work: Callable[[], str | None]) -> str:
     """What `work` returns in the first process, in all of them; the others don't do it.
 
     Raises:
       UserError: in all processes, where the first one met it.
     """
-    if not several():
+    if not is_multiprocess():
         return work() or ""
     told = ""
-    if first():
+    if is_primary():
         try:
             told = "+" + (work() or "")
         except UserError as error:
-            wait()
-            _tell("-" + str(error))
+            barrier()
+            _broadcast_text("-" + str(error))
             raise
-    wait()
-    told = _tell(told)
+    barrier()
+    told = _broadcast_text(told)
     if told.startswith("-"):
         raise UserError(told[1:])
     return told[1:]
 
 
-def _tell(text: str) -> str:
+def _broadcast_text(text: str) -> str:
     """The first process's text, cut to what fits."""
-    sent = np.zeros(LONGEST, np.uint8)
-    given = text.encode()[:LONGEST]
+    sent = np.zeros(MAX_TEXT_BYTES, np.uint8)
+    given = text.encode()[:MAX_TEXT_BYTES]
     sent[: len(given)] = np.frombuffer(given, np.uint8)
     got = np.asarray(multihost_utils.broadcast_one_to_all(sent))
     return bytes(got).rstrip(b"\0").decode(errors="ignore")
@@ -218,10 +220,10 @@ def _tell(text: str) -> str:
 
 def check_same(what: str, text: str) -> None:
     """Raises UserError in every process where a text, a config say, is not the same in all."""
-    if not several():
+    if not is_multiprocess():
         return
     digest = hashlib.sha256(text.encode()).hexdigest()
-    theirs = from_first(lambda: digest)
+    theirs = run_on_primary(lambda: digest)
     same = np.asarray(multihost_utils.process_allgather(np.asarray(theirs == digest)))
     if not same.all():
         others = ", ".join(map(str, np.flatnonzero(~same)))
@@ -231,9 +233,9 @@ def check_same(what: str, text: str) -> None:
         )
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether it is so in any process; all of them ask at the same point."""
-    if not several():
+    if not is_multiprocess():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
@@ -245,15 +247,15 @@ def on_host(x: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def gathered(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """The first process's tree of whole NumPy arrays, one array at a time; None in the others."""
     leaves, structure = jax.tree.flatten(tree)
     found = []
     for leaf in leaves:
         whole = on_host(leaf)
-        if first():
+        if is_primary():
             found.append(whole)
-    return jax.tree.unflatten(structure, found) if first() else None
+    return jax.tree.unflatten(structure, found) if is_primary() else None
 
 
 def put(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -276,7 +278,7 @@ class StopVotes:
         """Counts votes of `behind` steps ago."""
         self._behind = behind
         self._under_way: collections.deque[Any] = collections.deque()
-        if several():
+        if is_multiprocess():
             mesh = Mesh(np.asarray(devices()), ("all",))
             self._spread = NamedSharding(mesh, PartitionSpec("all"))
             self._highest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -291,7 +293,7 @@ class StopVotes:
         Raises:
           jax.errors.JaxRuntimeError: on CPUs, the step failed, as it does when a process is gone.
         """
-        if not several():
+        if not is_multiprocess():
             return signal
         if jax.default_backend() == "cpu":
             # Of a step that failed gloo still waits for messages, and aborts at those of a vote.

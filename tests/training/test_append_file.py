@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
-from diffjax.training import appending
-from diffjax.training.appending import Appender
+from diffjax.training import append_file
+from diffjax.training.append_file import AppendFile
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def records(count):
 def test_what_did_not_fit_follows_in_order_when_there_is_room(tmp_path, caplog):
     caplog.set_level(logging.INFO, "diffjax")
     path = tmp_path / "folder" / "file"
-    appender = Appender(path, what="records")
+    appender = AppendFile(path, what="records")
     with no_file_past(25):  # two records of nine bytes, and a part of the third
         for record in records(5):
             appender.append(record)
@@ -45,7 +45,7 @@ def test_what_did_not_fit_follows_in_order_when_there_is_room(tmp_path, caplog):
 
 
 def test_each_time_that_the_disk_fills_is_told_once(tmp_path, caplog):
-    appender = Appender(tmp_path / "file", what="records")
+    appender = AppendFile(tmp_path / "file", what="records")
     for size in (25, 40):
         with no_file_past(size):
             for record in records(5):
@@ -57,7 +57,7 @@ def test_each_time_that_the_disk_fills_is_told_once(tmp_path, caplog):
 
 def test_a_half_record_that_could_not_be_cut_off_is_before_the_next(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    appender = Appender(path, what="records")
+    appender = AppendFile(path, what="records")
     appender.append(b"first\n")
     real = appender._file
 
@@ -82,8 +82,8 @@ def test_a_half_record_that_could_not_be_cut_off_is_before_the_next(tmp_path, mo
 
 
 def test_no_more_waits_than_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(appending, "LIMIT", 40)
-    appender = Appender(tmp_path / "file", what="records")
+    monkeypatch.setattr(append_file, "LIMIT", 40)
+    appender = AppendFile(tmp_path / "file", what="records")
     with no_file_past(0):
         for record in records(4):
             appender.append(record)
@@ -97,7 +97,7 @@ def test_no_more_waits_than_the_limit(tmp_path, monkeypatch):
 def test_a_file_that_can_not_be_opened_yet(tmp_path):
     blocked = tmp_path / "folder"
     blocked.write_bytes(b"")
-    appender = Appender(blocked / "file", what="records")
+    appender = AppendFile(blocked / "file", what="records")
     appender.append(b"first\n")
     assert appender.flush() is not None
     blocked.unlink()
@@ -106,7 +106,7 @@ def test_a_file_that_can_not_be_opened_yet(tmp_path):
 
 
 def test_closing_leaves_no_descriptor_and_tells_what_is_lost(tmp_path):
-    appender = Appender(tmp_path / "file", what="records")
+    appender = AppendFile(tmp_path / "file", what="records")
     appender.append(b"kept\n")
     with no_file_past(0):
         appender.append(b"lost\n")

@@ -1,0 +1,59 @@
+"""`config.parallel` becomes the strategy that runs a training on several devices."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffjax.distributed.fsdp import Fsdp
+from diffjax.distributed.placement import Placement
+from diffjax.distributed.strategy import DataParallel, Strategy, check_divides
+from diffjax.experiment.spec import from_table
+
+
+def _pmap(config: Any) -> DataParallel:
+    return DataParallel()
+
+
+def _fsdp(config: Any) -> Fsdp:
+    c = config.parallel
+    return Fsdp(fsdp=c.fsdp, min_size=c.min_size, overrides=c.overrides)
+
+
+STRATEGIES: Mapping[str, Callable[[], Callable[[Any], Strategy]]] = {
+    "pmap": lambda: _pmap,
+    "fsdp": lambda: _fsdp,
+}
+
+
+def strategy(config: Any) -> Strategy:
+    """What `config.parallel.strategy` names, over all devices.
+
+    Raises:
+      UserError: an unknown name, or a batch or mesh that does not divide among the devices.
+    """
+    made = from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy")(config)
+    accumulate = config.train.get("accumulate", 1)  # an autoencoder's config has none
+    check_divides(config.train.batch_size, devices=len(made.devices), accumulate=accumulate)
+    return made
+
+
+def is_sharded(config: Any) -> bool:
+    """Whether the arrays of a model are cut into parts under this config.
+
+    Raises:
+      UserError: an unknown strategy.
+    """
+    return from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy") is _fsdp
+
+
+def to_compute(tree: Any, config: Any) -> Any:
+    """Parameters on the devices that sample and evaluate: replicated, or cut among all of them.
+
+    A model may be sampled on other devices than it was trained on, so the mesh and the overrides of
+    its training are not used.
+
+    Raises:
+      UserError: an unknown strategy.
+    """
+    if is_sharded(config):
+        return Fsdp(min_size=config.parallel.min_size).shard_state(tree)
+    return Placement().replicate(tree)

@@ -1,0 +1,67 @@
+"""Train states as checkpoints store them.
+
+Field names on disk are those of version 0.1, so that its runs can be continued.
+"""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from diffjax.training.autoencoder_objective import StageHistory
+from diffjax.training.objective import ObjectiveState
+from diffjax.training.train_step import TrainState
+
+
+class StoredDiffusion(NamedTuple):
+    """A diffusion model's state; see `TrainState`."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema_params: Any
+    learned: ObjectiveState
+    learned_opt_state: Any
+    profiles: tuple[Any, ...]
+
+
+class StoredAutoencoder(NamedTuple):
+    """An autoencoder's; `discriminator` is {"params": ..., "opt_state": ...}, {} for none."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+    ema_params: Any
+    codebook: Any
+    discriminator: Any
+    scaling: Any
+
+
+def store_diffusion(state: TrainState) -> StoredDiffusion:
+    """What is stored of a state."""
+    return StoredDiffusion(*state)
+
+
+def restore_diffusion(stored: StoredDiffusion) -> TrainState:
+    """The state that was stored."""
+    return TrainState(*stored)
+
+
+def store_autoencoder(state: TrainState) -> StoredAutoencoder:
+    """What is stored of a state."""
+    params, history = state.objective_state
+    discriminator = {"params": params, "opt_state": state.objective_opt_state} if params else {}
+    return StoredAutoencoder(
+        *state[:4], codebook=history.codebook, discriminator=discriminator, scaling=history.scaling
+    )
+
+
+def restore_autoencoder(stored: StoredAutoencoder) -> TrainState:
+    """The state that was stored."""
+    history = StageHistory(stored.codebook, stored.scaling)
+    if not stored.discriminator:
+        return TrainState(*stored[:4], ObjectiveState({}, history), optax.EmptyState())
+    return TrainState(
+        *stored[:4],
+        ObjectiveState(stored.discriminator["params"], history),
+        stored.discriminator["opt_state"],
+    )
