@@ -114,7 +114,7 @@ def _reconstruction(setup: Any, workdir: Path) -> int:
         test=test,
         num_images=config.evaluate.num_samples,
         cache_dir=cache_folder() / "evaluation",
-        features=setup.objective.features,
+        features=setup.objective.reconstruction_loss.features,
     )
     codes = setup.codes(frozen, test or setup.source)
     if codes is not None:

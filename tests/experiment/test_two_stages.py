@@ -143,7 +143,7 @@ def test_latents_are_encoded_once(latent_config, caplog):
     assert encoded and any("latents read" in r for r in caplog.messages)
     np.testing.assert_array_equal(first["image"], again["image"])
     images = np.stack([setup.source[i]["image"] for i in range(4)])
-    direct = setup.space.stage.encode(setup.space.frozen, to_model_range(images))
+    direct = setup.space.stage.encode(setup.space.params, to_model_range(images))
     source = setup.space.source(setup.source)
     np.testing.assert_allclose(source.images[:4], direct, atol=2e-2)
 
@@ -240,7 +240,7 @@ def test_a_latent_is_kept_where_all_of_its_pixels_are():
 def test_the_best_first_stage_can_be_named(latent_config, stage_run):
     with latent_config.unlocked():
         latent_config.first_stage.checkpoint = "3"
-    early = experiment.resolve(latent_config).space.frozen
+    early = experiment.resolve(latent_config).space.params
     late = restore_params(resolve(loop_config(stage_run)), stage_run)[1]
     kernels = [np.asarray(f.params["decoder"]["head"]["kernel"]) for f in (early, late)]
     assert not np.array_equal(*kernels)
