@@ -11,6 +11,12 @@
 An example is an array or a dictionary: "image", uint8 (H, W, C), or "x_0", floating-point of any
 shape and taken as it is; and optionally "label", an integer, -1 for none, and "caption", a number
 into the object's `captions`. `class_names`, `captions` and `held_out` are optional.
+
+What a config names is the maker of such an object. It is called with the arguments in its
+parentheses and with those of `config.data`'s `dir` (a text), `image_size` and `channels` (whole
+numbers) that are set; one that it has no parameter for is an error.
+
+    def pictures(dir="data/mine", image_size=64): ...     # config.data.name = "mine:pictures"
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffjax import data
 from diffjax.errors import UserError
-from diffjax.experiment.spec import from_spec, is_path
+from diffjax.experiment.spec import from_spec, is_path, parameters_of
 
 EVAL_IMAGES = 512
 EVAL_BATCH = 128
@@ -16,6 +16,8 @@ EVAL_BATCH = 128
 EVAL_DECODED_MB = 64
 # Prefixes of `config.data.name` that are no modules.
 _KINDS = ("tfds", "folder")
+# Keys of `config.data` that the maker of a user's own set is handed where they are set.
+_HANDED = ("dir", "image_size", "channels")
 
 
 def is_own(config: Any) -> bool:
@@ -70,13 +72,15 @@ def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.I
 
 def _own(config: Any) -> data.ImageSource:
     c = config.data
-    for key in ("dir", "image_size", "channels"):
-        if c[key]:
+    handed = {key: c[key] for key in _HANDED if c[key]}
+    taken = parameters_of(c.name, key="data.name")
+    for key, value in handed.items():
+        if key not in taken:
             raise UserError(
-                f"config.data.{key} = {c[key]!r} has no meaning for config.data.name = {c.name!r}, "
-                "your own: leave it unset"
+                f"config.data.{key} = {value!r} has no meaning for config.data.name = {c.name!r}, "
+                f"your own, which has no parameter {key!r}: leave it unset"
             )
-    source = data.as_source(from_spec(c.name, {}, key="data.name"), name=c.name)
+    source = data.as_source(from_spec(c.name, {}, key="data.name", extra=handed), name=c.name)
     held_out = _held_out(source)
     if held_out is not None and (
         held_out.image_shape != source.image_shape or held_out.dtype != source.dtype

@@ -47,7 +47,8 @@ TABLES = {
 # Keys that take a path into the user's own code, and what it names there.
 DOORS = {
     "data.name": "a maker of an array, a diffjax.data.ArraySource, or an object with __len__ and "
-    "__getitem__ -> array or {'image': uint8 or 'x_0': float, 'label': int}; held_out is its own",
+    "__getitem__ -> array or {'image': uint8 or 'x_0': float, 'label': int}; held_out is its own; "
+    "dir, image_size and channels of config.data are arguments, where they are set",
     "model.name": "a maker of a network: a Linen module, an NNX class, a pair (init, apply), or an "
     "object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)",
     "condition.text": "a maker of a diffjax.conditioning.text_encoder.TextEncoder",

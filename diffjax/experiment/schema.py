@@ -117,7 +117,7 @@ _DATA = {
     "data.name": Key(
         NAME, "", "digits, fashion_mnist, tfds:<name>, folder:<path>, or a path to your own"
     ),
-    "data.dir": Key(TEXT, "", "where a TFDS set is; empty for $TFDS_DATA_DIR"),
+    "data.dir": Key(TEXT, "", "where a TFDS set is, or your own; empty for $TFDS_DATA_DIR"),
     "data.image_size": Key(IMAGE_SIZE, 0, "side that images are resized to; 0: as stored"),
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),

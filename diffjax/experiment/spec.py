@@ -143,6 +143,20 @@ def _where(error: BaseException) -> str:
     return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}: "
 
 
+def parameters_of(text: str, *, key: str) -> frozenset[str]:
+    """The names of the parameters of a path's maker; none for a finished object.
+
+    Raises:
+      UserError: no path, or one that can't be imported.
+
+    >>> sorted(parameters_of("textwrap:indent(prefix='> ')", key="some.key"))
+    ['predicate', 'prefix', 'text']
+    """
+    spec = parse_spec(text, key=key)
+    found = import_path(spec, text=text, key=key)
+    return frozenset(_parameters(found)) if _is_maker(found) else frozenset()
+
+
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A maker that binds those keywords of a core function that a config may set."""
     parameters = inspect.signature(function).parameters.values()
@@ -231,7 +245,7 @@ def call_maker(
             f"config.{key} = {text!r}: {both[0]} is also set in the section: set it in one place"
         )
     arguments |= spec.arguments
-    if not (inspect.isclass(make) or inspect.isroutine(make) or isinstance(make, partial)):
+    if not _is_maker(make):
         if arguments or spec.called:
             raise UserError(f"config.{key} = {text!r}: {spec.path} is an object, not a maker")
         return make
@@ -284,12 +298,21 @@ def _unknown(text: str, table: Mapping[str, Any], *, key: str) -> UserError:
     )
 
 
-def _handed(make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `given` a maker has a parameter for."""
+def _is_maker(found: Any) -> bool:
+    return inspect.isclass(found) or inspect.isroutine(found) or isinstance(found, partial)
+
+
+def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """A maker's parameters by name; none where Python can't tell."""
     try:
-        parameters = inspect.signature(make).parameters
+        return inspect.signature(make).parameters
     except (ValueError, TypeError):
         return {}
+
+
+def _handed(make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `given` a maker has a parameter for."""
+    parameters = _parameters(make)
     return {name: value for name, value in given.items() if name in parameters}
 
 
@@ -310,10 +333,7 @@ def _call(make: Callable[..., Any], arguments: Mapping[str, Any], *, text: str, 
 
 def _check_kinds(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for an argument that is not of its default's kind, or not finite."""
-    try:
-        parameters = inspect.signature(make).parameters
-    except (ValueError, TypeError):
-        return
+    parameters = _parameters(make)
     for name in arguments.keys() & parameters.keys():
         value, parameter = arguments[name], parameters[name]
         default = parameter.default

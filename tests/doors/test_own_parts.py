@@ -144,6 +144,10 @@ PARTS = """
                            held_out=ArraySource(images + 9, np.arange(32) % 10,
                                                 class_names=tuple("0123456789")))
 
+    def sized(dir="at home", image_size=8, channels=1, value=3):
+        images = np.full((32, image_size, image_size, channels), value, np.uint8)
+        return ArraySource(images, np.arange(32) % 10, name=dir, class_names=tuple("0123456789"))
+
     def plain(network, prediction):
         def loss(params, x_0, cond, key):
             return jnp.square(network.apply(params, x_0, jnp.zeros(len(x_0)), cond) - x_0).mean()
@@ -359,8 +363,22 @@ def test_what_is_held_out_is_the_set_s_own(parts, tiny_config):
     assert set(np.unique(batch["image"])) == {29}
     assert set(np.unique(setup.model.examples().images)) == {29}
     tiny_config.data.image_size = 4
-    with pytest.raises(UserError, match=r"config\.data\.image_size = 4 has no meaning"):
+    expected = r"config\.data\.image_size = 4 has no meaning .* no parameter 'image_size'"
+    with pytest.raises(UserError, match=expected):
         resolve(tiny_config)
+
+
+def test_data_is_handed_what_the_section_sets(parts, tiny_config):
+    tiny_config.data.name = "own_parts:sized(value=5)"
+    source = dataset.load_train(tiny_config)
+    assert (source.image_shape, source.name) == ((8, 8, 1), "at home")
+    tiny_config.data.update(dir="elsewhere", image_size=4, channels=3)
+    source = dataset.load_train(tiny_config)
+    assert (source.image_shape, source.name) == ((4, 4, 3), "elsewhere")
+    assert source[0]["image"].max() == 5
+    tiny_config.data.name = "own_parts:sized(image_size=6)"
+    with pytest.raises(UserError, match="image_size is also set in the section: set it in one"):
+        dataset.load_train(tiny_config)
 
 
 def test_data_beyond_what_thresholding_keeps_is_refused(parts, tiny_config):
