@@ -29,6 +29,7 @@ LONGEST = (
     "inference/test_guided_sampling",
     "experiment/test_text_and_maps",
     "experiment/test_two_stages",
+    "examples/test_emoji_training",
     "sampling/samplers/test_every_sampler",
     "experiment/test_edit",
     "training/test_objectives",

@@ -255,7 +255,7 @@ DATA = [
     ("folder:/nope" + ESCAPE, "is missing; expected a folder"),
     ("folder:/nope\nerror: all is well", "is missing; expected a folder"),
     ("tfds:../../etc", "is no TFDS set's name"),
-    ("emoji", "python -m diffjax.data emoji"),
+    ("emoji", "python examples/emoji/fetch.py"),
 ]  # fmt: skip
 
 

@@ -47,12 +47,16 @@ _NAMES = (
 )
 
 
+# Names that were sets of diffjax once, and what they are now.
+_MOVED = {
+    "emoji": "it is in examples/emoji now; make it with python examples/emoji/fetch.py, and train "
+    "with --config=examples/emoji/text_to_image.py, where it is emoji_set:pictures"
+}
+
+
 def _unknown(name: str) -> UserError:
-    if name == "emoji":
-        return UserError(
-            "emoji is made as a folder; run python -m diffjax.data emoji --out=FOLDER and name "
-            "it folder:FOLDER"
-        )
+    if name in _MOVED:
+        return UserError(f"{name!r} is no longer a data set of diffjax: {_MOVED[name]}")
     return UserError(f"unknown data set {name!r}; expected one of {_NAMES}")
 
 

@@ -1,7 +1,7 @@
 """A trained diffusion model as functions of arrays.
 
     import diffjax
-    model = diffjax.load("runs/emoji_text_to_image-tiny")
+    model = diffjax.load("runs/text_to_image-tiny")
     images = model.sample(["a red apple", "a blue heart"])      # uint8 (2, 64, 64, 3)
 
 Nothing here knows of data sets, optimizers or training; `experiment.load` makes a `Pipeline` from

@@ -21,6 +21,11 @@ def test_errors_are_one_line_and_code_2(tmp_path, capsys):
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
 
 
+def test_a_set_that_is_an_example_now_says_what_makes_it(capsys):
+    assert main(["emoji"]) == 2
+    assert "python examples/emoji/fetch.py" in capsys.readouterr().err
+
+
 def test_as_a_module(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

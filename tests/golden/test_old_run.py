@@ -5,6 +5,7 @@ step 8, which does not say what the run knows of its data.
 """
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_another_config_is_still_another_run(run, capsys):
     rewrite(run, older)
     assert main([*FLAGS, f"--workdir={run}", "--config.diffusion.condition_dropout=0.5"]) == 2
     assert "config.diffusion.condition_dropout = 0.1, not 0.5" in capsys.readouterr().err
+
+
+def test_a_run_on_a_set_that_is_an_example_now(tiny_run, tiny_flags, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    rewrite(run, lambda stored: stored["data"].update(name="emoji"))
+    model = diffjax.load(run)
+    drawn = model.sample(labels=(3, 7), seed=1)
+    np.testing.assert_array_equal(drawn, diffjax.load(tiny_run).sample(labels=(3, 7), seed=1))
+    flags = [*tiny_flags, f"--workdir={run}", "--config.data.name=emoji"]
+    assert main([*flags, "--mode=sample"]) == 0
+    capsys.readouterr()
+    assert main([*flags, "--config.train.steps=8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "examples/emoji/fetch.py" in line and "emoji_set:pictures" in line
+    assert diffjax.load(run).step == model.step
 
 
 def _leaf(model, place):

