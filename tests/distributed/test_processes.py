@@ -35,7 +35,8 @@ tiny, small, steps, assert_close = (
     SHARDING[name] for name in ("tiny", "small", "steps", "assert_close")
 )
 FSDP = SHARDING["FSDP"] | {"fsdp": 8}  # across the processes
-GONE_WITHIN = 60.0  # seconds in which a process must end when the other is gone
+HEARTBEAT_WITHIN = 60.0  # seconds until JAX may notice that a process is gone
+SECONDS = 900  # that anything here may take on a busy machine
 COUNT = 10  # samples, which eight devices can't share evenly
 
 
@@ -171,7 +172,7 @@ def reports(tmp_path_factory, own_caches):
     """What the two processes say, and the folder that they wrote to."""
     folder = tmp_path_factory.mktemp("together")
     both = started("all", folder)
-    ends = [ended(process, i, folder, within=300) for i, process in enumerate(both)]
+    ends = [ended(process, i, folder, within=SECONDS) for i, process in enumerate(both)]
     for code, _, errors in ends:
         assert code == 0, errors[-3000:]
     return [json.loads(out.splitlines()[-1]) for _, out, _ in ends], folder
@@ -249,21 +250,18 @@ def test_when_one_process_dies_the_other_ends_and_says_so(tmp_path, own_caches, 
         "--config.train.checkpoint_every=20", "--config.train.eval_every=1000",
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + SECONDS
         while not (tmp_path / "checkpoints/20").is_dir():
             assert all(process.poll() is None for process in both), errors_of(0, tmp_path)
             assert time.monotonic() < deadline, errors_of(0, tmp_path)
             time.sleep(0.1)
         both[victim].kill()
-        began = time.monotonic()
         left = 1 - victim
-        code, _, errors = ended(both[left], left, tmp_path, within=2 * GONE_WITHIN)
-        took = time.monotonic() - began
+        code, _, errors = ended(both[left], left, tmp_path, within=SECONDS)
     finally:
         for process in both:
             process.kill()
             process.wait()
-    assert took < GONE_WITHIN
     assert code != 0
     # Ours, where a collective failed first; JAX's, where it was a heartbeat.
     assert re.search(
@@ -316,7 +314,7 @@ def test_who_is_told_to_jax(asked, monkeypatch):
     assert by_gke["cluster_detection_method"] == "gketpu"
     assert list(a_task_a_node["local_device_ids"]) == list(range(8))
     assert a_task_a_gpu["local_device_ids"] is None
-    assert all(who["heartbeat_timeout_seconds"] < GONE_WITHIN for who in asked)
+    assert all(who["heartbeat_timeout_seconds"] < HEARTBEAT_WITHIN for who in asked)
 
 
 def test_one_of_many_that_was_not_told_so_is_refused(asked, monkeypatch):

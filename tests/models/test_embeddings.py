@@ -13,15 +13,20 @@ from diffjax.models.embeddings import (
 )
 
 
-@pytest.mark.parametrize("t", [0, 1, 17, 999, 1000])
-def test_guided_diffusions_convention_in_float64(t):
-    dim = 8
-    angles = [t / 10_000 ** (k / 4) for k in range(4)]
-    expected = [np.cos(a) for a in angles] + [np.sin(a) for a in angles]
-    ours = timestep_embedding(jnp.array([t]), dim)
-    assert ours.shape == (1, dim) and ours.dtype == jnp.float32
+def test_a_time_is_a_point_on_circles_of_falling_speed():
+    """Vaswani et al. 2017: t + s is a rotation of t by angles that depend on s alone."""
+    t = jnp.array([0, 1, 17, 500, 517, 999])
+    e = np.asarray(timestep_embedding(t, 8), np.float64)
+    assert e.shape == (6, 8) and timestep_embedding(t, 8).dtype == jnp.float32
+    circles = e[:, :4] + 1j * e[:, 4:]  # cosines first, then sines
+    np.testing.assert_allclose(np.abs(circles), 1, rtol=1e-6)
+    np.testing.assert_allclose(circles[0], 1)
     # float32 holds an angle of 1000 to 6e-5.
-    np.testing.assert_allclose(ours[0], expected, atol=2e-4)
+    np.testing.assert_allclose(circles[4], circles[3] * circles[2], atol=2e-4)
+    # Angles of one step fall from 1 in equal ratios, and the next after the last would be 1e-4.
+    angles = np.angle(circles[1])
+    np.testing.assert_allclose(angles[0], 1, rtol=1e-6)
+    np.testing.assert_allclose(angles[1:] / angles[:-1], 0.1, rtol=1e-4)
 
 
 def test_that_of_diffusers():
