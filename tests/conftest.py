@@ -1,7 +1,9 @@
 """What every test shares: caches in a folder of the session's own, and a tiny config."""
 
+import fcntl
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,40 +19,50 @@ os.environ["XLA_FLAGS"] = (
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Files in tests/ that take most of the time. A worker of xdist takes whole files: were one of these
-# the last, the other workers would wait for it.
-LONGEST = (
+# Files in tests/ that `make test` leaves to `make test-slow`: several processes and devices, kills,
+# whole trainings, the notebook. The longest come first: a worker of xdist takes whole files, and
+# the others would wait for one that takes a long one last.
+SLOW = (
     "distributed/test_processes",
     "training/test_loop",
-    "test_notebook",
-    "test_main",
-    "distributed/test_sharding",
-    "training/test_faults",
-    "inference/test_guided_sampling",
-    "experiment/test_text_and_maps",
     "experiment/test_two_stages",
+    "experiment/test_text_and_maps",
+    "test_notebook",
+    "distributed/test_sharding",
+    "doors/test_examples",
     "examples/test_emoji_training",
-    "sampling/samplers/test_every_sampler",
+    "inference/test_guided_sampling",
     "experiment/test_edit",
-    "training/test_objectives",
-    "models/test_remat",
-    "training/test_train_step",
-    "experiment/test_plan",
-    "training/test_autoencoder_objective",
-    "perceptual/test_networks",
-    "models/test_unet",
     "experiment/test_likelihood",
+    "training/test_autoencoder_objective",
+    "models/test_remat",
+    "experiment/test_plan",
+    "experiment/test_ema_mode",
+    "perceptual/test_networks",
+    "golden/test_golden",
+    "training/test_compiles",
+)
+# Of the others, those that take longest.
+LONGEST = (
+    "sampling/samplers/test_every_sampler",
+    "training/test_objectives",
+    "test_main",
+    "training/test_faults",
+    "training/test_train_step",
+    "models/test_unet",
     "checkpoints/test_damaged_checkpoints",
     "training/test_telemetry",
-    "training/test_compiles",
-    "experiment/test_ema_mode",
     "likelihood/test_ode",
 )
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files come first; --no-loadscope-reorder makes xdist hand them out so."""
-    place = {f"tests/{name}.py": number for number, name in enumerate(LONGEST)}
+    """Marks the files of SLOW; the longest files come first, and xdist hands them out so."""
+    slow = {f"tests/{name}.py" for name in SLOW}
+    place = {f"tests/{name}.py": number for number, name in enumerate((*SLOW, *LONGEST))}
+    for item in items:
+        if item.nodeid.split("::")[0] in slow:
+            item.add_marker("slow")
     items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 
@@ -136,13 +148,35 @@ def tiny_flags():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, own_caches, tiny_flags):
-    """The workdir of a finished run of `tiny_flags`; a process makes it once."""
+def trained_once(tmp_path_factory):
+    """trained_once(name, train) -> a workdir, which `train` filled once for all of xdist's workers.
+
+    The first worker that asks trains; each has a copy of its own, which its tests may add to.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def run_of(name, train):
+        made, done = shared / f"trained-{name}", shared / f"trained-{name}.done"
+        with (shared / f"trained-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # held until the file is closed, however that happens
+            if not done.exists():
+                shutil.rmtree(made, ignore_errors=True)  # of a worker that failed half-way
+                assert train(made) == 0
+                done.touch()
+        copy = tmp_path_factory.mktemp(name) / "run"
+        shutil.copytree(made, copy)
+        return copy
+
+    return run_of
+
+
+@pytest.fixture(scope="session")
+def tiny_run(trained_once, own_caches, tiny_flags):
+    """The workdir of a finished run of `tiny_flags`."""
     from diffjax.main import main
 
-    workdir = tmp_path_factory.mktemp("tiny") / "run"
-    assert main([*tiny_flags, f"--workdir={workdir}"]) == 0
-    return workdir
+    return trained_once("tiny", lambda folder: main([*tiny_flags, f"--workdir={folder}"]))
 
 
 TINY_STAGE = {
@@ -173,13 +207,11 @@ def make_config():
 
 
 @pytest.fixture(scope="session")
-def stage_run(tmp_path_factory, own_caches):
-    """The workdir of a finished first stage; a process makes it once."""
+def stage_run(trained_once, own_caches):
+    """The workdir of a finished first stage."""
     from diffjax import main
 
-    folder = tmp_path_factory.mktemp("stage") / "run"
-    assert main.run(autoencoder_config(), folder) == 0
-    return folder
+    return trained_once("stage", lambda folder: main.run(autoencoder_config(), folder))
 
 
 @pytest.fixture

@@ -233,6 +233,7 @@ def parameters(workdir):
     return max(steps), [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_flags):
     flags = [*tiny_flags, "--config.train.steps=100000", "--config.train.checkpoint_every=100000"]
     process = start(flags, tmp_path)
@@ -251,6 +252,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_flags):
     assert f"going on from step {step} of" in printed
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_checkpoint_loses_nothing_before_it(tmp_path, tiny_flags):
     flags = [*tiny_flags, "--config.train.checkpoint_every=1", "--config.train.steps=25",
              "--config.train.eval_every=1000", "--config.train.sample_every=1000"]  # fmt: skip
@@ -280,6 +282,7 @@ def test_kill_in_the_middle_of_a_checkpoint_loses_nothing_before_it(tmp_path, ti
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_what_was_written(tmp_path, tiny_flags):
     """As far as a process can stage a full disk: no file may pass 40 kB."""
     process = start(
@@ -294,6 +297,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(tmp_path, tiny_flags
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_elsewhere_is_one_line_too(tmp_path, tiny_flags):
     """4 kB a file: checkpoints and pictures apart, metrics and events don't fit either."""
     process = start(

@@ -394,6 +394,7 @@ DEVICES = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_one_and_two_devices_learn_and_remember_the_same(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", DEVICES, str(ROOT / "experiments/digits.py")],

@@ -143,6 +143,7 @@ loop.train(Drawing(config), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_handles_and_programs_stay_the_same_once_each_part_had_its_turn(tmp_path):
     # A process of its own: in this one earlier tests' files are closed when the collector comes.
     subprocess.run([sys.executable, "-c", LONG, str(tmp_path)], check=True, cwd=ROOT)

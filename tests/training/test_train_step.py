@@ -156,6 +156,7 @@ DEVICES = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_one_and_four_devices_give_the_same_losses(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", DEVICES, str(ROOT / "experiments/digits.py")],
