@@ -73,8 +73,8 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
             )
     T = int(ours.schedule.T)
     scales = ours.schedule(np.arange(T + 1))
-    weight = loss.weighting(ours.schedule, jnp.arange(1, T + 1), loss.target)
-    weight = np.concatenate([[0.0], np.asarray(weight)])  # t = 0 is not asked for
+    weights = loss.weighting(ours.schedule, jnp.arange(1, T + 1), loss.target)
+    weight = np.concatenate([[0.0], np.asarray(weights)])  # t = 0 is not asked for
 
     def table(x: np.ndarray) -> Tensor:
         return torch.tensor(x, dtype=torch.float32, device=device)

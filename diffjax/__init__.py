@@ -1,8 +1,8 @@
 """diffjax: diffusion models as pure functions in JAX.
 
-`import diffjax as dj` brings the functional core, which needs jax and numpy alone. Networks, data,
-training and evaluation are imported by name: `from diffjax.models import UNet`. `dj.load(workdir)`
-reads a trained model; its imports are made when it is called.
+`import diffjax as dj` brings the functional core, which needs jax, numpy and jaxtyping alone.
+Networks, data, training and evaluation are imported by name: `from diffjax.models import UNet`.
+`dj.load(workdir)` reads a trained model; its imports are made when it is called.
 """
 
 from pathlib import Path

@@ -18,21 +18,22 @@ Gaussian; that noise and levels meet in (1) is this module's own form.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Int32
 
 from diffjax.parametrisations import Estimates, Parametrisation, eps_from_x0
 from diffjax.schedules import Scales
-from diffjax.types import Array
+from diffjax.types import Array, Data, Floats
 
 # Where one of the scales is zero, (1) is taken at this one.
 _LEAST_SCALE = 1e-6
 
 
-def level_values(levels: int = 256) -> Array:
+def level_values(levels: int = 256) -> Float32[Array, " levels"]:
     """(levels,) float32: the values of data on `levels` even levels from -1 to 1."""
     return jnp.linspace(-1.0, 1.0, levels)
 
 
-def level_of(x_0: Array, *, levels: int = 256) -> Array:
+def level_of(x_0: Floats, *, levels: int = 256) -> Int32[Array, "*shape"]:
     """The nearest level's number, int32 of x_0's shape."""
     return jnp.round((x_0 + 1) * ((levels - 1) / 2)).astype(jnp.int32).clip(0, levels - 1)
 
@@ -52,10 +53,10 @@ def categorical(levels: int = 256) -> Parametrisation:
     if levels < 2:
         raise ValueError(f"levels must be at least 2, not {levels}")
 
-    def target(x_0: Array, eps: Array, scales: Scales) -> Array:
+    def target(x_0: Array, eps: Array, scales: Scales[Array]) -> Array:
         raise ValueError("logits are no target of a squared error: set loss_target to x0, eps or v")
 
-    def estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+    def estimates(value: Float[Array, "batch ..."], x_t: Data, scales: Scales[Array]) -> Estimates:
         mean, _ = _moments(_by_level(value, x_t), *_observation(x_t, scales))
         # Rounding where (1) is sharp must not move a level.
         x_0 = jnp.clip(mean, -1.0, 1.0).astype(x_t.dtype)
@@ -64,7 +65,9 @@ def categorical(levels: int = 256) -> Parametrisation:
     return Parametrisation("categorical", target, estimates, outputs=levels)
 
 
-def log_prob(value: Array, x_t: Array, *, x_0: Array, scales: Scales) -> Array:
+def log_prob(
+    value: Float[Array, "batch ..."], x_t: Data, *, x_0: Data, scales: Scales[Array]
+) -> Data:
     """Equation (3), elementwise, in nats.
 
     Args:
@@ -85,11 +88,11 @@ def log_prob(value: Array, x_t: Array, *, x_0: Array, scales: Scales) -> Array:
     return chosen - snr / 2 * jnp.square(y - value_at) - log_normaliser
 
 
-def _by_level(value: Array, x_t: Array) -> Array:
+def _by_level(value: Float[Array, "batch ..."], x_t: Data) -> Float[Array, "batch *shape levels"]:
     return value.astype(jnp.float32).reshape(*x_t.shape, value.shape[-1] // x_t.shape[-1])
 
 
-def _observation(x_t: Array, scales: Scales) -> tuple[Array, Array]:
+def _observation(x_t: Data, scales: Scales[Array]) -> tuple[Data, Data]:
     """x_t / signal and the SNR, of x_t's shape."""
     signal = jnp.maximum(scales.signal_scale, _LEAST_SCALE)
     noise = jnp.maximum(scales.noise_scale, _LEAST_SCALE)
@@ -99,7 +102,7 @@ def _observation(x_t: Array, scales: Scales) -> tuple[Array, Array]:
 # (..., levels) arrays are what takes the time: each direction makes one pass, with nothing of that
 # size kept but the logits.
 @jax.custom_vjp
-def _moments(logits: Array, y: Array, snr: Array) -> tuple[Array, Array]:
+def _moments(logits: Float[Array, "batch *shape levels"], y: Data, snr: Data) -> tuple[Data, Data]:
     """Equation (2), and the logarithm of what normalises (1)."""
     return _forward(logits, y, snr)[0]
 

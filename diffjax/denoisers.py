@@ -6,33 +6,34 @@ guidance, inpainting) takes a denoiser and returns one.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from diffjax.parametrisations import Estimates, Parametrisation, edm
 from diffjax.process import scales_like
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, Times
 
 # network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32.
-Network = Callable[[Array, Array, Any], Array]
+Network = Callable[[Data, PerExample, Any], Array]
 # (t, schedule) -> what the network's time embedding is fed.
-TimeInput = Callable[[Array, Schedule], Array]
+TimeInput = Callable[[Times, Schedule], Array]
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """denoise(x_t, t, cond): x_t (B, ...), t scalar or (B,), cond any pytree or None."""
 
-    def __call__(self, x_t: Array, t: Array, cond: Any = None) -> Estimates: ...
+    def __call__(self, x_t: Data, t: Times, cond: Any = None) -> Estimates: ...
 
 
-def scaled_time(t: Array, schedule: Schedule) -> Array:
+def scaled_time(t: Times, schedule: Schedule) -> Array:
     """1000 t / T: the range that sinusoidal embeddings are made for, whatever T is."""
     return jnp.asarray(t, jnp.float32) * (1000.0 / schedule.T)
 
 
-def quarter_log_sigma(t: Array, schedule: Schedule) -> Array:
+def quarter_log_sigma(t: Times, schedule: Schedule) -> Array:
     """EDM's c_noise = log(noise_scale / signal_scale) / 4 (Karras et al. 2022, table 1).
 
     Cut at +-5, far outside the published range: an embedding of the infinite log-SNR of pure noise
@@ -48,7 +49,7 @@ def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
     schedule may change, or be learned, while the network's task stays what it is.
     """
 
-    def time_input(t: Array, schedule: Schedule) -> Array:
+    def time_input(t: Times, schedule: Schedule) -> Array:
         log_snr = schedule.log_snr(jnp.asarray(t, jnp.float32))
         return (log_snr_max - log_snr) * (1000.0 / (log_snr_max - log_snr_min))
 
@@ -57,14 +58,14 @@ def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
 
 def predict(
     network: Network,
-    x_t: Array,
+    x_t: Data,
     *,
-    t: Array,
+    t: Times,
     cond: Any,
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput = scaled_time,
-) -> tuple[Array, Scales]:
+) -> tuple[Array, Scales[Array]]:
     """The network's raw output at (x_t, t), in x_t's type, and the scales at t.
 
     Raises:
@@ -79,14 +80,14 @@ def predict(
 
 def predict_with_variance(
     network: Network,
-    x_t: Array,
+    x_t: Data,
     *,
-    t: Array,
+    t: Times,
     cond: Any,
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput = scaled_time,
-) -> tuple[Array, Array, Scales]:
+) -> tuple[Data, Data, Scales[Array]]:
     """As `predict`, of a network with a learned variance: its value, variance mix, and the scales.
 
     The first half of the channels is the value; the last half is v in [-1, 1] and the mix is
@@ -107,15 +108,15 @@ def predict_with_variance(
 
 def _predict(
     network: Network,
-    x_t: Array,
+    x_t: Data,
     shape: tuple[int, ...],
     *,
-    t: Array,
+    t: Times,
     cond: Any,
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput,
-) -> tuple[Array, Scales]:
+) -> tuple[Array, Scales[Array]]:
     """The network's output, which must have `shape`, and the scales.
 
     t is spread over the batch, so that one compiled network serves samplers (one t for all) and
@@ -148,7 +149,7 @@ def denoiser(
     Raises (when called): ValueError if the output's shape is not x_t's.
     """
 
-    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         output, scales = predict(
             network, x_t, t=t, cond=cond,
             schedule=schedule, parametrisation=parametrisation, time_input=time_input,
@@ -179,7 +180,7 @@ def learned_variance_denoiser(
     Raises (when called): ValueError if the output has another shape.
     """
 
-    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         value, mix, scales = predict_with_variance(
             network, x_t, t=t, cond=cond,
             schedule=schedule, parametrisation=parametrisation, time_input=time_input,

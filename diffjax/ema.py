@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike
 
 WIDEST = 12**-0.5  # sigma_rel of gamma = 0, the plain mean of all parameters so far
 
 
-def constant_decay(step: Array, *, decay: float) -> Array:
+def constant_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Array, "*shape"]:
     """The same decay at every step: the average spans about 1 / (1 - decay) updates.
 
     It forgets where it started no sooner than anything else: begin from trained parameters, or
@@ -40,7 +41,7 @@ def constant_decay(step: Array, *, decay: float) -> Array:
     return jnp.full(jnp.shape(step), decay, jnp.float32)
 
 
-def warmed_up_decay(step: Array, *, decay: float) -> Array:
+def warmed_up_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Array, "*shape"]:
     """min(decay, (1 + step) / (10 + step)): a young average forgets its random start.
 
     The warm-up of TensorFlow's ExponentialMovingAverage: after n steps the average spans about
@@ -58,13 +59,13 @@ def warmed_up_decay(step: Array, *, decay: float) -> Array:
 
 
 def inverse_decay(
-    step: Array,
+    step: Real[ArrayLike, "*shape"],
     *,
     inv_gamma: float = 1.0,
     power: float = 2 / 3,
     max_decay: float = 0.9999,
     min_decay: float = 0.0,
-) -> Array:
+) -> Float[Array, "*shape"]:
     """1 - (1 + step / inv_gamma)^-power, cut to [min_decay, max_decay].
 
     k-diffusion's EMAWarmup, and diffusers' EMAModel with use_ema_warmup. After n updates the
@@ -97,7 +98,7 @@ def inverse_decay(
     return jnp.clip(decay, min_decay, max_decay)
 
 
-def power_decay(step: Array, *, sigma_rel: float) -> Array:
+def power_decay(step: Real[ArrayLike, "*shape"], *, sigma_rel: float) -> Float[Array, "*shape"]:
     """(1 - 1/t)^(gamma + 1) with t = step + 1: the average keeps its shape as training goes on.
 
     Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models",
@@ -170,7 +171,7 @@ def sigma_rel_from_gamma(gamma: float) -> float:
     return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
-def update(average: Any, params: Any, *, decay: Array) -> Any:
+def update(average: Any, params: Any, *, decay: Float[ArrayLike, ""]) -> Any:
     """average + (1 - decay) (params - average), leaf by leaf, in the average's types.
 
     Args:

@@ -9,6 +9,7 @@ does not quite vanish at t = 0.
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float64, Real
 
 from diffjax.schedules import Scales, Schedule
 
@@ -22,12 +23,12 @@ class Grid(NamedTuple):
       signal_scale, noise_scale: (N+1,) float64; the last are 1 and 0.
     """
 
-    t: np.ndarray
-    signal_scale: np.ndarray
-    noise_scale: np.ndarray
+    t: Real[np.ndarray, " N+1"]
+    signal_scale: Float64[np.ndarray, " N+1"]
+    noise_scale: Float64[np.ndarray, " N+1"]
 
     @property
-    def scales(self) -> Scales:
+    def scales(self) -> Scales[np.ndarray]:
         return Scales(self.signal_scale, self.noise_scale)
 
     @property

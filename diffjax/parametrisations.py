@@ -22,9 +22,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from diffjax.schedules import Scales
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, Data, Floats
 
 
 class Estimates(NamedTuple):
@@ -35,12 +36,12 @@ class Estimates(NamedTuple):
     beta's (1) (`interpolated_log_variance`). None where the variance is fixed.
     """
 
-    x_0: Array
-    eps: Array
-    variance_mix: Array | None = None
+    x_0: Data
+    eps: Data
+    variance_mix: Data | None = None
 
 
-def interpolated_log_variance(mix: Array, log_small: Array, log_large: Array) -> Array:
+def interpolated_log_variance(mix: ArrayLike, log_small: Array, log_large: Array) -> Array:
     """log_small + mix (log_large - log_small): a learned variance between beta-tilde and beta.
 
     Nichol & Dhariwal 2021, equation 15: v log beta_t + (1 - v) log beta-tilde_t.
@@ -52,17 +53,17 @@ def interpolated_log_variance(mix: Array, log_small: Array, log_large: Array) ->
     return log_small + mix * (log_large - log_small)
 
 
-def x0_from_eps(x_t: Array, eps: Array, scales: Scales) -> Array:
+def x0_from_eps(x_t: Floats, eps: Floats, scales: Scales[Array]) -> Floats:
     """x_0 = (x_t - noise_scale eps) / signal_scale; infinite where the signal is zero."""
     return (x_t - scales.noise_scale * eps) / scales.signal_scale
 
 
-def eps_from_x0(x_t: Array, x_0: Array, scales: Scales) -> Array:
+def eps_from_x0(x_t: Floats, x_0: Floats, scales: Scales[Array]) -> Floats:
     """eps = (x_t - signal_scale x_0) / noise_scale; infinite where the noise is zero."""
     return (x_t - scales.signal_scale * x_0) / scales.noise_scale
 
 
-def _one(scales: Scales) -> Array:
+def _one(scales: Scales[Array]) -> Array:
     return jnp.ones_like(scales.signal_scale)
 
 
@@ -79,25 +80,25 @@ class Parametrisation(NamedTuple):
     """
 
     name: str
-    target: Callable[[Array, Array, Scales], Array]
-    estimates: Callable[[Array, Array, Scales], Estimates]
-    input_scale: Callable[[Scales], Array] = _one
+    target: Callable[[Array, Array, Scales[Array]], Array]
+    estimates: Callable[[Array, Floats, Scales[Array]], Estimates]
+    input_scale: Callable[[Scales[Array]], Array] = _one
     needs_signal: bool = False
     outputs: int = 1
 
 
-def _eps_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+def _eps_estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
     return Estimates(x0_from_eps(x_t, value, scales), value)
 
 
-def _v_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+def _v_estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
     signal, noise = scales
     # signal^2 + noise^2 is 1 on variance preserving schedules.
     power = signal**2 + noise**2
     return Estimates((signal * x_t - noise * value) / power, (noise * x_t + signal * value) / power)
 
 
-def _velocity_estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+def _velocity_estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
     signal, noise = scales
     total = signal + noise
     return Estimates((x_t - noise * value) / total, (x_t + signal * value) / total)
@@ -144,14 +145,14 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
 
-    def power(scales: Scales) -> Array:
+    def power(scales: Scales[Array]) -> Array:
         return (scales.signal_scale * sigma_data) ** 2 + scales.noise_scale**2
 
-    def target(x_0: Array, eps: Array, scales: Scales) -> Array:
+    def target(x_0: Array, eps: Array, scales: Scales[Array]) -> Array:
         signal, noise = scales
         return (noise / sigma_data * x_0 - signal * sigma_data * eps) / jnp.sqrt(power(scales))
 
-    def estimates(value: Array, x_t: Array, scales: Scales) -> Estimates:
+    def estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
         signal, noise = scales
         c2 = power(scales)
         c_skip, c_out = signal * sigma_data**2 / c2, noise * sigma_data / jnp.sqrt(c2)
@@ -165,8 +166,13 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
 
 
 def convert(
-    value: Array, x_t: Array, *, source: Parametrisation, target: Parametrisation, scales: Scales
-) -> Array:
+    value: Float[Array, "..."],
+    x_t: Floats,
+    *,
+    source: Parametrisation,
+    target: Parametrisation,
+    scales: Scales[Array],
+) -> Floats:
     """The same statement about (x_0, eps) given x_t, said in another parametrisation.
 
     Args:
@@ -185,7 +191,7 @@ def convert(
     return target.target(pair.x_0, pair.eps, scales)
 
 
-def gain(target: Parametrisation, scales: Scales) -> Array:
+def gain(target: Parametrisation, scales: Scales[Array]) -> Array:
     """How many times a squared error in x_0 counts in `target`, at a given x_t.
 
     An error d in x_0 is an error -signal/noise d in eps, and `target` is linear: SNR for eps, 1 for

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 from diffjax.ema import gamma_from_sigma_rel
 
@@ -50,7 +51,7 @@ class Profile(NamedTuple):
     sigma_rel: float
 
 
-def posthoc_weights(snapshots: Sequence[Profile], *, wanted: Profile) -> np.ndarray:
+def posthoc_weights(snapshots: Sequence[Profile], *, wanted: Profile) -> Float64[np.ndarray, " n"]:
     """The weights of (2): sum_i weights_i average_i is nearest to the wanted average.
 
     Profiles are brought to unit length first, so the matrix (4) has ones on its diagonal, and
@@ -158,7 +159,9 @@ def _check_alike(tree: Any, first: Any) -> None:
             raise ValueError(f"expected floating point leaves, not {jnp.result_type(leaf)}")
 
 
-def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(
+    profiles: Sequence[Profile],
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """(n,) steps and gammas in float64."""
     for profile in profiles:
         if not profile.step >= 1:
@@ -169,13 +172,13 @@ def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _lengths(profiles: Sequence[Profile]) -> np.ndarray:
+def _lengths(profiles: Sequence[Profile]) -> Float64[np.ndarray, " n"]:
     """(n,) ||p||, the root of (3) at a = b."""
     t, gamma = _columns(profiles)
     return (gamma + 1) / np.sqrt((2 * gamma + 1) * t)
 
 
-def _cosines(profiles: Sequence[Profile], others: Sequence[Profile]) -> np.ndarray:
+def _cosines(profiles: Sequence[Profile], others: Sequence[Profile]) -> Float64[np.ndarray, "n m"]:
     """(n, m), equation (4)."""
     (t, gamma), (t_other, gamma_other) = _columns(profiles), _columns(others)
     t, gamma = t[:, None], gamma[:, None]

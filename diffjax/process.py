@@ -16,24 +16,24 @@ a shortened table (Kingma et al. 2021, VDM, appendix A).
 Times are scalars or (B,) arrays; images are (B, ...) arrays.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, Data, Numbers, Times
 
 
 class Gaussian(NamedTuple):
     """A diagonal Gaussian. mean: (B, ...); variance, log_variance: broadcast against it."""
 
-    mean: Array
+    mean: Data
     variance: Array
     log_variance: Array
 
 
-def broadcast(a: Array, x: Array) -> Array:
+def broadcast(a: ArrayLike, x: Data) -> Array:
     """A scalar or (B,) array, with axes added so that it multiplies (B, ...) images.
 
     Raises:
@@ -45,13 +45,13 @@ def broadcast(a: Array, x: Array) -> Array:
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 
-def scales_like(schedule: Schedule, t: Array, x: Array) -> Scales:
+def scales_like(schedule: Schedule, t: Times, x: Data) -> Scales[Array]:
     """schedule(t), each shaped to multiply the images x: (B, 1, ..., 1) or scalar."""
     scales = schedule(jnp.asarray(t))
     return Scales(broadcast(scales.signal_scale, x), broadcast(scales.noise_scale, x))
 
 
-def q_sample(schedule: Schedule, x_0: Array, *, t: Array, eps: Array) -> Array:
+def q_sample(schedule: Schedule, x_0: Data, *, t: Times, eps: Data) -> Data:
     """Draws x_t ~ q(x_t | x_0) in closed form: signal_scale x_0 + noise_scale eps.
 
     Ho et al. 2020, equation 4.
@@ -74,7 +74,7 @@ def q_sample(schedule: Schedule, x_0: Array, *, t: Array, eps: Array) -> Array:
     return signal * x_0 + noise * eps
 
 
-def q_step(schedule: Schedule, x_s: Array, *, s: Array, t: Array, eps: Array) -> Array:
+def q_step(schedule: Schedule, x_s: Data, *, s: Times, t: Times, eps: Data) -> Data:
     """Draws x_t ~ q(x_t | x_s), s < t, by equation (1): one step of the chain.
 
     With s = t - 1 it is DDPM's (Ho et al. 2020, equation 2).
@@ -92,15 +92,18 @@ def q_step(schedule: Schedule, x_s: Array, *, s: Array, t: Array, eps: Array) ->
     return signal_ts * x_s + jnp.sqrt(var_ts) * eps
 
 
-def transition(scales_s: Scales, scales_t: Scales) -> tuple[Array, Array]:
+def transition(scales_s: Scales[Numbers], scales_t: Scales[Numbers]) -> tuple[Numbers, Numbers]:
     """signal_ts and var_ts of equation (2); NumPy in, NumPy (float64) out."""
     signal_ts = scales_t.signal_scale / scales_s.signal_scale
-    var_ts = scales_t.noise_scale**2 - (signal_ts * scales_s.noise_scale) ** 2
+    # Any, since a float is NumPy's here and has `clip`.
+    var_ts: Any = scales_t.noise_scale**2 - (signal_ts * scales_s.noise_scale) ** 2
     # Rounding may take a vanishing step's variance below zero.
     return signal_ts, var_ts.clip(min=0)
 
 
-def posterior_coefficients(scales_s: Scales, scales_t: Scales) -> tuple[Array, Array, Array]:
+def posterior_coefficients(
+    scales_s: Scales[Numbers], scales_t: Scales[Numbers]
+) -> tuple[Numbers, Numbers, Numbers]:
     """(coefficient of x_t, coefficient of x_0, variance) of equation (3)."""
     signal_ts, var_ts = transition(scales_s, scales_t)
     noise_s, noise_t = scales_s.noise_scale, scales_t.noise_scale
@@ -111,7 +114,7 @@ def posterior_coefficients(scales_s: Scales, scales_t: Scales) -> tuple[Array, A
     )
 
 
-def q_posterior(schedule: Schedule, x_t: Array, *, x_0: Array, s: Array, t: Array) -> Gaussian:
+def q_posterior(schedule: Schedule, x_t: Data, *, x_0: Data, s: Times, t: Times) -> Gaussian:
     """The posterior q(x_s | x_t, x_0), s < t, of equation (3).
 
     Args:

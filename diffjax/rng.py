@@ -8,11 +8,12 @@ import zlib
 from collections.abc import Callable
 
 import jax
+from jaxtyping import Integer, Shaped
 
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, Indices, PRNGKey
 
 
-def stream(seed: Array, name: str, step: Array = 0) -> Array:
+def stream(seed: Integer[ArrayLike, ""], name: str, step: Integer[ArrayLike, ""] = 0) -> PRNGKey:
     """The key of a named stream at a step.
 
     Args:
@@ -24,7 +25,9 @@ def stream(seed: Array, name: str, step: Array = 0) -> Array:
     return jax.random.fold_in(key, step)
 
 
-def per_example(key: Array, indices: Array, draw: Callable[[Array], Array]) -> Array:
+def per_example(
+    key: PRNGKey, indices: Indices, draw: Callable[[PRNGKey], Array]
+) -> Shaped[Array, "batch ..."]:
     """draw(key_i) for each example i, stacked; key_i = fold_in(key, i).
 
     Args:

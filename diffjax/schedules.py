@@ -23,25 +23,26 @@ Both are called the same way, `signal_scale, noise_scale = schedule(t)`, with Nu
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.types import Array
+from diffjax.types import ArrayLike, Numbers
 
 MAX_STEPS = 1_000_000
 MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: no singular step near t = T.
 
 
-class Scales(NamedTuple):
-    """The marginal pair of equation (1); both arrays have the shape of t."""
+class Scales(NamedTuple, Generic[Numbers]):
+    """The marginal pair of equation (1); both have the shape of t and are of its kind."""
 
-    signal_scale: Array
-    noise_scale: Array
+    signal_scale: Numbers
+    noise_scale: Numbers
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What losses, denoisers and sampling grids ask of a schedule.
 
@@ -57,12 +58,12 @@ class Schedule(Protocol):
     def t_min(self) -> float: ...
     @property
     def discrete(self) -> bool: ...
-    def __call__(self, t: Array) -> Scales: ...
-    def log_snr(self, t: Array) -> Array: ...
-    def time(self, log_snr: Array) -> Array: ...
+    def __call__(self, t: Numbers) -> Scales[Numbers]: ...
+    def log_snr(self, t: Numbers) -> Numbers: ...
+    def time(self, log_snr: Numbers) -> Numbers: ...
 
 
-def _namespace(t: Array) -> Any:
+def _namespace(t: ArrayLike) -> Any:
     """NumPy for NumPy input and Python scalars (float64), jax.numpy for JAX input (float32)."""
     return jnp if isinstance(t, jax.Array) else np
 
@@ -128,25 +129,25 @@ class DiscreteSchedule:
             log_alpha_bar = 2 * np.log(self.signal_scale)
         return np.concatenate([[0.0], -np.expm1(np.diff(log_alpha_bar))])
 
-    def __call__(self, t: Array) -> Scales:
+    def __call__(self, t: Numbers) -> Scales[Numbers]:
         """The pair at t: integers 0..T exactly as tabled, floats in [0, T] between the steps."""
         xp = _namespace(t)
-        t = xp.asarray(t)
-        if xp.issubdtype(t.dtype, np.integer):
-            return Scales(xp.asarray(self.signal_scale)[t], xp.asarray(self.noise_scale)[t])
+        times = xp.asarray(t)
+        if xp.issubdtype(times.dtype, np.integer):
+            return Scales(xp.asarray(self.signal_scale)[times], xp.asarray(self.noise_scale)[times])
         # Each scale is a sine of an angle near 0 where it is small: exact in float32 at both ends.
         steps, angle = np.arange(self.T + 1.0), self._angle
         complement = np.arctan2(self.signal_scale, self.noise_scale)
         return Scales(
-            xp.sin(xp.interp(t, xp.asarray(steps), xp.asarray(complement))),
-            xp.sin(xp.interp(t, xp.asarray(steps), xp.asarray(angle))),
+            xp.sin(xp.interp(times, xp.asarray(steps), xp.asarray(complement))),
+            xp.sin(xp.interp(times, xp.asarray(steps), xp.asarray(angle))),
         )
 
-    def log_snr(self, t: Array) -> Array:
+    def log_snr(self, t: Numbers) -> Numbers:
         """Equation (2) at t; +inf at t = 0, -inf where the signal is zero."""
         return _log_snr(self(t))
 
-    def time(self, log_snr: Array) -> Array:
+    def time(self, log_snr: Numbers) -> Numbers:
         """The float time in [0, T] at which log_snr is reached: the inverse of `log_snr`."""
         xp = _namespace(log_snr)
         angle = xp.arctan(xp.exp(-log_snr / 2))
@@ -157,7 +158,7 @@ class DiscreteSchedule:
         return np.arctan2(self.noise_scale, self.signal_scale)
 
 
-def variance_preserving(log_snr: Array) -> Scales:
+def variance_preserving(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (3): (sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr)))."""
     xp = _namespace(log_snr)
     return Scales(
@@ -166,7 +167,7 @@ def variance_preserving(log_snr: Array) -> Scales:
     )
 
 
-def straight(log_snr: Array) -> Scales:
+def straight(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (4): (sigmoid(log_snr / 2), sigmoid(-log_snr / 2))."""
     xp = _namespace(log_snr)
     return Scales(
@@ -175,7 +176,7 @@ def straight(log_snr: Array) -> Scales:
     )
 
 
-def variance_exploding(log_snr: Array) -> Scales:
+def variance_exploding(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (5): (1, exp(-log_snr / 2))."""
     xp = _namespace(log_snr)
     return Scales(xp.ones_like(log_snr), xp.exp(-log_snr / 2))
@@ -192,9 +193,10 @@ class ContinuousSchedule:
       t_min: the smallest time at which a network is asked; above 0 where log_snr(0) is infinite.
     """
 
-    log_snr: Callable[[Array], Array]
-    time: Callable[[Array], Array]
-    geometry: Callable[[Array], Scales]
+    # Numbers -> Numbers, which a Callable has no way to say.
+    log_snr: Callable[[Any], Any]
+    time: Callable[[Any], Any]
+    geometry: Callable[[Any], Scales]
     t_min: float = 0.0
 
     @property
@@ -205,13 +207,13 @@ class ContinuousSchedule:
     def discrete(self) -> bool:
         return False
 
-    def __call__(self, t: Array) -> Scales:
+    def __call__(self, t: Numbers) -> Scales[Numbers]:
         """The pair at t in [0, 1]."""
         xp = _namespace(t)
         return self.geometry(self.log_snr(xp.asarray(t, dtype=float)))
 
 
-def _log_snr(scales: Scales) -> Array:
+def _log_snr(scales: Scales[Numbers]) -> Numbers:
     xp = _namespace(scales.signal_scale)
     with np.errstate(divide="ignore"):
         return 2 * (xp.log(scales.signal_scale) - xp.log(scales.noise_scale))
@@ -374,12 +376,12 @@ def continuous_cosine(
     c = float(np.arctan(np.exp(log_snr_min / 2)))
     a = np.pi / 2 - b - c
 
-    def log_snr(t: Array) -> Array:
+    def log_snr(t: Numbers) -> Numbers:
         xp = _namespace(t)
         # tan x = sin x / sin(pi/2 - x): both angles are small where float32 needs it.
         return 2 * (xp.log(xp.sin(a * (1 - t) + c)) - xp.log(xp.sin(a * t + b)))
 
-    def time(log_snr: Array) -> Array:
+    def time(log_snr: Numbers) -> Numbers:
         xp = _namespace(log_snr)
         return (xp.arctan(xp.exp(-log_snr / 2)) - b) / a
 
@@ -413,11 +415,11 @@ def karras(
         raise ValueError(f"karras needs 0 < sigma_min < sigma_max, not {sigma_min}, {sigma_max}")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
-    def log_snr(t: Array) -> Array:
+    def log_snr(t: Numbers) -> Numbers:
         xp = _namespace(t)
         return -2 * rho * xp.log(low + t * (high - low))
 
-    def time(log_snr: Array) -> Array:
+    def time(log_snr: Numbers) -> Numbers:
         xp = _namespace(log_snr)
         return (xp.exp(-log_snr / (2 * rho)) - low) / (high - low)
 
@@ -430,12 +432,12 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
     log_snr(t) = 2 log((1 - t) / t): infinite at both ends, where the pair is (1, 0) and (0, 1).
     """
 
-    def log_snr(t: Array) -> Array:
+    def log_snr(t: Numbers) -> Numbers:
         xp = _namespace(t)
         with np.errstate(divide="ignore"):
             return 2 * (xp.log1p(-t) - xp.log(t))
 
-    def time(log_snr: Array) -> Array:
+    def time(log_snr: Numbers) -> Numbers:
         return straight(log_snr).noise_scale
 
     return ContinuousSchedule(log_snr, time, straight, t_min)

@@ -17,20 +17,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool
 
 from diffjax.denoisers import Denoiser, Network, TimeInput, predict, scaled_time
 from diffjax.parametrisations import Estimates, Parametrisation
 from diffjax.process import broadcast, scales_like
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, TimePerExample, Times
 
 
-def _showing(network: Network, estimate: Array, limit: float | None) -> Network:
+def _showing(network: Network, estimate: Data, limit: float | None) -> Network:
     """The plain network (x, time_input, cond) -> output that is shown one estimate."""
     if limit is not None:
         estimate = jnp.clip(estimate, -limit, limit)
 
-    def shown(x: Array, time_input: Array, cond: Any) -> Array:
+    def shown(x: Data, time_input: PerExample, cond: Any) -> Array:
         return network(jnp.concatenate([x, estimate.astype(x.dtype)], axis=-1), time_input, cond)
 
     return shown
@@ -45,8 +46,8 @@ def training_network(
     network: Network,
     schedule: Schedule,
     *,
-    t: Array,
-    coins: Array,
+    t: TimePerExample,
+    coins: Bool[Array, " batch"],
     parametrisation: Parametrisation,
     limit: float | None = None,
 ) -> Network:
@@ -77,7 +78,7 @@ def training_network(
             f"coins must be one bool an example, (B,), not {coins.dtype} of shape {coins.shape}"
         )
 
-    def plain(x: Array, time_input: Array, cond: Any) -> Array:
+    def plain(x: Data, time_input: PerExample, cond: Any) -> Data:
         if coins.shape != x.shape[:1]:
             raise ValueError(f"{len(coins)} coins for a batch of {len(x)}: expected one an example")
         none = jnp.zeros_like(x)
@@ -123,8 +124,8 @@ def self_conditioned(
     if passes < 1:
         raise ValueError(f"passes must be at least 1, not {passes}")
 
-    def denoise(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        def once(_: int, before: Estimates) -> Estimates:
+    def denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
+        def once(_: Array, before: Estimates) -> Estimates:
             output, scales = predict(
                 _showing(network, before.x_0, limit), x_t, t=t, cond=cond,
                 schedule=schedule, parametrisation=parametrisation, time_input=time_input,

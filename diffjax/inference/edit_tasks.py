@@ -87,8 +87,8 @@ def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Tas
     def run(row: Row) -> Array:
         known = jnp.repeat(row.images, len(row.eps), axis=0)
         x_T = row.eps * jnp.float32(row.grid.noise_scale[0])
-        drawn = draw(row, x_T, known=known).x_0
         keep = jnp.asarray(row.mask) > 0.5
+        drawn = draw(row, x_T, known=known, keep=keep).x_0
         # Solvers that do not land on the last estimate return the known region up to rounding.
         results = jnp.where(keep, known, drawn)
         return jnp.concatenate([row.images, jnp.where(keep, row.images, 0.0), results])
@@ -99,8 +99,8 @@ def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Tas
 def inpaint() -> Task:
     """The rest of an image by replacement, with the config's sampler; `editing.known_region`."""
 
-    def draw(row: Row, x_T: Array, *, known: Array) -> samplers.Samples:
-        denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=row.mask)
+    def draw(row: Row, x_T: Array, *, known: Array, keep: Array) -> samplers.Samples:
+        denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=keep)
         return row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(len(x_T)))
 
     return _masked(draw, uses_sampler=True)
@@ -111,10 +111,10 @@ def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
     _whole("jump", jump, 1)
     _whole("resamples", resamples, 1)
 
-    def draw(row: Row, x_T: Array, *, known: Array) -> samplers.Samples:
+    def draw(row: Row, x_T: Array, *, known: Array, keep: Array) -> samplers.Samples:
         return editing.repaint(
             row.denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(len(x_T)),
-            known=known, mask=row.mask, jump=jump, resamples=resamples,
+            known=known, mask=keep, jump=jump, resamples=resamples,
         )  # fmt: skip
 
     return _masked(draw, uses_sampler=False)

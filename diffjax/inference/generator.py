@@ -334,7 +334,7 @@ class Generator:
 
         return generate
 
-    def noise(self, indices: Array, seed: Array | None = None) -> tuple[Array, Array]:
+    def noise(self, indices: Array, seed: int | Array | None = None) -> tuple[Array, Array]:
         """Each sample's start, standard normal (n, ...) of x_0's shape, and its key, (n,)."""
         seed = self._seed if seed is None else seed
         start = rng.stream(seed, "sample_start")

@@ -1,11 +1,12 @@
 """Bits per dimension, and their mean over a data set with its standard error."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from diffjax.types import Array
+from diffjax.types import ArrayLike, Numbers
 
 
 class Summary(NamedTuple):
@@ -22,7 +23,7 @@ class Summary(NamedTuple):
     count: int  # type: ignore[assignment]  # tuple.count, which nobody asks of it
 
 
-def bits_per_dim(nats: Array, *, dimensions: int) -> Array:
+def bits_per_dim(nats: Numbers, *, dimensions: int) -> Numbers:
     """nats / (dimensions log 2): an image's negative log likelihood in bits per dimension.
 
     Args:
@@ -40,7 +41,7 @@ def bits_per_dim(nats: Array, *, dimensions: int) -> Array:
     return nats / (dimensions * math.log(2))
 
 
-def summarise(per_image: Array) -> Summary:
+def summarise(per_image: ArrayLike | Sequence[float]) -> Summary:
     """The mean over images, and its standard error std / sqrt(count), std with count - 1 below.
 
     In float64 whatever the type of the values.

@@ -26,12 +26,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Key
 
-from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.schedules import Scales, Schedule
+from diffjax.types import Array, Data, PerExample, PRNGKeys
 
 # x -> (mean, log_scale) of x's shape: a pixel's q before it is squashed into the bin.
-Parameters = Callable[[Array], tuple[Array, Array]]
+Parameters = Callable[[Data], tuple[Data, Data]]
 
 
 class Dequantised(NamedTuple):
@@ -42,8 +43,8 @@ class Dequantised(NamedTuple):
       log_q: (B,) log q(z | x), in nats an example.
     """
 
-    x: Array
-    log_q: Array
+    x: Data
+    log_q: PerExample
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,9 +57,9 @@ class Dequantiser:
     """
 
     t_start: float
-    draw: Callable[[Array, Array], Dequantised]
+    draw: Callable[[Data, Array], Dequantised]
 
-    def __call__(self, x: Array, *, key: Array) -> Dequantised:
+    def __call__(self, x: Data, *, key: PRNGKeys) -> Dequantised:
         """A draw of q(z | x).
 
         Args:
@@ -73,7 +74,7 @@ class Dequantiser:
         return self.draw(x, per_example_keys(key, len(x)))
 
 
-def per_example_keys(key: Array, batch: int) -> Array:
+def per_example_keys(key: PRNGKeys, batch: int) -> Key[Array, " batch"]:
     """(batch,) keys from one key, by `fold_in` of the example's place; (batch,) keys as they are.
 
     Raises:
@@ -106,20 +107,19 @@ def start_time(schedule: Schedule, t_start: float | None) -> float:
 
 def _ends(
     schedule: Schedule, t_start: float | None, levels: int
-) -> tuple[float, Array, Array, float]:
-    """(t_start, signal and noise there, the bin's width in data space)."""
+) -> tuple[float, Scales[float], float]:
+    """(t_start, the pair there, the bin's width in data space)."""
     if levels < 2:
         raise ValueError(f"levels must be at least 2, not {levels}")
     t = start_time(schedule, t_start)
-    signal, noise = schedule(np.float64(t))
-    return t, signal, noise, 2 / (levels - 1)
+    return t, schedule(np.float64(t)), 2 / (levels - 1)
 
 
-def _sum(a: Array) -> Array:
+def _sum(a: Data) -> PerExample:
     return a.sum(tuple(range(1, a.ndim)))
 
 
-def _dimensions(x: Array) -> int:
+def _dimensions(x: Data) -> int:
     return math.prod(x.shape[1:])
 
 
@@ -142,9 +142,9 @@ def uniform(schedule: Schedule, *, t_start: float | None = None, levels: int = 2
     >>> bool(abs(dequantise(jnp.ones((1, 3)), key=jax.random.key(0)).x - 0.999).max() < 1 / 255)
     True
     """
-    t, signal, _, width = _ends(schedule, t_start, levels)
+    t, (signal, _), width = _ends(schedule, t_start, levels)
 
-    def draw(x: Array, keys: Array) -> Dequantised:
+    def draw(x: Data, keys: Key[Array, " batch"]) -> Dequantised:
         half = width / 2
         u = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], x.dtype, -half, half))(keys)
         scale = jnp.asarray(signal, x.dtype)
@@ -174,9 +174,9 @@ def truncated_normal(
     Raises:
       ValueError: as `uniform`.
     """
-    t, signal, noise, width = _ends(schedule, t_start, levels)
+    t, (signal, noise), width = _ends(schedule, t_start, levels)
 
-    def draw(x: Array, keys: Array) -> Dequantised:
+    def draw(x: Data, keys: Key[Array, " batch"]) -> Dequantised:
         cut = jnp.asarray(signal * width / (2 * noise), x.dtype)
         signal_scale, noise_scale = jnp.asarray(signal, x.dtype), jnp.asarray(noise, x.dtype)
         eps = jax.vmap(
@@ -214,9 +214,9 @@ def variational(
     Raises:
       ValueError: as `uniform`; when called, parameters of another shape.
     """
-    t, signal, _, width = _ends(schedule, t_start, levels)
+    t, (signal, _), width = _ends(schedule, t_start, levels)
 
-    def draw(x: Array, keys: Array) -> Dequantised:
+    def draw(x: Data, keys: Key[Array, " batch"]) -> Dequantised:
         mean, log_scale = parameters(x)
         if mean.shape != x.shape or log_scale.shape != x.shape:
             raise ValueError(
@@ -234,5 +234,5 @@ def variational(
     return Dequantiser(t, draw)
 
 
-def _log_normal(eps: Array) -> Array:
+def _log_normal(eps: Data) -> Data:
     return -(jnp.square(eps) + math.log(2 * math.pi)) / 2

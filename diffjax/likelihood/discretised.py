@@ -17,7 +17,7 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike
 
 _HALF_LOG_2_PI = math.log(2 * math.pi) / 2
 # h and h c below which a bin is narrow: the first term left out of its series is under 1e-10.
@@ -25,7 +25,7 @@ _NARROW = 0.05
 
 
 def discretised_gaussian_log_prob(
-    x: Array, *, mean: Array, log_std: Array, levels: int = 256
+    x: ArrayLike, *, mean: ArrayLike, log_std: ArrayLike, levels: int = 256
 ) -> Array:
     """log of the mass that N(mean, std^2) gives to the bin of x, equation (2), in nats.
 

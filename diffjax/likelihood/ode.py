@@ -30,12 +30,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int32
 
 from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.likelihood.dequantisation import Dequantiser, per_example_keys, start_time
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, PRNGKeys
 
 # Dormand & Prince 1980, the pair of orders 5 and 4: row i makes stage i, and row 6, whose stage is
 # the next step's first, is the solution of order 5.
@@ -69,12 +70,12 @@ class OdeLikelihood(NamedTuple):
       finished: whether T was reached; if not, the rest is NaN.
     """
 
-    log_prob: Array
-    prior: Array
-    divergence: Array
-    latent: Array
-    evaluations: Array
-    finished: Array
+    log_prob: PerExample
+    prior: PerExample
+    divergence: PerExample
+    latent: Data
+    evaluations: Int32[Array, ""]
+    finished: Bool[Array, ""]
 
 
 class OdeBitsPerDim(NamedTuple):
@@ -86,17 +87,17 @@ class OdeBitsPerDim(NamedTuple):
       finished: whether every solve reached T; if not, the bound is NaN.
     """
 
-    bits_per_dim: Array
-    evaluations: Array
-    finished: Array
+    bits_per_dim: PerExample
+    evaluations: Int32[Array, ""]
+    finished: Bool[Array, ""]
 
 
 def ode_log_likelihood(
     denoise: Denoiser,
-    x: Array,
+    x: Data,
     *,
     schedule: Schedule,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     t_start: float | None = None,
     divergence: str = "hutchinson",
@@ -152,7 +153,7 @@ def ode_log_likelihood(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be of a float type, not {x.dtype}")
     t_start = start_time(schedule, t_start)
-    with_divergence: Callable[[Callable[[Array], Array], Array], _Point] = _exact
+    with_divergence: Callable[[Callable[[Data], Data], Data], _Point] = _exact
     if divergence == "hutchinson":
         if key is None:
             raise ValueError("a Hutchinson divergence draws probes: pass key=jax.random.key(seed)")
@@ -161,13 +162,13 @@ def ode_log_likelihood(
         probes = jax.vmap(lambda k: draw(k, x.shape[1:], x.dtype))(keys)
         with_divergence = functools.partial(_hutchinson, probes=probes)
 
-    def slope(y: Array, tau: Array) -> _Point:
+    def slope(y: Data, tau: Float[Array, ""]) -> _Point:
         """dy/dtau, and its divergence a dimension."""
         t = jnp.clip(schedule.time(2 * jnp.log(jnp.sinh(-tau))), t_start, schedule.T)
         scale = jnp.hypot(*schedule(t)).astype(y.dtype)
         sin, cos = 1 / jnp.cosh(tau), -jnp.tanh(tau)
 
-        def flow(y: Array) -> Array:
+        def flow(y: Data) -> Data:
             estimates = denoise(scale * y, t.astype(y.dtype), cond)
             return (sin * (cos * estimates.eps - sin * estimates.x_0)).astype(y.dtype)
 
@@ -190,13 +191,13 @@ def ode_log_likelihood(
     return OdeLikelihood(prior + integral, prior, integral, latent, 1 + 6 * tries, finished)
 
 
-def _hutchinson(flow: Callable[[Array], Array], y: Array, *, probes: Array) -> _Point:
+def _hutchinson(flow: Callable[[Data], Data], y: Data, *, probes: Data) -> _Point:
     # Backward, not forward: some layers have only that derivative.
     value, pull = jax.vjp(flow, y)
     return value, (probes * pull(probes)[0]).mean(tuple(range(1, y.ndim)))
 
 
-def _exact(flow: Callable[[Array], Array], y: Array) -> _Point:
+def _exact(flow: Callable[[Data], Data], y: Data) -> _Point:
     value, pull = jax.vjp(flow, y)
     dimensions = math.prod(y.shape[1:])
 
@@ -211,15 +212,15 @@ def _exact(flow: Callable[[Array], Array], y: Array) -> _Point:
 
 
 def _solve(
-    slope: Callable[[Array, Array], _Point],
-    y: Array,
-    tau: Array,
-    tau_end: Array,
+    slope: Callable[[Data, Float[Array, ""]], _Point],
+    y: Data,
+    tau: Float[Array, ""],
+    tau_end: Float[Array, ""],
     *,
     rtol: float,
     atol: float,
     max_steps: int,
-) -> tuple[_Point, Array, Array]:
+) -> tuple[_Point, Int32[Array, ""], Bool[Array, ""]]:
     """From y at tau to tau_end: (y and the mean divergence there, tries, whether it got there)."""
     rows, nodes = jnp.asarray(_STAGES, y.dtype), jnp.asarray(_STAGES.sum(1), y.dtype)
     of_error = jnp.asarray(_STAGES[6] - _ORDER_4, y.dtype)
@@ -287,10 +288,10 @@ def _solve(
 
 def ode_bits_per_dim(
     denoise: Denoiser,
-    x_0: Array,
+    x_0: Data,
     *,
     schedule: Schedule,
-    key: Array,
+    key: PRNGKeys,
     dequantise: Dequantiser,
     samples: int = 1,
     cond: Any = None,

@@ -25,33 +25,33 @@ from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.process import q_sample, scales_like
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, TimePerExample
 
 # (x, x_0 noisy at t = 0) -> log p(x | x_0), (B, ...), in nats an element.
-Decoder = Callable[[Array, Array], Array]
+Decoder = Callable[[Data, Data], Data]
 
 
 class VdmBound(NamedTuple):
     """The bound's parts in bits per dimension, (B,) each; total is their sum."""
 
-    prior: Array
-    reconstruction: Array
-    diffusion: Array
-    total: Array
+    prior: PerExample
+    reconstruction: PerExample
+    diffusion: PerExample
+    total: PerExample
 
 
-def _mean(x: Array) -> Array:
+def _mean(x: Data) -> PerExample:
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def prior_term(x: Array, log_snr: Array) -> Array:
+def prior_term(x: Data, log_snr: Array) -> PerExample:
     """Equation (1) at the log-SNR of t = 1, in nats per dimension: (B,)."""
     # For signal^2 = s: (s x^2 - s - log(1 - s)) / 2.
     s = jax.nn.sigmoid(log_snr)
     return (s * (_mean(jnp.square(x)) - 1) + jax.nn.softplus(log_snr)) / 2
 
 
-def level_decoder(scales: Scales, *, levels: int = 256) -> Decoder:
+def level_decoder(scales: Scales[Array], *, levels: int = 256) -> Decoder:
     """Equation (4): each level alike before x_0 is seen.
 
     Args:
@@ -59,14 +59,14 @@ def level_decoder(scales: Scales, *, levels: int = 256) -> Decoder:
       levels: of the data.
     """
 
-    def log_prob(x: Array, x_0: Array) -> Array:
+    def log_prob(x: Data, x_0: Data) -> Data:
         flat = jnp.zeros((*x.shape[:-1], x.shape[-1] * levels), jnp.float32)
         return categorical.log_prob(flat, x_0, x_0=x, scales=scales)
 
     return log_prob
 
 
-def diffusion_term(x: Array, estimate: Array, *, log_snr: Array, fall: Array) -> Array:
+def diffusion_term(x: Data, estimate: Data, *, log_snr: PerExample, fall: PerExample) -> PerExample:
     """Equation (3)'s integrand of each example at its own time, in nats per dimension: (B,).
 
     Args:
@@ -80,12 +80,12 @@ def diffusion_term(x: Array, estimate: Array, *, log_snr: Array, fall: Array) ->
 
 def vdm_bound(
     denoise: Denoiser,
-    x: Array,
+    x: Data,
     *,
     schedule: Schedule,
-    t: Array,
-    eps: Array,
-    eps_0: Array,
+    t: TimePerExample,
+    eps: Data,
+    eps_0: Data,
     cond: Any = None,
     decode: Decoder | None = None,
     levels: int = 256,
@@ -126,13 +126,19 @@ class DiffusionDraw(NamedTuple):
     value / fall is the same per unit of log-SNR, which does not depend on the schedule.
     """
 
-    value: Array
-    log_snr: Array
-    fall: Array
+    value: PerExample
+    log_snr: PerExample
+    fall: PerExample
 
 
 def diffusion_draw(
-    denoise: Denoiser, x: Array, *, schedule: Schedule, t: Array, eps: Array, cond: Any = None
+    denoise: Denoiser,
+    x: Data,
+    *,
+    schedule: Schedule,
+    t: TimePerExample,
+    eps: Data,
+    cond: Any = None,
 ) -> DiffusionDraw:
     """The diffusion term at one time an example; arguments and errors as in `vdm_bound`."""
     if schedule.discrete:

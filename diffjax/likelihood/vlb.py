@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
@@ -50,7 +51,7 @@ from diffjax.sampling.samplers.loop import (
     per_example_keys,
     step_noise,
 )
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, PRNGKeys
 
 
 class Vlb(NamedTuple):
@@ -63,10 +64,10 @@ class Vlb(NamedTuple):
       total: (B,).
     """
 
-    prior: Array
-    steps: Array
-    reconstruction: Array
-    total: Array
+    prior: PerExample
+    steps: Float[Array, "N-1 batch"]
+    reconstruction: PerExample
+    total: PerExample
 
 
 class StepTable(NamedTuple):
@@ -79,10 +80,10 @@ class StepTable(NamedTuple):
         step to clean data.
     """
 
-    log_small: np.ndarray
-    log_large: np.ndarray
-    log_ratio: np.ndarray
-    of_error: np.ndarray
+    log_small: Float64[np.ndarray, " N"]
+    log_large: Float64[np.ndarray, " N"]
+    log_ratio: Float64[np.ndarray, " N"]
+    of_error: Float64[np.ndarray, " N"]
 
 
 def step_table(grid: Grid) -> StepTable:
@@ -104,7 +105,7 @@ def step_table(grid: Grid) -> StepTable:
     return StepTable(log_small, log_large, log_large - log_small, of_error)
 
 
-def step_kl(error: Array, *, mix: Array, log_ratio: Array, of_error: Array) -> Array:
+def step_kl(error: Data, *, mix: Array, log_ratio: Array, of_error: Array) -> Data:
     """Equation (4), elementwise, in nats.
 
     Args:
@@ -127,10 +128,10 @@ def _excess(d: Array) -> Array:
 
 def vlb(
     denoise: Denoiser,
-    x_0: Array,
+    x_0: Data,
     *,
     grid: Grid,
-    key: Array,
+    key: PRNGKeys,
     cond: Any = None,
     variance: str = "beta_tilde",
     levels: int = 256,
@@ -201,7 +202,7 @@ def vlb(
     return Vlb(prior, steps, reconstruction, prior + steps.sum(0) + reconstruction)
 
 
-def _prior(x_0: Array, grid: Grid) -> Array:
+def _prior(x_0: Data, grid: Grid) -> PerExample:
     """Equation (1) in nats per dimension."""
     signal, noise = grid.signal_scale[0], grid.noise_scale[0]
     power = signal**2 + noise**2

@@ -13,25 +13,28 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from diffjax.types import Array
+from diffjax.types import Array, Data, Images, PerExample
 
 # images (B, H, W, C) in [-1, 1] -> maps (B, h, w, features), one a layer.
-Features = Callable[[Array], Sequence[Array]]
+Features = Callable[[Images], Sequence[Array]]
 
 
-def split_gaussian(moments: Array) -> tuple[Array, Array]:
+def split_gaussian(
+    moments: Float[Array, "*shape moments"],
+) -> tuple[Float[Array, "*shape channels"], Float[Array, "*shape channels"]]:
     """(..., 2C) -> mean and log-variance, (..., C) each; the latter cut to [-30, 20]."""
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(log_variance, -30.0, 20.0)
 
 
-def sample_gaussian(mean: Array, log_variance: Array, *, eps: Array) -> Array:
+def sample_gaussian(mean: Data, log_variance: Data, *, eps: Data) -> Data:
     """mean + exp(log_variance / 2) eps, differentiable in both (Kingma & Welling 2014)."""
     return mean + jnp.exp(log_variance / 2) * eps
 
 
-def gaussian_kl(mean: Array, log_variance: Array) -> Array:
+def gaussian_kl(mean: Data, log_variance: Data) -> PerExample:
     """KL(N(mean, variance) || N(0, 1)) in nats, summed over all but the batch: (B,).
 
     Kingma & Welling 2014, appendix B.
@@ -41,7 +44,7 @@ def gaussian_kl(mean: Array, log_variance: Array) -> Array:
     return (jnp.square(mean) + jnp.expm1(log_variance) - log_variance).sum(axes) / 2
 
 
-def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
+def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Float[Array, ""]:
     """E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (Lim & Ye 2017; Miyato et al. 2018), halved.
 
     Args:
@@ -53,14 +56,14 @@ def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
     return (jax.nn.relu(1 - real_logits).mean() + jax.nn.relu(1 + fake_logits).mean()) / 2
 
 
-def hinge_generator_loss(fake_logits: Array) -> Array:
+def hinge_generator_loss(fake_logits: Data) -> PerExample:
     """-D(fake) for each image: (B, ...) -> (B,)."""
     return -fake_logits.mean(tuple(range(1, fake_logits.ndim)))
 
 
 def adaptive_weight(
     reconstruction_slope: Array, adversarial_slope: Array, *, most: float = 1e4
-) -> Array:
+) -> Float[Array, ""]:
     """|slope of reconstruction| / |slope of adversarial|, taken at the decoder's last layer.
 
     Esser et al. 2021, equation 7. No gradient passes.
@@ -79,8 +82,8 @@ def adaptive_weight(
 
 
 def perceptual_distance(
-    features: Features, x: Array, y: Array, *, weights: Sequence[Array] | None = None
-) -> Array:
+    features: Features, x: Images, y: Images, *, weights: Sequence[Array] | None = None
+) -> PerExample:
     """LPIPS: the square distance of features of unit length, over places and layers.
 
     Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric",

@@ -15,22 +15,22 @@ from diffjax.losses.weightings import Weighting, uniform
 from diffjax.parametrisations import Parametrisation, convert
 from diffjax.process import q_sample
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Data, PerExample, TimePerExample
 
 
 def diffusion_loss(
     network: Network,
-    x_0: Array,
+    x_0: Data,
     *,
-    t: Array,
-    eps: Array,
+    t: TimePerExample,
+    eps: Data,
     cond: Any = None,
     schedule: Schedule,
     parametrisation: Parametrisation,
     target: Parametrisation | None = None,
     weighting: Weighting = uniform,
     time_input: TimeInput = scaled_time,
-) -> Array:
+) -> PerExample:
     """The weighted squared error of each example, averaged over its pixels and channels.
 
     Ho et al. 2020, equation 14, is parametrisation = eps with the uniform weighting.

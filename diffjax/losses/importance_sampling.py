@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Int32, Integer
 
-from diffjax.types import Array
+from diffjax.types import Array, Indices, PerExample, PRNGKey
 
 
 class History(NamedTuple):
@@ -31,8 +32,8 @@ class History(NamedTuple):
       count: (T,) int32: losses seen so far.
     """
 
-    values: Array
-    count: Array
+    values: Float32[Array, "T length"]
+    count: Int32[Array, " T"]  # type: ignore[assignment]  # tuple.count, which nobody asks of it
 
 
 def empty(T: int, *, length: int = 10) -> History:
@@ -50,7 +51,7 @@ def empty(T: int, *, length: int = 10) -> History:
     return History(jnp.zeros((T, length), jnp.float32), jnp.zeros(T, jnp.int32))
 
 
-def update(history: History, t: Array, losses: Array) -> History:
+def update(history: History, t: Integer[Array, " batch"], losses: PerExample) -> History:
     """The history after a batch; losses at the same t enter in their order within the batch.
 
     Args:
@@ -79,7 +80,7 @@ def update(history: History, t: Array, losses: Array) -> History:
     return History(values, history.count.at[row].add(1, mode="drop"))
 
 
-def probabilities(history: History, *, uniform_share: float = 0.001) -> Array:
+def probabilities(history: History, *, uniform_share: float = 0.001) -> Float[Array, " T"]:
     """(T,) float32: p_1..p_T of equation (1), uniform until every t has `length` losses.
 
     Args:
@@ -103,8 +104,13 @@ def probabilities(history: History, *, uniform_share: float = 0.001) -> Array:
 
 
 def sample(
-    key: Array, history: History, *, indices: Array, batch_size: int, uniform_share: float = 0.001
-) -> tuple[Array, Array]:
+    key: PRNGKey,
+    history: History,
+    *,
+    indices: Indices,
+    batch_size: int,
+    uniform_share: float = 0.001,
+) -> tuple[Int32[Array, " batch"], PerExample]:
     """Times t ~ p and the weights 1 / (T p_t) that make the weighted mean loss unbiased.
 
     Levels u_i = (u_0 + i / batch_size) mod 1, with one uniform u_0 for the batch, go through the

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from diffjax.schedules import ContinuousSchedule, variance_preserving
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, PerExample, PRNGKey, TimePerExample
 
 Params = dict[str, Any]
 # Halvings of [0, 1] that find t for a log-SNR: below float32's resolution.
@@ -40,7 +41,7 @@ class LearnedSchedule(NamedTuple):
     """
 
     name: str
-    init: Callable[[Array], Params]
+    init: Callable[[PRNGKey], Params]
     log_snr: Callable[[Params, Array], Array]
 
 
@@ -99,7 +100,7 @@ def network(
     if features < 1:
         raise ValueError(f"features must be at least 1, not {features}")
 
-    def init(key: Array) -> Params:
+    def init(key: PRNGKey) -> Params:
         of_in, of_shift, of_out = jax.random.split(key, 3)
         # Steps of the sigmoids lie all over [0, 1], and are small against the line.
         return {
@@ -126,7 +127,9 @@ def network(
     return LearnedSchedule("network", init, log_snr)
 
 
-def log_snr_and_fall(form: LearnedSchedule, params: Params, t: Array) -> tuple[Array, Array]:
+def log_snr_and_fall(
+    form: LearnedSchedule, params: Params, t: Float[Array, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """log SNR(t) and -d log SNR / dt > 0, by one forward derivative; both of t's shape."""
     t = jnp.asarray(t, jnp.float32)
     value, slope = jax.jvp(lambda u: form.log_snr(params, u), (t,), (jnp.ones_like(t),))
@@ -139,13 +142,13 @@ def as_schedule(form: LearnedSchedule, params: Params) -> ContinuousSchedule:
     `time` is found by bisection. Times are JAX arrays: there is no float64 form.
     """
 
-    def log_snr(t: Array) -> Array:
+    def log_snr(t: ArrayLike) -> Array:
         return form.log_snr(params, jnp.asarray(t, jnp.float32))
 
-    def time(wanted: Array) -> Array:
-        wanted = jnp.asarray(wanted, jnp.float32)
+    def time(log_snr_at: ArrayLike) -> Array:
+        wanted = jnp.asarray(log_snr_at, jnp.float32)
 
-        def halve(_: int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array, interval: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = interval
             middle = (low + high) / 2
             is_later = log_snr(middle) > wanted
@@ -161,13 +164,13 @@ def as_schedule(form: LearnedSchedule, params: Params) -> ContinuousSchedule:
 
 
 def value_and_grad(
-    loss: Callable[[Any, Array, Array], tuple[Array, Any]],
+    loss: Callable[[Any, PerExample, PerExample], tuple[PerExample, Any]],
     params: Any,
     *,
     form: LearnedSchedule,
     schedule_params: Params,
-    t: Array,
-) -> tuple[tuple[Array, Any], tuple[Any, Params]]:
+    t: TimePerExample,
+) -> tuple[tuple[Float[Array, ""], Any], tuple[Any, Params]]:
     """The mean loss, and gradients: the network's, and the schedule's that lower its variance.
 
     Kingma et al. 2021, appendix I.2: for parameters eta of f, the gradient is that of E[loss^2],
@@ -190,7 +193,9 @@ def value_and_grad(
         lambda eta: log_snr_and_fall(form, eta, t), schedule_params
     )
 
-    def mean_loss(params: Any, log_snr: Array, fall: Array) -> tuple[Array, tuple[Array, Any]]:
+    def mean_loss(
+        params: Any, log_snr: PerExample, fall: PerExample
+    ) -> tuple[Float[Array, ""], tuple[PerExample, Any]]:
         losses, more = loss(params, log_snr, fall)
         return losses.mean(), (losses, more)
 

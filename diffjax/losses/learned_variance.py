@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Integer
 
 from diffjax import grids
 from diffjax.denoisers import Network, TimeInput, predict_with_variance, scaled_time
@@ -30,14 +31,19 @@ from diffjax.parametrisations import Estimates, Parametrisation, interpolated_lo
 from diffjax.process import broadcast, q_sample
 from diffjax.sampling.samplers.loop import learned_mix
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample
 
 __all__ = ["hybrid_loss", "interpolated_log_variance", "vlb_loss", "vlb_term"]
 
 
 def vlb_term(
-    pair: Estimates, x_0: Array, *, step: Array, grid: grids.Grid, levels: int = 256
-) -> Array:
+    pair: Estimates,
+    x_0: Data,
+    *,
+    step: Integer[Array, " batch"],
+    grid: grids.Grid,
+    levels: int = 256,
+) -> PerExample:
     """L_{t-1} of each example for one step t -> s of a grid, in nats per dimension.
 
     KL(q(x_s | x_t, x_0) || p(x_s | x_t)), or where s is clean data the reconstruction -log p(x_0 |
@@ -77,10 +83,10 @@ def vlb_term(
 
 def hybrid_loss(
     network: Network,
-    x_0: Array,
+    x_0: Data,
     *,
-    t: Array,
-    eps: Array,
+    t: Integer[Array, " batch"],
+    eps: Data,
     cond: Any = None,
     schedule: Schedule,
     parametrisation: Parametrisation,
@@ -88,7 +94,7 @@ def hybrid_loss(
     target: Parametrisation | None = None,
     time_input: TimeInput = scaled_time,
     vlb_weight: float = 0.001,
-) -> Array:
+) -> PerExample:
     """L_hybrid of each example, equation (1), by one evaluation of the network.
 
     The bound sees the mean through a stop-gradient: it trains the variance alone, and L_simple the
@@ -125,10 +131,10 @@ def hybrid_loss(
 
 def vlb_loss(
     network: Network,
-    x_0: Array,
+    x_0: Data,
     *,
-    t: Array,
-    eps: Array,
+    t: Integer[Array, " batch"],
+    eps: Data,
     cond: Any = None,
     schedule: Schedule,
     parametrisation: Parametrisation,
@@ -136,7 +142,7 @@ def vlb_loss(
     target: Parametrisation | None = None,
     time_input: TimeInput = scaled_time,
     vlb_weight: float = 0.001,
-) -> Array:
+) -> PerExample:
     """L_vlb of each example, equation (2): T L_{t-1}, which trains mean and variance.
 
     Its mean over uniform t is the bound on -log p(x_0) less the prior. Nichol & Dhariwal 2021,
@@ -162,15 +168,15 @@ def vlb_loss(
 
 def _evaluate(
     network: Network,
-    x_0: Array,
+    x_0: Data,
     *,
-    t: Array,
-    eps: Array,
+    t: Integer[Array, " batch"],
+    eps: Data,
     cond: Any,
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput,
-) -> tuple[Array, Estimates]:
+) -> tuple[Data, Estimates]:
     """The network's value and estimates at (x_t, t), once all shapes are known to be right."""
     if not schedule.discrete:
         raise ValueError("a learned variance's bound needs a discrete schedule, with steps 1..T")
@@ -188,7 +194,9 @@ def _evaluate(
     return value, parametrisation.estimates(value, x_t, scales)._replace(variance_mix=mix)
 
 
-def _scaled_term(pair: Estimates, x_0: Array, *, t: Array, schedule: Schedule) -> Array:
+def _scaled_term(
+    pair: Estimates, x_0: Data, *, t: Integer[Array, " batch"], schedule: Schedule
+) -> PerExample:
     """T L_{t-1} over all steps of the schedule."""
     T = int(schedule.T)
     whole = grids.from_times(schedule, np.arange(T, 0, -1))

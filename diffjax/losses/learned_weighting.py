@@ -17,13 +17,13 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffjax.types import Array
+from diffjax.types import Array, Floats, PRNGKey
 
 # log SNR of pure noise and of clean data may be infinite, and their features NaN.
 _LARGEST_LOG_SNR = 40.0
 
 
-def init(key: Array, *, features: int = 128) -> dict[str, Array]:
+def init(key: PRNGKey, *, features: int = 128) -> dict[str, Array]:
     """The parameters of u, which is 0 at first: the loss is weighted as it came.
 
     Keep them out of weight decay, which would pull u to 0, and the frozen features with it.
@@ -49,7 +49,7 @@ def init(key: Array, *, features: int = 128) -> dict[str, Array]:
     }
 
 
-def log_variance(params: dict[str, Array], log_snr: Array) -> Array:
+def log_variance(params: dict[str, Array], log_snr: Floats) -> Floats:
     """u of equation (3): (B,) log-SNR -> (B,)."""
     frequencies, phases = jax.lax.stop_gradient((params["frequencies"], params["phases"]))
     quarter_log_sigma = -jnp.clip(log_snr, -_LARGEST_LOG_SNR, _LARGEST_LOG_SNR) / 8
@@ -59,7 +59,7 @@ def log_variance(params: dict[str, Array], log_snr: Array) -> Array:
     return math.sqrt(2 / len(frequencies)) * jnp.sum(each, axis=-1)
 
 
-def weighted(loss: Array, log_variance: Array) -> Array:
+def weighted(loss: Floats, log_variance: Floats) -> Floats:
     """Equation (1), an example each: (B,), (B,) -> (B,).
 
     Raises:

@@ -20,10 +20,10 @@ likelihoods take C = I and give no bound of such a process.
 import jax
 
 from diffjax import rng
-from diffjax.types import Array
+from diffjax.types import Data, Indices, PRNGKey
 
 
-def offset_noise(key: Array, indices: Array, eps: Array, *, strength: float) -> Array:
+def offset_noise(key: PRNGKey, indices: Indices, eps: Data, *, strength: float) -> Data:
     """Equation (1).
 
     Args:

@@ -6,7 +6,7 @@ schedule, u itself (kept `MARGIN` off both ends, where log-SNR may be infinite) 
 devices gets the times that one device would have given it.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +14,37 @@ from jax.scipy.stats import norm
 
 from diffjax import rng
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Indices, PerExample, PRNGKey, TimePerExample
 
 MARGIN = 1e-5
 
 
+@runtime_checkable
 class TimeSampler(Protocol):
     """(key, schedule, *, indices (B,), batch_size) -> t (B,): int32 or float32."""
 
     def __call__(
-        self, key: Array, schedule: Schedule, *, indices: Array, batch_size: int
-    ) -> Array: ...
+        self, key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+    ) -> TimePerExample: ...
 
 
-def _level_to_time(u: Array, schedule: Schedule) -> Array:
+def _level_to_time(u: PerExample, schedule: Schedule) -> TimePerExample:
     if schedule.discrete:
         return jnp.clip(1 + jnp.floor(u * schedule.T).astype(jnp.int32), 1, int(schedule.T))
     return jnp.clip(u, MARGIN, 1 - MARGIN)
 
 
-def uniform(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
+def uniform(
+    key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+) -> TimePerExample:
     """Independent uniform times (Ho et al. 2020, algorithm 1)."""
     del batch_size
     return _level_to_time(rng.per_example(key, indices, jax.random.uniform), schedule)
 
 
-def low_discrepancy(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
+def low_discrepancy(
+    key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+) -> TimePerExample:
     """Stratified times u_i = (u_0 + i / batch_size) mod 1 with one uniform u_0 for the batch.
 
     Each t_i is uniform and the batch covers the range evenly, which lowers the variance of the
@@ -62,7 +67,9 @@ def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """
     _check_std(std)
 
-    def sample(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
+    def sample(
+        key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+    ) -> TimePerExample:
         del batch_size
         n = mean + std * rng.per_example(key, indices, jax.random.normal)
         return _level_to_time(jax.nn.sigmoid(n), schedule)
@@ -81,7 +88,9 @@ def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     """
     _check_std(std)
 
-    def sample(key: Array, schedule: Schedule, *, indices: Array, batch_size: int) -> Array:
+    def sample(
+        key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+    ) -> TimePerExample:
         del batch_size
         ends = jnp.asarray([max(schedule.t_min, MARGIN), schedule.T * (1 - MARGIN)])
         low, high = norm.cdf((-schedule.log_snr(ends) / 2 - mean) / std)

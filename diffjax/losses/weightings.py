@@ -16,7 +16,7 @@ min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a t
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,44 +24,47 @@ import jax.numpy as jnp
 from diffjax.parametrisations import Parametrisation, gain
 from diffjax.process import smallest_variance
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import PerExample, TimePerExample
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """(schedule, t (B,), target) -> (B,) float32 weights >= 0."""
 
-    def __call__(self, schedule: Schedule, t: Array, target: Parametrisation) -> Array: ...
+    def __call__(
+        self, schedule: Schedule, t: TimePerExample, target: Parametrisation
+    ) -> PerExample: ...
 
 
 # Where the signal is zero, SNR / gain would be 0 / 0 for eps: its limit is taken at this scale.
 _LEAST_SIGNAL = 1e-12
 
 
-def _log_snr(schedule: Schedule, t: Array) -> Array:
+def _log_snr(schedule: Schedule, t: TimePerExample) -> PerExample:
     return jnp.maximum(schedule.log_snr(jnp.asarray(t)), 2 * math.log(_LEAST_SIGNAL))
 
 
-def _snr(schedule: Schedule, t: Array) -> Array:
+def _snr(schedule: Schedule, t: TimePerExample) -> PerExample:
     return jnp.exp(_log_snr(schedule, t))
 
 
-def _gain(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+def _gain(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     signal, noise = schedule(jnp.asarray(t))
     return gain(target, Scales(jnp.maximum(signal, _LEAST_SIGNAL), noise))
 
 
-def uniform(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+def uniform(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere."""
     del target
     return jnp.ones_like(schedule(jnp.asarray(t)).signal_scale)
 
 
-def snr(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+def snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (2) (Salimans & Ho 2022, section 4)."""
     return _snr(schedule, t) / _gain(schedule, t, target)
 
 
-def truncated_snr(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+def truncated_snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (3) (Salimans & Ho 2022, section 4)."""
     return jnp.maximum(_snr(schedule, t), 1.0) / _gain(schedule, t, target)
 
@@ -75,7 +78,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     if not gamma > 0:
         raise ValueError(f"gamma must be above 0, not {gamma}")
 
-    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
         return jnp.minimum(_snr(schedule, t), gamma) / _gain(schedule, t, target)
 
     return weight
@@ -90,7 +93,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     if not (k >= 0 and gamma >= 0):
         raise ValueError(f"k and gamma must be at least 0, not {k} and {gamma}")
 
-    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
         ratio = _snr(schedule, t)
         return ratio / (k + ratio) ** gamma / _gain(schedule, t, target)
 
@@ -104,7 +107,7 @@ def sigmoid(bias: float = -1.0) -> Weighting:
       bias: log-SNR at which the weight on eps has fallen to a half.
     """
 
-    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
         log_snr = _log_snr(schedule, t)
         return jnp.exp(log_snr) * jax.nn.sigmoid(bias - log_snr) / _gain(schedule, t, target)
 
@@ -122,13 +125,13 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
 
-    def weight(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
         return (_snr(schedule, t) + sigma_data**-2) / _gain(schedule, t, target)
 
     return weight
 
 
-def vlb(schedule: Schedule, t: Array, target: Parametrisation) -> Array:
+def vlb(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (8): with uniform t the loss is the variational bound's diffusion term, in nats.
 
     Kingma et al. 2021, VDM, equations 13 and 17. On a discrete schedule t = 1 stands for the

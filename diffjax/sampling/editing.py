@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Real
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
@@ -21,10 +22,10 @@ from diffjax.process import posterior_coefficients, transition
 from diffjax.sampling.samplers.loop import Draw, Samples, ends, require_key, run
 from diffjax.sampling.thresholding import map_x0
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, Data, PRNGKeys
 
 
-def _checked_mask(mask: Array, shape: tuple[int, ...]) -> Array:
+def _checked_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     mask = jnp.asarray(mask)
     try:
         fits = np.broadcast_shapes(mask.shape, shape) == shape
@@ -38,7 +39,9 @@ def _checked_mask(mask: Array, shape: tuple[int, ...]) -> Array:
     return mask > 0.5
 
 
-def known_region(denoise: Denoiser, schedule: Schedule, *, known: Array, mask: Array) -> Denoiser:
+def known_region(
+    denoise: Denoiser, schedule: Schedule, *, known: Data, mask: ArrayLike
+) -> Denoiser:
     """Inpainting by replacement: where the mask is 1, x_0 is `known`.
 
     Song et al. 2021b, appendix I.2, on the estimate of x_0: a sampler that lands on it returns the
@@ -61,14 +64,14 @@ def known_region(denoise: Denoiser, schedule: Schedule, *, known: Array, mask: A
 
 def repaint(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
-    known: Array,
-    mask: Array,
+    known: Data,
+    mask: ArrayLike,
     jump: int = 10,
     resamples: int = 10,
 ) -> Samples:
@@ -124,10 +127,10 @@ def repaint(
         "noise": after.noise_scale,
     }  # fmt: skip
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         fresh, of_known = draw(0), draw(1)
 
-        def down(x_t: Array) -> Array:
+        def down(x_t: Data) -> Data:
             x_0 = denoise(x_t, c["t"], cond).x_0
             unknown = c["of_x_t"] * x_t + c["of_x_0"] * x_0 + c["std"] * fresh
             return jnp.where(keep, c["signal"] * known + c["noise"] * of_known, unknown)
@@ -142,11 +145,11 @@ def repaint(
 def image_to_image(
     sampler: Callable[..., Samples],
     denoise: Denoiser,
-    x_0: Array,
+    x_0: Data,
     *,
     grid: Grid,
     strength: float,
-    eps: Array,
+    eps: Data,
     **options: Any,
 ) -> Samples:
     """SDEdit: noise is put on images up to a share of the grid, and sampled away again.
@@ -173,7 +176,7 @@ def image_to_image(
     return sampler(denoise, x_t, grid=rest, **options)
 
 
-def slerp(a: Array, b: Array, weight: Array) -> Array:
+def slerp(a: Data, b: Data, weight: Real[ArrayLike, ""] | Real[ArrayLike, " batch"]) -> Data:
     """From a to b along a great circle: sin((1 - w) angle) a + sin(w angle) b, over sin(angle).
 
     Shoemake 1985. Between two draws of normal noise, whose lengths are nearly the same, it keeps
@@ -188,7 +191,7 @@ def slerp(a: Array, b: Array, weight: Array) -> Array:
     w = jnp.asarray(weight)
     w = w.reshape(w.shape + (1,) * (a.ndim - w.ndim)) if w.ndim else w
 
-    def length(x: Array) -> Array:
+    def length(x: Data) -> Array:
         return jnp.sqrt(jnp.square(x).sum(axes, keepdims=True))
 
     cosine = (a * b).sum(axes, keepdims=True) / (length(a) * length(b))

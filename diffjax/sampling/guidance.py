@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Integer
 
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, eps_from_x0
 from diffjax.process import broadcast, scales_like
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PerExample, Times
 
 # A number, or a function of the time: t (scalar or (B,)) -> scales of t's shape.
 Scale = float | Callable[[Array], Array]
@@ -29,12 +30,12 @@ Scale = float | Callable[[Array], Array]
 Null = Callable[[Any], Any]
 
 
-def no_label(labels: Array) -> Array:
+def no_label(labels: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
     """-1 for every label: what a class-conditional `models.UNet` takes for no class."""
     return jnp.full_like(labels, -1)
 
 
-def scale_at(scale: Scale, t: Array, x: Array) -> Array:
+def scale_at(scale: Scale, t: Times, x: Data) -> Array:
     """The scale at t, shaped to multiply the images x."""
     value = scale(jnp.asarray(t)) if callable(scale) else jnp.asarray(scale)
     return broadcast(value.astype(x.dtype), x)
@@ -56,7 +57,7 @@ def _needs_condition(cond: Any, what: str) -> None:
         )
 
 
-def together(denoise: Denoiser, x_t: Array, t: Array, conds: Sequence[Any]) -> list[Estimates]:
+def together(denoise: Denoiser, x_t: Data, t: Times, conds: Sequence[Any]) -> list[Estimates]:
     """The estimates of one x_t under several conditions, by one call on their concatenation.
 
     Args:
@@ -85,7 +86,7 @@ def _between(start: Estimates, end: Estimates, w: Array) -> Estimates:
     )
 
 
-def _with_x0(pair: Estimates, x_0: Array, x_t: Array, t: Array, schedule: Schedule) -> Estimates:
+def _with_x0(pair: Estimates, x_0: Data, x_t: Data, t: Times, schedule: Schedule) -> Estimates:
     """The pair with another x_0 and the eps that belongs to it."""
     return pair._replace(x_0=x_0, eps=eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
 
@@ -129,10 +130,10 @@ def classifier_free(
     with np.errstate(divide="ignore"):
         lowest, highest = -2 * np.log([high, low])
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         _needs_condition(cond, "classifier-free guidance")
 
-        def inside(x_t: Array) -> Estimates:
+        def inside(x_t: Data) -> Estimates:
             positive, negative = together(denoise, x_t, t, (cond, null(cond)))
             pair = _between(negative, positive, scale_at(scale, t, x_t))
             if not rescale:
@@ -166,7 +167,7 @@ def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser
       scale: w; 1 leaves the model as it is.
     """
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         return _between(weak(x_t, t, cond), denoise(x_t, t, cond), scale_at(scale, t, x_t))
 
     return guided
@@ -199,7 +200,7 @@ def perturbed_attention(
     """
     scale = _one_scale(scale, papers_scale)
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         good, bad = denoise(x_t, t, cond), perturbed(x_t, t, cond)
         start = good if around is None else around(x_t, t, cond)
         w = scale_at(scale, t, x_t)
@@ -239,7 +240,7 @@ def adaptive_projected(
     if norm_limit <= 0:
         raise ValueError(f"norm_limit must be positive, not {norm_limit}")
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         _needs_condition(cond, "adaptive projected guidance")
         positive, negative = together(denoise, x_t, t, (cond, null(cond)))
         axes = tuple(range(1, x_t.ndim))
@@ -280,7 +281,7 @@ def compose(
         raise ValueError("compose needs at least one (weight, condition)")
     weights, conds = zip(*conditions, strict=True)
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         del cond
         plain, *each = together(denoise, x_t, t, (null(conds[0]), *conds))
         x_0, eps = plain.x_0, plain.eps
@@ -291,7 +292,7 @@ def compose(
     return guided
 
 
-def add_score(pair: Estimates, x_t: Array, t: Array, schedule: Schedule, more: Array) -> Estimates:
+def add_score(pair: Estimates, x_t: Data, t: Times, schedule: Schedule, more: Data) -> Estimates:
     """The pair whose score, -eps / noise, is larger by `more`."""
     signal, noise = scales_like(schedule, t, x_t)
     # Where the signal vanishes nothing can be told of x_0 from the score: the pair stays.
@@ -305,7 +306,7 @@ def classifier(
     denoise: Denoiser,
     schedule: Schedule,
     *,
-    log_prob: Callable[[Array, Array], Array],
+    log_prob: Callable[[Data, Times], PerExample],
     scale: Scale = 1.0,
 ) -> Denoiser:
     """Classifier guidance: the score of p(x_t) p(y | x_t)^w.
@@ -321,7 +322,7 @@ def classifier(
       scale: w; 0 is no guidance.
     """
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         slope = jax.grad(lambda x: log_prob(x, t).sum())(x_t)
         return add_score(denoise(x_t, t, cond), x_t, t, schedule, scale_at(scale, t, x_t) * slope)
 
@@ -332,7 +333,7 @@ def by_score_of_x0(
     denoise: Denoiser,
     schedule: Schedule,
     *,
-    score: Callable[[Array], Array],
+    score: Callable[[Data], PerExample],
     scale: Scale = 1.0,
 ) -> Denoiser:
     """Guidance by any differentiable score of the estimate of x_0, such as CLIP's of a text.
@@ -348,8 +349,8 @@ def by_score_of_x0(
       scale: w; 0 is no guidance.
     """
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        def of(x: Array) -> tuple[Array, Estimates]:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
+        def of(x: Data) -> tuple[Array, Estimates]:
             pair = denoise(x, t, cond)
             return score(pair.x_0).sum(), pair
 

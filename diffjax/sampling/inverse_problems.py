@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates
 from diffjax.process import scales_like
 from diffjax.sampling.guidance import Scale, add_score, by_score_of_x0, scale_at
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, ArrayLike, Data, Images, PerExample, Times
 
 # A map of images: (B, ...) -> (B, ...).
 Operator = Callable[[Array], Array]
@@ -51,14 +52,14 @@ def average_pool(factor: int) -> LinearOperator:
     if factor < 1:
         raise ValueError(f"factor must be at least 1, not {factor}")
 
-    def apply(x: Array) -> Array:
+    def apply(x: Images) -> Float[Array, "batch rows columns channels"]:
         batch, height, width, channels = x.shape
         if height % factor or width % factor:
             raise ValueError(f"average_pool({factor}) does not divide images of {height}x{width}")
         blocks = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
         return blocks.mean((2, 4))
 
-    def repeat(y: Array) -> Array:
+    def repeat(y: Images) -> Float[Array, "batch rows columns channels"]:
         return jnp.repeat(jnp.repeat(y, factor, axis=1), factor, axis=2)
 
     return LinearOperator(apply, repeat)
@@ -74,7 +75,7 @@ def luminance(weights: Sequence[float] = (0.299, 0.587, 0.114)) -> LinearOperato
     if w.ndim != 1 or not w.any():
         raise ValueError(f"luminance needs a weight a channel, not all 0, not {weights}")
 
-    def apply(x: Array) -> Array:
+    def apply(x: Images) -> Float[Array, "batch height width 1"]:
         if x.shape[-1] != len(w):
             raise ValueError(f"luminance has {len(w)} weights for {x.shape[-1]} channels")
         return (x * w).sum(-1, keepdims=True)
@@ -108,11 +109,11 @@ def blur(kernel: np.ndarray, *, cutoff: float = 0.02) -> LinearOperator:
         middle = [-(side // 2) for side in kernel.shape]
         return np.fft.rfft2(np.roll(padded, middle, (0, 1)))[None, :, :, None]
 
-    def filtered(x: Array, gain: np.ndarray) -> Array:
+    def filtered(x: Images, gain: np.ndarray) -> Images:
         spectrum = jnp.fft.rfft2(x, axes=(1, 2)) * jnp.asarray(gain, jnp.complex64)
         return jnp.fft.irfft2(spectrum, s=x.shape[1:3], axes=(1, 2))
 
-    def inverse(y: Array) -> Array:
+    def inverse(y: Images) -> Images:
         gain = gains(y.shape)
         kept = np.abs(gain) >= cutoff
         return filtered(y, np.where(kept, 1 / np.where(kept, gain, 1), 0))
@@ -134,14 +135,19 @@ def gaussian_kernel(std: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def masking(mask: Array) -> LinearOperator:
+def masking(mask: ArrayLike) -> LinearOperator:
     """The pixels where the mask is 1, and 0 elsewhere; it is its own pseudo-inverse."""
     keep = jnp.asarray(mask) > 0.5
     return LinearOperator(lambda x: jnp.where(keep, x, 0), lambda y: jnp.where(keep, y, 0))
 
 
 def posterior_sampling(
-    denoise: Denoiser, schedule: Schedule, *, operator: Operator, y: Array, scale: Scale = 1.0
+    denoise: Denoiser,
+    schedule: Schedule,
+    *,
+    operator: Operator,
+    y: Float[Array, "batch ..."],
+    scale: Scale = 1.0,
 ) -> Denoiser:
     """Diffusion posterior sampling, DPS: down the slope of |y - A(x_0(x_t))|.
 
@@ -160,7 +166,7 @@ def posterior_sampling(
       scale: w.
     """
 
-    def fit(x_0: Array) -> Array:
+    def fit(x_0: Data) -> PerExample:
         residual = (y - operator(x_0)).reshape(len(x_0), -1)
         return -jnp.sqrt(jnp.square(residual).sum(1) + 1e-12)
 
@@ -173,7 +179,7 @@ def pseudo_inverse(
     *,
     operator: Operator,
     inverse: Operator,
-    y: Array,
+    y: Float[Array, "batch ..."],
     data_variance: float = 1.0,
     scale: Scale = 1.0,
 ) -> Denoiser:
@@ -197,8 +203,8 @@ def pseudo_inverse(
     """
     target = inverse(y)
 
-    def guided(x_t: Array, t: Array, cond: Any = None) -> Estimates:
-        def x_0_of(x_t: Array) -> tuple[Array, Estimates]:
+    def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
+        def x_0_of(x_t: Data) -> tuple[Data, Estimates]:
             pair = denoise(x_t, t, cond)
             return pair.x_0, pair
 

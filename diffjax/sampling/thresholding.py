@@ -13,16 +13,16 @@ from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, eps_from_x0
 from diffjax.process import scales_like
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Data, Times
 
 
-def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Array], Array]) -> Denoiser:
+def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]) -> Denoiser:
     """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
 
     A learned variance stays as it is.
     """
 
-    def changed(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+    def changed(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         pair = denoise(x_t, t, cond)
         x_0 = change(pair.x_0)
         eps = eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t))
@@ -62,7 +62,7 @@ def dynamic_threshold(
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], not {percentile}")
 
-    def threshold(x_0: Array) -> Array:
+    def threshold(x_0: Data) -> Data:
         axes = tuple(range(1, x_0.ndim))
         s = jnp.percentile(jnp.abs(x_0), percentile, axis=axes, keepdims=True)
         s = jnp.maximum(s, 1.0)

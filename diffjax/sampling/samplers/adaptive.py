@@ -11,18 +11,18 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.loop import Draw, Samples, run
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys
 
 # x_0 and eps - x_0 at the present x_t, the next step's size in u, tries so far.
-_Carry = tuple[Array, Array, Array, Array]
+_Carry = tuple[Data, Data, Array, Array]
 
 
 def adaptive(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     schedule: Schedule,
@@ -61,7 +61,7 @@ def adaptive(
         "scale": total[:-1], "scale_next": total[1:], "is_clean": is_clean,
     }  # fmt: skip
 
-    def estimates(z: Array, u: Array, c: dict[str, Array]) -> tuple[Array, Array]:
+    def estimates(z: Data, u: Array, c: dict[str, Array]) -> tuple[Data, Data]:
         """x_0 and dz/du between two times of the grid, which are met as they are tabled."""
         between = schedule.time(2 * (jnp.log1p(-u) - jnp.log(u)))
         t = jnp.clip(between, c["t_next"], c["t"])
@@ -71,7 +71,7 @@ def adaptive(
         x_0, eps, _ = denoise((signal + noise) * z, t, cond)
         return x_0, eps - x_0
 
-    def step(carry: _Carry, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[_Carry, Array]:
+    def step(carry: _Carry, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[_Carry, Data]:
         x_0, slope, h, tries = carry
 
         def attempt(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -97,7 +97,7 @@ def adaptive(
         def unfinished(state: tuple[Array, ...]) -> Array:
             return (state[1] > c["u_next"]) & (state[-1] < max_steps)
 
-        state = (x_t / c["scale"], c["u"], x_0, slope, h, tries)
+        state: tuple[Array, ...] = (x_t / c["scale"], c["u"], x_0, slope, h, tries)
         z, u, x_0, slope, h, tries = jax.lax.while_loop(unfinished, attempt, state)
         given_up = jnp.where(u > c["u_next"], math.nan, 0.0).astype(x_t.dtype)
         x_0 += given_up

@@ -8,12 +8,12 @@ import numpy as np
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.loop import Draw, Samples, run
-from diffjax.types import Array
+from diffjax.types import Array, Data
 
 
 def ddim_inversion(
     denoise: Denoiser,
-    x_0: Array,
+    x_0: Data,
     *,
     grid: Grid,
     cond: Any = None,
@@ -60,8 +60,8 @@ def ddim_inversion(
         "t_at": np.where(clean, rising.t[1:], rising.t[:-1]),
     }
 
-    def step(carry: None, x_s: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
-        def up(eps: Array) -> Array:
+    def step(carry: None, x_s: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+        def up(eps: Data) -> Data:
             return c["ratio"] * x_s + c["of_eps"] * eps
 
         x_t = up(denoise(x_s, c["t_at"].astype(c["t"].dtype), cond).eps)

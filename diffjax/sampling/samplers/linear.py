@@ -24,11 +24,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.loop import Draw, Samples, require_key, run
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys
 
 # Below this lambda there is next to no signal, and ratios of signals are in the hundreds.
 NEARLY_PURE_NOISE = -6.0
@@ -36,19 +37,21 @@ NEARLY_PURE_NOISE = -6.0
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def half_log_snr(grid: Grid) -> np.ndarray:
+def half_log_snr(grid: Grid) -> Float64[np.ndarray, " points"]:
     """lambda = log(signal / noise), (N+1,); -inf at pure noise and inf at clean data."""
     with np.errstate(divide="ignore"):
         return np.log(grid.signal_scale) - np.log(grid.noise_scale)
 
 
-def noise_to_signal(grid: Grid) -> np.ndarray:
+def noise_to_signal(grid: Grid) -> Float64[np.ndarray, " points"]:
     """rho = noise / signal, (N+1,); inf at pure noise."""
     with np.errstate(divide="ignore"):
         return grid.noise_scale / grid.signal_scale
 
 
-def lagrange(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
+def lagrange(
+    nodes: Float64[np.ndarray, "n k"], x: Float64[np.ndarray, "n Q"]
+) -> Float64[np.ndarray, "n k Q"]:
     """The k polynomials of each row of nodes, 1 at one of them and 0 at the others.
 
     Args:
@@ -67,7 +70,9 @@ def lagrange(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
     return basis
 
 
-def quadrature(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(
+    low: Float64[np.ndarray, " n"], high: Float64[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, "n Q"], Float64[np.ndarray, "n Q"]]:
     """Points and weights of Gauss-Legendre's rule on each [low, high]: (n,) -> (n, Q)."""
     half = (high - low)[:, None] / 2
     return low[:, None] + (_NODES + 1) * half, _WEIGHTS * half
@@ -75,12 +80,12 @@ def quadrature(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def linear(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
     estimate: str,
     columns: Mapping[str, np.ndarray],
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -98,8 +103,8 @@ def linear(
         require_key(key, "this sampler")
 
     def step(
-        carry: tuple[Array, tuple[Array, ...]], x_t: Array, c: dict[str, Array], draw: Draw
-    ) -> tuple[tuple[Array, tuple[Array, ...]], Array]:
+        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+    ) -> tuple[tuple[Data, tuple[Data, ...]], Data]:
         anchor, past = carry
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         f = {"x_0": x_0, "eps": eps, "velocity": eps - x_0}[estimate]

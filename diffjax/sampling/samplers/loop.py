@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer, Key
 
 from diffjax.grids import Grid
 from diffjax.parametrisations import Estimates
 from diffjax.schedules import Scales
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKey, PRNGKeys
 
 
 class Samples(NamedTuple):
@@ -22,24 +23,24 @@ class Samples(NamedTuple):
         it was asked for.
     """
 
-    x_0: Array
-    trajectory: Array | None
+    x_0: Data
+    trajectory: Float[Array, "N+1 batch *shape"] | None
 
 
 # draw(k) -> standard normal noise of x_t's shape; another for every k, step and example.
-Draw = Callable[[int], Array]
+Draw = Callable[[int], Data]
 # (carry, x_t, coefficients of this step, draw) -> (carry, x_s)
-Step = Callable[[Any, Array, dict[str, Array], Draw], tuple[Any, Array]]
+Step = Callable[[Any, Data, dict[str, Array], Draw], tuple[Any, Data]]
 
 
 def run(
     step: Step,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
     coefficients: dict[str, np.ndarray],
     carry: Any = None,
-    key: Array | None,
+    key: PRNGKeys | None,
     keep_trajectory: bool,
 ) -> Samples:
     """Scans `step` over the grid.
@@ -63,11 +64,11 @@ def run(
     table["t_next"] = jnp.asarray(grid.t[1:], table["t"].dtype)
     keys = None if key is None else per_example_keys(key, len(x_T))
 
-    def body(state: tuple[Any, Array], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
+    def body(state: tuple[Any, Data], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
         carry, x_t = state
         i, row = inputs
 
-        def draw(k: int) -> Array:
+        def draw(k: int) -> Data:
             assert keys is not None
             return step_noise(keys, i, k, x_t)
 
@@ -80,7 +81,7 @@ def run(
     return Samples(x_0, jnp.concatenate([x_T[None], visited]))
 
 
-def per_example_keys(key: Array, batch: int) -> Array:
+def per_example_keys(key: PRNGKeys, batch: int) -> Key[Array, " batch"]:
     """(B,) keys from one key, or from keys that are one an example already.
 
     Raises:
@@ -96,10 +97,10 @@ def per_example_keys(key: Array, batch: int) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
 
 
-def step_noise(keys: Array, i: Array, k: int, x: Array) -> Array:
+def step_noise(keys: Key[Array, " batch"], i: Integer[Array, ""], k: int, x: Data) -> Data:
     """The k-th standard normal noise of step i, of x's shape; keys (B,)."""
 
-    def draw(key: Array) -> Array:
+    def draw(key: PRNGKey) -> Array:
         key = jax.random.fold_in(key, i)
         if k:
             key = jax.random.fold_in(key, k)
@@ -108,13 +109,13 @@ def step_noise(keys: Array, i: Array, k: int, x: Array) -> Array:
     return jax.vmap(draw)(keys)
 
 
-def ends(grid: Grid) -> tuple[Scales, Scales]:
+def ends(grid: Grid) -> tuple[Scales[np.ndarray], Scales[np.ndarray]]:
     """The pairs at the present times and at the next times: (N,) each."""
     signal, noise = grid.scales
     return Scales(signal[:-1], noise[:-1]), Scales(signal[1:], noise[1:])
 
 
-def require_key(key: Array | None, name: str) -> None:
+def require_key(key: PRNGKeys | None, name: str) -> None:
     """Raises ValueError where a sampler that draws noise has no key."""
     if key is None:
         raise ValueError(f"{name} draws noise: pass key=jax.random.key(seed)")
@@ -126,7 +127,7 @@ def check_variance(variance: str) -> None:
         raise ValueError(f"variance must be 'beta_tilde', 'beta' or 'learned', not {variance!r}")
 
 
-def learned_mix(pair: Estimates) -> Array:
+def learned_mix(pair: Estimates) -> Data:
     """The pair's variance_mix.
 
     Raises:

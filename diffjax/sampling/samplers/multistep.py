@@ -21,7 +21,7 @@ from diffjax.sampling.samplers.linear import (
 )
 from diffjax.sampling.samplers.loop import Samples
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Data, PRNGKeys
 
 Columns = dict[str, np.ndarray]
 
@@ -104,10 +104,10 @@ def _dpm_solver_pp(grid: Grid, order: int, eta: float) -> Columns:
 
 def dpm_solver_pp_2m(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -131,10 +131,10 @@ def dpm_solver_pp_2m(
 
 def dpm_solver_pp_3m(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     published: bool = False,
@@ -163,10 +163,10 @@ def dpm_solver_pp_3m(
 
 def sde_dpm_solver_pp(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     order: int = 2,
@@ -225,10 +225,10 @@ def _adams(grid: Grid, order: int, nodes: np.ndarray, weigh: Any) -> Columns:
 
 def deis(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     order: int = 3,
@@ -314,10 +314,10 @@ def _lagrange_slopes(nodes: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def lms(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     order: int = 4,
@@ -353,10 +353,10 @@ ADAMS_BASHFORTH = (
 
 def ipndm(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     order: int = 4,

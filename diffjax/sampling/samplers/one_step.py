@@ -19,15 +19,15 @@ from diffjax.sampling.samplers.loop import (
     run,
 )
 from diffjax.schedules import Scales
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys, Times
 
 
 def ancestral(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     variance: str = "beta_tilde",
@@ -63,7 +63,7 @@ def ancestral(
     # The logarithm of the ratio of standard deviations; where there is no noise, nothing to widen.
     widening = np.log(np.divide(large, small, out=np.ones_like(small), where=small > 0)) / 2
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         pair = denoise(x_t, c["t"], cond)
         noise = c["std"] * draw(0)
         if variance == "learned":
@@ -78,10 +78,10 @@ def ancestral(
 
 def ddim(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     eta: float = 0.0,
@@ -111,7 +111,7 @@ def ddim(
         "std": std,
     }
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
         return carry, x_s + c["std"] * draw(0) if eta > 0 else x_s
@@ -124,10 +124,10 @@ def ddim(
 
 def euler_ancestral(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     eta: float = 1.0,
@@ -148,10 +148,10 @@ def euler_ancestral(
 
 def euler(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -171,7 +171,7 @@ def euler(
     u = grid.noise_scale / total
     coefficients = {"into": 1 / total[:-1], "out": total[1:], "du": np.diff(u)}
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         return carry, c["out"] * (c["into"] * x_t + c["du"] * (eps - x_0))
 
@@ -182,10 +182,10 @@ def euler(
 
 def heun(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -206,7 +206,7 @@ def heun(
     """
     del key
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         return carry, heun_step(denoise, x_t, c["t"], c["t_next"], cond, c)
 
     return run(
@@ -226,13 +226,13 @@ def heun_columns(now: Scales, after: Scales) -> dict[str, np.ndarray]:
 
 
 def heun_step(
-    denoise: Denoiser, x_t: Array, t: Array, t_next: Array, cond: Any, c: dict[str, Array]
-) -> Array:
+    denoise: Denoiser, x_t: Data, t: Times, t_next: Times, cond: Any, c: dict[str, Array]
+) -> Data:
     """One step of `heun`."""
     x_0, eps, _ = denoise(x_t, t, cond)
     x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
 
-    def corrected(x_s: Array) -> Array:
+    def corrected(x_s: Data) -> Data:
         x_0_s, eps_s, _ = denoise(x_s, t_next, cond)
         # The first guess holds x_0 and eps in full: half of the change is still to be added.
         return x_s + c["half_dsignal"] * (x_0_s - x_0) + c["half_dnoise"] * (eps_s - eps)

@@ -19,7 +19,7 @@ from diffjax.sampling.samplers.linear import NEARLY_PURE_NOISE, half_log_snr, no
 from diffjax.sampling.samplers.loop import Draw, Samples, run
 from diffjax.sampling.samplers.multistep import ADAMS_BASHFORTH
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys
 
 
 class _Start(NamedTuple):
@@ -42,10 +42,10 @@ _RUNGE_KUTTA = _Start(3, (0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 
 def pndm(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     schedule: Schedule,
@@ -74,10 +74,10 @@ def pndm(
 
 def plms(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -101,7 +101,7 @@ def plms(
 
 def _pseudo(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
     start: _Start,
@@ -122,8 +122,8 @@ def _pseudo(
     walk = _walk(grid, np.array([n + start.places[j] for n, j in stages] + [grid.steps]), schedule)
 
     def step(
-        carry: tuple[Array, Array, tuple[Array, ...]], x_t: Array, c: dict[str, Array], draw: Draw
-    ) -> tuple[tuple[Array, Array, tuple[Array, ...]], Array]:
+        carry: tuple[Data, Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+    ) -> tuple[tuple[Data, Data, tuple[Data, ...]], Data]:
         begin, mean, past = carry
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         first = c["first"] > 0

@@ -20,7 +20,7 @@ from diffjax.sampling.samplers.linear import (
     noise_to_signal,
 )
 from diffjax.sampling.samplers.loop import Samples
-from diffjax.types import Array
+from diffjax.types import Data, PRNGKeys
 
 Columns = dict[str, np.ndarray]
 
@@ -87,10 +87,10 @@ def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
 
 def dpm_solver_2(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -115,10 +115,10 @@ def dpm_solver_2(
 
 def dpm_solver_3(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -143,10 +143,10 @@ def dpm_solver_3(
 
 def dpm_solver_pp_2s(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -171,10 +171,10 @@ def dpm_solver_pp_2s(
 
 def dpm2(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -213,10 +213,10 @@ def _straight(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 def midpoint(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:
@@ -253,10 +253,10 @@ def midpoint(
 
 def rk4(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
 ) -> Samples:

@@ -14,15 +14,15 @@ from diffjax.sampling.samplers.linear import noise_to_signal
 from diffjax.sampling.samplers.loop import Draw, Samples, ends, require_key, run
 from diffjax.sampling.samplers.one_step import heun_columns, heun_step
 from diffjax.schedules import Scales, Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys
 
 
 def edm_stochastic(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     schedule: Schedule,
@@ -67,7 +67,7 @@ def edm_stochastic(
         up = np.where(moved, signal / now.signal_scale, 1.0)
     columns = heun_columns(Scales(signal, noise), after) | {"t_up": t_up, "up": up, "std": std}
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         if churn > 0:
             x_t = c["up"] * x_t + c["std"] * draw(0)
         return carry, heun_step(denoise, x_t, c["t_up"], c["t_next"], cond, c)
@@ -80,10 +80,10 @@ def edm_stochastic(
 
 def predictor_corrector(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     corrections: int = 1,
@@ -117,14 +117,14 @@ def predictor_corrector(
                                    out=np.zeros(grid.steps)),
     }  # fmt: skip
 
-    def norm(x: Array) -> Array:
+    def norm(x: Data) -> Array:
         return jnp.sqrt(jnp.square(x).sum(tuple(range(1, x.ndim)), keepdims=True))
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         x_0 = denoise(x_t, c["t"], cond).x_0
         x_s = c["of_x_t"] * x_t + c["of_x_0"] * x_0 + c["std"] * draw(0)
 
-        def corrected(x: Array) -> Array:
+        def corrected(x: Data) -> Data:
             for k in range(corrections):
                 score = -denoise(x, c["t_next"], cond).eps * c["inverse_noise"]
                 z = draw(k + 1)
@@ -139,10 +139,10 @@ def predictor_corrector(
 
 def restart(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     intervals: Sequence[tuple[float, float, int]] = ((0.1, 2.0, 1),),
@@ -192,7 +192,7 @@ def restart(
         "up": up, "of_x_t": signal_ts, "std": np.sqrt(variance)
     }  # fmt: skip
 
-    def step(carry: None, x_t: Array, c: dict[str, Array], draw: Draw) -> tuple[None, Array]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
         noise = draw(0)
         return carry, jax.lax.cond(
             c["up"] > 0,

@@ -9,15 +9,15 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.linear import check_order, half_log_snr
 from diffjax.sampling.samplers.loop import Draw, Samples, run
-from diffjax.types import Array
+from diffjax.types import Array, Data, PRNGKeys
 
 
 def unipc(
     denoise: Denoiser,
-    x_T: Array,
+    x_T: Data,
     *,
     grid: Grid,
-    key: Array | None = None,
+    key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
     order: int = 2,
@@ -47,8 +47,8 @@ def unipc(
     columns = _columns(grid, order, variant)
 
     def step(
-        carry: tuple[Array, tuple[Array, ...]], x_t: Array, c: dict[str, Array], draw: Draw
-    ) -> tuple[tuple[Array, tuple[Array, ...]], Array]:
+        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+    ) -> tuple[tuple[Data, tuple[Data, ...]], Data]:
         before, past = carry
         recent = (denoise(x_t, c["t"], cond).x_0, *past)
         x_t = c["keep"] * x_t + c["of_before"] * before
