@@ -1,11 +1,16 @@
-"""What every test shares: caches in a folder of the session's own, and a tiny config."""
+"""What every test shares: checked types, caches in a folder of the session's own, tiny configs."""
 
+import configparser
 import fcntl
+import importlib.util
 import os
 import runpy
 import shutil
+import sys
+import types
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 # Most of a test's time is XLA compiling: optimise little, and compile nothing twice (own_caches).
@@ -18,6 +23,47 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 ROOT = Path(__file__).resolve().parent.parent
+
+HAS_BEARTYPE = importlib.util.find_spec("beartype") is not None
+
+
+def _check_with_beartype(function):
+    """What jaxtyping's hook puts around every function of the core: calls match signatures."""
+    from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+
+    # beartype can't take a NamedTuple apart that is generic: for Scales any tuple will do.
+    scales = getattr(sys.modules.get("diffjax.schedules"), "Scales", None)
+    overrides = BeartypeHintOverrides({} if scales is None else {scales: tuple})
+    conf = BeartypeConf(is_pep484_tower=True, hint_overrides=overrides)  # an int is a float
+    return beartype(conf=conf)(function)
+
+
+def _core():
+    """The modules of the functional core, as setup.cfg lists them for the import linter."""
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    return setup["importlinter:contract:core"]["source_modules"].split()
+
+
+# Before diffjax is imported. The hook looks its function up by a name that can be imported.
+if HAS_BEARTYPE:
+    sys.modules["diffjax_checker"] = types.SimpleNamespace(check=_check_with_beartype)
+    jaxtyping.install_import_hook(_core(), "diffjax_checker.check")
+
+
+def pytest_report_header():
+    if HAS_BEARTYPE:
+        return "types and shapes: the core's calls are checked by beartype"
+    return "types and shapes: NOT checked, since beartype is not installed"
+
+
+@pytest.fixture
+def unchecked():
+    """Calls as a user makes them: a wrong shape meets diffjax's own error, not beartype's."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 # Files in tests/ that `make test` leaves to `make test-slow`: several processes and devices, kills,
 # whole trainings, the notebook. The longest come first: a worker of xdist takes whole files, and

@@ -67,8 +67,8 @@ def test_posterior_is_bayes_rule(schedule, s, t):
     # q(x_t | x_s) from what a step does to a sample: no noise gives its mean, unit noise its std.
     with jax.enable_x64(True):
         no_noise, unit = (
-            np.asarray(process.q_step(schedule, jnp.asarray(x_s), s=s, t=t, eps=jnp.asarray(e)))
-            for e in (0.0, 1.0)
+            np.asarray(process.q_step(schedule, jnp.asarray(x_s), s=s, t=t, eps=jnp.asarray(eps)))
+            for eps in (np.zeros_like(x_s), np.ones_like(x_s))
         )
     x_t = signal_t * x_0 + x_t * noise_t
     density = normal_pdf(x_s, prior_mean, prior_std) * normal_pdf(x_t, no_noise, unit - no_noise)
@@ -180,6 +180,7 @@ def test_times_may_differ_between_examples():
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+@pytest.mark.usefixtures("unchecked")
 def test_times_of_another_shape_are_refused(shape):
     x = jnp.zeros((2, 4, 4, 1))
     with pytest.raises(ValueError, match=r"a scalar or one an example, \(2,\)"):

@@ -10,7 +10,8 @@ import diffjax
 CODE = """
 import sys
 import diffjax
-heavy = {'flax', 'optax', 'orbax', 'tensorflow', 'tensorflow_datasets', 'torch', 'ml_collections'}
+heavy = {'beartype', 'flax', 'ml_collections', 'optax', 'orbax', 'tensorflow',
+         'tensorflow_datasets', 'torch'}
 print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))
 defined = []
 if 'absl.flags' in sys.modules:

@@ -167,6 +167,7 @@ def test_the_limit_is_on_what_the_network_sees():
     np.testing.assert_allclose(far(X_T, 0.5).x_0, 9 * X_T, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"one bool an example, \(B,\), not float32 of shape \(3,"):
         trained(jnp.ones(3))

@@ -38,7 +38,7 @@ from diffjax.sampling.thresholding import clip_x0
 from diffjax.schedules import Schedule, linear_log_snr, variance_preserving
 from diffjax.training.objective import ObjectiveState
 from diffjax.training.vdm_objective import VdmObjective
-from diffjax.types import Array
+from diffjax.types import Array, Times
 
 if TYPE_CHECKING:
     from diffjax.experiment.diffusion import Experiment
@@ -231,7 +231,7 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
         )
         condition = setup.conditions.of_batch(batch, map_values)
 
-        def given(x_t: Array, t: Array, cond: Any = None) -> Estimates:
+        def given(x_t: Array, t: Times, cond: Any = None) -> Estimates:
             del cond  # the images' own is known here
             return diffusion.denoiser(network)(x_t, t, condition)
 

@@ -23,7 +23,7 @@ from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.sampling import guidance, samplers, thresholding
 from diffjax.schedules import Schedule
-from diffjax.types import Array
+from diffjax.types import Array, Times
 
 SAMPLERS: Mapping[str, Callable[..., Any]] = {
     sampler.__name__: with_options(sampler)
@@ -109,7 +109,7 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
         if bad:
             raise ValueError(f"compose has the label {bad[0]}: take of 0..{model.num_classes - 1}")
 
-        def guided(x_t: Array, t: Array, cond: Any = None) -> parametrisations.Estimates:
+        def guided(x_t: Array, t: Times, cond: Any = None) -> parametrisations.Estimates:
             given = cond if isinstance(cond, Condition) else Condition()
             conditions = [
                 (weight, given._replace(label=jnp.full(len(x_t), label)))

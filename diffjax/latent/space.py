@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import data, rng
 from diffjax.conditioning.maps import MakeMap
@@ -68,7 +69,7 @@ class DiffusionSpace(Protocol):
         """The map of (B, H, W, C) images in [-1, 1], as the network gets it."""
         ...
 
-    def mask(self, mask: Array) -> Array:
+    def mask(self, mask: np.ndarray | Array) -> Array:
         """(H, W, 1), 1 where pixels are kept, for x_0."""
         ...
 
@@ -120,8 +121,8 @@ class PixelSpace(NamedTuple):
     def map_of(self, images: Array) -> Array | None:
         return None if self.make_map is None else self.make_map(images)
 
-    def mask(self, mask: Array) -> Array:
-        return mask
+    def mask(self, mask: np.ndarray | Array) -> Array:
+        return jnp.asarray(mask)
 
     def example(self) -> dict[str, Any]:
         return _example(self.image_shape, jnp.uint8)
@@ -159,8 +160,8 @@ class ArraySpace(NamedTuple):
     def map_of(self, images: Array) -> Array | None:
         return None
 
-    def mask(self, mask: Array) -> Array:
-        return mask
+    def mask(self, mask: np.ndarray | Array) -> Array:
+        return jnp.asarray(mask)
 
     def example(self) -> dict[str, Any]:
         return _example(self.image_shape, jnp.float32)
@@ -225,8 +226,8 @@ class LatentSpace(NamedTuple):
             return None
         return space_to_depth(self.make_map(images), self.stage.factor)
 
-    def mask(self, mask: Array) -> Array:
-        return latent_mask(mask, latent_shape=self.shape, factor=self.stage.factor)
+    def mask(self, mask: np.ndarray | Array) -> Array:
+        return latent_mask(jnp.asarray(mask), latent_shape=self.shape, factor=self.stage.factor)
 
     def example(self) -> dict[str, Any]:
         channels = self.stage.encoder.out_channels

@@ -168,7 +168,7 @@ class AutoencoderObjective(NamedTuple):
 
         def end(kernel: Array) -> Array:
             h = decoder.ops.conv(last.astype(jnp.float32), kernel, head["bias"], padding=1)
-            return decoder.to_images(h, grad_y.shape[1:3])
+            return decoder.to_images(h, self.stage.image_shape[:2])
 
         return jax.vjp(end, head["kernel"])[1](grad_y)[0]
 
@@ -238,7 +238,7 @@ def make_eval_loss(
 
 def sampled_latents(
     stage: FirstStage, *, seed: int
-) -> Callable[[StageParams, Array, Array], Array]:
+) -> Callable[[StageParams, np.ndarray, int], Array]:
     """sampled(params, images, start) -> latents before scaling, (B, h, w, c), with their noise.
 
     start is the number of the first image, which its noise follows from.

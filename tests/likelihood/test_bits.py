@@ -30,6 +30,7 @@ def test_one_image_has_a_mean_and_no_spread():
 
 
 @pytest.mark.parametrize("values", [[], 3.0, [[1.0, 2.0]]])
+@pytest.mark.usefixtures("unchecked")
 def test_values_that_are_not_one_an_image_are_refused(values):
     with pytest.raises(ValueError, match=r"one value an image, \(count,\)"):
         summarise(values)

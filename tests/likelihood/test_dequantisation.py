@@ -150,6 +150,7 @@ def test_an_examples_draw_is_its_keys_alone():
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

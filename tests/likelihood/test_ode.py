@@ -274,6 +274,7 @@ def test_bits_per_dim_bound_the_mass_of_a_bin_and_more_samples_tighten_the_bound
         ({"x": jnp.ones((2, 1), int)}, "x must be of a float type, not int32"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(options, message):
     flow = schedules.rectified_flow()
     options = {"key": KEY, "x": jnp.ones((2, 1)), **options}

@@ -185,6 +185,7 @@ def test_draws_per_unit_of_log_snr_do_not_depend_on_the_schedule():
         ({"t": jnp.zeros((2, 1))}, r"one time an example, \(2,\), not \(2, 1\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(change, message):
     x = jnp.zeros((2, 3))
     options = {"schedule": SCHEDULES["linear"], "t": jnp.zeros(2), "eps": x, "eps_0": x} | change

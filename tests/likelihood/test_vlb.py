@@ -256,6 +256,7 @@ def test_one_step_is_a_prior_and_a_reconstruction():
         ({"key": jax.random.split(KEY, 3)}, r"one such key an example, \(2,\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(change, message):
     options = {"x_0": jnp.zeros((2, 3)), "grid": grids.trailing(FLOW, 4), "key": KEY} | change
     with pytest.raises(ValueError, match=message):

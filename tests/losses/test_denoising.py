@@ -121,6 +121,7 @@ def test_network_sees_x_t_the_scaled_time_and_cond():
         ({"network": lambda x, t, cond: x[..., :1, :]}, "the network returned"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_that_would_broadcast_are_refused(change, message):
     arguments = {
         "network": lambda x, t, cond: x,

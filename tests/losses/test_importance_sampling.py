@@ -164,6 +164,7 @@ def test_draws_do_not_depend_on_how_the_batch_is_split():
         np.testing.assert_array_equal(a, np.concatenate(b))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="T and length must be at least 1, not 0 and 10"):
         sampling.empty(0)

@@ -117,7 +117,7 @@ def test_the_best_mix_is_the_true_variance_of_a_step(t):
     best = v[np.argmin(bound(jnp.asarray(v, jnp.float32)))]
     beta = SCHEDULE.beta[t]
     beta_tilde = beta * (noise[0] / noise[1]) ** 2
-    found = interpolated_log_variance((best + 1) / 2, np.log(beta_tilde), np.log(beta))
+    found = interpolated_log_variance((best + 1) / 2, jnp.log(beta_tilde), jnp.log(beta))
     # The mean of n squares tells a variance to sqrt(2 / n): four of them, of its part that varies.
     assert found == pytest.approx(np.log(true), abs=4 * math.sqrt(2 / n) + 0.005)
 
@@ -154,8 +154,9 @@ def test_a_network_of_twice_the_channels_is_a_denoiser_with_a_mix():
 
 
 def test_interpolation_is_of_logarithms():
-    variance = np.exp(interpolated_log_variance(np.array([0, 0.5, 1]), np.log(1e-4), np.log(1e-2)))
-    np.testing.assert_allclose(variance, [1e-4, 1e-3, 1e-2])
+    mix, low, high = jnp.array([0, 0.5, 1]), jnp.log(1e-4), jnp.log(1e-2)
+    variance = np.exp(interpolated_log_variance(mix, low, high))
+    np.testing.assert_allclose(variance, [1e-4, 1e-3, 1e-2], rtol=1e-5)
 
 
 CONDITIONAL_MIX, LABELS = 0.75, jnp.array([1, 0, 2])
@@ -268,11 +269,13 @@ def test_a_learned_variance_that_is_not_there_is_refused():
         ({"schedule": schedules.rectified_flow()}, "needs a discrete schedule"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_of_the_losses_are_refused(which, change, message):
     with pytest.raises(ValueError, match=message):
         loss(which, (0.8, 0.2), **change)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_outputs_and_estimates_of_another_shape_are_refused():
     plain = lambda x, t, c: x  # noqa: E731
     expected = r"returned \(3, 4, 4, 2\) for x_t of .*: expected \(3, 4, 4, 4\)"

@@ -99,6 +99,7 @@ def test_pure_noise_and_clean_data_are_finite():
     assert not gradient["frequencies"].any() and not gradient["phases"].any()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="features must be at least 1, not 0"):
         learned_weighting.init(jax.random.key(0), features=0)

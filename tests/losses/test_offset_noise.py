@@ -11,7 +11,7 @@ KEY = jax.random.key(0)
 
 
 def white(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
 
 def test_covariance_is_one_plus_a_constant_within_a_channel():
@@ -62,6 +62,7 @@ def test_an_example_keeps_its_offset_however_the_batch_is_split(shape):
         ((2, 3, 1), 3, 0.1, r"indices must be one an example, \(2,\), not \(3,\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(shape, indices, strength, message):
     with pytest.raises(ValueError, match=message):
         offset_noise(KEY, jnp.arange(indices), jnp.zeros(shape), strength=strength)

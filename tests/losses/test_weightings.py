@@ -122,7 +122,9 @@ def test_vlb_is_the_sum_of_kl_divergences_between_posteriors(make, T):
     with jax.enable_x64(True):
         x_t = jnp.full(T - 1, 0.1)  # it cancels in the difference of two means
         true, guess = (
-            process.q_posterior(schedule, x_t, x_0=x, s=jnp.asarray(t - 1), t=jnp.asarray(t))
+            process.q_posterior(
+                schedule, x_t, x_0=jnp.full_like(x_t, x), s=jnp.asarray(t - 1), t=jnp.asarray(t)
+            )
             for x in (x_0, estimate)
         )
         divergence = np.asarray(kl(true.mean, guess.mean, true.variance))

@@ -135,6 +135,7 @@ def test_heun_is_heuns_method_on_the_velocity_of_a_flow():
         (samplers.ancestral, {"key": jax.random.PRNGKey(0)}, "array of uint32"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(sampler, options, message):
     schedule = schedules.cosine(10)
     with pytest.raises(ValueError, match=message):
