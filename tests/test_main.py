@@ -249,7 +249,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_flags):
     again = start([*tiny_flags, f"--config.train.steps={step + 1}"], tmp_path)
     printed, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
-    assert f"going on from step {step} of" in printed
+    assert f"resuming from step {step} of" in printed
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""A run on disk: checkpoints, averages, the folder itself."""
+"""A run on disk: checkpoints, EMA snapshots, the run directory."""

@@ -1,8 +1,8 @@
-"""SHA-256 of what a checkpoint holds, told in a manifest that is stored in the same commit.
+"""SHA-256 digests of a checkpoint's arrays, in a manifest stored with the checkpoint.
 
-The digests are of the arrays in memory, before they are written and after they are read, so they
-cover the disk, the file system and the library in between. The manifest holds a digest of itself:
-a flipped bit in a name must not look like a state of another structure.
+The digests are of the arrays in memory, before writing and after reading, so they cover the disk,
+the file system and orbax. The manifest holds a digest of itself, so that a flipped bit in a name is
+not mistaken for a state of another structure.
 """
 
 import hashlib
@@ -15,19 +15,19 @@ Manifest = dict[str, Any]
 
 
 class Damaged(Exception):
-    """What was read is not what was written; the message says where, in a few words."""
+    """The data read differ from the data written; the message names the first difference."""
 
 
 def manifest(
     state: Any, data: dict[str, Any], *, loss: float, about: dict[str, Any] | None = None
 ) -> Manifest:
-    """What `verify` compares with; JSON can hold it.
+    """The digests of a checkpoint, for `verify`; serialisable as JSON.
 
     Args:
       state: a pytree of arrays.
       data: the batch iterator's position.
-      loss: what the best checkpoint is told by.
-      about: what the run knows of its data, where it says so.
+      loss: the held-out loss that selects the best checkpoint.
+      about: description of the training data, or None.
     """
     content: Manifest = {
         "arrays": {key: [*kind(leaf), digest(leaf)] for key, leaf in _flat(state).items()},
@@ -40,37 +40,37 @@ def manifest(
 
 
 def check(stored: Any) -> Manifest:
-    """A manifest that was read, if it is one.
+    """A stored manifest, verified against its own digest.
 
     Raises:
-      Damaged: it is not what `manifest` made.
+      Damaged: it is not a manifest, or its digest differs.
     """
     if isinstance(stored, dict):
         content = {key: value for key, value in stored.items() if key != "digest"}
         if stored.get("digest") == digest_json(content):
             return stored
-    raise Damaged("the list of checksums itself")
+    raise Damaged("the checksum of its manifest differs")
 
 
 def difference(stored: Manifest, like: Any) -> str | None:
-    """The first way in which a checked manifest is of another structure than `like`, in words."""
+    """Describes the first structural difference between a checked manifest and `like`, or None."""
     ours = {key: kind(leaf) for key, leaf in _flat(like).items()}
     theirs = {key: kind for key, (*kind, _) in stored["arrays"].items()}
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in theirs:
             return f"it has no {key}"
         if key not in ours:
-            return f"it has {key}, which this config has not"
+            return f"it has {key}, which this config does not"
         if ours[key] != theirs[key]:
-            return f"its {key} is {_told(theirs[key])}, this config's {_told(ours[key])}"
+            return f"its {key} is {_describe(theirs[key])}, this config's {_describe(ours[key])}"
     return None
 
 
 def verify(stored: Manifest, state: Any, data: dict[str, Any]) -> None:
-    """Compares what was read with a checked manifest of the same structure.
+    """Compares a restored state with a checked manifest of the same structure.
 
     Raises:
-      Damaged: names the first thing that differs.
+      Damaged: names the first difference.
     """
     for key, leaf in _flat(state).items():
         if stored["arrays"][key] != [*kind(leaf), digest(leaf)]:
@@ -87,20 +87,20 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def kind(leaf: Any) -> list[Any]:
-    """[dtype, shape] as JSON has them."""
+    """[dtype, shape], as JSON stores them."""
     return [str(leaf.dtype), list(leaf.shape)]
 
 
-def _told(kind: list[Any]) -> str:
+def _describe(kind: list[Any]) -> str:
     return f"{kind[0]} {tuple(kind[1])}"
 
 
 def digest(leaf: Any) -> str:
     """SHA-256 of an array's bytes, in hex."""
-    # As bytes by a view: bfloat16 has no buffer that hashlib takes.
+    # Viewed as bytes: hashlib does not accept bfloat16 buffers.
     return hashlib.sha256(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold, in hex."""
+    """SHA-256 of a JSON value, in hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

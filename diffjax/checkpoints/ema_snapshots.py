@@ -1,9 +1,9 @@
-"""Averages stored on the way, <workdir>/ema/, and averages of other lengths made from them.
+"""EMA snapshots stored during training, <workdir>/ema/, and post-hoc EMAs rebuilt from them.
 
-One file holds the average of one width at one step, so a save that dies leaves whole files alone:
-<step>_<sigma_rel>.npz, a zip of float32 arrays named by their place in the tree. zip keeps a CRC-32
-of each, which is checked as it is read; np.load reads the file, too. `posthoc_ema` is the maths.
-What was last rebuilt from them lies beside them as rebuilt.npz, in the same format.
+One file holds the average of one width at one step, so an interrupted save damages no other file:
+<step>_<sigma_rel>.npz, a zip of float32 arrays named by their path in the tree. zip stores a CRC-32
+of each, which is checked on reading; np.load can read the file. `posthoc_ema` has the maths. The
+last rebuilt average is stored in the same folder and format as rebuilt.npz.
 """
 
 import contextlib
@@ -25,30 +25,30 @@ from diffjax.posthoc_ema import Profile
 
 FOLDER = "ema"  # of a workdir
 REBUILT = "rebuilt.npz"
-DOUBTFUL = 0.1  # a residual above it means another average than the wanted one
+DOUBTFUL = 0.1  # residual above which the rebuilt EMA is a poor fit to the requested sigma_rel
 _NAME = re.compile(r"(\d+)_(\d[\d.e-]*)\.npz")
 # A snapshot with less weight than this changes no digit of a float32.
 _NOTHING = 1e-9
-# Of a rebuilt average, beside its parameters; no place in a tree is written like these.
+# Scalars stored with a rebuilt average; no path in a tree has these names.
 _NUMBERS = ("step", "sigma_rel", "residual")
 
 
 class Snapshot(NamedTuple):
-    """A stored average: whose it is, and its file."""
+    """A stored average: its step and width, and its file."""
 
     profile: Profile
     path: Path
 
 
 class Rebuilt(NamedTuple):
-    """An average made from stored ones.
+    """An average rebuilt from snapshots.
 
     Attributes:
-      params: NumPy arrays in the structure and types that were asked for.
-      step: the updates after which it is the average.
+      params: NumPy arrays in the requested structure and types.
+      step: number of updates it averages over.
       sigma_rel: its width.
-      residual: `posthoc_ema.residual`; above DOUBTFUL it is not the average that was wanted.
-      used: the snapshots that went into it; () where it was read from a file.
+      residual: `posthoc_ema.residual`; above DOUBTFUL it is a poor fit to `sigma_rel`.
+      used: the snapshots combined; () if it was read from a file.
     """
 
     params: Any
@@ -59,15 +59,15 @@ class Rebuilt(NamedTuple):
 
 
 def save(folder: str | Path, step: int, averages: Mapping[float, Any]) -> list[Snapshot]:
-    """Writes one file an average; one of the same step and width is replaced.
+    """Writes one file per average; one of the same step and width is replaced.
 
     Args:
-      folder: <workdir>/ema, made where it is missing.
+      folder: <workdir>/ema, created if missing.
       step: updates made, from 1.
       averages: sigma_rel -> parameters, averaged by `ema.power_decay`; stored as float32.
 
     Returns:
-      What was written.
+      The snapshots written.
 
     Raises:
       ValueError: step below 1, or a sigma_rel out of range.
@@ -77,9 +77,9 @@ def save(folder: str | Path, step: int, averages: Mapping[float, Any]) -> list[S
         raise ValueError(f"step must be 1 or more, not {step}")
     written = []
     for sigma_rel, params in averages.items():
-        gamma_from_sigma_rel(sigma_rel)  # refuses what can't be read again
+        gamma_from_sigma_rel(sigma_rel)  # validates the range
         profile = Profile(int(step), float(sigma_rel))
-        # repr is the shortest text that reads as the same float64.
+        # repr is the shortest text that parses to the same float64.
         path = Path(folder) / f"{profile.step:09d}_{profile.sigma_rel!r}.npz"
         _save(path, _float32(params))
         written.append(Snapshot(profile, path))
@@ -87,7 +87,7 @@ def save(folder: str | Path, step: int, averages: Mapping[float, Any]) -> list[S
 
 
 def listing(folder: str | Path) -> list[Snapshot]:
-    """All snapshots of a folder by step and width, from their names alone; [] without a folder.
+    """All snapshots of a folder by step and width, from file names alone; [] without a folder.
 
     Raises:
       UserError: the folder can't be read.
@@ -112,34 +112,34 @@ def load(path: str | Path, like: Any) -> Any:
 
     Args:
       path: a file of `save`.
-      like: parameters of the structure and shapes to expect; jax.ShapeDtypeStruct will do.
+      like: parameters of the expected structure and shapes, or jax.ShapeDtypeStruct.
 
     Raises:
-      UserError: the file is missing, torn, or of another structure.
+      UserError: the file is missing, damaged, or of another structure.
     """
     try:
         arrays = _load(path, _flat(like), what="the snapshot")
     except FileNotFoundError:
-        raise UserError(f"there is no snapshot {path}: take one of that folder") from None
-    except _Torn as error:
+        raise UserError(f"there is no snapshot {path}: use one of that folder") from None
+    except _Damaged as error:
         raise UserError(
-            f"the snapshot {path} is torn or not a snapshot ({error}): remove it and rebuild from "
-            "the others"
+            f"the snapshot {path} is damaged or not a snapshot ({error}): remove it and rebuild "
+            "from the others"
         ) from error
     return jax.tree.unflatten(jax.tree.structure(like), arrays.values())
 
 
 def drop_after(folder: str | Path, step: int) -> list[Snapshot]:
-    """Removes the snapshots after a step: a run that goes on from it will make them anew.
+    """Removes the snapshots after a step, which a run resumed from that step writes again.
 
-    An average that was rebuilt for a later step goes with them.
+    An average rebuilt for a later step is removed too.
 
     Args:
       folder: <workdir>/ema; it may be missing.
-      step: the last step that stays.
+      step: the last step to keep.
 
     Returns:
-      The snapshots that were removed.
+      The snapshots removed.
 
     Raises:
       UserError: a file can't be removed.
@@ -148,8 +148,8 @@ def drop_after(folder: str | Path, step: int) -> list[Snapshot]:
     for snapshot in later:
         _remove(snapshot.path)
     rebuilt = Path(folder) / REBUILT
-    # One that can't be read stays: whoever asks for it is told.
-    with contextlib.suppress(FileNotFoundError, _Torn):
+    # A damaged file is kept; `load_rebuilt` reports it.
+    with contextlib.suppress(FileNotFoundError, _Damaged):
         if _numbers(rebuilt)["step"] > step:
             _remove(rebuilt)
     return later
@@ -158,15 +158,15 @@ def drop_after(folder: str | Path, step: int) -> list[Snapshot]:
 def rebuild(folder: str | Path, like: Any, *, sigma_rel: float, step: int | None = None) -> Rebuilt:
     """The average of any width, from the snapshots up to a step.
 
-    Files are read one at a time, and only those with a weight: a stored average is read from its
-    own file alone.
+    Files are read one at a time, and only those of nonzero weight: a stored average is read from
+    its own file alone.
 
     Args:
       folder: <workdir>/ema.
       like: parameters of the structure, shapes and types to return.
-      sigma_rel: the wanted width, in (0, 12^-1/2].
-      step: the updates after which it is wanted, by default those of the last snapshot. Between two
-        snapshots the parameters since the first of them are unknown, as the residual will say.
+      sigma_rel: the requested width, in (0, 12^-1/2].
+      step: number of updates to average over; by default the last snapshot's. Between two snapshots
+        the parameters since the first are unknown, which the residual shows.
 
     Raises:
       UserError: no snapshots, none up to `step`, `step` after the last, sigma_rel out of range, or
@@ -181,7 +181,7 @@ def rebuild(folder: str | Path, like: Any, *, sigma_rel: float, step: int | None
     step = steps[-1] if step is None else step
     if not steps[0] <= step <= steps[-1]:
         raise UserError(
-            f"step {step} is outside of the snapshots in {folder}: take one from {steps[0]} to "
+            f"step {step} is outside of the snapshots in {folder}: use one from {steps[0]} to "
             f"{steps[-1]}"
         )
     snapshots = [snapshot for snapshot in snapshots if snapshot.profile.step <= step]
@@ -222,26 +222,26 @@ def save_rebuilt(folder: str | Path, rebuilt: Rebuilt) -> Path:
 
 
 def load_rebuilt(folder: str | Path, like: Any) -> Rebuilt:
-    """What `save_rebuilt` wrote.
+    """Reads the average that `save_rebuilt` wrote.
 
     Args:
       folder: <workdir>/ema.
       like: parameters of the structure, shapes and types to return.
 
     Raises:
-      UserError: nothing was rebuilt there, or the file is torn or of another structure.
+      UserError: the file is missing, damaged or of another structure.
     """
     path = Path(folder) / REBUILT
     try:
         numbers = _numbers(path)
-        arrays = _load(path, _flat(like), what="the average", beside=_NUMBERS)
+        arrays = _load(path, _flat(like), what="the average", scalars=_NUMBERS)
     except FileNotFoundError:
         raise UserError(
             f"there is no {path}: rebuild an average first, with the same command and --mode=ema"
         ) from None
-    except _Torn as error:
+    except _Damaged as error:
         raise UserError(
-            f"the average {path} is torn or not an average ({error}): rebuild it with --mode=ema"
+            f"the average {path} is damaged or not an average ({error}): rebuild it with --mode=ema"
         ) from error
     params = jax.tree.unflatten(jax.tree.structure(like), arrays.values())
     return Rebuilt(
@@ -249,16 +249,16 @@ def load_rebuilt(folder: str | Path, like: Any) -> Rebuilt:
     )
 
 
-class _Torn(Exception):
+class _Damaged(Exception):
     """Why a file can't be read, on one line."""
 
 
 def _load(
-    path: str | Path, expected: dict[str, Any], *, what: str, beside: Collection[str] = ()
+    path: str | Path, expected: dict[str, Any], *, what: str, scalars: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Arrays of the names and shapes of `expected`; the file has those of `beside`, too."""
+    """Arrays of the names and shapes of `expected`; the file also holds `scalars`."""
     with _reading(path) as archive:
-        found = {name.removesuffix(".npy") for name in archive.namelist()} - set(beside)
+        found = {name.removesuffix(".npy") for name in archive.namelist()} - set(scalars)
         _compare(f"{what} {path}", found, set(expected))
         arrays = {key: _read(archive, key) for key in expected}
     for key, array in arrays.items():
@@ -277,15 +277,15 @@ def _numbers(path: Path) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _reading(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    """The open archive; raises FileNotFoundError, or _Torn for whatever is wrong inside."""
+    """The open archive; raises FileNotFoundError, or _Damaged for any other failure to read it."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except (FileNotFoundError, UserError):
         raise
-    # Half a file, other bytes and a CRC that does not fit have many names: the net is wide.
+    # A truncated file, invalid bytes and a wrong CRC raise many types of exceptions.
     except Exception as error:
-        raise _Torn(_first_line(error)) from error
+        raise _Damaged(_first_line(error)) from error
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -316,7 +316,7 @@ def _in_types_of(like: Any, params: Any) -> Any:
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Leaves by their place, such as ['conv']['kernel']."""
+    """Leaves by their path, such as ['conv']['kernel']."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
@@ -326,7 +326,7 @@ def _member(key: str) -> str:
 
 
 def _write(file: BinaryIO, *, arrays: dict[str, np.ndarray]) -> None:
-    # The format of np.savez, which refuses some names of arrays, such as "file".
+    # The format of np.savez, which rejects some array names, such as "file".
     with zipfile.ZipFile(file, "w") as archive:
         for key, array in arrays.items():
             with archive.open(_member(key), "w", force_zip64=True) as member:

@@ -1,8 +1,8 @@
-"""A trained model as two files: model.safetensors and config.json; no orbax is needed to read it.
+"""A trained model as two files, model.safetensors and config.json, readable without orbax.
 
-Arrays are named by their place, `ema_params.down0_0.conv1.kernel`. The header's metadata holds, as
-JSON under "diffjax": the step, what is known of the data, and each place as a list of keys, since a
-key may have a dot in it.
+Arrays are named by their path, `ema_params.down0_0.conv1.kernel`. The header's metadata holds, as
+JSON under "diffjax": the step, a description of the data, and each path as a list of keys, since a
+key may contain a dot.
 """
 
 import json
@@ -19,7 +19,7 @@ from diffjax.files import atomic_write
 
 FILE = "model.safetensors"
 FORMAT = 1
-FIRST_STAGE = "first_stage"  # the folder of a latent model's autoencoder, in its own
+FIRST_STAGE = "first_stage"  # subfolder with a latent model's autoencoder
 
 
 def is_exported(folder: Path) -> bool:
@@ -38,7 +38,7 @@ def write(folder: Path, found: Parameters, config: dict[str, Any]) -> list[Path]
     arrays, places = {}, {}
     for place, array in _leaves(found.fields, ()):
         name = ".".join(place)
-        while name in arrays:  # of keys with dots
+        while name in arrays:  # keys with dots may collide
             name += "_"
         arrays[name], places[name] = np.array(array, order="C"), place
     about = {
@@ -56,10 +56,10 @@ def write(folder: Path, found: Parameters, config: dict[str, Any]) -> list[Path]
 
 
 def read(folder: Path, fields: Sequence[str]) -> Parameters:
-    """Fields of the state, of those that were written.
+    """The given fields of the exported state.
 
     Raises:
-      UserError: the file is no exported model, or is damaged.
+      UserError: the file is not an exported model, or is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -81,7 +81,7 @@ def read(folder: Path, fields: Sequence[str]) -> Parameters:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{path} is no model that diffjax exported, or is damaged ({first[:100]}): export it "
+            f"{path} is not a model exported by diffjax, or is damaged ({first[:100]}): export it "
             "again"
         ) from error
 

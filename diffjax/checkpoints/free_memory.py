@@ -1,15 +1,15 @@
-"""Memory that is free, given back to the system."""
+"""Returns free heap memory to the system."""
 
 import contextlib
 import ctypes
 
 
 def give_back() -> None:
-    """Has the C library return what it holds in reserve; only glibc does.
+    """Calls glibc's malloc_trim; does nothing with other C libraries.
 
-    It keeps an arena for each of many threads, and those that write a checkpoint leave other ones
-    grown each time: a hundred megabytes and more, which rise for as long as a run goes on. Looking
-    through them takes about ten milliseconds.
+    glibc keeps an arena for each of many threads, and the threads that write a checkpoint grow
+    different ones each time, by a hundred megabytes and more over a run. A call takes about ten
+    milliseconds.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

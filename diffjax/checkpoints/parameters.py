@@ -1,7 +1,7 @@
-"""The averaged parameters of a checkpoint, without the rest of the state and without orbax.
+"""Reads the averaged parameters of a checkpoint, without the rest of the state and without orbax.
 
-orbax writes a state as a database of Zarr arrays (OCDBT) with a list of their names; tensorstore,
-which it writes them by, reads those that are wanted. Their checksums are compared as in `store`.
+orbax writes a state with tensorstore, as a database of Zarr arrays (OCDBT) with a list of their
+names. Here tensorstore reads the requested arrays; their checksums are compared as in `store`.
 """
 
 import json
@@ -18,11 +18,11 @@ from diffjax.errors import UserError
 
 _logger = logging.getLogger("diffjax")
 
-# Where an array is in a state: keys, names and indices, from the field on.
+# The path of an array in a state: keys, names and indices, starting with the field.
 Place = tuple[str, ...]
 
 STATE, CHECKSUMS, ABOUT = "state", "checksums", "about"  # items of a checkpoint
-# A place in a tree as jax.tree_util.keystr writes it.
+# A path in a tree as jax.tree_util.keystr writes it.
 _PLACE = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]")
 
 
@@ -31,9 +31,9 @@ class Parameters(NamedTuple):
 
     Attributes:
       step: updates made.
-      fields: of the state, by name: nested dictionaries of NumPy arrays, whose keys are texts; the
-        index of a list is one, too. `like` gives them another structure.
-      about: what the run knows of its data; None in checkpoints of older versions.
+      fields: of the state, by name: nested dictionaries of NumPy arrays with string keys, including
+        list indices. `like` converts them to another structure.
+      about: description of the training data; None in checkpoints of older versions.
     """
 
     step: int
@@ -44,11 +44,11 @@ class Parameters(NamedTuple):
 def read_parameters(workdir: Path, *, wanted: str, fields: Sequence[str]) -> Parameters | None:
     """Fields of the state of the checkpoint "latest", "best" or of a step.
 
-    "latest" is the latest whole one, with a warning for each damaged one that is passed over; in
-    place of another that is damaged none is taken.
+    "latest" is the latest intact one; each damaged one skipped logs a warning. If "best" or a given
+    step is damaged, it is an error.
 
     Returns:
-      None where there is no checkpoint at all.
+      None if there are no checkpoints.
 
     Raises:
       UserError: no such checkpoint, or a damaged one.
@@ -62,7 +62,7 @@ def read_parameters(workdir: Path, *, wanted: str, fields: Sequence[str]) -> Par
     elif wanted.isdecimal():
         if int(wanted) not in steps:
             raise UserError(
-                f"there is no checkpoint of step {wanted} in {folder}: take one of {steps}"
+                f"there is no checkpoint of step {wanted} in {folder}: use one of {steps}"
             )
         candidates = [int(wanted)]
     else:
@@ -76,23 +76,23 @@ def read_parameters(workdir: Path, *, wanted: str, fields: Sequence[str]) -> Par
             continue
         for bad, why in damaged.items():
             _logger.warning(
-                "warning: checkpoint %d is damaged (%s): taking that of step %d", bad, why, step
+                "warning: checkpoint %d is damaged (%s): using that of step %d", bad, why, step
             )
         return found
     first, why = next(iter(damaged.items()))
     if wanted == "latest":
         raise UserError(
-            f"none of the checkpoints {steps} in {folder} is whole (that of step {first}: {why}): "
-            "put back a copy of one"
+            f"none of the checkpoints {steps} in {folder} is intact (step {first}: {why}): "
+            "restore a copy of one"
         ) from why
     raise UserError(
-        f"the checkpoint {folder / str(first)} is damaged ({why}): take 'latest', which is the "
-        f"newest whole one, or another of {steps}"
+        f"the checkpoint {folder / str(first)} is damaged ({why}): use 'latest', the newest intact "
+        f"one, or another of {steps}"
     ) from why
 
 
 def read_about(workdir: Path) -> dict[str, Any] | None:
-    """What the newest checkpoint that says so knows of the run's data; None where none does."""
+    """The newest description of the training data in a run's checkpoints; None without any."""
     folder = workdir / "checkpoints"
     for step in reversed(_steps(folder)):
         try:
@@ -115,17 +115,17 @@ def _best(folder: Path, steps: list[int]) -> int:
     for step in steps:
         try:
             manifest = _json(folder / str(step) / CHECKSUMS)
-            if manifest is None:  # an older version: where orbax kept it
+            if manifest is None:  # an older version: orbax stored the loss
                 manifest = json.loads((folder / str(step) / "metrics" / "metrics").read_text())
             losses[step] = float(manifest["loss"])
         except (Damaged, OSError, ValueError, TypeError, KeyError):
             continue
-    # Of two that are as good the later one.
+    # Ties go to the later one.
     return min(losses, key=lambda step: (losses[step], -step), default=steps[-1])
 
 
 def _json(item: Path) -> Any:
-    """The content of an item that orbax saved as JSON; None where there is no such item."""
+    """The content of an item that orbax saved as JSON; None without such an item."""
     path = item / "metadata"
     if not path.exists():
         return None
@@ -139,7 +139,7 @@ def _read(folder: Path, step: int, fields: Sequence[str]) -> Parameters:
     stored = _json(folder / CHECKSUMS)
     manifest = None if stored is None else check(stored)
     if manifest is None and _lists(folder, CHECKSUMS):
-        raise Damaged("its checksums are gone")
+        raise Damaged("its checksums are missing")
     about = _json(folder / ABOUT)
     if manifest is not None and manifest.get(ABOUT) != (about and digest_json(about)):
         raise Damaged(f"the checksum of its {ABOUT} differs")
@@ -148,7 +148,7 @@ def _read(folder: Path, step: int, fields: Sequence[str]) -> Parameters:
     try:
         names = [".".join(place) for place in places]
         arrays = _arrays(folder / STATE, names, zarr3=bool(metadata.get("use_zarr3")))
-    except Exception as error:  # tensorstore's own, of whatever is wrong with the files
+    except Exception as error:  # tensorstore raises several types
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Damaged(f"it can't be read: {first[:100]}") from error
     found = list(zip(places, arrays, strict=True))
@@ -158,7 +158,7 @@ def _read(folder: Path, step: int, fields: Sequence[str]) -> Parameters:
 
 
 def assemble(found: Iterable[tuple[Place, np.ndarray]], fields: Sequence[str]) -> dict[str, Any]:
-    """Arrays by their places as a nested tree for each field; {} for one without arrays."""
+    """A nested dictionary of arrays for each field; {} for one without arrays."""
     tree: dict[str, Any] = {}
     for place, array in found:
         _put(tree, place, array)
@@ -166,7 +166,7 @@ def assemble(found: Iterable[tuple[Place, np.ndarray]], fields: Sequence[str]) -
 
 
 def _lists(folder: Path, item: str) -> bool:
-    """Whether orbax wrote that a checkpoint has an item."""
+    """Whether orbax's metadata lists an item of a checkpoint."""
     try:
         return item.encode() in (folder / "_CHECKPOINT_METADATA").read_bytes()
     except OSError:
@@ -184,13 +184,13 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 
 def _places(metadata: dict[str, Any], fields: Sequence[str]) -> Iterator[Place]:
-    """The place of each array of the fields."""
+    """The path of each array of the fields."""
     for entry in metadata["tree_metadata"].values():
         try:
             keys = tuple(str(k["key"]) for k in entry["key_metadata"])
             empty = entry["value_metadata"]["skip_deserialize"]
         except (KeyError, TypeError) as error:
-            raise Damaged("its list of arrays is no such list") from error
+            raise Damaged("its list of arrays is malformed") from error
         if keys[0] in fields and not empty:
             yield keys
 
@@ -223,19 +223,19 @@ def _verify(manifest: Manifest, arrays: dict[Place, np.ndarray], fields: Sequenc
         if place and place[0] in fields:
             expected[place] = (name, entry)
     if missing := sorted(expected.keys() ^ arrays.keys()):
-        raise Damaged(f"{'.'.join(missing[0])} is in one of its two lists alone")
+        raise Damaged(f"its manifest and its list of arrays disagree on {'.'.join(missing[0])}")
     for place, (name, entry) in expected.items():
         if entry != [*kind(arrays[place]), digest(arrays[place])]:
             raise Damaged(f"the checksum of {name} differs")
 
 
 def like(tree: Any, shapes: Any, *, what: str) -> Any:
-    """Nested dictionaries in the structure of a tree of shapes, which may have lists and tuples.
+    """Converts nested dictionaries to the structure of a tree of shapes, with lists and tuples.
 
     Args:
-      tree: what was read.
-      shapes: what a network makes, with jax.ShapeDtypeStruct for arrays.
-      what: whose it is, for the message.
+      tree: the nested dictionaries.
+      shapes: a network's parameters, with jax.ShapeDtypeStruct for arrays.
+      what: the source of the tree, for the message.
 
     Raises:
       UserError: names the first array that differs.
@@ -255,7 +255,7 @@ def like(tree: Any, shapes: Any, *, what: str) -> Any:
         if place not in theirs:
             raise UserError(f"{what} has no {name}, which this config's network has")
         if place not in ours:
-            raise UserError(f"{what} has {name}, which this config's network has not")
+            raise UserError(f"{what} has {name}, which this config's network does not have")
         if theirs[place].shape != ours[place].shape:
             raise UserError(
                 f"{what} has {name} of {theirs[place].shape}, this config's network "

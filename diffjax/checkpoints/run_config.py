@@ -1,4 +1,4 @@
-"""The config of a run as it is stored: config.json, and nested keys joined by dots."""
+"""The stored config of a run: config.json, and nested keys joined by dots."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from diffjax.errors import UserError
 
 
 def read_json(path: Path) -> Any:
-    """The object that a JSON file holds, or None where there is no file.
+    """The object that a JSON file holds, or None without a file.
 
     Raises:
       UserError: the file is not JSON, or holds something else.
@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
 
 
 def from_json(tree: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
+    """Converts JSON's lists back to tuples."""
     if isinstance(tree, dict):
         return {key: from_json(value) for key, value in tree.items()}
     return tuple(map(from_json, tree)) if isinstance(tree, list) else tree

@@ -1,8 +1,8 @@
-"""Checkpoints by orbax: the whole state and the data's position, the last three and the best.
+"""Checkpoints by orbax: the train state and the data position, the last three and the best.
 
-Each holds checksums of its arrays (`checksums`), which are compared as it is read. Where the newest
-one is damaged, the newest whole one is taken, and that is told; a checkpoint that was asked for by
-its step is that one or an error.
+Each holds checksums of its arrays (`checksums`), which are verified on reading. If the newest
+checkpoint is damaged, a warning is logged and the newest intact one is used; a checkpoint requested
+by its step is that one or an error.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from diffjax.errors import UserError
 
 KEEP_LAST = 3
 CHECKSUMS = "checksums"  # an item of a checkpoint; those of older versions lack it
-ABOUT = "about"  # likewise: what the run knows of its data
+ABOUT = "about"  # likewise: description of the training data
 
 _logger = logging.getLogger("diffjax")
 
@@ -44,10 +44,10 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one workdir, under <workdir>/checkpoints/<step>.
 
-    orbax writes to a folder with another name and renames it at the end, so a run that dies while
-    it saves leaves the checkpoints before it whole. A thread does so, one checkpoint at a time: a
-    slow disk stops no step before the next save, which waits. One that can't be written is a
-    warning, as a disk may be full for a moment; the next one that can't, or the last, is an error.
+    orbax writes to a temporary folder and renames it at the end, so a run that dies while saving
+    leaves earlier checkpoints intact. Saving runs in a thread, one checkpoint at a time; the next
+    save waits for it. A failed save is a warning, since a disk may be full only briefly; a second
+    one in a row, or a failure of the last, is an error.
     """
 
     def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
@@ -55,8 +55,8 @@ class Checkpoints:
 
         Args:
           workdir: the run's folder.
-          read_only: for whoever only restores: a run that is saving there is not disturbed, and
-            what is damaged stays where it is.
+          read_only: for restoring only, also while another process is saving there; damaged
+            checkpoints are not renamed.
 
         Raises:
           UserError: the folder can't be read or made.
@@ -76,13 +76,13 @@ class Checkpoints:
                     create=False,
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
-                    enable_async_checkpointing=False,  # the thread is ours, for the checksums
+                    enable_async_checkpointing=False,  # `save` has its own thread
                     multiprocessing_options=_by_itself(),
                 ),
                 item_names=("state", "data", CHECKSUMS, ABOUT),
             )
         if not read_only:
-            self.best_step()  # reads the losses, for the policy to have them while it saves
+            self.best_step()  # reads the losses, which the policy needs while saving
 
     def save(
         self,
@@ -96,22 +96,21 @@ class Checkpoints:
     ) -> None:
         """Saves in the background; the arrays are copied before it returns.
 
-        While the save before still runs, it waits: every checkpoint that a config asks for is
-        made, on a slow disk, too.
+        Waits for the previous save to finish, so no requested checkpoint is skipped on a slow disk.
 
         Args:
           step: updates made.
           state: a pytree of arrays.
           data: the batch iterator's position.
-          loss: what "the best" is told by; lower is better.
-          about: what the run knows of its data, for whoever reads the parameters alone.
-          before: is handed the copy first, to write what the checkpoint needs beside it.
+          loss: held-out loss used to select the best checkpoint; lower is better.
+          about: description of the training data, for loading a model without it.
+          before: called with the copy before the checkpoint is written, for files that go with it.
 
         Raises:
-          UserError: neither of the two checkpoints before could be written.
+          UserError: the last two saves both failed.
         """
         if self._writer is not None and self._writer.is_alive():
-            _logger.info("step %d: waiting for the checkpoint before it to be written", step)
+            _logger.info("step %d: waiting for the previous checkpoint to be written", step)
         self._join()
         if len(self._failures) > 1:
             raise self._failures[-1]
@@ -146,11 +145,11 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._failures = []
         except UserError as error:
-            # Half a checkpoint would keep the disk full.
+            # An incomplete checkpoint would keep the disk full.
             for half in self._folder.glob(f"{step}.*tmp*"):
                 shutil.rmtree(half, ignore_errors=True)
             if not self._failures:
-                _logger.warning("warning: %s; training goes on until the next one", error)
+                _logger.warning("warning: %s; training continues until the next one", error)
             self._failures.append(error)
         give_back()
 
@@ -160,17 +159,17 @@ class Checkpoints:
             self._writer = None
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk.
+        """Waits for the last save.
 
         Raises:
-          UserError: it could not be written.
+          UserError: it failed.
         """
         self._join()
         if self._failures:
             raise self._failures[-1]
 
     def steps(self) -> list[int]:
-        """The steps of all finished checkpoints, rising; whether they are whole, reading tells."""
+        """The steps of all finished checkpoints, ascending; they may be damaged."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
@@ -180,24 +179,23 @@ class Checkpoints:
                 self._losses[step] = self._read_loss(step)
         losses = {step: self._losses[step] for step in self.steps()}
         known = {step: loss for step, loss in losses.items() if loss is not None}
-        # Of two that are as good the later one.
+        # Ties go to the later one.
         return min(known, key=lambda step: (known[step], -step), default=None)
 
     def restore(self, like: Any, *, step: int | None = None) -> Restored | None:
-        """The latest whole checkpoint, or that of `step`; None when there is none.
+        """The latest intact checkpoint, or that of `step`; None without any.
 
-        Of several processes the first one chooses, and all read the same.
-
-        Damaged ones that were passed over are told in a warning each and, unless read-only,
-        renamed to <step>.damaged, so that their steps can be saved anew.
+        The primary process chooses the step, and all processes read it. Each damaged checkpoint
+        that is skipped logs a warning and, unless read-only, is renamed to <step>.damaged, so that
+        its step can be saved again.
 
         Args:
-          like: a state of the structure and shapes to expect.
+          like: a state of the expected structure and shapes.
           step: which one, by default the latest.
 
         Raises:
-          UserError: no checkpoint of that step, a damaged one, none that is whole, or one of
-            another structure.
+          UserError: no checkpoint of that step, a damaged one, none intact, or one of another
+            structure.
         """
         found = None
 
@@ -208,7 +206,7 @@ class Checkpoints:
 
         chosen = processes.run_on_primary(choose)
         if chosen and found is None:
-            self._manager.reload()  # the first process may have renamed some
+            self._manager.reload()  # the primary process may have renamed some
             found = self._restore(like, int(chosen))
         return found
 
@@ -218,7 +216,7 @@ class Checkpoints:
             return None
         if step is not None and step not in steps:
             raise UserError(
-                f"there is no checkpoint of step {step} in {self._folder}: take one of {steps}"
+                f"there is no checkpoint of step {step} in {self._folder}: use one of {steps}"
             )
         damaged: dict[int, Damaged] = {}
         for candidate in reversed(steps) if step is None else [step]:
@@ -229,34 +227,33 @@ class Checkpoints:
                 continue
             for bad, why in damaged.items():
                 _logger.warning(
-                    "warning: checkpoint %d is damaged (%s): going on from %d%s",
+                    "warning: checkpoint %d is damaged (%s): resuming from %d%s",
                     bad, why, candidate, self._set_aside(bad),
                 )  # fmt: skip
             return found
         first, why = next(iter(damaged.items()))
         if step is None:
             raise UserError(
-                f"none of the checkpoints {steps} in {self._folder} is whole (that of step {first}:"
-                f" {why}): put back a copy of one, or use another --workdir"
+                f"none of the checkpoints {steps} in {self._folder} is intact (step {first}: "
+                f"{why}): restore a copy of one, or use another --workdir"
             ) from why
         raise UserError(
-            f"the checkpoint {self._folder / str(step)} is damaged ({why}): take 'latest', which "
-            f"is the newest whole one, or another of {steps}"
+            f"the checkpoint {self._folder / str(step)} is damaged ({why}): use 'latest', the "
+            f"newest intact one, or another of {steps}"
         ) from why
 
     def _read(self, step: int, like: Any) -> Restored:
-        """The content of one checkpoint, compared with its checksums.
+        """The content of one checkpoint, verified by its checksums.
 
         Raises:
-          Damaged: it differs from what was written, or can't be read though its structure fits.
+          Damaged: a checksum differs, or it can't be read although its structure fits.
           UserError: it is of another structure.
         """
         folder = self._folder / str(step)
         stored = self._manifest(step)
         if stored is None:
             _logger.warning(
-                "checkpoint %d has no checksums, as those of older versions: it is read unverified",
-                step,
+                "checkpoint %d has no checksums (written by an older version): not verified", step
             )
         elif other := checksums.difference(stored, like):
             raise _unlike(folder, other)
@@ -284,13 +281,13 @@ class Checkpoints:
         return Restored(step, state, found["data"])
 
     def _manifest(self, step: int) -> Manifest | None:
-        """The checksums of a checkpoint, which are whole; None in those of older versions."""
+        """The verified manifest of a checkpoint; None in those of older versions."""
         folder = self._folder / str(step)
         if not (folder / CHECKSUMS).is_dir():
             with contextlib.suppress(OSError):
                 # orbax's list of the items that were written.
                 if CHECKSUMS.encode() in (folder / "_CHECKPOINT_METADATA").read_bytes():
-                    raise Damaged("its checksums are gone")
+                    raise Damaged("its checksums are missing")
             return None
         try:
             args = ocp.args.Composite(checksums=ocp.args.JsonRestore())
@@ -302,7 +299,7 @@ class Checkpoints:
     def _read_loss(self, step: int) -> float | None:
         try:
             stored = self._manifest(step)
-            if stored is None:  # an older version: where orbax kept it
+            if stored is None:  # an older version: orbax stored the loss
                 path = self._folder / str(step) / "metrics" / "metrics"
                 stored = json.loads(path.read_text())
             return float(stored["loss"])
@@ -310,7 +307,7 @@ class Checkpoints:
             return None
 
     def _set_aside(self, step: int) -> str:
-        """Renames a damaged checkpoint, and says so; kept, for what may be had from it by hand."""
+        """Renames a damaged checkpoint, to be inspected by hand; returns a note for the warning."""
         if self._read_only:
             return ""
         place = self._folder / f"{step}.damaged"
@@ -322,10 +319,10 @@ class Checkpoints:
         return f"; it is kept as {place}"
 
     def close(self) -> None:
-        """Waits for the last save and ends orbax's threads.
+        """Waits for the last save and stops orbax's threads.
 
         Raises:
-          UserError: the last save could not be written.
+          UserError: the last save failed.
         """
         self._join()
         with _as_user_error(f"can't write a checkpoint to {self._folder}"):
@@ -334,7 +331,7 @@ class Checkpoints:
 
 
 def _by_itself() -> Any:
-    """Each process opens a folder without waiting for others: the first alone writes to it."""
+    """Options without barriers among processes: only the primary one writes to the folder."""
     if not processes.is_multiprocess():
         return ocp.options.MultiprocessingOptions()
     index = jax.process_index()
@@ -346,14 +343,14 @@ def _by_itself() -> Any:
 def _unlike(folder: Path, why: str) -> UserError:
     return UserError(
         f"the checkpoint {folder} can't be read for this config ({why}): use the config and data "
-        "of that run, remove that folder to go on from the one before it, or use another --workdir"
+        "of that run, remove that folder to resume from the previous one, or use another --workdir"
     )
 
 
 class _LastAndBest:
-    """orbax's policy of what is kept: the last ones, and the best by the losses that are ours.
+    """Preservation policy for orbax: the last checkpoints, and the best by `best_step`.
 
-    orbax would keep losses itself, but opens no checkpoint at all when it can't read one of them.
+    Losses are not stored by orbax, which opens no checkpoint at all if one of them can't be read.
     """
 
     def __init__(self, best_step: Callable[[], int | None]) -> None:
@@ -365,7 +362,7 @@ class _LastAndBest:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, picked from tensorstore's account of it where it is in there."""
+    """The system error in a tensorstore message, or the message's first line."""
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
         if os.strerror(number) in str(error):
             return os.strerror(number)
@@ -378,9 +375,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _as_user_error(what: str) -> Any:
-    """Turns what disks do (full, read-only, gone) into one line.
+    """Turns disk errors (full, read-only, missing) into a one-line UserError.
 
-    tensorstore reports them as ValueError or as its own types, so the net is wide.
+    tensorstore raises them as ValueError or as its own types, so all exceptions are caught.
     """
     try:
         yield
@@ -388,6 +385,6 @@ def _as_user_error(what: str) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"{what}: {_reason(error)}; checkpoints written before are untouched: "
+            f"{what}: {_reason(error)}; earlier checkpoints are intact: "
             "free space or use another --workdir, and run the same command again"
         ) from error

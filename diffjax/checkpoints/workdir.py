@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what may be told to it again."""
+"""The run directory: which config owns it, and which keys may change on resume."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from diffjax.checkpoints.run_config import flatten, read_json
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
-# What may differ between the run that made a workdir and the one that goes on in it.
+# Keys, or prefixes of keys, that may differ between a run and its continuation.
 MAY_CHANGE: tuple[str, ...] = (
     "train.steps",
     "train.accumulate",
@@ -38,12 +38,12 @@ IDENTITY = "identity.json"
 
 
 class Identity(NamedTuple):
-    """What a model was trained on beside its config and its data; "" for nothing.
+    """What a model was trained on besides its config and its data; "" for nothing.
 
     Attributes:
-      first_stage: SHA-256 of the first stage's numbers.
-      description: where that came from, in words; it may have moved since.
-      text: of the text encoder's weights, or of the words that it knows.
+      first_stage: SHA-256 of the first stage's arrays.
+      description: origin of the first stage, for messages; it may have moved since.
+      text: SHA-256 of the text encoder's weights, or of its vocabulary.
     """
 
     first_stage: str = ""
@@ -55,7 +55,7 @@ NOTHING = Identity()
 
 
 def identity_of(workdir: Path) -> Identity:
-    """What the run in a workdir was trained on, as it says itself."""
+    """The identity stored in a workdir."""
     return identity_from(read_json(workdir / IDENTITY) or {})
 
 
@@ -66,7 +66,7 @@ def identity_from(stored: Mapping[str, Any]) -> Identity:
 
 
 def _flat(config: Any) -> dict[str, Any]:
-    """Dotted keys; tuples as lists, as JSON has them."""
+    """Dotted keys; tuples as lists, as JSON stores them."""
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flatten(config).items()
@@ -85,12 +85,11 @@ def check(
     Args:
       workdir: the folder.
       config: the config.
-      identity: what else the model is trained on. Where a first stage lies may change, what it is
-        may not.
-      complete: the stored config -> the same with the keys of now, for runs of older versions.
+      identity: what else the model is trained on. A first stage may move, but not change.
+      complete: stored config -> the same with the current keys, for runs of older versions.
 
     Returns:
-      True where the workdir holds a run to go on with, False where it is new or empty.
+      True if the workdir holds a run to resume, False if it is new or empty.
 
     Raises:
       UserError: it holds a run of another config or identity, is a file, or can't be read.
@@ -102,10 +101,10 @@ def check(
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be read: {error.strerror}") from error
     if stored is None or not any((workdir / "checkpoints").glob("[0-9]*")):
-        return False  # nothing to go on with: a run that died early binds nobody
+        return False  # no checkpoint to resume from
     before, now = _flat(complete(stored)), _flat(config)
     free = MAY_CHANGE
-    if ":" in str(now.get("model.name", "")):  # a network of the user's own has fields of its own
+    if ":" in str(now.get("model.name", "")):  # a user's network defines its own model.* keys
         free = tuple(key for key in MAY_CHANGE if not key.startswith("model."))
     other = [
         key
@@ -124,11 +123,11 @@ def check(
 
 
 def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> None:
-    """Compares what a model is resolved to with what its run was trained on.
+    """Compares the current first stage and text encoder with those of the run.
 
     Args:
-      trained_on: what the run says.
-      identity: the first stage and the texts now.
+      trained_on: the run's.
+      identity: the current ones.
       what: the run, for the message.
 
     Raises:
@@ -137,22 +136,22 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
     if identity.first_stage != trained_on.first_stage:
         raise UserError(
             f"{what} was trained on the latents of another first stage, "
-            f"{trained_on.description or 'unknown'}: name it by config.first_stage.workdir and "
-            "config.first_stage.checkpoint"
+            f"{trained_on.description or 'unknown'}: set config.first_stage.workdir and "
+            "config.first_stage.checkpoint to it"
         )
     if identity.text != trained_on.text:
         raise UserError(
-            f"{what} was trained with another text encoder, or other words in its captions: use "
-            "those of that run, or another --workdir"
+            f"{what} was trained with another text encoder or vocabulary: use those of that run, "
+            "or another --workdir"
         )
 
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for one training; the system lets go of it however the process ends.
+    """Locks the workdir for one training run; the system releases it when the process ends.
 
     Raises:
-      UserError: another training holds it, or the folder can't be made.
+      UserError: another run holds the lock, or the folder can't be created.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -166,16 +165,17 @@ def lock(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--workdir={workdir} is in use by another training: wait for it, or use another"
+                f"--workdir={workdir} is in use by another training run: wait for it, or use "
+                "another --workdir"
             ) from None
         yield
 
 
 def prepare(workdir: Path, config: Mapping[str, Any], *, identity: Identity = NOTHING) -> None:
-    """Makes the folder and writes config.json and, where there is something to tell, identity.json.
+    """Creates the folder and writes config.json and, unless `identity` is empty, identity.json.
 
     Raises:
-      UserError: the folder can't be made or written to.
+      UserError: the folder can't be created or written to.
     """
     text = json.dumps(config, indent=2) + "\n"
     try:

@@ -1,1 +1,1 @@
-"""Several devices and processes: who they are, where arrays live, pmap and FSDP."""
+"""Several devices and processes: initialisation, placement of arrays, data parallelism and FSDP."""

@@ -1,10 +1,10 @@
-"""The fsdp strategy: one state for all devices, each of which holds a part of every large array.
+"""The fsdp strategy: each device holds a shard of every large array of the state.
 
 The mesh has the axes (data, fsdp). The batch is split over both; a large array of the state over
-`fsdp`, along one of its own axes (Rajbhandari et al. 2020, ZeRO, stage 3: parameters, their
-gradients and the optimizer's moments alike), with a copy for each index along `data`. XLA gathers
-a layer's parameters where it needs them. Small arrays are kept whole on every device: a message
-costs more than they do.
+`fsdp`, along one of its own axes (Rajbhandari et al. 2020, ZeRO, stage 3: parameters, gradients and
+the optimizer's moments), with a copy for each index along `data`. XLA gathers a layer's parameters
+where it needs them. Small arrays are replicated, since communicating them costs more than storing
+them.
 """
 
 import math
@@ -24,15 +24,15 @@ DATA, FSDP = "data", "fsdp"
 
 
 def sharded_axis(shape: Sequence[int], *, parts: int, min_size: int) -> int | None:
-    """The axis along which an array is cut: its longest that divides; of equal ones the last.
+    """The axis along which an array is sharded: the longest divisible one; ties go to the last.
 
     Args:
       shape: the array's.
-      parts: how many parts it is cut into.
-      min_size: elements below which it stays whole.
+      parts: number of shards.
+      min_size: number of elements below which it is replicated.
 
     Returns:
-      The axis; None where the array stays whole.
+      The axis; None for a replicated array.
 
     >>> sharded_axis((3, 3, 64, 128), parts=8, min_size=1024)
     3
@@ -44,12 +44,12 @@ def sharded_axis(shape: Sequence[int], *, parts: int, min_size: int) -> int | No
 
 
 def path_of(path: Any) -> str:
-    """The path of an array in a state that overrides are matched against: "params/head/kernel"."""
+    """An array's path in a state, as overrides match it: "params/head/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 class Fsdp(Strategy):
-    """A part of the state and of the batch on each device."""
+    """A shard of the state and of the batch on each device."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Fsdp(Strategy):
 
         Args:
           fsdp: devices that share one copy of the state; 0 for all of them.
-          min_size: number of elements below which an array is not cut.
-          overrides: (regular expression, axis or None): the first that matches a part of an array's
-            path decides in place of its size.
+          min_size: number of elements below which an array is replicated.
+          overrides: (regular expression, axis or None): the first that matches part of an array's
+            path sets its axis.
 
         Raises:
           UserError: `fsdp` does not divide the number of devices.
@@ -74,7 +74,7 @@ class Fsdp(Strategy):
         self.parts = fsdp or count
         if count % self.parts:
             raise UserError(
-                f"config.parallel.fsdp = {fsdp} does not divide the {count} devices: take a "
+                f"config.parallel.fsdp = {fsdp} does not divide the {count} devices: use a "
                 f"divisor of {count}, or 0 for all of them"
             )
         self.min_size, self.overrides = min_size, tuple((p, axis) for p, axis in overrides)
@@ -86,10 +86,10 @@ class Fsdp(Strategy):
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Where each array of a tree is placed; only shapes and paths are read.
+        """The sharding of each array of a tree; only shapes and paths are read.
 
         Raises:
-          UserError: an override's axis does not exist, or does not divide.
+          UserError: an override's axis does not exist, or is not divisible.
         """
 
         def place(path: Any, x: Any) -> NamedSharding:

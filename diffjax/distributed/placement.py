@@ -1,7 +1,7 @@
 """Placing arrays on all devices of the run, for functions of a batch: sampling, held-out losses.
 
-Such a function is jitted and refers to no device. Its parameters are replicated, or cut into parts;
-its batch is split, and XLA divides the computation accordingly.
+Such a function is jitted and refers to no device. Its parameters are replicated or sharded, its
+batch is split, and XLA divides the computation accordingly.
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ TrainStep = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class HasState(Protocol):
-    """What a strategy needs of a training task."""
+    """The part of a training task that a strategy uses."""
 
     def init_state(self, *, shardings: Any = None) -> Any:
         """The state of step 0."""
@@ -41,7 +41,7 @@ class Strategy:
     Attributes:
       devices: of all processes.
       mesh: the same, with named axes, over all of which a batch is split.
-      name: as `config.parallel.strategy` has it.
+      name: its name in `config.parallel.strategy`.
       description: how the devices are arranged, in words.
     """
 
@@ -52,14 +52,14 @@ class Strategy:
         self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
     def shardings(self, tree: Any) -> Any:
-        """Where each array of a state, or of a part of it, is placed; only shapes are read."""
+        """The sharding of each array of a state, or of a part of it; only shapes are read."""
         raise NotImplementedError
 
     def check(self, task: HasState) -> None:
-        """Raises UserError for options that do not fit the state."""
+        """Raises UserError for options that are incompatible with the state."""
 
     def init_state(self, task: HasState) -> Any:
-        """The state of step 0, made where it is placed."""
+        """The state of step 0, computed in its shards."""
         return task.init_state(shardings=self.shardings(task.state_shapes()))
 
     def compile(self, train_step: TrainStep) -> Any:
@@ -87,7 +87,7 @@ class Strategy:
         return {name: put(self._rows, x) for name, x in batch.items()}
 
     def shard_held_out(self, batch: Batch) -> dict[str, jax.Array]:
-        """A batch of which every process has all rows, split where it divides, else whole."""
+        """A batch of which every process has all rows, split if it divides, else replicated."""
         return {name: processes.put(x, self._of_batch(x.shape)) for name, x in batch.items()}
 
     def _of_batch(self, shape: Sequence[int]) -> NamedSharding:
@@ -98,7 +98,7 @@ class Strategy:
         return jax.tree.map(float, metrics)
 
     def abstract_inputs(self, state: Any, batch: Any) -> tuple[Any, Any]:
-        """What the compiled step takes, as jax.ShapeDtypeStruct with shardings."""
+        """The compiled step's inputs, as jax.ShapeDtypeStruct with shardings."""
 
         def abstract(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -110,7 +110,7 @@ class Strategy:
         )
 
     def bytes_per_device(self, tree: Any) -> Any:
-        """How many bytes of each array of a state a device holds."""
+        """The bytes of each array of a state that a device holds."""
 
         def size(x: Any, sharding: NamedSharding) -> int:
             return math.prod(sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
@@ -131,10 +131,10 @@ class DataParallel(Strategy):
 
 
 def check_divides(batch_size: int, *, devices: int, accumulate: int = 1) -> None:
-    """Raises UserError where the devices would not get equal shares of each micro-batch."""
+    """Raises UserError if the devices would not get equal shares of each micro-batch."""
     if batch_size % (devices * accumulate):
         micro = f" and {accumulate} micro-batches" if accumulate > 1 else ""
         raise UserError(
             f"config.train.batch_size = {batch_size} does not divide among {devices} devices"
-            f"{micro}: take a multiple of {devices * accumulate}"
+            f"{micro}: use a multiple of {devices * accumulate}"
         )

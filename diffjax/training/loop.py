@@ -93,7 +93,7 @@ def _train(
     if restored is not None:
         state = task.from_stored(restored.state)
         batches.set_state(restored.data)
-        say(f"going on from step {restored.step} of {folder}")
+        say(f"resuming from step {restored.step} of {folder}")
     else:
         state = strategy.init_state(task)
     start = int(state.step)

@@ -108,7 +108,7 @@ def test_training_goes_on_from_the_one_before_and_writes_the_step_anew(copy, cap
     (line,) = told(caplog)
     aside = copy / "checkpoints" / "3.damaged"
     assert "checkpoint 3 is damaged (the checksum of" in line
-    assert line.endswith(f"going on from 2; it is kept as {aside}") and aside.is_dir()
+    assert line.endswith(f"resuming from 2; it is kept as {aside}") and aside.is_dir()
     checkpoints.save(3, state(3), {"position": 3}, loss=0.5)
     checkpoints.close()
     again = Checkpoints(copy)
@@ -123,7 +123,7 @@ def test_two_damaged_ones_are_both_named_and_a_reader_moves_neither(copy, caplog
     assert_is(read(copy), 1)
     for line, step in zip(told(caplog), (3, 2), strict=True):
         assert line.startswith(f"warning: checkpoint {step} is damaged (")
-        assert line.endswith("): going on from 1") and "\n" not in line
+        assert line.endswith("): resuming from 1") and "\n" not in line
         assert (copy / "checkpoints" / str(step)).is_dir()
 
 
@@ -140,7 +140,7 @@ def test_none_that_is_whole_is_an_error_every_time(copy, read_only):
         halve(largest(copy, step))
     for _ in range(2):
         checkpoints = Checkpoints(copy, read_only=read_only)
-        with pytest.raises(UserError, match=r"none of the checkpoints \[1, 2, 3\] .* is whole"):
+        with pytest.raises(UserError, match=r"none of the checkpoints \[1, 2, 3\] .* is intact"):
             checkpoints.restore(LIKE)
         checkpoints.close()
 
@@ -216,7 +216,7 @@ def test_a_slow_disk_stops_nobody_until_the_next_save_which_waits(tmp_path, gate
     checkpoints.save(1, state(1), {"position": 1}, loss=1.0)
     assert not checkpoints.steps() and not said
     checkpoints.save(2, state(2), {"position": 2}, loss=1.0)
-    assert said == ["step 2: waiting for the checkpoint before it to be written"]
+    assert said == ["step 2: waiting for the previous checkpoint to be written"]
     assert 1 in checkpoints.steps()
     checkpoints.close()
     assert_is(read(tmp_path, step=1), 1)

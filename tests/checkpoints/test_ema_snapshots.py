@@ -141,7 +141,7 @@ def test_what_was_rebuilt_is_refused_where_it_is_torn_or_another(folder):
     snapshot = ema_snapshots.listing(folder)[0].path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", snapshot):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"rebuilt.npz is torn .*rebuild it") as caught:
+        with pytest.raises(UserError, match=r"rebuilt.npz is damaged .*rebuild it") as caught:
             ema_snapshots.load_rebuilt(folder, LIKE)
         assert one_line(caught)
     # A run that goes on does not stumble over it, and leaves it to be looked at.
@@ -178,7 +178,7 @@ def test_a_torn_file_is_named(folder, fault):
         content = {"half": whole[: len(whole) // 2], "empty": b"", "text": b"hello" * 99,
                    "flipped": flipped}  # fmt: skip
         path.write_bytes(content[fault])
-    with pytest.raises(UserError, match=f"{path.name} is torn .*remove it") as caught:
+    with pytest.raises(UserError, match=f"{path.name} is damaged .*remove it") as caught:
         ema_snapshots.rebuild(folder, LIKE, sigma_rel=0.075)
     assert one_line(caught)
 

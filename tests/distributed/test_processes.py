@@ -235,7 +235,7 @@ def test_every_process_is_told_why_there_is_no_run(reports):
     assert one["refused"] == two["refused"]
     other, file = one["refused"]
     assert re.fullmatch(
-        r"the config of process 1 is not that of process 0: start all [^\n]*", other
+        r"the config of process 1 differs from that of process 0: start all [^\n]*", other
     )
     assert "is a file" in file
     assert not (folder / "new").exists()
@@ -274,16 +274,16 @@ def test_the_places_that_can_be():
         (ProcessAddress(cluster="pbs"), "--cluster=pbs: expected one of slurm, cloud_tpu"),
         (
             ProcessAddress(cluster="slurm", process=0),
-            "--cluster=slurm finds the processes",
+            "--cluster=slurm sets --coordinator",
         ),
         (ProcessAddress(processes=2, process=0), "need --coordinator=host:port"),
         (ProcessAddress("", "here", 2, 0), "--coordinator=here: expected host:port"),
         (ProcessAddress("", "here:0", 2, 0), "--coordinator=here:0: expected host:port"),
         (ProcessAddress("", "here:99999", 2, 0), "expected host:port"),
-        (ProcessAddress("", "here:80", 0, 0), "--processes=0: expected how many"),
+        (ProcessAddress("", "here:80", 0, 0), "--processes=0: expected the number"),
         (
             ProcessAddress("", "here:80", 2, 2),
-            r"--process=2: expected this one's number in \[0, 2\)",
+            r"--process=2: expected a process number in \[0, 2\)",
         ),
         (ProcessAddress("", "here:80", 2), "--process=-1: expected"),
     ):
@@ -337,7 +337,7 @@ def test_processes_of_unequal_devices_are_refused(monkeypatch):
             self.process_index, self.id = process_index, id
 
     monkeypatch.setattr(jax, "devices", lambda: [Device(1, 5), Device(0, 1), Device(0, 0)])
-    with pytest.raises(UserError, match="the processes have 2, 1 devices: expected as many each"):
+    with pytest.raises(UserError, match="2, 1 devices: expected the same number"):
         processes.devices()
     monkeypatch.setattr(
         jax, "devices", lambda: [Device(1, 0), Device(0, 9), Device(1, 1), Device(0, 8)]

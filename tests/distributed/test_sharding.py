@@ -308,7 +308,7 @@ def test_strategies_and_kernels_that_can_not_be(tiny_config, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"model\.kernels = 'onednn' runs on one device, and there"):
         experiment.resolve(tiny_config)
-    with pytest.raises(UserError, match="8 devices and 3 micro-batches: take a multiple of 24"):
+    with pytest.raises(UserError, match="8 devices and 3 micro-batches: use a multiple of 24"):
         check_divides(16, devices=8, accumulate=3)
 
 

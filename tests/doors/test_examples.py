@@ -111,7 +111,7 @@ def test_a_model_of_arrays_encodes_and_has_a_density_but_no_edits(run):
         (lambda: model.encode(x, labels=(0, 1, 0)), "3 labels for 2 examples"),
         (lambda: model.log_likelihood(x, divergence="exakt"), "'hutchinson' or 'exact'"),
         (lambda: diffjax.load(workdir, checkpoint="lastest"), "expected 'latest', 'best'"),
-        (lambda: diffjax.load(workdir, checkpoint=5), "take one of"),
+        (lambda: diffjax.load(workdir, checkpoint=5), "use one of"),
     ):
         with pytest.raises(diffjax.UserError, match=expected):
             call()

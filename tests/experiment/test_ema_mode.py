@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_leaves_the_snapshots_of_one_that_never_stopped(run_o
         if snapshot.profile.step > 4:
             snapshot.path.write_bytes(b"of another future")
     (workdir / "ema" / "000000009_0.05.npz").write_bytes(b"of another future")
-    assert "going on from step 4" in call()
+    assert "resuming from step 4" in call()
     names = {path.name for path in (run_of / "ema").iterdir()}
     assert {path.name for path in (workdir / "ema").iterdir()} == names
     for name in names:
@@ -203,7 +203,9 @@ def test_what_can_not_be_rebuilt_is_one_line(workdir, call, tmp_path):
     ema_snapshots.save_rebuilt(workdir / "ema", file)
     assert "rebuilt.npz lacks" in call("--mode=sample", "--config.sample.checkpoint=ema", code=2)
     (workdir / "ema" / "rebuilt.npz").write_bytes(b"half")
-    assert "rebuilt.npz is torn" in call("--mode=sample", "--config.sample.checkpoint=ema", code=2)
+    assert "rebuilt.npz is damaged" in call(
+        "--mode=sample", "--config.sample.checkpoint=ema", code=2
+    )
 
 
 def test_an_autoencoder_has_no_averages_to_rebuild(capsys, request, tmp_path):

@@ -283,7 +283,7 @@ def test_no_npz_runs_anything(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, member.getvalue())
-    with pytest.raises(UserError, match="torn or not a snapshot"):
+    with pytest.raises(UserError, match="damaged or not a snapshot"):
         ema_snapshots.load(path, LIKE)
 
     # A decoded set in the cache: what can't be read there is decoded again.

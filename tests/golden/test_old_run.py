@@ -57,7 +57,7 @@ def test_it_goes_on_from_its_step_bit_for_bit(run, change, capsys):
     before = diffjax.load(run)
     assert before.step == 8 and before.about.class_names == tuple("0123456789")
     assert main(flags) == 0
-    assert "going on from step 8" in capsys.readouterr().out
+    assert "resuming from step 8" in capsys.readouterr().out
     after = diffjax.load(run)
     assert after.step == 10
     kernel = ("stem", "kernel")

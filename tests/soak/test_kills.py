@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoints_and_ends_with_an_error(small_
     for a, b in zip(kept, still, strict=True):
         np.testing.assert_array_equal(a, b)
     ballast.unlink()
-    assert f"going on from step {step} of" in finish(flags_of(tiny_flags, steps=9), workdir)
+    assert f"resuming from step {step} of" in finish(flags_of(tiny_flags, steps=9), workdir)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_row(small_disk, tiny_flags):

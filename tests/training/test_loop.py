@@ -72,7 +72,7 @@ def test_six_steps_are_four_a_stop_and_two_bit_for_bit(tiny_config, whole, tmp_p
     train(tiny_config, tmp_path / "parts")
     tiny_config.train.steps = 6
     said = train(tiny_config, tmp_path / "parts")
-    assert said[1] == f"going on from step 4 of {tmp_path / 'parts'}"
+    assert said[1] == f"resuming from step 4 of {tmp_path / 'parts'}"
 
     train(tiny_config, tmp_path / "at_once")
     parts, at_once = (restored(tiny_config, tmp_path / name) for name in ("parts", "at_once"))
@@ -214,7 +214,7 @@ def test_the_checkpoint_to_sample_from_can_be_named(tiny_config, whole):
         setup.config.sample.checkpoint = wanted
         assert restore.restore_params(setup, whole)[0] in steps
     setup.config.sample.checkpoint = "5"
-    with pytest.raises(UserError, match=r"no checkpoint of step 5 .* take one of \[3, 6\]"):
+    with pytest.raises(UserError, match=r"no checkpoint of step 5 .* use one of \[3, 6\]"):
         restore.restore_params(setup, whole)
 
 
