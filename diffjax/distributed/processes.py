@@ -62,8 +62,8 @@ def check(place: ProcessAddress) -> None:
         raise UserError(f"--cluster={cluster}: expected one of {', '.join(CLUSTERS)}")
     if cluster and (coordinator or processes or process >= 0):
         raise UserError(
-            f"--cluster={cluster} sets --coordinator, --processes and --process: leave these out, "
-            "or leave out --cluster"
+            f"--cluster={cluster} determines the processes: leave out --coordinator, --processes "
+            "and --process, or leave out --cluster"
         )
     if not coordinator and (processes or process >= 0):
         raise UserError(

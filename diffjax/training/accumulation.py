@@ -26,7 +26,7 @@ def mean_over_micro_batches(
     """The mean of loss_and_grads over `count` micro-batches of examples, one at a time.
 
     Raises:
-      ValueError: for count > 1, an objective that keeps a history, which has to see whole batches.
+      ValueError: for count > 1, an objective with a history, which needs whole batches.
     """
     if count == 1:
         return loss_and_grads(examples)
@@ -34,13 +34,13 @@ def mean_over_micro_batches(
     one = jax.eval_shape(loss_and_grads, jax.tree.map(lambda x: x[0], parts))
     if jax.tree.leaves(one.history):
         raise ValueError(
-            f"train.accumulate = {count} can't go with an objective that keeps a state from "
-            "step to step, as time_sampling = 'loss_second_moment' does: expected 1"
+            f"train.accumulate = {count} can't be used with an objective that keeps a history from "
+            "step to step, such as time_sampling = 'loss_second_moment': expected 1"
         )
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
-        found = loss_and_grads(part)
-        means = (found.loss, found.grads, found.objective_grads, found.metrics)
+        result = loss_and_grads(part)
+        means = (result.loss, result.grads, result.objective_grads, result.metrics)
         return jax.tree.map(jnp.add, total, means), None
 
     zeros = jax.tree.map(

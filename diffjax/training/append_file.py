@@ -1,4 +1,4 @@
-"""Files that grow by whole records, on a disk that may be full for a while."""
+"""Files to which whole records are appended, on a disk that may be full for a while."""
 
 import collections
 import contextlib
@@ -7,38 +7,37 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-LIMIT = 2**24  # bytes of records that wait in memory for room; a row of metrics has some 500
+LIMIT = 2**24  # bytes of records buffered in memory; a row of metrics has about 500
 
 _logger = logging.getLogger("diffjax")
 
 
 class AppendFile:
-    """Appends records to a file; what the disk does not take waits in memory, in its order.
+    """Appends records to a file; buffers them in memory, in order, while the disk is full.
 
-    In the file a record is whole or not at all: what a full disk left of one is cut off again, so
-    that a reader, and the next record, find its end. That records wait is told once, and once more
-    when all are written.
+    A partially written record is truncated, so the file holds whole records only. One message is
+    logged when buffering begins, and one when all buffered records are written.
     """
 
     def __init__(self, path: Path, *, what: str) -> None:
-        """Opens nothing yet: a disk may be too full for an empty file.
+        """The file is opened at the first record.
 
         Args:
-          path: the file, whose last record is whole; it and its folder are made where missing.
-          what: what the records are, in a warning.
+          path: the file, whose last record is whole; it and its folder are created if missing.
+          what: the records' name in warnings.
         """
         self.path = path
         self.waiting: collections.deque[bytes] = collections.deque()
         self._what = what
         self._file: BinaryIO | None = None
-        self._size = self._bytes = 0  # of the whole records in the file; of those that wait
+        self._size = self._bytes = 0  # of the records in the file; of those buffered
         self._failure: OSError | None = None
 
     def append(self, record: bytes) -> None:
-        """Writes a record after those that wait, or lets it wait, too.
+        """Writes a record after those buffered, or buffers it.
 
         Raises:
-          OSError: why there is no room for it; with it more than LIMIT bytes would wait, and it is
+          OSError: the disk's error, if more than LIMIT bytes would be buffered; the record is
             dropped.
         """
         if self._bytes + len(record) > LIMIT and (failure := self._write()):
@@ -48,17 +47,17 @@ class AppendFile:
         self._write()
 
     def flush(self) -> OSError | None:
-        """Has the system bring all records to the disk; else says why it could not."""
+        """Writes and syncs all records; returns the error if that fails."""
         failure = self._write()
         if failure is None and self._file is not None:
             try:
-                os.fsync(self._file.fileno())  # a disk behind a network may tell only now
+                os.fsync(self._file.fileno())  # network file systems may report errors only here
             except OSError as error:
                 return error
         return failure
 
     def close(self) -> None:
-        """Tries a last time; what still waits is lost, `waiting` has it."""
+        """Tries to write a last time; records still in `waiting` are lost."""
         self._write()
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -66,7 +65,7 @@ class AppendFile:
             self._file = None
 
     def _write(self) -> OSError | None:
-        """Writes what waits, or as much as there is room for, and then says why no more."""
+        """Writes buffered records while there is space; returns the error if some are left."""
         try:
             while self.waiting:
                 self._put(self.waiting[0])
@@ -74,13 +73,13 @@ class AppendFile:
         except OSError as error:
             if self._failure is None:
                 _logger.warning(
-                    "warning: can't write %s to %s: %s; they wait in memory for room",
+                    "warning: can't write %s to %s: %s; buffering them in memory",
                     self._what, self.path, reason(error),
                 )  # fmt: skip
             self._failure = error
             return error
         if self._failure is not None:
-            _logger.info("%s that waited are in %s now", self._what, self.path)
+            _logger.info("all buffered %s are written to %s", self._what, self.path)
             self._failure = None
         return None
 
@@ -90,10 +89,10 @@ class AppendFile:
             self._file = self.path.open("ab", buffering=0)
             self._size = os.fstat(self._file.fileno()).st_size
         elif self._failure is not None:
-            self._file.truncate(self._size)  # where it failed the last time, too
+            self._file.truncate(self._size)  # truncation may have failed the last time
         left = memoryview(record)
         try:
-            while left:  # a disk that is nearly full takes a part, and refuses the next
+            while left:  # a nearly full disk writes a part
                 left = left[self._file.write(left) :]
         except OSError:
             with contextlib.suppress(OSError):
@@ -103,5 +102,5 @@ class AppendFile:
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, without its number."""
+    """The system's message for an error, without its number."""
     return error.strerror or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What an autoencoder is trained on: reconstruction, a perceptual distance, an adversary.
+"""The objective of an autoencoder: reconstruction, perceptual and adversarial losses.
 
 Two networks are trained in one step, each on its own loss of the same batch: the autoencoder on
 
@@ -34,8 +34,8 @@ class ReconstructionLoss(NamedTuple):
     Attributes:
       difference: (x, y) -> (B,), the error of pixels.
       perceptual_weight: p.
-      features: what the perceptual distance compares; None for none.
-      feature_weights: of the features, see `autoencoding.perceptual_distance`.
+      features: features of the perceptual distance; None for no distance.
+      feature_weights: see `autoencoding.perceptual_distance`.
     """
 
     difference: Callable[[Array, Array], Array]
@@ -44,7 +44,7 @@ class ReconstructionLoss(NamedTuple):
     feature_weights: tuple[Array, ...] | None = None
 
     def __call__(self, x: Array, y: Array) -> tuple[Array, Metrics]:
-        """The mean over the batch, and its parts."""
+        """The mean over the batch, and its terms."""
         difference = self.difference(x, y).mean()
         metrics = {"reconstruction": difference}
         if self.features is None:
@@ -56,10 +56,10 @@ class ReconstructionLoss(NamedTuple):
 
 
 class StageHistory(NamedTuple):
-    """What an autoencoder has besides its parameters and the discriminator's.
+    """An autoencoder's state besides its parameters and the discriminator's.
 
     Attributes:
-      codebook: the regulariser's state, () where it has none.
+      codebook: the regulariser's state, () if it has none.
       scaling: of the averaged encoder's latents, as measured when a checkpoint is written.
     """
 
@@ -112,8 +112,8 @@ class AutoencoderObjective(NamedTuple):
     ) -> LossAndGrads:
         """The loss without its adversarial part; gradients of all of it.
 
-        Metrics are its parts, and adversarial_weight, generator and discriminator losses where
-        there is a discriminator.
+        Metrics are its terms and, with a discriminator, adversarial_weight, generator_loss and
+        discriminator_loss.
         """
         x, stage, history = inputs.x_0, self.stage, state.history
         eps = rng.per_example(
@@ -162,7 +162,7 @@ class AutoencoderObjective(NamedTuple):
         )
 
     def gradient_at_last_kernel(self, params: Any, last: Array, grad_y: Array) -> Array:
-        """The gradient at the decoder's last kernel, of a loss whose gradient at y is given."""
+        """A loss's gradient with respect to the decoder's last kernel, from that at y."""
         decoder = self.stage.decoder
         head = params["decoder"]["head"]
 
@@ -239,9 +239,9 @@ def make_eval_loss(
 def sampled_latents(
     stage: FirstStage, *, seed: int
 ) -> Callable[[StageParams, np.ndarray, int], Array]:
-    """sampled(params, images, start) -> latents before scaling, (B, h, w, c), with their noise.
+    """sampled(params, images, start) -> sampled latents before scaling, (B, h, w, c).
 
-    start is the number of the first image, which its noise follows from.
+    start is the index of the first image, which determines its noise.
     """
 
     def sampled(params: StageParams, images: Array, start: Array) -> Array:
@@ -257,7 +257,7 @@ def sampled_latents(
 
 
 def measured_scaling(z: np.ndarray) -> Scaling:
-    """The scaling that gives (N, h, w, c) latents mean 0 and variance 1 in each channel."""
+    """The scaling that gives (N, h, w, c) latents mean 0 and variance 1 per channel."""
     axes = (0, 1, 2)
     shift, std = z.mean(axes, dtype=np.float64), z.std(axes, dtype=np.float64)
     return Scaling(jnp.float32(shift), jnp.float32(1 / np.maximum(std, 1e-6)))

@@ -1,4 +1,4 @@
-"""What a diffusion model is trained on: a weighted squared error, and what may be added to it."""
+"""The objective of a diffusion model: a weighted squared error, with optional extensions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,15 +23,15 @@ class DenoisingObjective(NamedTuple):
     """The squared error of a prediction, with or without a learned variance.
 
     Attributes:
-      network: what is trained.
-      prediction: what it predicts.
-      target, weighting: as `losses.diffusion_loss` has them.
-      sample_times: which times a batch sees.
+      network: the network trained.
+      prediction: its schedule, parametrisation and time input.
+      target, weighting: see `losses.diffusion_loss`.
+      sample_times: distribution of the times of a batch.
       loss: `losses.diffusion_loss`, or `learned_variance.hybrid_loss` or `vlb_loss` with their
         options bound.
       by_importance: whether times are drawn by past losses instead of by `sample_times`.
       learned_weighting: whether a log-variance for each noise level is learned.
-      self_conditioning: share of examples that see the network's own estimate.
+      self_conditioning: share of examples conditioned on the network's own estimate.
       offset_noise: strength of `losses.offset_noise`.
     """
 
@@ -47,7 +47,7 @@ class DenoisingObjective(NamedTuple):
     offset_noise: float = 0.0
 
     def init(self, key: Array) -> ObjectiveState:
-        """The parameters of the learned weighting and the past losses, where there are any."""
+        """The parameters of the learned weighting and the past losses, if used."""
         params = (
             learned_weighting.init(jax.random.fold_in(key, 1)) if self.learned_weighting else {}
         )
@@ -91,7 +91,7 @@ class DenoisingObjective(NamedTuple):
         return LossAndGrads((importance * each).mean(), grads, weighting_grads, history)
 
     def held_out(self, params: Any, inputs: LossInputs) -> Array:
-        """(B,) losses without dropout; every example sees the network's estimate."""
+        """(B,) losses without dropout; every example is conditioned on the network's estimate."""
         t = self._sampled_times(inputs)
         network = in_evaluation(self.network, params)
         if self.self_conditioning:
@@ -100,7 +100,7 @@ class DenoisingObjective(NamedTuple):
         return self._each(network, inputs.x_0, t=t, eps=eps, cond=inputs.cond)
 
     def _times(self, state: ObjectiveState, inputs: LossInputs) -> tuple[Array, Array]:
-        """(B,) times, and the weights that make up for how often each is drawn."""
+        """(B,) times, and their importance weights."""
         if self.by_importance:
             return importance_sampling.sample(
                 inputs.key("time"),

@@ -1,4 +1,4 @@
-"""A pause of Python's garbage collector."""
+"""Pausing Python's garbage collector."""
 
 import contextlib
 import gc
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gc_disabled() -> Iterator[None]:
-    """No search for reference cycles within the block, or the function that it decorates.
+    """Disables garbage collection within the block, or within a decorated function.
 
-    Tracing and lowering a network makes millions of objects that stay, and looking through all of
-    them again and again is a quarter of their time.
+    Tracing and lowering a network creates millions of live objects; scanning them repeatedly for
+    reference cycles takes a quarter of that time.
     """
     was_on = gc.isenabled()
     gc.disable()

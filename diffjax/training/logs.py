@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard events, a progress bar."""
+"""Logs of a run: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import contextlib
 import json
@@ -20,8 +20,8 @@ _logger = logging.getLogger("diffjax")
 class MetricsLog:
     """Rows of metrics.jsonl, and the same numbers as TensorBoard events.
 
-    A run that goes on from step k first drops the rows after k, which belong to steps that will be
-    taken again. While the disk is full rows wait in memory, and the run goes on.
+    A run resumed from step k first drops the rows after k, whose steps are taken again. While the
+    disk is full, rows are buffered in memory and training continues.
     """
 
     def __init__(self, workdir: Path, *, start: int) -> None:
@@ -32,13 +32,13 @@ class MetricsLog:
             atomic_write(self.path, lambda file: file.write(text))
         self._rows = AppendFile(self.path, what="rows of metrics")
         self._events = EventWriter(workdir / "tensorboard", start=start)
-        self._told = False  # that rows are lost
+        self._reported = False  # whether lost rows have been reported
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row with a "step"; every other number becomes a TensorBoard scalar.
 
         Raises:
-          UserError: the disk has been full for so long that no more rows can wait.
+          UserError: the disk is full, and so is the buffer.
         """
         try:
             self._rows.append((json.dumps(row) + "\n").encode())
@@ -52,25 +52,25 @@ class MetricsLog:
         self._events.image(name, picture, step=step)
 
     def finish(self) -> None:
-        """At a run's end: brings all rows to the disk.
+        """Writes and syncs all rows, at the end of a run.
 
         Raises:
-          UserError: it does not take them.
+          UserError: some can't be written.
         """
         if failure := self._rows.flush():
             raise UserError(self._lost(failure))
 
     def close(self) -> None:
-        """Tries a last time, and tells what is lost where `finish` did not; raises nothing."""
+        """Tries to write a last time, and logs lost rows unless `finish` did; raises nothing."""
         self._rows.close()
-        if self._rows.waiting and not self._told:
+        if self._rows.waiting and not self._reported:
             _logger.warning("warning: %s", self._lost(None))
         self._events.close()
         if lost := self._events.lost:
             _logger.warning("warning: %d TensorBoard events are lost: the disk was full", lost)
 
     def _lost(self, failure: OSError | None) -> str:
-        self._told = True
+        self._reported = True
         waiting, of, why = self._rows.waiting, "", ""
         if waiting:
             first, last = (json.loads(row)["step"] for row in (waiting[0], waiting[-1]))
@@ -78,29 +78,29 @@ class MetricsLog:
         if failure:
             why = f": {reason(failure)}"
         return (
-            f"can't write the metrics{of} to {self.path}{why}; rows and checkpoints written before "
-            "are untouched: free space or use another --workdir, and run the same command again"
+            f"can't write the metrics{of} to {self.path}{why}; earlier rows and checkpoints are "
+            "intact: free space or use another --workdir, and run the same command again"
         )
 
 
 class NoLog:
-    """The log of a process that keeps none, since the run's first one does."""
+    """The log of all processes but the primary one; does nothing."""
 
     def write(self, row: dict[str, Any]) -> None:
-        """Leaves it."""
+        """Does nothing."""
 
     def image(self, name: str, picture: Any, *, step: int) -> None:
-        """Leaves it."""
+        """Does nothing."""
 
     def finish(self) -> None:
-        """There is nothing to bring to the disk."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics.jsonl; a last line that was cut off is left out."""
+    """The rows of a metrics.jsonl; a truncated last line is dropped."""
     rows = []
     if path.exists():
         for line in path.read_text().splitlines():
@@ -112,7 +112,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A bar on a terminal, plain lines elsewhere: loss, images a second, time left."""
+    """A bar on a terminal, plain lines elsewhere: loss, images per second, time left."""
 
     def __init__(
         self, *, start: int, total: int, batch_size: int, out: TextIO | None = None
@@ -126,12 +126,12 @@ class Progress:
         )
 
     def update(self, step: int, *, loss: float, images_per_second: float) -> None:
-        """Says where the run is."""
+        """Shows the step, the loss and the speed."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:.0f} images/s")
             self._bar.update(step - self._bar.n)
             return
-        if step == self._start + 1:  # most of it is compiling, which tells nothing of what is left
+        if step == self._start + 1:  # mostly compile time, so no estimate of the time left
             seconds = self._batch_size / images_per_second
             self.say(f"step {step}/{self._total}  loss {loss:.4f}  after {seconds:.1f} s")
             return
@@ -142,8 +142,8 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar where there is one."""
-        # It may go to a file, on a disk that is full: a line is not worth a run.
+        """Prints a line, above the bar if there is one."""
+        # Output may go to a file on a full disk, which must not end the run.
         with contextlib.suppress(OSError):
             if self._bar is not None:
                 self._bar.write(text, file=self._out)
@@ -156,16 +156,16 @@ class Progress:
 
 
 class NoProgress:
-    """The bar of a process that shows none, since the run's first one does."""
+    """The bar of all processes but the primary one; does nothing."""
 
     def update(self, step: int, *, loss: float, images_per_second: float) -> None:
-        """Shows nothing."""
+        """Does nothing."""
 
     def say(self, text: str) -> None:
-        """Says nothing."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Does nothing."""
 
 
 def clock(seconds: float) -> str:

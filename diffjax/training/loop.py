@@ -1,4 +1,4 @@
-"""The training loop: from a state to the last step, resumable at every checkpoint."""
+"""The training loop, resumable at every checkpoint."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from diffjax.training.training_task import TrainingTask
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal and saved; it can go on."""
+    """A signal stopped the run; a checkpoint was saved, from which it can resume."""
 
     def __init__(self, signal: int, step: int) -> None:
         super().__init__(f"stopped at step {step}")
@@ -45,12 +45,12 @@ def train(
       task: the model, its data and its settings.
       folder: the workdir.
       profile: whether to write a trace of a few steps, to <workdir>/profile.
-      say: where lines for the user go.
+      say: prints a line for the user.
 
     Raises:
-      UserError: bad input, a disk that stays full, a loss that is not finite, or too many of them
-        in a row where config.train.on_not_finite is "skip".
-      Stopped: SIGINT or SIGTERM came; the state is saved.
+      UserError: invalid input, a full disk, or a loss that is not finite; with
+        config.train.on_not_finite "skip", MOST_IN_A_ROW of them in a row.
+      Stopped: on SIGINT or SIGTERM; a checkpoint is saved.
     """
     say(task.kernels.line)
     strategy = task.strategy()
@@ -70,11 +70,11 @@ def train(
         try:
             state = _train(task, folder, strategy, checkpoints, held_out, profile, say)
         except BaseException:
-            # What ended the run is what the user should read, not that the disk is still full.
+            # Report what ended the run, rather than that the disk is still full.
             with contextlib.suppress(UserError):
                 checkpoints.close()
             raise
-        processes.run_on_primary(checkpoints.close)  # the others wait for what it writes
+        processes.run_on_primary(checkpoints.close)  # the others wait for the last save
         task.write_final_pictures(task.to_compute(task.averaged(state)), folder, say=say)
 
 
@@ -130,7 +130,7 @@ def _train(
 
 
 class _Run:
-    """The loop's own bookkeeping between the first step and the last."""
+    """The state of the loop between the first step and the last."""
 
     def __init__(
         self,
@@ -155,9 +155,9 @@ class _Run:
                 start=start, total=self.settings.steps, batch_size=self.settings.batch_size
             )
         self.eval_loss = task.eval_loss()
-        # One program, not one for each of a schedule's operations.
+        # Jitted: one program instead of one per operation of a schedule.
         self.learning_rate = jax.jit(task.learning_rate())
-        # Metrics stay on the device until they are logged, so no step waits for the host.
+        # Metrics stay on the device until they are logged, so that no step waits for the host.
         self.pending: list[tuple[int, dict[str, jax.Array]]] = []
         self.since = time.monotonic()
         self.timer = StepTimer()
@@ -173,7 +173,7 @@ class _Run:
         self.log.close()
 
     def go(self, state: Any, batches: data.BatchIterator) -> Any:
-        """Steps to the end; returns the state for what follows, one copy of it."""
+        """Runs all steps; returns the final state, as `before_save` makes it."""
         settings = self.settings
         one_step = self.task.train_step()
         if settings.skip_not_finite:
@@ -182,7 +182,7 @@ class _Run:
         first = self.start
 
         def guard(step: int) -> Any:
-            # Tracing makes constants, which are transfers of their own.
+            # Tracing transfers constants.
             return jax.transfer_guard("allow" if step == first + 1 else "disallow")
 
         prefetcher = Prefetcher(batches, self.strategy.shard_batch)
@@ -193,7 +193,7 @@ class _Run:
                     with self.timer.waiting():
                         batch = next(prefetcher)
                     self.profiler.before(step)
-                    # Nothing but the batch, which is there, goes to or from the devices in a step.
+                    # The batch is already on the devices; a step makes no other transfers.
                     with gc_disabled(), guard(step):  # the first call traces
                         state, metrics = train_step(state, batch)
                     self.timer.step(metrics)
@@ -201,7 +201,7 @@ class _Run:
                     if traced := self.profiler.after(step, metrics):
                         self.progress.say(f"wrote a trace of steps to {traced}")
                     last = step == settings.steps
-                    # Read once: a signal may come at any line below.
+                    # Polled once: a signal may arrive at any line below.
                     stopped_by = votes.poll(stop.signal, after=metrics)
                     if step % settings.log_every == 0 or last or step == first + 1:
                         self.flush()
@@ -220,7 +220,7 @@ class _Run:
         return self.task.before_save(state)
 
     def flush(self) -> None:
-        """Fetches the pending metrics, deals with what is not finite, and logs one row."""
+        """Fetches the pending metrics, handles those that are not finite, and logs one row."""
         if not self.pending:
             return
         rows = [(step, self.strategy.scalars(metrics)) for step, metrics in self.pending]
@@ -255,23 +255,23 @@ class _Run:
         )
 
     def _stop_at(self, step: int, metrics: dict[str, float]) -> None:
-        with contextlib.suppress(UserError):  # that the disk is full, too
+        with contextlib.suppress(UserError):  # the disk may be full, too
             self.checkpoints.wait()
         kept = self.checkpoints.steps()
         good = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written"
         bad = ", ".join(f"{k} = {v}" for k, v in metrics.items() if not math.isfinite(v))
         count = self.not_finite.in_a_row
         if count:
-            good += f", and {self.folder / FILE} names the examples"
+            good += f", and {self.folder / FILE} lists the examples"
         if count > 1:
-            bad += f", and {count} steps in a row were left out"
+            bad += f", and {count} updates in a row were skipped"
         raise UserError(
             f"step {step}: {bad}: expected finite numbers; {good}: lower "
             "config.train.learning_rate or config.train.grad_clip and use a new --workdir"
         )
 
     def evaluate(self, step: int, state: Any) -> None:
-        """The EMA parameters' loss on held-out images, at the same noise every time."""
+        """Logs the EMA parameters' loss on held-out images, at fixed noise."""
         if not self.held_out:
             return
         self.flush()
@@ -287,7 +287,7 @@ class _Run:
         self.resume()
 
     def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
-        """Snapshots and a checkpoint with its held-out loss, and never one that is not finite."""
+        """Saves EMA snapshots and a checkpoint with its held-out loss; all must be finite."""
         self.flush()
         if self.evaluated != step:
             self.evaluate(step, state)
@@ -298,7 +298,7 @@ class _Run:
             self._stop_at(step, {"parameters": math.nan})
 
         def snapshots(saved: Any) -> None:
-            # Before the checkpoint: a run that goes on from it has all that it won't make again.
+            # Before the checkpoint: a run resumed from it does not write these snapshots again.
             folder = self.folder / ema_snapshots.FOLDER
             ema_snapshots.save(folder, step, self.task.power_emas(saved))
 
@@ -311,7 +311,7 @@ class _Run:
         self.resume()
 
     def sample(self, step: int, state: Any) -> None:
-        """samples/step_*.png from fixed noise, and loss.png."""
+        """Writes samples/step_*.png from fixed noise, and loss.png."""
         self.flush()
         averaged = self.task.averaged(state)
         path = self.folder / "samples" / f"step_{step:07}.png"
@@ -324,14 +324,14 @@ class _Run:
 
     @contextlib.contextmanager
     def dispensable(self, what: str, step: int) -> Iterator[None]:
-        """Around a picture, which is not worth a run: what keeps it from the disk is told."""
+        """Turns a failure to write a picture into a warning."""
         try:
             yield
         except (UserError, OSError) as error:
             self.progress.say(f"warning: no {what} at step {step}: {error}")
 
     def on_disk(self) -> None:
-        """Returns when the last checkpoint and all rows are; the checkpoint has the first chance.
+        """Waits until the last checkpoint and then all rows of metrics are written.
 
         Raises:
           UserError: either could not be written.
@@ -340,6 +340,6 @@ class _Run:
         self.log.finish()
 
     def resume(self) -> None:
-        """Steps go on: the time since the last one is not theirs."""
+        """Restarts the timers, to exclude the time since the last step."""
         self.since = time.monotonic()
         self.timer.resume()

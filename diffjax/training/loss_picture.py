@@ -10,6 +10,6 @@ from diffjax.training.logs import read_rows
 def write(folder: Path) -> None:
     """Writes folder/loss.png."""
     figures.plot_loss(folder / "loss.png", read_rows(folder / "metrics.jsonl"))
-    # A figure is megabytes in reference cycles, and Python looks through all that is old only when
-    # it has grown by a quarter: in a long run the figures before would stay.
+    # A figure is megabytes in reference cycles. Python collects the oldest generation only when it
+    # has grown by a quarter, so old figures would accumulate in a long run.
     gc.collect()

@@ -1,7 +1,7 @@
-"""Steps whose metrics are not finite: left out where the config says so, and written down.
+"""Steps whose metrics are not finite: recorded, and skipped if the config allows it.
 
-<workdir>/not_finite.json lists the last of them with the examples of their batches: numbers into
-the training set in its order, by which the images can be looked at.
+<workdir>/not_finite.json lists the last of them with the examples of their batches, as indices into
+the training set.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
 FILE = "not_finite.json"
-MOST_IN_A_ROW = 20  # of a run that leaves such steps out
-KEPT = 100  # steps in the file, the last ones
+MOST_IN_A_ROW = 20  # skipped steps in a row after which a run stops
+KEPT = 100  # the file lists the last ones
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def skipping(train_step: Step) -> Step:
-    """A train step that changes nothing but the step's number where a metric is not finite.
+    """Wraps a train step: if a metric is not finite, only the step's number is updated.
 
-    The optimiser's moments and the averages stay as they were, too; the next step draws other
+    Parameters, the optimiser's moments and the averages stay unchanged; the next step has other
     noise and another batch.
 
     Args:
       train_step: (state, batch) -> (state, metrics), pure; the metrics are scalars that are equal
-        on all devices, and hold the gradient's norm.
+        on all devices, and include the gradient's norm.
 
     Returns:
-      A function alike, with the metric `skipped`: 1 where the update was left out, else 0.
+      The same with a further metric `skipped`: 1 if the update was skipped, else 0.
     """
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -52,20 +52,20 @@ def skipping(train_step: Step) -> Step:
 
 
 def is_finite(metrics: Mapping[str, float]) -> bool:
-    """Whether all of them are."""
+    """Whether all metrics are finite."""
     return all(math.isfinite(value) for value in metrics.values())
 
 
 class NotFinite:
-    """The record of a run: what it writes to not_finite.json, and how many came in a row."""
+    """The record of a run in not_finite.json, and the current number of such steps in a row."""
 
     def __init__(self, folder: Path, *, start: int, position: Mapping[str, Any]) -> None:
-        """Drops what the file says of steps after `start`, which will be taken again.
+        """Drops the file's entries after `start`, whose steps are taken again.
 
         Args:
           folder: the workdir.
           start: updates made.
-          position: the batch iterator's state before the next one.
+          position: the batch iterator's state after them.
         """
         self.path = folder / FILE
         self.in_a_row = 0
@@ -76,14 +76,14 @@ class NotFinite:
             self._write()
 
     def examples(self, step: int) -> list[int]:
-        """Numbers, into the training set, of the examples in a step's batch."""
+        """Indices into the training set of the examples in a step's batch."""
         p = self._position
         order = EpochOrder(p["source_size"], seed=p["seed"])
         first = p["position"] + (step - 1 - self._start) * p["batch_size"]
         return [int(i) for i in order.span(first, first + p["batch_size"])]
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes down a step; a disk that is full must not hide what is wrong with the run."""
+        """Records a step; failures to write the file are ignored."""
         self.in_a_row += 1
         bad = {name: str(x) for name, x in metrics.items() if not math.isfinite(x)}
         self._steps.append({"step": step, "metrics": bad, "examples": self.examples(step)})

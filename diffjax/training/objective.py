@@ -1,8 +1,8 @@
-"""The interface between the train step and what a model is trained on.
+"""The interface between the train step and the objective.
 
-The train step hands an objective one batch and takes the loss and all gradients from it. What an
-objective learns or keeps besides the model's parameters (a schedule, a weighting, past losses, a
-discriminator) is its `ObjectiveState`.
+The train step passes an objective one batch and gets the loss and all gradients. An objective's own
+parameters and history (a schedule, a weighting, past losses, a discriminator) are its
+`ObjectiveState`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ Keys = Callable[[str], Array]
 
 
 class ObjectiveState(NamedTuple):
-    """What an objective has besides the model's parameters; {} and None where it has nothing.
+    """An objective's state besides the model's parameters; {} and None if it has none.
 
     Attributes:
       params: trained by gradients.
-      history: all else that it keeps from step to step, such as past losses at each time.
+      history: other arrays carried from step to step, such as past losses at each time.
     """
 
     params: Any
@@ -27,7 +27,7 @@ class ObjectiveState(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """A batch, or a micro-batch of it, and what randomness follows from.
+    """A batch, or a micro-batch of it, and the keys of its randomness.
 
     Attributes:
       x_0: (B, ...) data.
@@ -47,14 +47,14 @@ class LossInputs(NamedTuple):
 
 
 class LossAndGrads(NamedTuple):
-    """What an update is computed from.
+    """The loss of a batch and its gradients.
 
     Attributes:
       loss: scalar, the mean over the batch.
       grads: with respect to the model's parameters.
       objective_grads: with respect to `ObjectiveState.params`.
       history: `ObjectiveState.history` after the batch.
-      metrics: scalars to log beside the loss.
+      metrics: further scalars to log.
       train_objective: bool scalar: whether `ObjectiveState.params` are updated; None for always.
     """
 
@@ -67,7 +67,7 @@ class LossAndGrads(NamedTuple):
 
 
 class Objective(Protocol):
-    """A loss, with all that it learns."""
+    """A loss, possibly with parameters of its own."""
 
     def init(self, key: Array) -> ObjectiveState:
         """The state of step 0."""

@@ -1,4 +1,4 @@
-"""Batches on the device before the step asks for them."""
+"""Prefetching batches to the devices."""
 
 import queue
 import threading
@@ -9,10 +9,10 @@ from diffjax.data.batches import BatchIterator
 
 
 class Prefetcher:
-    """Draws from a batch iterator in a thread and puts each batch on the devices.
+    """Reads a batch iterator in a thread and puts each batch on the devices.
 
-    `state` is the iterator's position after the batch that was handed out last, whatever the thread
-    has drawn since: saved with a checkpoint, it makes the next batch the one that would have come.
+    `state` is the iterator's position after the last batch returned, not after those prefetched: a
+    run restored from it continues with the next batch.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Prefetcher:
             try:
                 batch = put(next(batches))
                 item = (batch, batches.get_state(), None)
-            except BaseException as caught:  # handed to the consumer, who raises it
+            except BaseException as caught:  # raised in the consumer
                 error = caught
                 item = (None, None, caught)
             while not self._stop.is_set():
@@ -54,6 +54,6 @@ class Prefetcher:
         return batch
 
     def close(self) -> None:
-        """Stops the thread; batches drawn ahead are dropped."""
+        """Stops the thread; prefetched batches are dropped."""
         self._stop.set()
         self._thread.join(timeout=5)

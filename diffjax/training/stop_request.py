@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, granted at the next step."""
+"""SIGINT (Ctrl-C) and SIGTERM as requests to stop after the current step."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Within `with`, the first SIGINT or SIGTERM sets `signal`; a second one acts as usual."""
+    """Within `with`, the first SIGINT or SIGTERM sets `signal`; a second has its usual effect."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

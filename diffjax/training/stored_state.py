@@ -13,7 +13,7 @@ from diffjax.training.train_step import TrainState
 
 
 class StoredDiffusion(NamedTuple):
-    """A diffusion model's state; see `TrainState`."""
+    """A diffusion model's stored state; see `TrainState`."""
 
     step: Any
     params: Any
@@ -25,7 +25,7 @@ class StoredDiffusion(NamedTuple):
 
 
 class StoredAutoencoder(NamedTuple):
-    """An autoencoder's; `discriminator` is {"params": ..., "opt_state": ...}, {} for none."""
+    """An autoencoder's stored state; `discriminator` is {"params", "opt_state"}, or {} for none."""
 
     step: Any
     params: Any
@@ -37,17 +37,17 @@ class StoredAutoencoder(NamedTuple):
 
 
 def store_diffusion(state: TrainState) -> StoredDiffusion:
-    """What is stored of a state."""
+    """The stored form of a state."""
     return StoredDiffusion(*state)
 
 
 def restore_diffusion(stored: StoredDiffusion) -> TrainState:
-    """The state that was stored."""
+    """The inverse of `store_diffusion`."""
     return TrainState(*stored)
 
 
 def store_autoencoder(state: TrainState) -> StoredAutoencoder:
-    """What is stored of a state."""
+    """The stored form of a state."""
     params, history = state.objective_state
     discriminator = {"params": params, "opt_state": state.objective_opt_state} if params else {}
     return StoredAutoencoder(
@@ -56,7 +56,7 @@ def store_autoencoder(state: TrainState) -> StoredAutoencoder:
 
 
 def restore_autoencoder(stored: StoredAutoencoder) -> TrainState:
-    """The state that was stored."""
+    """The inverse of `store_autoencoder`."""
     history = StageHistory(stored.codebook, stored.scaling)
     if not stored.discriminator:
         return TrainState(*stored[:4], ObjectiveState({}, history), optax.EmptyState())

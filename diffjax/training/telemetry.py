@@ -1,4 +1,4 @@
-"""What a run costs: time a step, waits for data, programs compiled, memory, open files."""
+"""Resource use of a run: time per step, waits for data, compilations, memory, open files."""
 
 import collections
 import contextlib
@@ -14,15 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-# Steps that may be under way at once. The host runs that far ahead and then waits for the oldest,
-# so that the moments at which steps are done are known, and the device is never without work.
+# Steps in flight. The host runs that far ahead and then waits for the oldest, so that completion
+# times are known and the device is never idle.
 IN_FLIGHT = 2
-# Steps after the first that --profile leaves out, and how many it then traces.
+# Steps after the first that --profile skips, and the number that it then traces.
 PROFILE_AFTER, PROFILED = 5, 5
 
 
 class StepTimer:
-    """Takes the time of steps; `row` tells of those since the last row."""
+    """Measures step times; `row` summarises those since the last row."""
 
     def __init__(self) -> None:
         self._under_way: collections.deque[Any] = collections.deque()
@@ -33,35 +33,33 @@ class StepTimer:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what fetches a batch."""
+        """Measures the time to get a batch."""
         began = time.monotonic()
         yield
         self._waits.append(time.monotonic() - began)
 
     def step(self, metrics: Any) -> None:
-        """After a step was given to the device; `metrics` are arrays that it returns."""
+        """Call after dispatching a step; `metrics` are arrays that it returns."""
         self._under_way.append(metrics)
         if len(self._under_way) > IN_FLIGHT:
             self._take()
 
     def resume(self) -> None:
-        """After something else than steps: what lies before is not counted."""
+        """Restarts timing after work other than steps, which is not counted."""
         self._under_way.clear()
         self._done = None
 
     def row(self) -> dict[str, float]:
-        """Numbers for a row of metrics.jsonl; waits for the steps that are under way.
+        """Values for a row of metrics.jsonl; waits for the steps in flight.
 
         step_ms_p50, step_ms_p95: from one step's end to the next's; only with at least two steps.
-        data_wait_ms: mean time a step's batch was waited for.
-        compilations: programs compiled or read from the cache since the process began to train.
-        host_memory_mb: the process's resident size now; only where /proc tells it, as on Linux.
-        host_memory_anonymous_mb: the part of it that is not pages of files, which the system drops
-          and reads again as it likes: what a leak makes grow.
-        host_memory_peak_mb: its largest resident size so far.
-        open_files: descriptors that the process holds; only where /dev/fd lists them, as on Linux
-          and macOS.
-        device_memory_mb: the largest use of the first device so far, where it tells.
+        data_wait_ms: mean time that a step waited for its batch.
+        compilations: programs compiled or read from the cache since training started.
+        host_memory_mb: current resident size of the process; only with /proc, as on Linux.
+        host_memory_anonymous_mb: the part of it that is not file-backed, and that a leak increases.
+        host_memory_peak_mb: peak resident size.
+        open_files: file descriptors of the process; only with /dev/fd, as on Linux and macOS.
+        device_memory_mb: peak memory of the first device, if it reports it.
         """
         while self._under_way:
             self._take()
@@ -90,7 +88,7 @@ class StepTimer:
 class TraceProfiler:
     """Writes a trace of a few steps, for TensorBoard's profiler or Perfetto.
 
-    The first steps are left out: they compile.
+    The first steps, which include compilation, are skipped.
     """
 
     def __init__(self, folder: Path, *, start: int, on: bool) -> None:
@@ -99,13 +97,13 @@ class TraceProfiler:
         self._tracing = False
 
     def before(self, step: int) -> None:
-        """Before a step is given to the device."""
+        """Call before dispatching a step."""
         if self._on and step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._tracing = True
 
     def after(self, step: int, metrics: Any) -> Path | None:
-        """After it was: the folder once the trace is written, else None."""
+        """Call after dispatching it; returns the folder once the trace is written, else None."""
         if not self._tracing or step < self._first + PROFILED - 1:
             return None
         jax.block_until_ready(metrics)
@@ -113,7 +111,7 @@ class TraceProfiler:
         return self._folder
 
     def close(self) -> None:
-        """Ends a trace that is being taken."""
+        """Stops a running trace."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
@@ -129,10 +127,10 @@ class _Compilations:
 
 @functools.cache
 def _compilations() -> _Compilations:
-    # JAX takes listeners and never gives them back: one for the process.
-    found = _Compilations()
-    jax.monitoring.register_event_duration_secs_listener(found)
-    return found
+    # JAX's listeners can't be unregistered: one per process.
+    listener = _Compilations()
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    return listener
 
 
 def _host() -> dict[str, float]:
@@ -143,5 +141,5 @@ def _host() -> dict[str, float]:
         resident, shared = (int(x) * resource.getpagesize() / 2**20 for x in pages[1:3])
         found |= {"host_memory_mb": resident, "host_memory_anonymous_mb": resident - shared}
     with contextlib.suppress(OSError):
-        found["open_files"] = float(len(os.listdir("/dev/fd")) - 1)  # but for the listing's own
+        found["open_files"] = float(len(os.listdir("/dev/fd")) - 1)  # minus the listing's own
     return found

@@ -1,7 +1,7 @@
-"""TensorBoard's event files, without a thread.
+"""TensorBoard's event files, written without a thread.
 
-tensorboardX's own writer has one, which a full disk ends: its queue then fills, and the run waits
-for it for ever. Here records go through `AppendFile`, as rows of metrics do.
+A full disk ends the thread of tensorboardX's writer; its queue then fills, and the run hangs. Here
+records go through `AppendFile`, as rows of metrics do.
 """
 
 import functools
@@ -18,17 +18,17 @@ VERSION = "brain.Event:2"
 
 
 class EventWriter:
-    """The events of a run from a step on, in a new file of a folder.
+    """Writes the events of a run from a step on to a new file in a folder.
 
-    Those that a full disk keeps waiting too long are dropped: metrics.jsonl has the same numbers.
+    If the disk is full and so is the buffer, events are dropped; metrics.jsonl has the same values.
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:
-        """Writes nothing yet.
+        """The file is opened at the first event.
 
         Args:
-          folder: where TensorBoard looks.
-          start: the step before the first; of events after it, older files' are hidden.
+          folder: TensorBoard's log directory.
+          start: the step before the first; TensorBoard hides older files' events after it.
         """
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._file = AppendFile(folder / name, what="TensorBoard events")
@@ -37,28 +37,28 @@ class EventWriter:
 
     @property
     def lost(self) -> int:
-        """Events that are not in the file, if this was the end."""
+        """Number of events dropped or still buffered."""
         return self._dropped + len(self._file.waiting)
 
     def scalars(self, values: dict[str, float], *, step: int) -> None:
-        """Numbers by name."""
+        """Writes scalars by name."""
         value = self._proto.Summary.Value
         self._summary([value(tag=name, simple_value=x) for name, x in values.items()], step)
 
     def image(self, name: str, picture: Any, *, step: int) -> None:
-        """A uint8 (H, W, C) picture."""
+        """Writes a uint8 (H, W, C) picture."""
         from tensorboardX.summary import image
 
         self._summary(image(name, picture, dataformats="HWC").value, step)
 
     def close(self) -> None:
-        """Tries a last time to write what waits."""
+        """Tries a last time to write buffered events."""
         self._file.close()
 
     @functools.cached_property
     def _proto(self) -> Any:
-        # Not before there is something to write: tensorboardX imports torch where there is one,
-        # which takes seconds in which a first step can be computed.
+        # Imported at the first event: tensorboardX imports torch if it is installed, which takes
+        # seconds.
         from tensorboardX.proto import event_pb2, summary_pb2
 
         event = event_pb2.Event

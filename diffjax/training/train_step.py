@@ -1,8 +1,8 @@
 """The train step: batch -> x_0 and condition -> loss and gradients -> update -> averages.
 
-One pure function for diffusion models and autoencoders alike, which differ in their objective. It
-is a function of the whole batch and refers to no device; see `distributed.strategy`. All its
-randomness follows from the seed, a stream's name, the step and an example's position in the batch.
+One pure function for diffusion models and autoencoders, which differ in their objective. It is a
+function of the whole batch and refers to no device; see `distributed.strategy`. All randomness
+follows from the seed, a stream's name, the step and an example's position in the batch.
 """
 
 import os
@@ -32,14 +32,14 @@ Metrics = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-    """All that training changes, apart from the position in the data.
+    """The state of training, except for the position in the data.
 
     Attributes:
       step: int32 scalar: updates made.
       params: the model's parameters, float32.
       opt_state: their optax state.
       ema_params: the moving average of params.
-      objective_state: what the objective has besides the model.
+      objective_state: see `ObjectiveState`.
       objective_opt_state: the optax state of its parameters.
       power_emas: averages of other lengths, snapshots of which are kept; see `posthoc_ema`.
     """
@@ -57,21 +57,21 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class StepParts(NamedTuple):
-    """What a train step, and its state, are made of.
+    """The parts of a train step and of its state.
 
     Attributes:
       init_params: key -> the model's parameters.
-      space: what x_0 is: pixels, arrays or latents.
-      conditions: what a batch says of its examples.
-      objective: what the model is trained on.
+      space: the space of x_0: pixels, arrays or latents.
+      conditions: the condition of a batch.
+      objective: the loss and its own parameters.
       optimizer: of the model's parameters.
       objective_optimizer: of the objective's.
       ema_decay: step -> decay in [0, 1] of `ema_params`.
-      seed: with the step, what all randomness follows from.
+      seed: of all randomness, with the step.
       sigma_rels: relative standard deviations of `power_emas` (Karras et al. 2024, section 3).
       flip: whether half of the images are mirrored left to right.
       condition_dropout: share of examples whose condition is dropped.
-      accumulate: number of micro-batches of a batch, whose gradients are averaged.
+      accumulate: number of micro-batches over which gradients are averaged.
     """
 
     init_params: Callable[[Array], Any]
@@ -92,7 +92,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
     """train_step(state, batch) -> (state, metrics), pure.
 
     The batch is {"image": (B, ...), ...}; metrics are float32 scalars: loss, grad_norm and those of
-    the objective. Raises ValueError where the objective can't be accumulated over micro-batches.
+    the objective. Raises ValueError if the objective can't be accumulated over micro-batches.
     """
     space, conditions, objective = parts.space, parts.conditions, parts.objective
 
@@ -160,7 +160,7 @@ def _update(
     *,
     when: Array | None = None,
 ) -> tuple[Any, Any]:
-    """The parameters and the optimizer's state after an update, or as they are where not `when`."""
+    """The parameters and the optimizer's state after an update; unchanged if not `when`."""
 
     def updated() -> tuple[Any, Any]:
         updates, new = optimizer.update(grads, opt_state, params)
@@ -175,12 +175,12 @@ def init_state(parts: StepParts, *, shardings: Any = None) -> TrainState:
     """The state of step 0; parameters follow from the seed. Not to be called within a trace.
 
     Args:
-      parts: what it is made of.
-      shardings: a tree of them, where the state is to be placed; None for one device.
+      parts: see `StepParts`.
+      shardings: a tree of shardings to place the state by; None for one device.
     """
-    # One program in place of one for each shape of a leaf. It runs once, so compile time is what
-    # matters: on a CPU, LLVM's first level gives the bits of its last in half the time. A level set
-    # in XLA_FLAGS takes precedence.
+    # One program instead of one per shape of a leaf. It runs once, so compile time dominates: on a
+    # CPU, optimisation level 1 gives bit-identical results in half the time. A level set in
+    # XLA_FLAGS takes precedence.
     set_by_user = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     quick = jax.default_backend() == "cpu" and not set_by_user
     options = {"xla_backend_optimization_level": 1} if quick else None
@@ -200,7 +200,7 @@ def _initialiser(parts: StepParts) -> Callable[[Array], TrainState]:
         objective_state = parts.objective.init(key)
 
         def average() -> Any:
-            return jax.tree.map(jnp.copy, params)  # own buffers: the step donates both
+            return jax.tree.map(jnp.copy, params)  # separate buffers: the step donates both
 
         return TrainState(
             jnp.zeros((), jnp.int32),

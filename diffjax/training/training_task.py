@@ -15,7 +15,7 @@ Batch = dict[str, np.ndarray]
 
 
 class LoopSettings(NamedTuple):
-    """How long a run is and what happens when; all but the last in steps.
+    """The length of a run and the intervals of its periodic work, in steps.
 
     Attributes:
       steps: length of the run.
@@ -24,8 +24,8 @@ class LoopSettings(NamedTuple):
       eval_every: held-out losses.
       checkpoint_every: checkpoints.
       sample_every: pictures.
-      skip_not_finite: whether an update whose metrics are not finite is left out, rather than the
-        run ended.
+      skip_not_finite: whether an update whose metrics are not finite is skipped, instead of ending
+        the run.
     """
 
     steps: int
@@ -62,16 +62,16 @@ class TrainingTask(Protocol):
 
     @property
     def about_data(self) -> dict[str, Any]:
-        """What checkpoints store of the data, so that a model can be used without it; JSON."""
+        """Description of the data, stored so that a model can be used without it; JSON."""
         ...
 
     @property
     def identity(self) -> workdir.Identity:
-        """What the model is trained on besides the config and the data."""
+        """The first stage and the text encoder that the model is trained with."""
         ...
 
     def owns(self, folder: Path) -> bool:
-        """Whether the workdir holds a run of this config to continue."""
+        """Whether the workdir holds a run of this config to resume."""
         ...
 
     def strategy(self) -> Strategy:
@@ -107,11 +107,11 @@ class TrainingTask(Protocol):
         ...
 
     def averaged(self, state: TrainState) -> Any:
-        """What is evaluated and sampled: the averaged parameters, and what belongs to them."""
+        """The averaged parameters, and further arrays that evaluation and sampling need."""
         ...
 
     def before_save(self, state: TrainState) -> TrainState:
-        """The state with what is measured when a checkpoint is written."""
+        """The state to save, with values measured only for checkpoints."""
         ...
 
     def to_stored(self, state: TrainState) -> Any:
@@ -127,11 +127,11 @@ class TrainingTask(Protocol):
         ...
 
     def to_compute(self, averaged: Any) -> Any:
-        """What `averaged` returns, on the devices that sample and evaluate."""
+        """The output of `averaged`, on the devices that sample and evaluate."""
         ...
 
     def write_samples(self, averaged: Any, path: Path) -> np.ndarray:
-        """Writes a picture of what the model does by now, and returns it."""
+        """Writes a picture of current samples, and returns it."""
         ...
 
     def write_final_pictures(

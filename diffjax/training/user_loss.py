@@ -24,7 +24,7 @@ from diffjax.types import Array
 
 
 class InEvaluation(NamedTuple):
-    """A network that is never in training mode, whatever its caller asks: no dropout, no key."""
+    """A network that ignores `train` and `key`: always in evaluation mode, without dropout."""
 
     network: Network
 
@@ -41,10 +41,10 @@ class InEvaluation(NamedTuple):
 
 
 class UserLoss(NamedTuple):
-    """The objective made of a user's loss; see `objective.Objective`.
+    """The objective of a user's loss; see `objective.Objective`.
 
     Attributes:
-      training: the loss of the network that is trained.
+      training: the loss of the network in training mode.
       evaluating: the same of the network `InEvaluation`.
     """
 
@@ -52,7 +52,7 @@ class UserLoss(NamedTuple):
     evaluating: Any
 
     def init(self, key: Array) -> ObjectiveState:
-        """The user's state as history; gradients train the network alone."""
+        """The user's state as history; there are no further parameters."""
         return self._init(jax.random.fold_in(key, 1))
 
     def _init(self, key: Array) -> ObjectiveState:
@@ -63,7 +63,7 @@ class UserLoss(NamedTuple):
         self, params: Any, state: ObjectiveState, inputs: LossInputs
     ) -> LossAndGrads:
         """The mean loss of the batch."""
-        # No two micro-batches have the same first example.
+        # The first example's index differs among micro-batches.
         key = jax.random.fold_in(inputs.key("loss"), inputs.indices[0])
 
         def loss_fn(params: Any) -> tuple[Array, Any]:

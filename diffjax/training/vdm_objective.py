@@ -1,4 +1,4 @@
-"""The continuous-time bound as an objective, with a schedule that may be learned with it.
+"""The continuous-time variational bound as an objective, with an optionally learned schedule.
 
 Kingma et al. 2021, Variational diffusion models.
 """
@@ -21,7 +21,7 @@ from diffjax.training.denoising_objective import in_evaluation, in_training, nor
 from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.types import Array
 
-# A schedule whose time is the log-SNR itself.
+# The schedule parametrised by the log-SNR: t = log-SNR.
 BY_LOG_SNR = ContinuousSchedule(lambda t: t, lambda log_snr: log_snr, variance_preserving)
 
 
@@ -29,13 +29,13 @@ class VdmObjective(NamedTuple):
     """The continuous-time bound in bits per dimension.
 
     Attributes:
-      network: what is trained.
+      network: the network trained.
       prediction: its schedule is the config's, continuous and variance preserving; the learned one
-        starts at its ends. Its time input is a function of the schedule's log-SNR.
-      form: how log-SNR depends on t.
-      learn_ends: whether the ends are learned, for which the prior and the reconstruction enter the
-        training loss; with fixed ends these are constants, and are left out.
-      sample_times: which times a batch sees.
+        starts with the same ends. Its time input is a function of the log-SNR.
+      form: log-SNR as a function of t.
+      learn_ends: whether the ends are learned. If so, prior and reconstruction terms enter the
+        training loss; with fixed ends they are constants, and are omitted.
+      sample_times: distribution of the times of a batch.
     """
 
     network: Network
@@ -74,7 +74,7 @@ class VdmObjective(NamedTuple):
         return LossAndGrads(diffusion + ends, grads, {**schedule_grads, "ends": of_ends}, None)
 
     def held_out(self, params: Any, inputs: LossInputs) -> Array:
-        """(B,) bounds by the config's schedule."""
+        """(B,) bounds, with the config's schedule."""
         t = self._times(inputs)
         eps = normal_noise(inputs)
         denoise = self.prediction.denoiser(in_evaluation(self.network, params))

@@ -155,7 +155,7 @@ def test_nothing_to_rebuild_from(folder, tmp_path):
         (lambda: ema_snapshots.rebuild(tmp_path / "none", LIKE, sigma_rel=0.1),
          "there are no snapshots in .*none: expected the ema folder"),
         (lambda: ema_snapshots.rebuild(folder, LIKE, sigma_rel=0.1, step=61),
-         "step 61 is outside of .*: take one from 10 to 60"),
+         "step 61 is outside of .*: use one from 10 to 60"),
         (lambda: ema_snapshots.rebuild(folder, LIKE, sigma_rel=0.1, step=9), "step 9 is outside"),
         (lambda: ema_snapshots.rebuild(folder, LIKE, sigma_rel=0.3), "sigma_rel must be .*not 0.3"),
         (lambda: ema_snapshots.load(folder / "000000001_0.1.npz", LIKE), "there is no snapshot"),

@@ -274,7 +274,7 @@ def test_the_places_that_can_be():
         (ProcessAddress(cluster="pbs"), "--cluster=pbs: expected one of slurm, cloud_tpu"),
         (
             ProcessAddress(cluster="slurm", process=0),
-            "--cluster=slurm sets --coordinator",
+            "--cluster=slurm determines the processes",
         ),
         (ProcessAddress(processes=2, process=0), "need --coordinator=host:port"),
         (ProcessAddress("", "here", 2, 0), "--coordinator=here: expected host:port"),

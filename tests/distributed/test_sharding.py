@@ -345,7 +345,7 @@ def test_an_objective_that_remembers_losses_does_not_accumulate():
     def gradients(part):
         return LossAndGrads(part.sum(), {}, {}, part)
 
-    with pytest.raises(ValueError, match=r"train\.accumulate = 2 can't go with [^\n]*expected 1"):
+    with pytest.raises(ValueError, match=r"train\.accumulate = 2 can't be used with [^\n]* 1"):
         jax.eval_shape(lambda x: mean_over_micro_batches(gradients, x, count=2), jnp.zeros(8))
 
 

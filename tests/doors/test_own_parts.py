@@ -521,7 +521,7 @@ def test_losses_know_their_network_and_say_what_they_can_not_do(parts, tiny_conf
     tiny_config.diffusion.update(objective="own_parts:WithState", time_sampling="low_discrepancy")
     resolve(tiny_config)
     tiny_config.train.accumulate = 2
-    with pytest.raises(UserError, match="can't go with an objective that keeps a state"):
+    with pytest.raises(UserError, match="can't be used with an objective that keeps"):
         resolve(tiny_config)
 
 

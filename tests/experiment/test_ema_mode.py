@@ -196,7 +196,7 @@ def test_what_can_not_be_rebuilt_is_one_line(workdir, call, tmp_path):
     for path in (workdir / "ema").iterdir():
         if path.name < "000000003":
             path.unlink()
-    assert "take one from 3 to 6" in call("--mode=ema", "--config.ema.step=2", code=2)
+    assert "use one from 3 to 6" in call("--mode=ema", "--config.ema.step=2", code=2)
     assert not (workdir / "ema" / "rebuilt.npz").exists()
 
     file = ema_snapshots.Rebuilt({"other": np.ones(2, np.float32)}, 6, 0.1, 0.0)

@@ -186,7 +186,7 @@ def test_a_run_keeps_its_words_and_is_not_gone_on_with_by_others(
     own = [flag for flag in flags if not flag.startswith(("--workdir", "--config.data.name"))]
     more = [f"--workdir={tmp_path / 'run'}", f"--config.data.name=folder:{other}"]
     assert main.main([*own, *more]) == 2
-    assert "other words in its captions" in capsys.readouterr().err
+    assert "another text encoder or vocabulary" in capsys.readouterr().err
 
 
 def test_a_folder_with_the_checkpoint_and_config_alone_is_loaded(text_run, tmp_path):

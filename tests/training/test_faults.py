@@ -243,7 +243,7 @@ def test_too_many_in_a_row_end_the_run(config, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "MOST_IN_A_ROW", 2)
     config.train.on_not_finite = "skip"
     # 2 alone does not count with 5.
-    with pytest.raises(UserError, match=r"step 6: loss = nan, and 2 steps in a row .* step 3 is"):
+    with pytest.raises(UserError, match=r"step 6: loss = nan, and 2 updates in a row .* step 3 is"):
         train(Line(config, poison=[2, 5, 6]), tmp_path)
 
 
