@@ -1,4 +1,4 @@
-"""How good are the samples? Fréchet distance between features, and the report built on it.
+"""Evaluation: Fréchet distances between features, likelihood, reconstruction.
 
-Import from the modules: `diffjax.evaluation.report.evaluate` is the way in.
+Import from the modules; the entry point for samples is `diffjax.evaluation.report.evaluate`.
 """

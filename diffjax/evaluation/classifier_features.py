@@ -1,11 +1,11 @@
-"""The recipe of the features: a small classifier trained on the data set itself.
+"""Features for the Fréchet distance: a small classifier trained on the data set itself.
 
-The usual Inception features were learned on 299x299 colour photographs and have to be downloaded;
-for small or grey images a classifier of the very set says more, and its recipe is this page. A
-distance between its features compares only with distances from the same weights, so the weights
-for Fashion-MNIST come with the package.
+The usual Inception features were learned on 299x299 colour photographs and must be downloaded; for
+small or grey images the features of a classifier of the same data set are more informative.
+Distances are comparable only between features of the same weights, so the weights for Fashion-MNIST
+are part of the package.
 
-Run the recipe again:
+To train the classifier again:
 
     python -m diffjax.evaluation.classifier_features --data=fashion_mnist --out=classifier.npz
 """
@@ -46,8 +46,7 @@ from diffjax.perceptual.classifier_weights import (
     save_classifier,
 )
 
-# Raise it with any change to the recipe or the network: classifiers of other versions are not
-# taken from caches.
+# Increment it with any change to the recipe or the network, to invalidate cached classifiers.
 RECIPE_VERSION = 1
 
 
@@ -56,15 +55,15 @@ class Recipe:
     """How the classifier is trained.
 
     AdamW (Loshchilov & Hutter 2019) with a linear warm-up over the first eighth of the steps and
-    a cosine to 0; images shifted at random by up to 1/28 of their side, which no class minds
-    (mirror images would: digits).
+    a cosine to 0; images shifted at random by up to 1/28 of their side, which preserves classes
+    (mirroring would not, for digits).
 
     Attributes:
       steps: optimiser steps; 3750 are 8 passes over Fashion-MNIST, where they take 3 minutes on
         two processor cores and reach 92.55 % (2026-11-21).
-      batch_size: images in a step.
+      batch_size: images per step.
       peak_learning_rate: at the end of the warm-up.
-      weight_decay: of the kernels; biases and normalisation are left alone.
+      weight_decay: of the kernels; biases and normalisation have none.
       label_smoothing: share of the target spread over all classes.
       seed: of the initial weights, the order and the shifts.
     """
@@ -88,23 +87,22 @@ def train_classifier(
 
     Args:
       train: labelled images of one shape, two classes or more.
-      test: images to measure the accuracy on; None measures it on `train`, and says so.
-      recipe: how; None is `Recipe()`.
-      log: gets a line of progress now and then.
+      test: images to measure the accuracy on; None measures it on `train`, and logs this.
+      recipe: None for `Recipe()`.
+      log: called with lines of progress.
 
     Returns:
       The classifier, its weights rounded to float16 and its accuracy measured with them.
 
     Raises:
-      UserError: an unlabelled set, fewer than two classes, images under 8x8, a recipe's number
-        out of its range, or training that ends in weights that are not finite.
+      UserError: an unlabelled set, fewer than two classes, images under 8x8, an invalid recipe, or
+        final weights that are not finite.
     """
     recipe = recipe or Recipe()
     if recipe.steps < 1 or recipe.batch_size < 1 or recipe.seed < 0:
         raise UserError(
             f"got a recipe of steps={recipe.steps}, batch_size={recipe.batch_size}, "
-            f"seed={recipe.seed}; expected steps >= 1, batch_size >= 1 and seed >= 0; mend the "
-            "value that is out of range"
+            f"seed={recipe.seed}; expected steps >= 1, batch_size >= 1 and seed >= 0"
         )
     check_labelled(train)
     num_classes = len(train.class_names)
@@ -141,7 +139,7 @@ def train_classifier(
     classifier = dataclasses.replace(classifier, accuracy=accuracy(classifier, measured))
     log(
         f"classifier: {classifier.accuracy:.2%} of {len(measured)} {classifier.accuracy_split} "
-        "images right" + (" (no test split: images it was trained on)" if test is None else "")
+        "images correct" + (" (no test split: training images)" if test is None else "")
     )
     return classifier
 
@@ -155,34 +153,34 @@ def classifier_for(
 ) -> TrainedClassifier:
     """The classifier of a data set: shipped with the package, cached, or trained and then cached.
 
-    A classifier counts as the set's own when its training images and labels have the same
-    `fingerprint`, whatever the set's name, and the recipe's version is the present one.
+    A classifier belongs to a set if its training images and labels have the same `fingerprint`,
+    whatever the set's name, and it was trained by the current version of the recipe.
 
     Args:
       train: the labelled training images.
-      load_test: called only if the classifier has to be trained; returns the test images, or None.
-      cache_dir: folder of trained classifiers; made when needed.
-      log: gets a line that says which of the three it was.
+      load_test: called only if the classifier must be trained; returns the test images, or None.
+      cache_dir: folder of trained classifiers; created if needed.
+      log: called with a line on which of the three it was.
 
     Raises:
-      UserError: as `train_classifier` and `load_classifier`.
+      UserError: see `train_classifier` and `load_classifier`.
     """
     check_labelled(train)
-    wanted = fingerprint(train)
+    of_train = fingerprint(train)
     shipped = load_classifier(SHIPPED_WEIGHTS)
-    if shipped.data_fingerprint == wanted:
+    if shipped.data_fingerprint == of_train:
         log(f"classifier: the package's own for {shipped.data} ({shipped.weights_digest[:12]})")
         return shipped
-    path = Path(cache_dir) / f"classifier-{wanted[:16]}-v{RECIPE_VERSION}.npz"
+    path = Path(cache_dir) / f"classifier-{of_train[:16]}-v{RECIPE_VERSION}.npz"
     if path.exists():
         cached = load_classifier(path)
-        if cached.data_fingerprint == wanted and cached.recipe_version == RECIPE_VERSION:
+        if cached.data_fingerprint == of_train and cached.recipe_version == RECIPE_VERSION:
             log(f"classifier: from {path} ({cached.weights_digest[:12]})")
             return cached
         log(f"classifier: {path} is of other data or another recipe; training it again")
     classifier = train_classifier(train, load_test(), log=log)
     save_classifier(path, classifier)
-    log(f"classifier: kept in {path}")
+    log(f"classifier: cached in {path}")
     return classifier
 
 
@@ -230,7 +228,7 @@ def _train_step(
 
 
 def _shift(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image moved by up to 1/28 of its side either way; its edges are repeated."""
+    """Shifts each image at random by up to 1/28 of its side, with edge padding."""
     reach = round(min(images.shape[1:3]) / 28)
     if reach == 0:
         return images
@@ -244,7 +242,7 @@ def _shift(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _order(count: int, recipe: Recipe) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of each step's batch: the endless row of the passes' permutations, cut up."""
+    """Indices of each step's batch: consecutive slices of one permutation per pass."""
     left = np.empty(0, np.int64)
     epoch = 0
     for _ in range(recipe.steps):
@@ -262,10 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.evaluation.classifier_features",
-        description="Train the classifier whose features Fréchet distances are taken between.",
+        description="Train the classifier whose features the Fréchet distance compares.",
     )
     parser.add_argument("--data", required=True, help="data set, such as fashion_mnist")
-    parser.add_argument("--data_dir", help="where the data set is, if not in the usual place")
+    parser.add_argument("--data_dir", help="folder of the data set, if not the default one")
     parser.add_argument("--image_size", type=int, help="side to resize a folder's images to")
     parser.add_argument("--channels", type=int, help="1 (grey) or 3 (colour)")
     parser.add_argument("--out", required=True, help="the .npz file to write")

@@ -35,8 +35,8 @@ def make_feature_function(classifier: TrainedClassifier) -> FeatureFunction:
 
     Returns:
       A function from uint8 images (N, H, W, C), of the shape the classifier was trained on, to
-      features float32 (N, 128) and predicted classes int32 (N,). It raises UserError for other
-      images.
+      features float32 (N, 128) and predicted classes int32 (N,). It raises UserError for images of
+      another shape or dtype.
     """
     num_classes = len(classifier.class_names)
     variables = classifier.variables
@@ -49,28 +49,27 @@ def make_feature_function(classifier: TrainedClassifier) -> FeatureFunction:
         if images.dtype != np.uint8 or images.shape[1:] != classifier.image_shape:
             raise UserError(
                 f"got images of dtype {images.dtype} and shape {images.shape} for the classifier "
-                f"of {classifier.data}; expected uint8 (N, {height}, {width}, {channels}); "
-                "give it images of its own data set's shape"
+                f"of {classifier.data}; expected uint8 (N, {height}, {width}, {channels})"
             )
         features, classes = [], []
         for start in range(0, len(images), FEATURE_BATCH):
             part = images[start : start + FEATURE_BATCH]
             padded = np.zeros((FEATURE_BATCH, *classifier.image_shape), np.uint8)
             padded[: len(part)] = part
-            # GPUs and TPUs would multiply at about 10 bits by default: other features than here.
+            # The default precision of GPUs and TPUs, about 10 bits, would change the features.
             with jax.default_matmul_precision("float32"):
                 part_features, part_classes = _apply(num_classes, variables, padded)
             features.append(np.asarray(part_features)[: len(part)])
             classes.append(np.asarray(part_classes)[: len(part)])
         if not features:
-            raise UserError("got no images for the classifier; expected one or more; draw some")
+            raise UserError("got no images for the classifier; expected one or more")
         return np.concatenate(features), np.concatenate(classes)
 
     return features_and_classes
 
 
 def accuracy(classifier: TrainedClassifier, source: LabelledImages) -> float:
-    """Share of a source's images whose predicted class is their label, 0 to 1.
+    """Share of a source's images whose predicted class equals the label, in [0, 1].
 
     Raises:
       UserError: an unlabelled source, or images of another shape than the classifier's.

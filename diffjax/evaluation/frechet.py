@@ -40,7 +40,7 @@ class FeatureStatistics:
 
         n = n_a + n_b,  mean = mean_a + d n_b / n,  M = M_a + M_b + d d^T n_a n_b / n,
 
-    which, unlike sums of x and x x^T, loses nothing when the mean is large beside the spread.
+    which, unlike sums of x and x x^T, is accurate when the mean is large compared to the spread.
 
     Attributes:
       count: number of feature vectors.
@@ -54,7 +54,7 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dimensions: int) -> FeatureStatistics:
-        """The statistics of no features at all, of `dimensions` dimensions each."""
+        """The statistics of zero feature vectors of length `dimensions`."""
         return cls(0, np.zeros(dimensions), np.zeros((dimensions, dimensions)))
 
     @property
@@ -160,8 +160,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 def _root_eigensystem(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Square roots of the eigenvalues of a positive semi-definite matrix, and its eigenvectors."""
     values, vectors = np.linalg.eigh(covariance)
-    # In a singular covariance's null directions rounding leaves +-1e-16; the root would make
-    # 1e-8 of that.
+    # In the null space of a singular covariance rounding leaves +-1e-16, whose root is 1e-8.
     rounding = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     return np.sqrt(np.where(values > rounding, values, 0.0)), vectors
 

@@ -1,4 +1,4 @@
-"""Reading labelled image sets, whatever they are kept in."""
+"""Reading labelled image sets, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMED_SAMPLE = 256
 
 
 class LabelledImages(Protocol):
-    """What the recipe needs of a data source; `diffjax.data.load` returns such."""
+    """The interface of a labelled data source; `diffjax.data.load` returns one."""
 
     @property
     def name(self) -> str: ...
@@ -32,13 +32,13 @@ class LabelledImages(Protocol):
 
 
 def fingerprint(source: LabelledImages) -> str:
-    """SHA-256 over the images and labels, whatever their order, in hex.
+    """SHA-256 of the images and labels, independent of their order, in hex.
 
-    In-memory sets are hashed whole: the same set prepared in another order is the same set.
-    Streamed ones, where that would decode everything, are hashed at 256 places spread evenly.
+    In-memory sets are hashed whole. Of streamed sets, 256 evenly spaced examples are hashed, to
+    avoid decoding all.
 
     Args:
-      source: a set of one image or more; its name and its class names do not count.
+      source: a set of at least one image; its name and class names are not hashed.
     """
     count = len(source)
     if hasattr(source, "images"):
@@ -62,7 +62,7 @@ def fingerprint(source: LabelledImages) -> str:
 def read_examples(
     source: LabelledImages, indices: npt.NDArray[np.integer[Any]]
 ) -> tuple[Images, Labels]:
-    """Images uint8 (B, H, W, C) and labels int32 (B,) at the given places of a source."""
+    """Images uint8 (B, H, W, C) and labels int32 (B,) at the given indices of a source."""
     if hasattr(source, "images") and hasattr(source, "labels"):
         return source.images[indices], np.asarray(source.labels[indices], np.int32)
     examples = [source[int(i)] for i in indices]
@@ -71,7 +71,7 @@ def read_examples(
 
 
 def read_in_order(source: LabelledImages, batch_size: int) -> Iterator[tuple[Images, Labels]]:
-    """All examples of a source, once, from first to last; the last batch may be smaller."""
+    """All examples of a source, once, in order; the last batch may be smaller."""
     for start in range(0, len(source), batch_size):
         yield read_examples(source, np.arange(start, min(start + batch_size, len(source))))
 
@@ -79,7 +79,7 @@ def read_in_order(source: LabelledImages, batch_size: int) -> Iterator[tuple[Ima
 def check_labelled(source: LabelledImages) -> None:
     """Raises UserError unless the source has images, and labels of two classes or more.
 
-    A streamed source's labels come with its images; `check_labels` looks at those as they come.
+    A streamed source's labels come with its images; `check_labels` checks them batch by batch.
     """
     if len(source) == 0 or len(source.class_names) < 2:
         raise UserError(

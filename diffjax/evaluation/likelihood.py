@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffjax.errors import UserError
 from diffjax.likelihood.bits import summarise
 
-# (images by key, their numbers) -> numbers of each image by name, "total" among them
+# (batch, indices of its images) -> values of each image by name, including "total"
 Measure = Callable[[Mapping[str, np.ndarray], np.ndarray], Mapping[str, np.ndarray]]
 LEVELS = 256
 
@@ -35,23 +35,24 @@ def evaluate_likelihood(
     batch_size: int = 250,
     quiet: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Bits per dimension over a split, in its own order, with a progress bar.
+    """Bits per dimension over a split, in order, with a progress bar.
 
     Args:
-      measure: called with batches of one size, the last of them filled up with its first images.
+      measure: called with batches of one size, the last one padded with its first images.
       test: {"image": uint8 (H, W, C), "label": ...} by index.
-      what: what `measure`'s total is, in words.
+      what: description of `measure`'s total.
       split: the name of the split.
-      num_images: how many; 0 for all. Fewer are an even choice over the whole split.
-      batch_size: images at once.
+      num_images: number of images, evenly spaced over the split; 0 for all.
+      batch_size: images per batch.
       quiet: no bar.
 
     Returns:
-      A report that JSON can hold ("bits_per_dim", "standard_error", "images", the mean of each
-      part, "counted": what the number counts, "seconds") and each image's numbers, with "index".
+      A report serialisable as JSON ("bits_per_dim", "standard_error", "images", the mean of each
+      part, "counted": the definition of the value, "seconds") and each image's values, with
+      "index".
 
     Raises:
-      UserError: a number that is not finite.
+      UserError: a value that is not finite.
     """
     count = min(num_images or len(test), len(test))
     index = np.arange(count) * len(test) // count
@@ -70,18 +71,18 @@ def evaluate_likelihood(
                 "image": np.stack([example["image"] for example in examples]),
                 "label": np.array([example["label"] for example in examples], np.int32),
             }
-            found = measure(batch, filled.astype(np.int32))
-            parts.append({name: np.asarray(x)[: len(rows)] for name, x in found.items()})
+            values = measure(batch, filled.astype(np.int32))
+            parts.append({name: np.asarray(x)[: len(rows)] for name, x in values.items()})
             so_far = np.concatenate([part["total"] for part in parts])
             bar.set_postfix_str(f"{so_far.mean():.4f} bits/dim", refresh=False)
             bar.update(len(rows))
     each = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    lost = int((~np.isfinite(each["total"])).sum())
-    if lost:
+    invalid = int((~np.isfinite(each["total"])).sum())
+    if invalid:
         raise UserError(
-            f"{lost} of {count} images have no finite likelihood: the model's estimates are not "
-            "finite, or an ODE's tolerance was out of reach: raise its rtol and atol, or take "
-            "another config.sample.checkpoint"
+            f"{invalid} of {count} images have no finite likelihood: the model's estimates are not "
+            "finite, or the ODE solver did not converge: raise its rtol and atol, or use another "
+            "config.sample.checkpoint"
         )
     total = summarise(each["total"])
     shape = tuple(int(n) for n in batch["image"].shape[1:])

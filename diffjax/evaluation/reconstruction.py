@@ -1,10 +1,10 @@
-"""How much of an image an autoencoder keeps: PSNR, SSIM, and a Fréchet distance.
+"""Reconstruction quality of an autoencoder: PSNR, SSIM, and a Fréchet distance.
 
-The Fréchet distance is between features of reconstructed test images and of all training images,
-beside that of the test images themselves: the least that a reconstruction can be expected to have.
-For labelled images the features are those of the set's own classifier, as for samples (CFD). For
-sets without classes they are means over the last maps of the network that the autoencoder was
-trained with, which favours it: a distance to compare runs by, no more.
+The Fréchet distance is between features of reconstructed test images and of all training images; it
+is reported with that of the original test images, a lower bound to expect. For labelled images the
+features are those of the set's own classifier, as for samples (CFD). For sets without classes they
+are means over the last maps of the perceptual network that the autoencoder was trained with, which
+biases the distance in its favour: use it only to compare runs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SMALLEST_FOR_SSIM = 11
 
 
 def similarity(images: Images, reconstructed: Images) -> dict[str, float | None]:
-    """Means over images of what is the same in them.
+    """Means over images of PSNR, SSIM and L1 distance.
 
     Args:
       images, reconstructed: (N, H, W, C).
 
     Returns:
-      "psnr": dB, of each image by itself (equals count as 100);
+      "psnr": dB, per image, at most 100;
       "ssim": Wang et al. 2004, an 11x11 Gaussian window of std 1.5, pixels in [0, 1]; None for
         images smaller than the window;
       "l1": of pixels in [-1, 1].
@@ -70,22 +70,22 @@ def evaluate_reconstruction(
     features: Callable[[Any], Sequence[Any]] | None = None,
     log: Log = print,
 ) -> dict[str, Any]:
-    """Reconstructs test images and says how much of them is left.
+    """Reconstructs test images and measures their quality.
 
     Args:
       reconstruct: uint8 (N, H, W, C) -> the same shape.
       train: the training images.
-      test: images that were not trained on; None takes training images, and says so.
-      num_images: how many, at most all: drawn without replacement, always the same.
-      cache_dir: as for `report.evaluate`.
-      features: images in [-1, 1] -> maps, for sets without classes; None takes no distance there.
-      log: gets lines of progress.
+      test: held-out images; None uses training images, as "split" reports.
+      num_images: maximal number, drawn without replacement by a fixed seed.
+      cache_dir: see `report.evaluate`.
+      features: images in [-1, 1] -> maps, for sets without classes; None for no distance there.
+      log: called with lines of progress.
 
     Returns:
-      A dictionary that JSON can hold: "images" and "split", what `similarity` returns, and for
+      A dictionary serialisable as JSON: "images" and "split", the values of `similarity`, and for
       labelled sets "classifier_frechet_distance" of the reconstructions against all training
-      images, "floor" of the very images that were reconstructed, and "classifier_weights"; for
-      others, with `features`, "perceptual_frechet_distance" and "floor".
+      images, "floor" of the original images, and "classifier_weights"; for others, with `features`,
+      "perceptual_frechet_distance" and "floor".
     """
     source = train if test is None else test
     count = min(num_images, len(source))
@@ -134,8 +134,8 @@ def _by_maps(
 
     def add(statistics: FeatureStatistics | None, some: Images) -> FeatureStatistics:
         filled = np.concatenate([some, np.repeat(some[:1], BATCH - len(some), axis=0)])
-        found = np.asarray(means(filled))[: len(some)]
-        return (statistics or FeatureStatistics.empty(found.shape[1])).update(found)
+        batch = np.asarray(means(filled))[: len(some)]
+        return (statistics or FeatureStatistics.empty(batch.shape[1])).update(batch)
 
     def statistics(some: Images) -> FeatureStatistics:
         total = None
@@ -155,7 +155,7 @@ def _by_maps(
 
 
 def codebook_use(indices: npt.NDArray[np.integer[Any]], size: int) -> dict[str, float]:
-    """How much of a codebook is used: the share of codes, and the perplexity of their use.
+    """Codebook usage: the share of codes used, and the perplexity of their distribution.
 
     >>> codebook_use(np.array([0, 1, 0, 1]), 4)
     {'codes_used': 0.5, 'codebook_perplexity': 2.0}

@@ -1,17 +1,15 @@
-"""How close samples are to a data set: the classifier Fréchet distance (CFD).
+"""The classifier Fréchet distance (CFD) between samples and a data set.
 
-The CFD is the Fréchet distance between the features of generated images and of all training
-images, in the features of a classifier trained on that data set (`classifier_features`). Its
-numbers compare only with numbers from the same data, the same weights and the same count of
-samples: an estimate from n samples is biased upwards by something like 1/n. So every report
-carries its floor: the distance that real images which the classifier never saw have by the same
-measure.
+The CFD is the Fréchet distance between generated images and all training images, in the features of
+a classifier trained on that data set (`classifier_features`). Values are comparable only for the
+same data, the same weights and the same number of samples: an estimate from n samples has an upward
+bias of about 1/n. So every report includes a floor: the distance of real images that the classifier
+was not trained on.
 
-Read the floor with one thing in mind. Most of the variance of these features is between classes,
-so chance in how many samples each class has adds to the distance. Fashion-MNIST's test set has
-exactly 1,000 images of every class, as if drawn by class: its floor is 0.024. Ten thousand of its
-training images drawn at random have 0.023 to 0.050 (six draws), drawn 1,000 a class 0.011 to
-0.023 (four draws). Give samples as many of each class as the data has, or expect the difference.
+Most of the variance of these features is between classes, so random class counts increase the
+distance. Fashion-MNIST's test set has exactly 1,000 images per class, and a floor of 0.024. Ten
+thousand of its training images drawn at random have 0.023 to 0.050 (six draws), drawn 1,000 per
+class 0.011 to 0.023 (four draws). Sample classes in the proportions of the data.
 """
 
 from __future__ import annotations
@@ -59,42 +57,41 @@ def evaluate(
     """Compares samples with a data set by the classifier Fréchet distance.
 
     Args:
-      generate: generate(start, count) makes samples number start to start + count - 1 as uint8
-        (count, H, W, C), of the data's image shape. It is the only link to the model. It is
-        called in order, a batch ahead of the one whose features are computed, in a thread of its
-        own (JAX's context managers hold for the caller's thread: enter them within).
+      generate: generate(start, count) returns samples start to start + count - 1 as uint8 (count,
+        H, W, C), of the data's image shape. It is called in order, one batch ahead of the features,
+        in its own thread (JAX's context managers are thread-local: enter them inside it).
       train: all training images, with labels.
-      load_test: images that the classifier never sees, or None; called when they are needed.
+      load_test: returns images that the classifier was not trained on, or None; called when needed.
       cache_dir: folder for the classifier of a set other than Fashion-MNIST and for the
-        statistics of real images; made when needed.
-      name: what the set is called in the report; by default its own name.
-      num_samples: how many samples to make, 2 or more.
-      batch_size: the largest count that `generate` is asked for at once; 1 or more.
-      log: gets lines of progress.
+        statistics of real images; created if needed.
+      name: the set's name in the report; by default its own name.
+      num_samples: number of samples, 2 or more.
+      batch_size: the largest count passed to `generate`; 1 or more.
+      log: called with lines of progress.
 
     Returns:
-      A dictionary that JSON can hold:
+      A dictionary serialisable as JSON:
         "data", "num_samples", "num_train_images";
         "classifier_frechet_distance": samples against all training images;
         "floor_train_test", "floor_train_test_images": all test images against all training
-          images, and how many test images there are; None and 0 without a test split;
+          images, and the number of test images; None and 0 without a test split;
         "floor_equal_count", "floor_equal_count_images": the same for min(num_samples, test
-          images) test images, the mean over 10 draws without replacement (the one value there
-          is where that means all test images); None and 0 without a test split;
-        "floor_equal_count_range": the least and the greatest of those, [low, high], or None;
-        "class_counts": {class name: samples that the classifier takes for it};
+          images) test images, the mean over 10 draws without replacement (one value if it is all
+          test images); None and 0 without a test split;
+        "floor_equal_count_range": the smallest and the largest of those, [low, high], or None;
+        "class_counts": {class name: samples that the classifier assigns to it};
         "classifier_accuracy", "classifier_accuracy_split": 0 to 1, and the images it was
           measured on, "test" or (without a test split) "train";
         "classifier_weights": SHA-256 of the weights, in hex.
 
     Raises:
-      UserError: an unlabelled data set, samples that are not uint8 of the data's
-        image shape or not as many as asked for, or numbers out of their ranges.
+      UserError: an unlabelled data set, samples of the wrong dtype, image shape or number, or
+        arguments out of range.
     """
     if num_samples < 2 or batch_size < 1:
         raise UserError(
             f"got num_samples={num_samples} and batch_size={batch_size}; expected num_samples >= 2 "
-            "(a covariance needs two) and batch_size >= 1; raise the one that is too small"
+            "(for a covariance) and batch_size >= 1"
         )
 
     name = name or train.name
@@ -106,7 +103,7 @@ def evaluate(
         path = Path(cache_dir) / f"statistics-{key}.npz"
         return _cached_statistics(path, source, split, features_and_classes, log=log)
 
-    # Samples first: what `generate` gets wrong should show before the real images are gone through.
+    # Samples first: errors of `generate` should appear before the real images are processed.
     sample_statistics, class_counts = _sample_statistics(
         generate,
         features_and_classes,
@@ -125,7 +122,7 @@ def evaluate(
     equal_floors: list[float] = []
     equal_count = 0
     if test is None:
-        log(f"CFD floor: none, since {name} has no test split to take unseen real images from")
+        log(f"CFD floor: none, since {name} has no test split")
     else:
         floor = frechet_distance(real_statistics(test, "test"), train_statistics)
         log(
@@ -144,8 +141,8 @@ def evaluate(
             )
         if equal_count < num_samples:
             log(
-                f"CFD floor: for {num_samples} images it would be lower, but there are only "
-                f"{equal_count} test images"
+                f"CFD floor: from {equal_count} test images only; for {num_samples} it would be "
+                "lower"
             )
 
     return {
@@ -175,11 +172,11 @@ def _sample_statistics(
     batch_size: int,
     log: Log,
 ) -> tuple[FeatureStatistics, npt.NDArray[np.int64]]:
-    """Statistics of the samples' features, and how many samples fall in each predicted class."""
+    """Statistics of the samples' features, and the number of samples in each predicted class."""
     statistics = FeatureStatistics.empty(FEATURES)
     class_counts = np.zeros(num_classes, np.int64)
     started = time.monotonic()
-    tenths_told = 0
+    tenths_logged = 0
     for start, drawn in _one_ahead(generate, num_samples, batch_size):
         count = min(batch_size, num_samples - start)
         samples = np.asarray(drawn)
@@ -193,8 +190,8 @@ def _sample_statistics(
         statistics = statistics.update(features)
         class_counts += np.bincount(classes, minlength=num_classes)
         made = start + count
-        if 10 * made // num_samples > tenths_told:
-            tenths_told = 10 * made // num_samples
+        if 10 * made // num_samples > tenths_logged:
+            tenths_logged = 10 * made // num_samples
             log(f"samples: {made}/{num_samples}, {time.monotonic() - started:.0f} s")
     return statistics, class_counts
 
@@ -202,9 +199,9 @@ def _sample_statistics(
 def _one_ahead(
     generate: Generate, num_samples: int, batch_size: int
 ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Yields (start, samples) batch by batch, while a thread is at work on the batch after.
+    """Yields (start, samples) batch by batch, while a thread generates the next batch.
 
-    So the device samples while the host computes statistics; two batches are in memory at most.
+    The device samples while the host computes statistics; at most two batches are in memory.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="diffjax-sample") as thread:
 
@@ -222,9 +219,9 @@ def _one_ahead(
 def _statistics_of_draws(
     source: LabelledImages, count: int, features_and_classes: FeatureFunction
 ) -> list[FeatureStatistics]:
-    """Statistics of `count` images drawn without replacement, `DRAWS` times; always the same."""
-    # The first ones would not do: many sets are sorted by class. One draw would not do either:
-    # how many of each class it has is chance, and moves the distance by a factor of two.
+    """Statistics of `count` images drawn without replacement, `DRAWS` times, by fixed seeds."""
+    # Not the first `count`: many sets are sorted by class. Not a single draw: its random class
+    # counts change the distance by a factor of up to two.
     chosen = np.zeros((DRAWS, len(source)), bool)
     for draw in range(DRAWS):
         generator = np.random.Generator(np.random.Philox(key=draw))
@@ -249,7 +246,7 @@ def _cached_statistics(
     *,
     log: Log,
 ) -> FeatureStatistics:
-    """Statistics of all of a source's images, from `path` or computed and then kept there."""
+    """Statistics of all of a source's images, cached at `path`."""
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as stored:

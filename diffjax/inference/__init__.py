@@ -1,1 +1,1 @@
-"""A trained model without its training."""
+"""Sampling and editing with a trained model, independent of its training."""

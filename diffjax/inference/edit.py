@@ -1,4 +1,4 @@
-"""Edits of images by a trained model: rows of an image and what became of it."""
+"""Edits of images by a trained model: rows of an image and its results."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from diffjax.types import Array
 
 
 class Editing:
-    """A task on images, as functions of the parameters; nothing is computed before `run`."""
+    """An editing task on images, as a function of the parameters; `run` computes it."""
 
     def __init__(
         self,
@@ -36,63 +36,60 @@ class Editing:
         captions: Sequence[str] | None = None,
         what: str = "the edit",
     ) -> None:
-        """Takes what a row is made from.
+        """Checks the inputs of all rows.
 
         Args:
           task: see `edit_tasks`.
           generator: the model's sampler and guidance.
           diffusion, space: the model's.
           images: uint8 (n, H, W, C), n at least `task.images`.
-          count: variants, or pictures between two images.
+          count: variants, or images between two images.
           mask: float32 (H, W, 1), 1 where the image is kept; None for a task without one.
           labels: int (n,), -1 for no class; None for a model without classes.
           captions: n texts, or None.
           what: the task's name in messages.
 
         Raises:
-          UserError: images, a mask, labels or captions that the task or the model can't take.
+          UserError: images, a mask, labels or captions that the task or the model does not support.
         """
         self.task, self.what = task, what
         self._generator, self._diffusion, self._space = generator, diffusion, space
         self._images, self._count, self._mask = images, count, mask
         self._labels, self._captions = labels, captions
         if not space.images:
-            raise UserError(f"{what}: edits are of images, and this model's data is arrays")
+            raise UserError(f"{what}: edits are of images, but this model's data are arrays")
         if task.of_pixels and space.shape != space.image_shape:
             raise UserError(
-                f"{what} measures pixels, and this model diffuses latents: take inpaint, repaint, "
+                f"{what} measures pixels, but this model diffuses latents: use inpaint, repaint, "
                 "vary, invert or interpolate"
             )
         if len(images) < task.images:
-            raise UserError(f"{what} needs {task.images} images, and there are {len(images)}")
+            raise UserError(f"{what} needs {task.images} images, but there are {len(images)}")
         if (mask is not None) != task.masked:
             raise UserError(
-                f"{what} needs a mask, 1 where the image is kept and 0 where it is drawn"
+                f"{what} needs a mask, 1 where the image is kept and 0 where it is generated"
                 if task.masked
-                else f"{what} takes no mask: leave it out, or take the task inpaint or repaint"
+                else f"{what} takes no mask: leave it out, or use the task inpaint or repaint"
             )
         if mask is not None and not np.asarray(space.mask(mask)).any():
             raise UserError(
-                f"{what}: the mask keeps no block of pixels whole that a latent stands for: keep "
-                "larger areas"
+                f"{what}: the mask keeps no block of pixels of a latent whole: keep larger areas"
             )
         if task.images > 1:
             if labels is not None and len(set(labels.tolist())) > 1:
-                raise UserError(f"{what} goes from image to image under one label: give one label")
+                raise UserError(f"{what} uses one label for all images: give one label")
             if captions is not None and len(set(captions)) > 1:
-                raise UserError(
-                    f"{what} goes from image to image under one prompt: give one prompt"
-                )
+                raise UserError(f"{what} uses one prompt for all images: give one prompt")
 
     def columns(self) -> list[str]:
         """The names of a row's images."""
         return list(self.task.columns(self._count))
 
     def run(self, params: Any) -> np.ndarray:
-        """All rows, one after the other: uint8 (rows, columns, H, W, C).
+        """Computes all rows, sequentially: uint8 (rows, columns, H, W, C).
 
         Raises:
-          UserError: the sampler can't do the task, or a value is not finite.
+          UserError: the sampler does not support the task, or a value is not finite.
         """
         edited = jax.jit(self._function())
         space, count = self._space, self._count
@@ -106,13 +103,13 @@ class Editing:
                     params, self._generator.weak_params, space.of_images(images), mask,
                     self._condition(i), indices,
                 )  # fmt: skip
-                row = np.asarray(self._with_given(space.to_images(x_0), images))
+                row = np.asarray(self._with_known_pixels(space.to_images(x_0), images))
             except (ValueError, TypeError, ZeroDivisionError) as error:
                 raise UserError(f"{self.what}: {str(error).splitlines()[0]}") from error
             if not np.isfinite(row).all():
                 raise UserError(
-                    f"image {i}: values that are not finite came out: take more "
-                    "config.sample.steps or config.sample.threshold='clip'"
+                    f"image {i}: the result is not finite: use more config.sample.steps or "
+                    "config.sample.threshold='clip'"
                 )
             rows.append(to_uint8(row))
         return np.stack(rows)
@@ -143,7 +140,7 @@ class Editing:
         return edited
 
     def _condition(self, i: int) -> Condition | None:
-        """Of row i, for one example."""
+        """The condition of row i, for one example."""
         label = None if self._labels is None else self._labels[i : i + 1]
         text = None if self._captions is None else self._generator.text([self._captions[i]])
         made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
@@ -152,8 +149,8 @@ class Editing:
             return None
         return Condition(label, text, spatial)
 
-    def _with_given(self, row: Array, images: Array) -> Array:
-        """The row with the pixels that were given, where a first stage has been in between."""
+    def _with_known_pixels(self, row: Array, images: Array) -> Array:
+        """The row with the original known pixels in place of a first stage's reconstruction."""
         row = jnp.concatenate([images[:1], row[1:]])
         if self.task.images > 1:
             row = jnp.concatenate([row[:-1], images[-1:]])
@@ -165,7 +162,7 @@ class Editing:
 
 
 def row_names(names: Sequence[str], task: Task) -> list[str]:
-    """One name a row: the image's, or from which image to which."""
+    """One name per row: the image's, or "a - b" for two images."""
     if task.images == 1:
         return list(names)
     return [f"{a} - {b}" for a, b in itertools.pairwise(names)]

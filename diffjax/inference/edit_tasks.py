@@ -1,7 +1,7 @@
-"""What can be done to images that are there already: a function that makes each task.
+"""Editing tasks, each made by a function of its options.
 
-A task takes a `Row`, everything that one row of the picture is made from, and returns the row's
-images; `columns(count)` names them. A task that needs a mask, or more than one image, says so.
+A task maps a `Row`, the inputs of one row of the picture, to the row's images; `columns(count)`
+names them. `Task` states whether it needs a mask or more than one image.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from diffjax.types import Array
 
 
 class Row(NamedTuple):
-    """What a row is made from.
+    """The inputs of one row.
 
     Attributes:
-      images: (k, H, W, C) of x_0, images in [-1, 1] or latents, k as the task wants.
+      images: (k, H, W, C) of x_0, images in [-1, 1] or latents, k = `Task.images`.
       mask: (H, W, 1), 1 where it is kept; None for a task without one.
       eps: (count, H, W, C) standard normal noise, one for each result.
       keys: (count,) PRNG keys.
       condition: of one example, with leading dimension 1; None for an unconditional model.
       guided: the model with the config's guidance.
-      threshold, schedule, sampler, grid: as the config's `sample` section has them.
+      threshold, schedule, sampler, grid: those of the config's `sample` section.
     """
 
     images: Array
@@ -50,17 +50,17 @@ class Row(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task.
+    """An editing task.
 
     Attributes:
-      run: Row -> (columns, H, W, C) of x_0; the first column is the image, and of a masked task
-        the second one what is known of it.
+      run: Row -> (columns, H, W, C) of x_0; the first column is the image and, of a masked task,
+        the second its known region.
       columns: count -> the names of the columns.
-      images: how many images a row is made from.
+      images: number of input images per row.
       masked: whether it needs a mask.
-      uses_sampler: whether it runs the config's sampler, or one of its own.
-      comes_back: whether the last column should be the first one again.
-      of_pixels: whether it measures pixels, which latents don't have.
+      uses_sampler: whether it runs the config's sampler instead of its own.
+      comes_back: whether the last column should reproduce the first.
+      of_pixels: whether it measures pixels, and so does not apply to latents.
     """
 
     run: Callable[[Row], Array]
@@ -82,7 +82,7 @@ def _whole(name: str, value: object, least: int) -> None:
 
 
 def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Task:
-    """The image, what is known of it, and `count` ways to draw the rest."""
+    """The image, its known region, and `count` completions."""
 
     def run(row: Row) -> Array:
         known = jnp.repeat(row.images, len(row.eps), axis=0)
@@ -97,7 +97,7 @@ def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Tas
 
 
 def inpaint() -> Task:
-    """The rest of an image by replacement, with the config's sampler; `editing.known_region`."""
+    """Completes an image by replacement, with the config's sampler; `editing.known_region`."""
 
     def draw(row: Row, x_T: Array, *, known: Array, keep: Array) -> samplers.Samples:
         denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=keep)
@@ -107,7 +107,7 @@ def inpaint() -> Task:
 
 
 def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
-    """The rest of an image by `editing.repaint`, which is a sampler of its own."""
+    """Completes an image by `editing.repaint`, which is itself a sampler."""
     _whole("jump", jump, 1)
     _whole("resamples", resamples, 1)
 
@@ -121,7 +121,7 @@ def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
 
 
 def vary(*, strength: float = 0.5) -> Task:
-    """The image, and `count` images like it: `editing.image_to_image`."""
+    """The image, and `count` variations of it: `editing.image_to_image`."""
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], not {strength}")
 
@@ -137,7 +137,7 @@ def vary(*, strength: float = 0.5) -> Task:
 
 
 def with_signal(grid: Grid) -> Grid:
-    """The grid without a first time of pure noise, which tells nothing of an image."""
+    """The grid without a first time of zero signal, where x_t does not depend on the image."""
     return Grid(*(column[1:] for column in grid)) if grid.signal_scale[0] == 0 else grid
 
 
@@ -152,14 +152,14 @@ def _noise_of(row: Row, grid: Grid, iterations: int) -> Array:
 
 
 def invert(*, iterations: int = 0) -> Task:
-    """The image, the noise that DDIM makes it from, and what DDIM makes from that."""
+    """The image, its noise by DDIM inversion, and the image that DDIM reconstructs from it."""
     _whole("iterations", iterations, 0)
 
     def run(row: Row) -> Array:
         grid = with_signal(row.grid)
         x_T = _noise_of(row, grid, iterations)
         back = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.conditions(1)).x_0
-        # Noise as it is shown: three standard deviations are the range of a picture.
+        # The picture of noise maps 3 standard deviations to [-1, 1].
         return jnp.concatenate([row.images, x_T / (3 * float(grid.noise_scale[0])), back])
 
     return Task(run, lambda count: ("image", "noise", "back"), uses_sampler=False, comes_back=True)
@@ -187,10 +187,10 @@ METHODS = ("pseudo_inverse", "posterior_sampling")
 
 
 def _restored(operator: inverse_problems.LinearOperator, method: str, scale: float | None) -> Task:
-    """The image, what A keeps of it as A+ shows that, and `count` images that A maps to the same.
+    """The image x, A+ A x, and `count` samples given the measurement y = A x.
 
-    Without a scale the methods' own are taken: 1 for the pseudo-inverse, and for DPS, whose paper
-    tunes it for each problem, what did best of 0.5 to 320 on Fashion-MNIST in 100 steps.
+    The default scale is 1 for the pseudo-inverse. For DPS, which its authors tune per problem, it
+    is the best of 0.5 to 320 on Fashion-MNIST in 100 steps.
     """
     if scale is not None and not isinstance(scale, int | float):
         raise ValueError(f"scale must be a number, not {scale!r}")
@@ -201,7 +201,7 @@ def _restored(operator: inverse_problems.LinearOperator, method: str, scale: flo
         count = len(row.eps)
         y = operator.apply(row.images)
         each = jnp.repeat(y, count, axis=0)
-        # Thresholds go around it: the slope of what is clipped is zero.
+        # Thresholding is applied outside: the gradient of clipped values is zero.
         if method == "pseudo_inverse":
             denoise = inverse_problems.pseudo_inverse(
                 row.guided, row.schedule, operator=operator.apply,
@@ -225,17 +225,17 @@ def _restored(operator: inverse_problems.LinearOperator, method: str, scale: flo
 def super_resolution(
     *, factor: int = 4, method: str = "pseudo_inverse", scale: float | None = None
 ) -> Task:
-    """From the means of factor x factor pixels back to the pixels."""
+    """Restores an image from its means over factor x factor pixels."""
     _whole("factor", factor, 1)
     return _restored(inverse_problems.average_pool(factor), method, scale)
 
 
 def deblur(*, std: float = 1.0, method: str = "pseudo_inverse", scale: float | None = None) -> Task:
-    """From an image blurred by a Gaussian of std pixels, taken as periodic, back to the image."""
+    """Restores an image blurred by a Gaussian of std pixels, with periodic boundaries."""
     kernel = inverse_problems.gaussian_kernel(std)
     return _restored(inverse_problems.blur(kernel), method, scale)
 
 
 def colourise(*, method: str = "pseudo_inverse", scale: float | None = None) -> Task:
-    """From an image's luma back to its colours."""
+    """Restores an image's colours from its luma."""
     return _restored(inverse_problems.luminance(), method, scale)

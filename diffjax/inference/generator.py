@@ -1,4 +1,4 @@
-"""Images from a trained network, as a config's `sample` section asks for them."""
+"""Samples from a trained network with the settings of a config's `sample` section."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     """A batch of samples.
 
     Attributes:
-      images: uint8 (n, H, W, C); float32 (n, ...) where the data is no images.
+      images: uint8 (n, H, W, C), or float32 (n, ...) for data other than images.
       trajectory: float32 (N+1, n, ...), or None.
     """
 
@@ -37,9 +37,9 @@ class Draw(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What is drawn where a config names no prompt and no map: some of the set's own.
+    """Held-out examples that supply prompts and maps if the config sets none.
 
-    captions: (n,) texts, or (); images: uint8 (n, H, W, C), which maps are made of; labels: int32
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), from which maps are made; labels: int32
     (n,), -1 for none.
     """
 
@@ -49,10 +49,10 @@ class Examples(NamedTuple):
 
 
 class Generator:
-    """Sample number i, for any i: a function of (params, seed, i) and the config's sampler.
+    """Sample i, for any i, as a function of (params, seed, i) and the config's sampler.
 
-    Numbers, not batches, decide the noise and the condition, so the first eight samples of a
-    hundred are the eight samples of eight. Labels, prompts and maps each go round.
+    Noise and condition depend on i and not on the batch, so the first eight samples of a hundred
+    equal the eight samples of eight. Labels, prompts and maps are each repeated cyclically.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class Generator:
         examples: Callable[[], Examples] | None = None,
         weak: Weak | None = None,
     ) -> None:
-        """Nothing is compiled yet.
+        """Compiles nothing yet.
 
         Args:
-          network, diffusion, sampling, space, conditions: what is sampled, and how.
+          network, diffusion, sampling, space, conditions: the model and its sampling settings.
           seed: of the noise.
-          batch_size: samples computed at once.
-          labels, prompts: in turn; () for every class, and for the captions of `examples`.
+          batch_size: samples per batch.
+          labels, prompts: used cyclically; () for every class, and for the captions of `examples`.
           negative_prompt: "" for none.
-          map_images: uint8 (n, H, W, C) that maps are made of; None for those of `examples`.
-          examples: called where prompts or maps are left open.
-          weak: the weaker model, where the guidance needs one.
+          map_images: uint8 (n, H, W, C), from which maps are made; None for those of `examples`.
+          examples: called if prompts or maps are not given.
+          weak: the weaker model, if the guidance needs one.
 
         Raises:
-          UserError: a label that the model does not have.
+          UserError: a label outside of the model's classes.
         """
         self._network = network
         self._diffusion = diffusion
@@ -102,10 +102,10 @@ class Generator:
         self._texts = conditions.texts
         self._map_images = map_images
         self._examples = examples
-        self._found: Examples | None = None
+        self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
-        # Encoded here, since `null` is called within traces.
+        # Encoded here, since `null` is called inside traces.
         self._negative = self.text([negative_prompt]) if negative_prompt else None
 
     def of(
@@ -116,31 +116,33 @@ class Generator:
         map_images: np.ndarray | None = None,
         seed: int | None = None,
     ) -> "Generator":
-        """The same programs for other conditions; what is empty or None stays the config's.
+        """A generator with other conditions and the same compiled programs.
+
+        Empty or None arguments keep the config's values.
 
         Args:
-          prompts, labels: as config.sample has them.
-          map_images: uint8 (n, H, W, C) that maps are made of, n at least 1.
+          prompts, labels: see config.sample.
+          map_images: uint8 (n, H, W, C), from which maps are made, n at least 1.
           seed: of the noise.
 
         Raises:
-          UserError: a condition that the model has no use for, or images of another shape.
+          UserError: a condition that the model does not take, or images of another shape.
         """
         other = copy.copy(self)
         if prompts:
             if not self._texts:
-                raise UserError(f"prompts {prompts} were given to a model that takes no text")
+                raise UserError(f"prompts = {prompts}, but the model takes no text")
             other._prompts = prompts
         if labels:
             num_classes = self._conditions.num_classes if self.sampling.uses_labels else 0
             other._labels, other._names_labels = _labels(labels, num_classes), True
         if map_images is not None:
             if not self._space.map_channels:
-                raise UserError("map_images were given to a model that takes no map")
+                raise UserError("map_images were passed, but the model takes no map")
             fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
             if not fits or map_images.dtype != np.uint8:
                 raise UserError(
-                    f"map_images are {map_images.dtype} {map_images.shape}: expected uint8 "
+                    f"map_images is {map_images.dtype} {map_images.shape}: expected uint8 "
                     f"(n, {', '.join(map(str, self._space.image_shape))})"
                 )
             other._map_images = map_images
@@ -149,7 +151,7 @@ class Generator:
         return other
 
     def around(self, network: Network) -> "Generator":
-        """The same for another network."""
+        """A generator with another network."""
         other = copy.copy(self)
         other._network, other._compiled = network, {}
         return other
@@ -165,11 +167,11 @@ class Generator:
             return None
         labels = self._labels
         if not self._names_labels and self._takes_own():
-            labels = self._own().labels  # of the pictures whose captions or maps are taken
+            labels = self._own().labels  # those of the images that supply captions or maps
         return labels[np.arange(start, start + count) % len(labels)]
 
     def _takes_own(self) -> bool:
-        """Whether captions or maps are those of held-out images."""
+        """Whether captions or maps are taken from held-out examples."""
         needs_map = bool(self._space.map_channels)
         return (self._texts is not None and not self._prompts) or (
             needs_map and self._map_images is None
@@ -179,11 +181,11 @@ class Generator:
         """The prompts of samples start .. start + count - 1, or None."""
         if self._texts is None:
             return None
-        wanted = self._prompts or self._own().captions
-        return [wanted[i % len(wanted)] for i in range(start, start + count)]
+        prompts = self._prompts or self._own().captions
+        return [prompts[i % len(prompts)] for i in range(start, start + count)]
 
     def map_images(self, start: int, count: int) -> np.ndarray | None:
-        """What the maps of samples start .. start + count - 1 are made of: uint8, or None."""
+        """The images from which the maps of samples start .. start + count - 1 are made: uint8."""
         if not self._space.map_channels:
             return None
         images = self._own().images if self._map_images is None else self._map_images
@@ -207,10 +209,10 @@ class Generator:
         return Condition(labels, text, spatial)
 
     def text(self, captions: Sequence[str]) -> Text:
-        """Prompts as the network takes them; each is encoded once."""
+        """Encoded prompts; each distinct one is encoded once."""
         assert self._texts is not None
-        wanted = tuple(dict.fromkeys(captions))
-        new = [caption for caption in wanted if caption not in self._tables]
+        distinct = tuple(dict.fromkeys(captions))
+        new = [caption for caption in distinct if caption not in self._tables]
         if new:
             encoded = self._texts.encode(new)
             for i, caption in enumerate(new):
@@ -220,10 +222,10 @@ class Generator:
 
     def _own(self) -> Examples:
         if self._examples is None:
-            raise UserError("name what to draw: config.sample.prompt or config.sample.maps")
-        if self._found is None:
-            self._found = self._examples()
-        return self._found
+            raise UserError("no condition: set config.sample.prompt or config.sample.maps")
+        if self._loaded is None:
+            self._loaded = self._examples()
+        return self._loaded
 
     def _map_of(self, images: np.ndarray) -> Array:
         made = self._space.map_of(to_model_range(jnp.asarray(images)))
@@ -243,39 +245,39 @@ class Generator:
 
         Args:
           params: the network's parameters.
-          start: number of the first sample.
-          count: how many.
-          keep_trajectory: whether x_t is returned after every step.
-          batch_size: samples computed at once, by default config.sample.batch_size or, if that
-            is fewer, `count`; rounded up to divide among the devices. Each size is compiled anew,
-            so whoever asks for many parts, one of them smaller, names one size for all.
+          start: index of the first sample.
+          count: number of samples.
+          keep_trajectory: whether to return x_t after every step.
+          batch_size: by default the smaller of config.sample.batch_size and `count`; rounded up to
+            divide among the devices. Each size is compiled separately, so pass the same size in
+            all calls of a series.
 
         Raises:
-          UserError: a value that is not finite came out.
+          UserError: a sample is not finite.
         """
         placement = Placement()
         size = placement.round_up_batch(batch_size or min(self._batch_size, count))
         draws, paths = [], []
 
-        def images_of(x: Array, wanted: int) -> np.ndarray:
-            return processes.on_host(self._space.to_images(x))[:wanted]
+        def images_of(x: Array, number: int) -> np.ndarray:
+            return processes.on_host(self._space.to_images(x))[:number]
 
         for first in range(start, start + count, size):
-            wanted = min(size, start + count - first)
-            indices = first + np.arange(size)  # the last batch is filled up: one compiled shape
+            number = min(size, start + count - first)
+            indices = first + np.arange(size)  # the last batch is padded: one compiled shape
             indices, condition = placement.shard_batch((indices, self.condition(first, size)))
             x_0, trajectory = self._compile(size, keep_trajectory)(
                 params, indices, condition, self.weak_params, np.uint32(self._seed)
             )
-            draws.append(images_of(x_0, wanted))
+            draws.append(images_of(x_0, number))
             if keep_trajectory:
-                # By number: an array that lies in several processes can't be gone through.
+                # By index: an array sharded over several processes can't be iterated over.
                 steps = range(len(trajectory))
-                paths.append(np.stack([images_of(trajectory[i], wanted) for i in steps]))
+                paths.append(np.stack([images_of(trajectory[i], number) for i in steps]))
         images = np.concatenate(draws)
         if not np.isfinite(images).all():
             raise UserError(
-                "the sampler returned values that are not finite: take more config.sample.steps, "
+                "the sampler returned values that are not finite: use more config.sample.steps, "
                 "config.sample.threshold='clip', or another config.sample.checkpoint"
             )
         return Draw(
@@ -283,7 +285,7 @@ class Generator:
         )
 
     def finished(self, images: np.ndarray) -> np.ndarray:
-        """Samples as they are handed out: uint8 images, or float32 data."""
+        """Samples in their final type: uint8 images, or float32 data."""
         return to_uint8(images) if self._space.images else images
 
     @property
@@ -306,8 +308,7 @@ class Generator:
     def function(self, *, keep_trajectory: bool = False) -> Callable[..., Any]:
         """The pure function (params, indices (n,), condition, weak_params, seed) -> Samples.
 
-        The samples are of x_0, which for a latent model is not the image yet. Without a seed it is
-        the config's.
+        Samples are of x_0, latents in a latent model. The default seed is the config's.
         """
         sampling = self.sampling
 
@@ -319,23 +320,22 @@ class Generator:
             seed: Array | None = None,
         ) -> Any:
             eps, keys = self.noise(indices, seed)
-            found = sampling.sampler(
+            samples = sampling.sampler(
                 self.denoiser(params, weak_params),
-                # At the grid's first time a sample of data at rest is noise_scale eps, for EDM
-                # 80 eps.
+                # x_T ~ N(0, noise_scale^2) at the grid's first time; for EDM, 80 eps.
                 eps * jnp.float32(sampling.grid.noise_scale[0]),
                 grid=sampling.grid,
                 key=keys,
                 cond=condition,
                 keep_trajectory=keep_trajectory,
             )
-            _check_samples(found, eps.shape, keep_trajectory=keep_trajectory)
-            return found
+            _check_samples(samples, eps.shape, keep_trajectory=keep_trajectory)
+            return samples
 
         return generate
 
     def noise(self, indices: Array, seed: int | Array | None = None) -> tuple[Array, Array]:
-        """Each sample's start, standard normal (n, ...) of x_0's shape, and its key, (n,)."""
+        """Initial noise, standard normal (n, ...) of x_0's shape, and keys (n,) of the samples."""
         seed = self._seed if seed is None else seed
         start = rng.stream(seed, "sample_start")
         eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._space.shape))
@@ -343,20 +343,20 @@ class Generator:
         return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
 
     def denoiser(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
-        """`guided`, thresholded as the config says."""
+        """`guided`, with the config's thresholding."""
         return self.threshold(self.guided(params, weak_params))
 
     def threshold(self, denoise: denoisers.Denoiser) -> denoisers.Denoiser:
-        """The config's thresholding around a denoiser."""
+        """A denoiser with the config's thresholding."""
         return self.sampling.threshold(denoise, self._diffusion.schedule)
 
     def guided(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
-        """The network as a denoiser, guided as the config says.
+        """The network as a denoiser, with the config's guidance.
 
         Args:
           params: the network's parameters.
-          weak_params: those of the weaker model; an argument, as `params` is, so that no program
-            holds them as constants.
+          weak_params: those of the weaker model; an argument like `params`, so that they are not
+            compiled as constants.
         """
         weak = self.weak
         model = GuidanceModel(
@@ -378,7 +378,7 @@ class Generator:
             ) from error
 
     def null(self, condition: Any) -> Any:
-        """What guidance extrapolates from: no condition, or the negative prompt in its place."""
+        """The null condition of guidance, or the negative prompt in its place."""
         if not isinstance(condition, Condition):
             return guidance.no_label(condition)
         nothing = null(condition)
@@ -392,31 +392,31 @@ def _denoiser(network: Network, diffusion: Prediction, params: Any) -> denoisers
     return diffusion.denoiser(apply_network(network, params))
 
 
-def _check_samples(found: Any, shape: tuple[int, ...], *, keep_trajectory: bool) -> None:
-    """Raises ValueError for what is not `samplers.Samples` of a shape."""
-    x_0, path = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+def _check_samples(samples: Any, shape: tuple[int, ...], *, keep_trajectory: bool) -> None:
+    """Raises ValueError unless a sampler's result is `samplers.Samples` of a shape."""
+    x_0, path = samples if isinstance(samples, tuple) and len(samples) == 2 else (None, None)
     if getattr(x_0, "shape", None) != shape:
-        said = type(found).__name__ if x_0 is None else f"x_0 of {getattr(x_0, 'shape', x_0)}"
-        raise ValueError(f"the sampler returned {said}: expected samplers.Samples of {shape}")
+        kind = type(samples).__name__ if x_0 is None else f"x_0 of {getattr(x_0, 'shape', x_0)}"
+        raise ValueError(f"the sampler returned {kind}: expected samplers.Samples of {shape}")
     if keep_trajectory and (path is None or path.shape[1:] != shape):
         raise ValueError(
-            "the sampler returned no trajectory, which it was asked for: expected "
+            "the sampler returned no trajectory with keep_trajectory=True: expected "
             f"(steps + 1, *{shape}), from x_T to x_0"
         )
 
 
-def _labels(wanted: tuple[int, ...], num_classes: int) -> np.ndarray | None:
+def _labels(labels: tuple[int, ...], num_classes: int) -> np.ndarray | None:
     if not num_classes:
-        if wanted:
+        if labels:
             raise UserError(
-                f"config.sample.labels = {wanted} but the model is not class-conditional: leave "
+                f"config.sample.labels = {labels} but the model is not class-conditional: leave "
                 "it empty"
             )
         return None
-    bad = [label for label in wanted if not -1 <= label < num_classes]
+    bad = [label for label in labels if not -1 <= label < num_classes]
     if bad:
         raise UserError(
             f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
             "no class; leave it empty for every class in turn"
         )
-    return np.asarray(wanted or range(num_classes), np.int32)
+    return np.asarray(labels or range(num_classes), np.int32)

@@ -4,8 +4,8 @@
     model = diffjax.load("runs/text_to_image-tiny")
     images = model.sample(["a red apple", "a blue heart"])      # uint8 (2, 64, 64, 3)
 
-Nothing here knows of data sets, optimizers or training; `experiment.load` makes a `Pipeline` from
-what is stored of a run. A method is compiled when it is first called with a shape or a setting.
+It does not depend on data sets, optimizers or training; `experiment.load` makes a `Pipeline` from a
+stored run. A method is compiled at the first call with a shape or a setting.
 """
 
 import math
@@ -33,7 +33,7 @@ from diffjax.prediction import Prediction
 from diffjax.sampling import samplers
 from diffjax.types import Array
 
-# Settings of `config.sample` -> what samples by them.
+# Settings of `config.sample` -> their generator.
 MakeGenerator = Callable[[dict[str, Any]], Generator]
 MAX_SEED = 2**32
 
@@ -43,10 +43,10 @@ class Pipeline:
 
     Attributes:
       params: the averaged parameters.
-      step: updates that they have seen.
-      about: the data that it was trained on: shape, class names.
-      space: what x_0 is: pixels, arrays or latents.
-      diffusion: the schedule, and what the network predicts.
+      step: number of updates.
+      about: description of the training data: shape, class names.
+      space: the space of x_0: pixels, arrays or latents.
+      diffusion: the schedule, and the parametrisation of the network's prediction.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Pipeline:
         make_task: Callable[[str], Task],
         has_fixed_ends: bool = True,
     ) -> None:
-        """Takes what `experiment.load` resolved.
+        """Takes the parts that `experiment.load` resolves.
 
         Args:
           params, step, about, space, diffusion: see the attributes.
-          make_generator: settings of the run's `sample` section that differ -> a generator.
+          make_generator: settings that override the run's `sample` section -> a generator.
           make_task: "vary(strength=0.5)" -> the task.
-          has_fixed_ends: whether the schedule's ends are those that the model was trained with.
+          has_fixed_ends: whether the schedule's ends were fixed in training.
         """
         self.params, self.step, self.about = params, step, about
         self.space, self.diffusion = space, diffusion
@@ -86,26 +86,26 @@ class Pipeline:
         seed: int = 0,
         **how: Any,
     ) -> np.ndarray:
-        """Draws samples as the run's `sample` section says.
+        """Draws samples with the settings of the run's `sample` section.
 
         Args:
-          prompts: texts, for a model with text; they go round where `count` is more.
+          prompts: texts, for a text-conditional model; repeated cyclically if `count` is larger.
           labels: classes, for a class-conditional model; likewise.
-          map_images: uint8 (n, H, W, C) that maps are made of, for a model with one; likewise.
-          count: how many; as many as there are of the longest of these by default.
+          map_images: uint8 (n, H, W, C), from which maps are made, for a model with maps; likewise.
+          count: number of samples; by default the length of the longest of these.
           seed: of the noise.
-          how: in place of the run's settings: sampler, grid, steps, guidance, threshold,
-            negative_prompt, batch_size; guidance="classifier_free(scale=3.0)", for example.
+          how: settings that override the run's: sampler, grid, steps, guidance, threshold,
+            negative_prompt, batch_size; for example guidance="classifier_free(scale=3.0)".
 
         Returns:
-          uint8 (count, H, W, C); of data that is no images, float32 (count, ...).
+          uint8 (count, H, W, C), or float32 (count, ...) for data other than images.
 
         Raises:
-          UserError: a condition that the model has no use for, or an invalid setting.
+          UserError: a condition that the model does not take, or an invalid setting.
         """
-        _check_given(prompts, labels, map_images)
-        given = (prompts, labels, () if map_images is None else map_images)
-        number = max(1, *map(len, given)) if count is None else count
+        _check_conditions(prompts, labels, map_images)
+        conditions = (prompts, labels, () if map_images is None else map_images)
+        number = max(1, *map(len, conditions)) if count is None else count
         if type(number) is not int or number < 1:
             raise UserError(f"count is {count!r}: expected a whole number of at least 1")
         generator = self.generator(**how).of(
@@ -129,16 +129,16 @@ class Pipeline:
 
         Args:
           images: uint8 (n, H, W, C) of the model's size.
-          task: as `config.edit.task`: "inpaint", "repaint", "vary(strength=0.5)", "invert",
+          task: see `config.edit.task`: "inpaint", "repaint", "vary(strength=0.5)", "invert",
             "interpolate", "super_resolution", "deblur", "colourise".
           mask: (H, W) or (H, W, 1), above 0 where the image is kept, for inpaint and repaint.
-          prompts, labels: none, one, or one an image.
-          count: variants of an image, or pictures between two.
+          prompts, labels: none, one, or one per image.
+          count: variants of an image, or images between two.
           seed: of the noise.
           how: see `sample`.
 
         Raises:
-          UserError: images or conditions that don't fit the model or the task.
+          UserError: images or conditions that the model or the task does not support.
         """
         images = self._images(images)
         generator = self.generator(**how).of(seed=_seed(seed))
@@ -153,7 +153,7 @@ class Pipeline:
                     f"{images.shape[1:3]}"
                 )
             kept = kept.reshape(*images.shape[1:3], 1).astype(np.float32)
-        _check_given(prompts, labels, None)
+        _check_conditions(prompts, labels, None)
         numbers = self._for_each(labels, images, "labels", generator.has_labels)
         texts = self._for_each(prompts, images, "prompts", generator.has_texts)
         editing = Editing(
@@ -173,19 +173,19 @@ class Pipeline:
         iterations: int = 0,
         **how: Any,
     ) -> np.ndarray:
-        """The noise that DDIM makes the data from: `samplers.ddim_inversion` on the run's grid.
+        """The noise of data by DDIM inversion: `samplers.ddim_inversion` on the run's grid.
 
         Args:
           x: uint8 images (n, H, W, C), or floating-point data of the model's shape.
-          prompts, labels, map_images: none, one, or one an example; see `sample`.
-          iterations: of the fixed point, for a closer inversion.
+          prompts, labels, map_images: none, one, or one per example; see `sample`.
+          iterations: fixed-point iterations per step, for a more accurate inversion.
           how: see `sample`.
 
         Returns:
-          float32 (n, ...) x_T of the space that is diffused, for `decode`.
+          float32 (n, ...) x_T in the model's space, for `decode`.
 
         Raises:
-          UserError: data or conditions that don't fit the model.
+          UserError: data or conditions that the model does not support.
         """
         generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
@@ -210,10 +210,10 @@ class Pipeline:
         map_images: np.ndarray | None = None,
         **how: Any,
     ) -> np.ndarray:
-        """What DDIM makes of noise from `encode`, with the same settings: samples as `sample`'s.
+        """DDIM samples from the noise of `encode`, with the same settings; returns like `sample`.
 
         Raises:
-          UserError: noise or conditions that don't fit the model.
+          UserError: noise or conditions that the model does not support.
         """
         generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
@@ -241,13 +241,13 @@ class Pipeline:
         """The model's estimates of x_0 and eps at (x_t, t), with the run's guidance.
 
         Args:
-          x_t: (n, ...) of the space that is diffused, such as float images in [-1, 1] with noise.
-          t: a number or (n,): times of `diffusion.schedule`, 0 clean and `schedule.T` noise.
-          prompts, labels, map_images: none, one, or one an example; see `sample`.
+          x_t: (n, ...) in the model's space, such as noisy images of clean range [-1, 1].
+          t: scalar or (n,): times of `diffusion.schedule`, from 0, clean, to `schedule.T`, noise.
+          prompts, labels, map_images: none, one, or one per example; see `sample`.
           how: see `sample`.
 
         Raises:
-          UserError: data or conditions that don't fit the model.
+          UserError: data or conditions that the model does not support.
         """
         generator = self.generator(**how)
 
@@ -258,8 +258,8 @@ class Pipeline:
         cond = self._condition(generator, len(x_t), prompts, labels, map_images)
         times = jnp.asarray(t, jnp.int32 if self.diffusion.schedule.discrete else jnp.float32)
         compute = self._jitted(("denoise",), how, run)
-        found: Estimates = compute(self.params, generator.weak_params, x_t, times, cond)
-        return found
+        estimates: Estimates = compute(self.params, generator.weak_params, x_t, times, cond)
+        return estimates
 
     def log_likelihood(
         self,
@@ -275,25 +275,27 @@ class Pipeline:
     ) -> np.ndarray:
         """log p(x) in nats, by the probability-flow ODE (`likelihood.ode`), without guidance.
 
-        Of images it is a lower bound on the log-probability of their 256 levels, by truncated
+        For images it is a lower bound on the log-probability of their 256 levels, by truncated
         normal dequantisation; bits per dimension are -log_likelihood / (log 2 x number of values).
-        Of other data it is the log-density, at the least noise of the schedule.
+        For other data it is the log-density at the schedule's lowest noise level.
 
         Args:
           x: uint8 images (n, H, W, C), or floating-point data of the model's shape.
-          prompts, labels, map_images: none, one, or one an example; see `sample`.
+          prompts, labels, map_images: none, one, or one per example; see `sample`.
           seed: of the dequantisation and the divergence's probes.
-          rtol, atol, divergence: as `likelihood.ode_log_likelihood`.
+          rtol, atol, divergence: see `likelihood.ode_log_likelihood`.
 
         Returns:
           float64 (n,).
 
         Raises:
-          UserError: a latent model, whose images have no density, or one whose schedule's ends
-            were learned, or data that doesn't fit the model.
+          UserError: a latent model, a schedule with learned ends, or data that the model does not
+            support.
         """
         if self.space.images and self.space.shape != self.space.image_shape:
-            raise UserError("log_likelihood: latents have no density of images: take a pixel model")
+            raise UserError(
+                "log_likelihood: a latent model has no density of images: use a pixel model"
+            )
         if not self._has_fixed_ends:
             raise UserError(
                 "log_likelihood: the ends of this model's schedule were learned: use "
@@ -309,21 +311,21 @@ class Pipeline:
         }  # fmt: skip
 
         def of_images(params: Any, data: Array, keys: Array, cond: Any) -> Array:
-            found = likelihood.ode_bits_per_dim(
+            result = likelihood.ode_bits_per_dim(
                 generator.denoiser(params), data, key=keys, cond=cond,
                 dequantise=likelihood.truncated_normal(schedule), **options,
             )  # fmt: skip
-            return -found.bits_per_dim * size * math.log(2)
+            return -result.bits_per_dim * size * math.log(2)
 
         def of_arrays(params: Any, data: Array, keys: Array, cond: Any) -> Array:
             signal, noise = schedule(jnp.asarray(start_time(schedule, None)))
             for_noise, for_probes = jax.vmap(jax.random.split, out_axes=1)(keys)
             eps = jax.vmap(lambda k: jax.random.normal(k, self.space.shape))(for_noise)
-            found = likelihood.ode_log_likelihood(
+            result = likelihood.ode_log_likelihood(
                 generator.denoiser(params), signal * data + noise * eps, key=for_probes, cond=cond,
                 **options,
             )  # fmt: skip
-            return found.log_prob + size * jnp.log(signal)
+            return result.log_prob + size * jnp.log(signal)
 
         data = self._data(x)
         cond = self._condition(generator, len(x), prompts, labels, map_images)
@@ -333,14 +335,14 @@ class Pipeline:
         return np.asarray(compute(self.params, data, keys, cond), np.float64)
 
     def generator(self, **how: Any) -> Generator:
-        """The run's generator with other settings of its `sample` section; see `sample`."""
+        """The run's generator, with overridden settings; see `sample`."""
         key = tuple(sorted(how.items()))
         if key not in self._generators:
             self._generators[key] = self._make_generator(how)
         return self._generators[key]
 
     def denoiser(self, **how: Any) -> Denoiser:
-        """The guided, thresholded denoiser, for the core's samplers and one's own."""
+        """The guided, thresholded denoiser, for use with any sampler."""
         generator = self.generator(**how)
         return generator.denoiser(self.params, generator.weak_params)
 
@@ -352,7 +354,7 @@ class Pipeline:
     def _jitted(
         self, name: tuple[Any, ...], how: dict[str, Any], function: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """The compiled function of a method, its options and settings: the first that was given."""
+        """The compiled function of a method, cached by its name, options and settings."""
         key = (*name, *sorted(how.items()))
         if key not in self._compiled:
             self._compiled[key] = jax.jit(function)
@@ -366,30 +368,30 @@ class Pipeline:
         labels: Sequence[int],
         map_images: np.ndarray | None,
     ) -> Any:
-        """The condition of `count` examples: no class where none is given."""
-        _check_given(prompts, labels, map_images)
-        given = (("prompts", prompts), ("labels", labels), ("map_images", map_images))
-        for name, values in given:
+        """The condition of `count` examples; without labels, that of no class."""
+        _check_conditions(prompts, labels, map_images)
+        conditions = (("prompts", prompts), ("labels", labels), ("map_images", map_images))
+        for name, values in conditions:
             if values is not None and len(values) not in (0, 1, count):
-                raise UserError(f"{len(values)} {name} for {count} examples: give one, or as many")
-        wanted = tuple(labels) or ((-1,) if generator.has_labels else ())
-        return generator.of(prompts=tuple(prompts), labels=wanted, map_images=map_images).condition(
-            0, count
-        )
+                raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
+        classes = tuple(labels) or ((-1,) if generator.has_labels else ())
+        return generator.of(
+            prompts=tuple(prompts), labels=classes, map_images=map_images
+        ).condition(0, count)
 
     def _for_each(
         self, values: Sequence[Any], images: np.ndarray, name: str, has: bool
     ) -> list[Any] | None:
-        """One value an image; None for a model without such a condition."""
+        """One value per image; None for a model without such a condition."""
         if not has:
             if len(values):
-                raise UserError(f"{name} were given to a model that takes none")
+                raise UserError(f"{name} were passed, but the model takes none")
             return None
         if name == "labels" and not len(values):
             values = [-1]
         if len(values) not in (1, len(images)):
             raise UserError(
-                f"{len(values)} {name} for {len(images)} images: give one, or one an image"
+                f"{len(values)} {name} for {len(images)} images: expected 1 or {len(images)}"
             )
         return list(values) * (len(images) if len(values) == 1 else 1)
 
@@ -397,30 +399,30 @@ class Pipeline:
         images = np.asarray(images)
         shape = self.space.image_shape
         if not self.space.images:
-            raise UserError(f"this model's data is arrays of {shape}: edits are of images")
+            raise UserError(f"this model's data are arrays of {shape}: edits are of images")
         if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
             raise UserError(
-                f"images are {images.dtype} {images.shape}: expected uint8 "
+                f"images is {images.dtype} {images.shape}: expected uint8 "
                 f"(n, {', '.join(map(str, shape))})"
             )
         return images
 
     def _data(self, x: np.ndarray) -> Array:
-        """Images in [-1, 1], or data as it is."""
+        """Images in [-1, 1], or other data unchanged."""
         if self.space.images:
             return to_model_range(jnp.asarray(self._images(x)))
         return self._diffused(x)
 
     def _diffused(self, x: Any) -> Array:
-        """A batch of the space that is diffused."""
+        """A float32 batch of the model's space."""
         x = jnp.asarray(x, jnp.float32)
         if x.shape[1:] != self.space.shape or not len(x):
             raise UserError(f"the data is {x.shape}: expected (n, *{self.space.shape})")
         return x
 
 
-def _check_given(prompts: Any, labels: Any, map_images: Any) -> None:
-    """Raises UserError for conditions that are of no kind that any model takes."""
+def _check_conditions(prompts: Any, labels: Any, map_images: Any) -> None:
+    """Raises UserError for conditions of an invalid type."""
     if isinstance(prompts, str):
         raise UserError(f"prompts is the text {prompts!r}: put it in a list")
     if not hasattr(prompts, "__len__") or not all(isinstance(text, str) for text in prompts):

@@ -1,4 +1,4 @@
-"""How a model is sampled, as functions: a sampler, its grid, guidance and thresholding."""
+"""Sampling settings as functions: a sampler, its grid, guidance and thresholding."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from diffjax.schedules import Schedule
 
 
 class GuidanceModel(NamedTuple):
-    """What guidance is made of.
+    """The inputs of guidance.
 
     Attributes:
       denoise: the model.
       schedule: its schedule.
-      conditional: whether it has a condition to leave out.
-      num_classes: 0 for one without classes.
-      null: condition -> the same tree that stands for none, or for the negative prompt.
+      conditional: whether it is conditional.
+      num_classes: 0 for a model without classes.
+      null: condition -> the null condition of the same structure, or the negative prompt.
       network: the network, for guidance that changes it.
       shape: of one x_0.
-      denoiser_of: a network -> the denoiser that it makes with the same parameters.
-      weak: a weaker model, where the config names one.
+      denoiser_of: a network -> its denoiser with the same parameters.
+      weak: a weaker model, if the config sets one.
     """
 
     denoise: denoisers.Denoiser
@@ -40,7 +40,7 @@ Guide = Callable[[GuidanceModel], denoisers.Denoiser]
 
 
 class Weak(NamedTuple):
-    """The weaker model of autoguidance: a network, what it predicts, and its parameters."""
+    """The weaker model of autoguidance: a network, its prediction, and its parameters."""
 
     network: Network
     diffusion: Prediction
@@ -48,15 +48,15 @@ class Weak(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """What a config's `sample` section says, as functions.
+    """A config's `sample` section, as functions.
 
     Attributes:
       sampler, grid: see `samplers` and `grids`.
       guide: model -> guided denoiser.
       threshold: (denoiser, schedule) -> denoiser.
-      guidance: what the config calls the guidance, for messages.
-      uses_labels: whether the guidance looks at a sample's label; `compose` names its own.
-      uses_null: whether it compares with no condition, or a negative prompt in its place.
+      guidance: the config's text of the guidance, for messages.
+      uses_labels: whether the guidance depends on a sample's label; `compose` has its own labels.
+      uses_null: whether it uses the null condition, or a negative prompt in its place.
     """
 
     sampler: Callable[..., samplers.Samples]

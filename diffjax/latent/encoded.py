@@ -1,4 +1,4 @@
-"""A set's images as a first stage encodes them, once, and kept for the next run."""
+"""A data set encoded by a first stage, once, and cached for later runs."""
 
 import hashlib
 import logging
@@ -20,18 +20,18 @@ from diffjax.types import Array
 _logger = logging.getLogger("diffjax")
 
 ENCODE_BATCH = 128
-LIMIT_MB = 4096  # of all latents that are kept
+LIMIT_MB = 4096  # of all cached latents
 
 
 class LatentSource(data.ArraySource):
-    """A set whose images are the first stage's maps, float16 (N, h, w, map channels).
+    """A data set whose images are the encoder's output, float16 (N, h, w, map channels).
 
     Attributes:
-      maps: float16 (N, h, w, channels), or None.
+      maps: spatial conditions, float16 (N, h, w, channels), or None.
     """
 
     def __init__(self, source: data.ImageSource, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes a set's names and what was encoded of it: image, label, and maybe caption, map."""
+        """Takes a source's metadata and the encoded arrays: image, label, optional caption, map."""
         self.name = source.name
         self.images = arrays["image"]
         self.labels = arrays["label"]
@@ -43,7 +43,7 @@ class LatentSource(data.ArraySource):
         self.captions, self.caption_numbers = source.captions, arrays.get("caption")
 
     def take(self, rows: SupportsIndex | np.ndarray) -> dict[str, Any]:
-        """As `ArraySource.take`, with the maps."""
+        """Like `ArraySource.take`, with the maps."""
         examples = super().take(rows)
         return examples if self.maps is None else examples | {"map": self.maps[rows]}
 
@@ -55,13 +55,13 @@ def encoded(
     *,
     key: str,
 ) -> LatentSource:
-    """A set's latents, from the cache folder or encoded and then kept there.
+    """A data set's latents, from the cache folder or encoded and then cached.
 
     Args:
       source: the images.
-      encode: (frozen, uint8 (B, H, W, C)) -> {"image": ..., maybe "map": ...}, (B, ...) each.
-      frozen: what it is called with.
-      key: changes with what `encode` gives.
+      encode: (frozen, uint8 (B, H, W, C)) -> {"image", optional "map"}, (B, ...) each.
+      frozen: the first stage's parameters.
+      key: identifies the function that `encode` computes.
 
     Raises:
       UserError: latents that are not finite.
@@ -74,17 +74,17 @@ def encoded(
     start = time.monotonic()
     arrays = _encode_all(source, jax.jit(encode), frozen)
     if not np.isfinite(arrays["image"]).all():
-        raise UserError("the first stage gives latents that are not finite: train it again")
+        raise UserError("the first stage's latents are not finite: train it again")
     _logger.info(
         "%s: %d images encoded in %.0f s", source.name, len(source), time.monotonic() - start
     )
     try:
-        # The images last: where they are, all is.
+        # The images last: if they exist, all files do.
         for name, array in sorted(arrays.items(), key=lambda item: item[0] == "image"):
             atomic_write(folder / f"{name}.npy", partial(_save, array))
         drop_unused(folder.parent, LIMIT_MB * 2**20)
-    except (OSError, UserError) as error:  # they are encoded the next time, too
-        _logger.info("%s: latents are not kept: %s", folder, error)
+    except (OSError, UserError) as error:
+        _logger.info("%s: latents are not cached: %s", folder, error)
     return LatentSource(source, arrays)
 
 
@@ -98,7 +98,7 @@ def _encode_all(
     parts: dict[str, list[np.ndarray]] = {}
     size = min(ENCODE_BATCH, len(source))
     for first in range(0, len(source), size):
-        # The last batch is filled up with repeats: one shape, one program.
+        # The last batch is padded with repeats: one shape, one program.
         batch = _take(source, np.arange(first, first + size) % len(source))
         made = encode(frozen, batch["image"])
         batch |= {name: np.asarray(array).astype(np.float16) for name, array in made.items()}
@@ -115,7 +115,7 @@ def _take(source: data.ImageSource, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _read(folder: Path, count: int) -> dict[str, np.ndarray] | None:
-    """What was kept, mapped read-only; None where there is nothing that can be read."""
+    """The cached arrays, memory-mapped read-only; None if they are missing or unreadable."""
     try:
         arrays = {
             path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in folder.glob("*.npy")
@@ -129,13 +129,13 @@ def _read(folder: Path, count: int) -> dict[str, np.ndarray] | None:
 
 
 def _key(key: str, source: data.ImageSource) -> str:
-    """Changes with the key and the images; 256 of them stand for a set that is streamed."""
-    found = hashlib.sha256(key.encode())
+    """A hash of the key and the images; of a streamed set, 256 of its images are hashed."""
+    digest = hashlib.sha256(key.encode())
     whole = isinstance(source, data.ArraySource)
     few = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
     batch = _take(source, np.arange(len(source)) if whole else few)
     for name in sorted(batch):
-        found.update(f"{name} {batch[name].shape}".encode())
-        found.update(np.ascontiguousarray(batch[name]).tobytes())
-    found.update(f"{len(source)} {source.class_names} {source.captions}".encode())
-    return found.hexdigest()[:32]
+        digest.update(f"{name} {batch[name].shape}".encode())
+        digest.update(np.ascontiguousarray(batch[name]).tobytes())
+    digest.update(f"{len(source)} {source.class_names} {source.captions}".encode())
+    return digest.hexdigest()[:32]

@@ -1,10 +1,10 @@
-"""A first stage as the second one sees it: pure functions between images and scaled latents.
+"""A first stage as pure functions between images and scaled latents.
 
     image x --encoder--> map --sample--> z --scale--> x_0 of the diffusion   (encode, sample)
     x_0 of the diffusion --unscale--> z --quantise--> --decoder--> image x   (decode)
 
-Rombach et al. 2022, section 3. Scaling brings every channel of z to mean 0 and variance 1, as
-noise schedules suppose of data; the numbers are measured, and the checkpoint carries them.
+Rombach et al. 2022, section 3. Scaling brings every channel of z to mean 0 and variance 1, as noise
+schedules assume of data; its constants are measured on the data and stored in the checkpoint.
 """
 
 import hashlib
@@ -42,12 +42,12 @@ class StageParams(NamedTuple):
 
 
 def digest(params: StageParams) -> str:
-    """SHA-256 of all its numbers, in hex: two stages with one digest give the same latents."""
-    found = hashlib.sha256()
+    """SHA-256 of all arrays, in hex: stages with equal digests compute equal latents."""
+    sha256 = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        found.update(f"{path} {leaf.shape} {leaf.dtype}".encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        sha256.update(f"{path} {leaf.shape} {leaf.dtype}".encode())
+        sha256.update(np.ascontiguousarray(leaf).tobytes())
+    return sha256.hexdigest()
 
 
 class FirstStage(NamedTuple):
@@ -58,7 +58,7 @@ class FirstStage(NamedTuple):
       regulariser: of the latents.
       image_shape: (H, W, C) of the images.
       latent_shape: (h, w, c) of the latents.
-      tile: side of the tiles that latents are decoded in, 0 for whole.
+      tile: side in latents of the tiles of tiled decoding; 0 decodes whole.
     """
 
     encoder: Encoder
@@ -70,7 +70,7 @@ class FirstStage(NamedTuple):
 
     @property
     def factor(self) -> int:
-        """f: how many times smaller latents are than images, to the ceiling."""
+        """f: the downsampling factor; the latents' sides are rounded up."""
         return self.encoder.patch * 2 ** (len(self.encoder.multipliers) - 1)
 
     def encode(self, params: StageParams, images: Array) -> Array:
@@ -106,7 +106,7 @@ class FirstStage(NamedTuple):
 
 
 def latent_mask(mask: Array, *, latent_shape: tuple[int, ...], factor: int) -> Array:
-    """(H, W, 1) -> (h, w, 1): 1 where all pixels under a latent are kept."""
+    """(H, W, 1) -> (h, w, 1): 1 where all pixels of a latent's block are kept."""
     height, width = latent_shape[:2]
     missing = ((0, height * factor - mask.shape[0]), (0, width * factor - mask.shape[1]), (0, 0))
     whole = jnp.pad(mask, missing, mode="edge")

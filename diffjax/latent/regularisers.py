@@ -1,12 +1,12 @@
-"""What regularises latents: a divergence from N(0, 1), or a codebook.
+"""Regularisers of latents: a KL divergence from N(0, 1), or a codebook.
 
-A regulariser is a NamedTuple of numbers with the same methods:
+A regulariser is a NamedTuple of numbers with these methods:
 
   map_channels(latent_channels)        channels of the encoder's output
-  init(key, latent_channels)           its state: a codebook, or nothing
+  init(key, latent_channels)           its state: a codebook, or ()
   train(state, latents_map, ...)       z for the decoder, a penalty, the next state, metrics
-  sample(latents_map, eps)             z for the diffusion model, before it is scaled
-  quantise(state, z)                   z as the decoder was trained to see it
+  sample(latents_map, eps)             z for the diffusion model, before scaling
+  quantise(state, z)                   the decoder's input for z
   codes(state, z)                      indices of the codes nearest to z, None without a codebook
 """
 
@@ -28,11 +28,11 @@ class Regularised(NamedTuple):
 
 
 class Kl(NamedTuple):
-    """Latents drawn from a Gaussian that is held near N(0, 1) (Rombach et al. 2022, appendix G).
+    """Gaussian latents with a KL penalty towards N(0, 1) (Rombach et al. 2022, appendix G).
 
     Attributes:
-      weight: of the divergence in nats, over the number of an image's values. With the other
-        losses being means over those, that is LDM's weight of a sum beside sums.
+      weight: of the divergence in nats, divided by the number of an image's values. The other
+        losses are means over these values, so this equals LDM's weight on sums.
     """
 
     weight: float = 1e-6
@@ -42,13 +42,13 @@ class Kl(NamedTuple):
         return 2 * latent_channels
 
     def init(self, key: Array, latent_channels: int) -> Any:
-        """Nothing."""
+        """(): it has no state."""
         return ()
 
     def train(
         self, state: Any, latents_map: Array, *, values: int, eps: Array, key: Array
     ) -> Regularised:
-        """values: their number in an image; eps: (B, h, w, C); key is not used."""
+        """values: number of values in an image; eps: (B, h, w, C); key is unused."""
         mean, log_variance = autoencoding.split_gaussian(latents_map)
         z = autoencoding.sample_gaussian(mean, log_variance, eps=eps)
         kl = autoencoding.gaussian_kl(mean, log_variance)
@@ -62,7 +62,7 @@ class Kl(NamedTuple):
         return autoencoding.sample_gaussian(mean, log_variance, eps=eps)
 
     def quantise(self, state: Any, z: Array) -> Array:
-        """z as it is."""
+        """z unchanged."""
         return z
 
     def codes(self, state: Any, z: Array) -> None:
@@ -70,15 +70,15 @@ class Kl(NamedTuple):
 
 
 class Vq(NamedTuple):
-    """Latents that are codes of a book; see `models.quantiser`.
+    """Vector-quantised latents; see `models.quantiser`.
 
-    Diffusion models the encoder's map before it is quantised, and the decoder's side quantises
-    (Rombach et al. 2022, section 4.1).
+    Diffusion models the encoder's output before quantisation, which is part of decoding (Rombach et
+    al. 2022, section 4.1).
 
     Attributes:
       size: number of codes.
-      weight: of the commitment to the codes (van den Oord et al. 2017, equation 3).
-      decay: of the codebook's averages.
+      weight: of the commitment loss (van den Oord et al. 2017, equation 3).
+      decay: of the codebook's moving averages.
     """
 
     size: int = 512
@@ -86,7 +86,7 @@ class Vq(NamedTuple):
     decay: float = 0.99
 
     def map_channels(self, latent_channels: int) -> int:
-        """The latents'."""
+        """The number of latent channels."""
         return latent_channels
 
     def init(self, key: Array, latent_channels: int) -> Codebook:
@@ -96,7 +96,7 @@ class Vq(NamedTuple):
     def train(
         self, state: Codebook, latents_map: Array, *, values: int, eps: Array, key: Array
     ) -> Regularised:
-        """key: of the vectors that dead codes restart from; values and eps are not used."""
+        """key: selects vectors that replace dead codes; values and eps are unused."""
         z, indices = quantiser.quantise(state, latents_map)
         penalty = self.weight * quantiser.commitment(state, latents_map, indices)
         updated = quantiser.update(state, latents_map, indices, key=key, decay=self.decay)
@@ -104,7 +104,7 @@ class Vq(NamedTuple):
         return Regularised(z, penalty, updated, {"codebook_perplexity": used})
 
     def sample(self, latents_map: Array, eps: Array | None) -> Array:
-        """The map as it is."""
+        """The map unchanged."""
         return latents_map
 
     def quantise(self, state: Codebook, z: Array) -> Array:

@@ -1,7 +1,4 @@
-"""What x_0 is: pixels, arrays as they are, or the latents of a first stage.
-
-All else of the diffusion is the same.
-"""
+"""The space of x_0: pixels, arrays of any shape, or the latents of a first stage."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -18,20 +15,20 @@ from diffjax.latent.first_stage import FirstStage, StageParams, digest, latent_m
 from diffjax.models.blocks import space_to_depth
 from diffjax.types import Array
 
-# The keys of a train step's streams by their names.
+# Name of a random stream -> its key at this step.
 Keys = Callable[[str], Array]
 
 
 class DiffusionSpace(Protocol):
-    """Where diffusion happens.
+    """The space in which diffusion takes place, and its maps from and to images.
 
     Attributes:
       shape: of one x_0.
       image_shape: (H, W, C) of the images, or the shape of other data.
-      images: whether samples are images, uint8 (H, W, C) in the end.
-      map_channels: of a map as the network gets it, 0 for none.
-      identity: of the map from images to x_0: changes with its weights; "" for none.
-      description: where that map comes from, in words.
+      images: whether samples are images, returned as uint8 (H, W, C).
+      map_channels: of a spatial condition (a map) at the network's input, 0 for none.
+      identity: a digest of the first stage's weights; "" for none.
+      description: origin of the first stage, for messages.
     """
 
     @property
@@ -48,13 +45,13 @@ class DiffusionSpace(Protocol):
     def description(self) -> str: ...
 
     def source(self, images: data.ImageSource) -> data.ImageSource:
-        """What batches are taken of."""
+        """The source of batches for a set of images."""
         ...
 
     def read(
         self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
     ) -> tuple[Array, Array | None]:
-        """x_0 and the map of a batch, within a train step."""
+        """x_0 and the map of a batch, inside a train step."""
         ...
 
     def of_images(self, images: Array) -> Array:
@@ -66,15 +63,15 @@ class DiffusionSpace(Protocol):
         ...
 
     def map_of(self, images: Array) -> Array | None:
-        """The map of (B, H, W, C) images in [-1, 1], as the network gets it."""
+        """The map of (B, H, W, C) images in [-1, 1], at the network's input size."""
         ...
 
     def mask(self, mask: np.ndarray | Array) -> Array:
-        """(H, W, 1), 1 where pixels are kept, for x_0."""
+        """Converts a mask (H, W, 1), 1 where pixels are kept, to the size of x_0."""
         ...
 
     def example(self) -> dict[str, Any]:
-        """A batch of one, in shapes, without its text."""
+        """The shapes of a batch of one, without text."""
         ...
 
 
@@ -129,7 +126,7 @@ class PixelSpace(NamedTuple):
 
 
 class ArraySpace(NamedTuple):
-    """x_0 is an array of any shape as it is stored: points, waveforms, another model's latents."""
+    """x_0 is the stored array, of any shape: points, waveforms, another model's latents."""
 
     image_shape: tuple[int, ...]
     images: bool = False
@@ -148,7 +145,7 @@ class ArraySpace(NamedTuple):
         self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
     ) -> tuple[Array, Array | None]:
         if flip:
-            raise ValueError("arrays are not mirrored: set config.data.flip=False")
+            raise ValueError("arrays can't be mirrored: set config.data.flip=False")
         return batch["image"], None
 
     def of_images(self, images: Array) -> Array:
@@ -168,7 +165,7 @@ class ArraySpace(NamedTuple):
 
 
 class LatentSpace(NamedTuple):
-    """x_0 is a first stage's scaled latent; a map's pixels are folded to the latents' size."""
+    """x_0 is a first stage's scaled latent; maps are folded to its size by space-to-depth."""
 
     stage: FirstStage
     params: StageParams
@@ -208,7 +205,7 @@ class LatentSpace(NamedTuple):
         self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
     ) -> tuple[Array, Array | None]:
         if flip:
-            raise ValueError("latents of mirrored images are not kept: set config.data.flip=False")
+            raise ValueError("cached latents can't be mirrored: set config.data.flip=False")
         eps = rng.per_example(key("latent"), indices, lambda k: jax.random.normal(k, self.shape))
         values = batch.get("map")
         if values is not None:

@@ -1,4 +1,4 @@
-"""Decoding large latents part by part, so that memory does not grow with the image."""
+"""Decoding large latents in tiles, in memory independent of the image's size."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,24 +19,23 @@ def decode_tiled(
 ) -> Array:
     """Decodes overlapping tiles and blends them where they overlap.
 
-    Tiles have one shape and are decoded one after the other by one compiled program. Weights rise
-    linearly over the overlap and sum to 1, so tiles that agree give what they agree on. A decoder
-    with attention over the whole map sees a tile only: results differ from the whole one's where
-    that matters.
+    Tiles have one shape and are decoded sequentially by one compiled program. Blending weights rise
+    linearly over the overlap and sum to 1. Attention in the decoder is restricted to a tile, so
+    results differ from those of decoding the whole map.
 
     Args:
       decode: (B, tile, tile, c) -> (B, factor tile, factor tile, C).
       z: (B, h, w, c).
       size: (H, W) of the images; factor h and factor w, or less by under a factor.
-      tile: side of a tile in latents; what is larger than z is cut to it.
-      factor: pixels a latent.
-      overlap: latents that neighbours share; a quarter of the tile by default.
+      tile: side of a tile in latents, at most that of z.
+      factor: pixels per latent along a side.
+      overlap: latents shared by neighbouring tiles; a quarter of the tile by default.
 
     Returns:
       (B, H, W, C).
 
     Raises:
-      ValueError: an overlap that is no smaller than the tile.
+      ValueError: overlap outside of [0, tile).
     """
     overlap = tile // 4 if overlap is None else overlap
     if not 0 <= overlap < tile:
@@ -62,14 +61,14 @@ def decode_tiled(
 
 
 def _starts(length: int, tile: int, overlap: int) -> Sequence[int]:
-    """Where tiles begin, the last one flush with the end."""
+    """The first indices of tiles; the last tile ends at `length`."""
     if length <= tile:
         return (0,)
     return (*range(0, length - tile, tile - overlap), length - tile)
 
 
 def _ramp(length: int, overlap: int, factor: int) -> Array:
-    """Weights of a tile's pixels along a side: rising over the overlap at both ends."""
+    """Blending weights of a tile's pixels along a side, rising over the overlap at both ends."""
     place = jnp.arange(length * factor) + 0.5
     edge = max(overlap * factor, 1)
     return jnp.minimum(jnp.minimum(place, place[::-1]) / edge, 1.0)

@@ -125,7 +125,7 @@ def test_latents_are_diffused_sampled_and_edited(latent_config, stage_run, tmp_p
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
     with latent_config.unlocked():
         latent_config.edit.mask = str(tmp_path / "stripes.png")
-    with pytest.raises(UserError, match="no block of pixels whole"):
+    with pytest.raises(UserError, match="no block of pixels of a latent"):
         main.run(latent_config, folder, mode="edit")
 
     with latent_config.unlocked():

@@ -121,7 +121,9 @@ def test_rows_wait_up_to_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(append_file, "LIMIT", 100)
     with no_file_past(0):
         log = MetricsLog(tmp_path, start=0)
-        with pytest.raises(UserError, match=r"of steps 1 to 4 to .*: File too large; rows and"):
+        with pytest.raises(
+            UserError, match=r"of steps 1 to 4 to .*: File too large; earlier rows and"
+        ):
             for step in range(1, 99):
                 log.write({"step": step, "loss": 0.5})
         log.close()
