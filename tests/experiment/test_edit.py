@@ -212,7 +212,7 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
              "--config.edit.labels=(1,)"],
             "names its own",
         ),
-        ("interpolate", "images/a.png", [], "needs 2 images, but"),
+        ("interpolate", "images/a.png", [], "needs 2 images, and"),
         ("interpolate", "images", ["--config.edit.labels=(1,2,3)"], "one label for all images"),
         ("vary", "nowhere", [], "there is no such file or folder"),
         ("vary", "empty", [], "holds no image"),
