@@ -7,7 +7,7 @@
     iterator = batches(source, batch_size=128, seed=0)
     batch = next(iterator)      # {"image": uint8 (128, 28, 28, 1), "label": int32 (128,)}
 
-Where a set has captions, a batch has a third key, "caption": numbers into `source.captions`.
+If the set has captions, a batch also has "caption": indices into `source.captions`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 
 _logger = logging.getLogger("diffjax")
 
-# Pillow's own limit of pixels is somewhat above its square.
+# Its square is somewhat below Pillow's pixel limit.
 LARGEST_SIDE = 8192
 
 _NAMES = (
-    "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>, or module:Name for one "
-    "of your own"
+    "fashion_mnist, digits, tfds:<name> (e.g. tfds:cifar10), folder:<path>, or module:Name for "
+    "your own"
 )
 
 
@@ -67,18 +67,18 @@ def _locate_tfds(name: str, data_dir: str | None) -> tuple[Path, bool]:
     root = tfds_sets.default_dir() if data_dir is None else expanded(data_dir)
     if data_dir is not None and not root.is_dir():
         raise UserError(
-            f"--config.data.dir={data_dir} is no folder; expected a TFDS data directory or a "
-            "folder of images with one sub-folder a class"
+            f"--config.data.dir={data_dir} is not a folder; expected a TFDS data directory or a "
+            "folder of images with one sub-folder per class"
         )
     prepared = tfds_sets.find_prepared(name, root)
     if prepared is not None:
         return prepared, True
     if data_dir is not None and folder.holds_images(root):
         _logger.info(
-            "tfds:%s: %s holds no such TFDS set; reading it as a folder of images", name, root
+            "tfds:%s: %s has no such TFDS set; reading it as a folder of images", name, root
         )
         return root, False
-    # TFDS's own builder would need TensorFlow for it.
+    # TFDS's builder for it needs TensorFlow.
     if name == fashion_mnist.NAME:
         return fashion_mnist.locate(data_dir), True
     return tfds_sets.download(name, root), True
@@ -97,27 +97,27 @@ def load(
 
     Args:
       name: one of
-        fashion_mnist: 28x28x1, 10 classes; prepared by TFDS, or from the four IDX files;
+        fashion_mnist: 28x28x1, 10 classes; as prepared by TFDS, or from the four IDX files;
         digits: scikit-learn's 8x8x1 digits, 10 classes;
-        tfds:<name>: any image classification set that TFDS has prepared, or, where `data_dir`
-          holds none but is a folder of images, that folder;
-        folder:<path>: PNG, JPEG and WebP files, with one sub-folder a class, a labels.csv, or a
-          metadata.jsonl with captions (`diffjax.data.folder` says how each of them looks).
-      split: "train" or "test", or another that the set has.
-      data_dir: where the data lies; None is TFDS's own directory ($TFDS_DATA_DIR, else
-        ~/tensorflow_datasets). A given one is used or refused, never replaced.
-      image_size: brings all images to this size, square: the shorter side is resized
-        (bicubic, antialiased), the middle cut out. None keeps the images as they are, which
-        must then be of one size.
+        tfds:<name>: any image classification set prepared by TFDS; if `data_dir` has no such set
+          but is a folder of images, that folder;
+        folder:<path>: PNG, JPEG and WebP files, with one sub-folder per class, a labels.csv, or a
+          metadata.jsonl with captions (layouts in `diffjax.data.folder`).
+      split: "train", "test" or another split of the set.
+      data_dir: the directory of the data; None is TFDS's default ($TFDS_DATA_DIR, else
+        ~/tensorflow_datasets). There is no fallback for an explicit directory.
+      image_size: side of the square images in pixels: the shorter side is resized (bicubic,
+        antialiased) and the centre cropped. None keeps the images as they are; they must then
+        have one size.
       channels: 1 (grey) or 3 (RGB); None keeps the set's own.
-      memory_limit_mb: a set of more MiB than this, decoded, is streamed from disk.
+      memory_limit_mb: sets of more MiB than this, decoded, are streamed from disk.
 
     Returns:
       A source: `len`, indexing, `image_shape`, `class_names`, `captions`.
 
     Raises:
-      UserError: an unknown name or split, data that is missing, unreadable or damaged, images
-        that differ in size without `image_size`, or an argument that is out of range.
+      UserError: an unknown name or split; missing, unreadable or corrupt data; images of
+        different sizes without `image_size`; an argument out of range.
     """
     if image_size is not None and (
         isinstance(image_size, bool)
@@ -125,8 +125,7 @@ def load(
         or not 1 <= image_size <= LARGEST_SIDE
     ):
         raise UserError(
-            f"image_size is {image_size!r}; expected a whole number of pixels, at least 1 and at "
-            f"most {LARGEST_SIDE}"
+            f"image_size is {image_size!r}; expected an integer from 1 to {LARGEST_SIDE} (pixels)"
         )
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels!r}; expected 1 (grey) or 3 (RGB)")
@@ -134,11 +133,10 @@ def load(
     data_dir = data_dir or None
     if data_dir is not None and (name == "digits" or kind == "folder"):
         raise UserError(
-            f"--config.data.dir={data_dir} has no meaning for {name}, which says itself where "
-            "the data lies; leave it unset"
+            f"--config.data.dir={data_dir} does not apply to {name}, whose location is fixed; "
+            "leave it unset"
         )
-    # One import a branch: each set needs other libraries, and a program that only reads a
-    # folder should not wait for TFDS.
+    # Imported per branch: reading a folder should not wait for TFDS's import.
     if name == "digits":
         from diffjax.data import digits
 
@@ -188,11 +186,11 @@ def has_split(name: str, *, split: str, data_dir: str | None = None) -> bool:
 
     Args:
       name: as for `load`.
-      split: e.g. "test", which a folder of images need not have.
+      split: e.g. "test", which is optional in a folder of images.
       data_dir: as for `load`.
 
     Raises:
-      UserError: an unknown name, or the data set itself is not there.
+      UserError: an unknown name, or the data set is missing.
     """
     kind, _, rest = name.partition(":")
     data_dir = data_dir or None

@@ -1,4 +1,4 @@
-"""`python -m diffjax.data NAME` makes a data set ready to train on.
+"""`python -m diffjax.data NAME` prepares a data set for training.
 
 python -m diffjax.data fashion_mnist [--dir=FOLDER]
 """
@@ -15,13 +15,13 @@ from diffjax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Loads a data set, which prepares it if need be, and says what it is.
+    """Loads a data set, preparing it if necessary, and prints its size and image shape.
 
     Args:
-      arguments: the command line; None takes the process's own.
+      arguments: the command line; None takes sys.argv's.
 
     Returns:
-      The exit code: 0, or 2 with one line on standard error when the set cannot be had.
+      The exit code: 0, or 2 with one line on standard error if the set cannot be loaded.
     """
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.data",
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help="fashion_mnist, digits, tfds:<name> or folder:<path>")
-    parser.add_argument("--dir", help="where the data lies, as --config.data.dir in training")
+    parser.add_argument("--dir", help="the data's directory, as --config.data.dir in training")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("diffjax").setLevel(logging.INFO)

@@ -1,17 +1,17 @@
 """Endless batches whose content is a function of (seed, step) alone.
 
-The examples are drawn from the endless concatenation of epochs,
+The examples are taken from the endless concatenation of epochs,
 
     order(p) = perm_e[p mod N],   e = p div N,                                      (1)
 
 where N is the size of the set and perm_e, a permutation of 0..N-1, depends on (seed, e) only.
 Batch k holds the examples at positions k B .. (k + 1) B - 1, so it may straddle two epochs and
-may be larger than the set. All there is to remember is how many examples were drawn: N steps are
-k steps, a stop, and N - k steps.
+may be larger than the set. The only state is the number of examples taken, so a run resumed at
+step k sees the same batches as an uninterrupted one.
 
-In-memory sets and streamed ones share (1), so how much memory a machine has changes how images
-are read but never which ones, and a state saved under either is good for the other. For streamed
-sets Grain reads ahead in threads.
+In-memory and streamed sets share (1): memory limits change how images are read but not which
+ones, and a state saved under either can be restored under the other. For streamed sets Grain
+reads ahead in threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diffjax.data.sources import ArraySource, ImageSource
 from diffjax.errors import UserError
 
 _CAPTIONS_KEY = "captions_crc32"
-_SIDES = tuple(f"side_{axis}" for axis in range(8))  # of data that are no images
+_SIDES = tuple(f"side_{axis}" for axis in range(8))  # for data other than images
 
 
 class BatchIterator(Protocol):
@@ -41,16 +41,16 @@ class BatchIterator(Protocol):
     def __next__(self) -> dict[str, np.ndarray]:
         """Returns {"image": uint8 (B, H, W, C), "label": int32 (B,)}; never ends.
 
-        Where the source has captions, also "caption": int32 (B,), numbers into its `captions`.
+        If the source has captions, also "caption": int32 (B,), indices into its `captions`.
         """
         ...
 
     def get_state(self) -> dict[str, int]:
-        """Returns where the iterator stands; JSON-able, a few bytes."""
+        """Returns the iterator's position; serialisable as JSON, a few bytes."""
         ...
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to where `get_state` was called, on this set or an equal one.
+        """Restores the position that `get_state` returned, on this set or an equal one.
 
         Raises:
           UserError: the state belongs to another set, seed or batch size.
@@ -59,11 +59,11 @@ class BatchIterator(Protocol):
 
 
 def epoch_permutation(size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the examples in one epoch: int64 (size,), each of 0..size-1 once.
+    """Returns the order of the examples in one epoch: int64 (size,), a permutation of 0..size-1.
 
-    Philox's raw bits are sorted, rather than `Generator.permutation` called, because NumPy
-    promises that the bits stay the same in all versions, and does not promise it for
-    permutations: a run can be resumed under a newer NumPy.
+    It is the argsort of Philox's raw bits rather than `Generator.permutation`: NumPy guarantees
+    that the bits are the same in all versions, which it does not for permutations, so a run can
+    be resumed under a newer NumPy.
 
     >>> sorted(epoch_permutation(4, seed=0, epoch=7).tolist())
     [0, 1, 2, 3]
@@ -73,7 +73,7 @@ def epoch_permutation(size: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class EpochOrder:
-    """The endless order of equation (1); safe to ask from several threads."""
+    """The endless order of equation (1); thread-safe."""
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size = size
@@ -84,8 +84,8 @@ class EpochOrder:
     def _permutation(self, epoch: int) -> np.ndarray:
         with self._lock:
             if epoch not in self._permutations:
-                # Readers ahead and readers behind are never more than two epochs apart,
-                # except when the batch is larger than the set; then an epoch is short.
+                # Concurrent readers are at most two epochs apart unless the batch is larger
+                # than the set; then an epoch is short and cheap to compute again.
                 while len(self._permutations) >= 3:
                     del self._permutations[next(iter(self._permutations))]
                 self._permutations[epoch] = epoch_permutation(
@@ -110,13 +110,13 @@ class EpochOrder:
 
 
 class _Positioned:
-    """The state that both kinds of iterator share."""
+    """The state shared by both iterators."""
 
     def __init__(self, source: ImageSource, *, batch_size: int, seed: int) -> None:
         self._position = 0
         self._name = source.name
-        # The class names tell apart sets of one size and shape (MNIST and Fashion-MNIST);
-        # the path a set was read from does not count, so a moved set can be resumed.
+        # The class names distinguish sets of equal size and shape (MNIST and Fashion-MNIST);
+        # the path is left out, so that training can resume after a set was moved.
         classes = zlib.crc32("\n".join(source.class_names).encode())
         shape = source.image_shape
         named = ("height", "width", "channels") if len(shape) == 3 else _SIDES[: len(shape)]
@@ -131,12 +131,12 @@ class _Positioned:
             self._identity[_CAPTIONS_KEY] = zlib.crc32("\0".join(source.captions).encode())
 
     def get_state(self) -> dict[str, int]:
-        """Returns {"position": examples drawn} and what tells this iterator from others."""
+        """Returns {"position": examples taken} and the fields that identify this iterator."""
         return {"position": self._position, **self._identity}
 
     def _check_state(self, state: dict[str, Any]) -> int:
-        """Returns the state's position, or raises UserError when it is not this iterator's."""
-        # A set without captions has no such key, and must not take the place of one that has.
+        """Returns the state's position, or raises UserError if it is another iterator's."""
+        # Sets without captions lack this key; it must be absent from their state, too.
         for key in (*self._identity, _CAPTIONS_KEY):
             expected = self._identity.get(key, "missing")
             found = state.get(key, "missing")
@@ -149,13 +149,13 @@ class _Positioned:
         if not isinstance(position, int) or position < 0 or position % state["batch_size"]:
             raise UserError(
                 f"the saved data position is {position!r}; expected a whole number of batches "
-                f"of {state['batch_size']}; the checkpoint is damaged, resume from another"
+                f"of {state['batch_size']}; the checkpoint is corrupt, resume from another"
             )
         return position
 
 
 class ArrayBatches(_Positioned):
-    """Batches of a set in memory."""
+    """Batches of an in-memory set."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class ArrayBatches(_Positioned):
 
 
 class _EndlessSource:
-    """One shard of a source in the endless order, as Grain wants it: length and indexing."""
+    """One shard of a source in the endless order, with the length and indexing Grain needs."""
 
     def __init__(
         self, source: ImageSource, order: EpochOrder, *, batch_size: int, first: int, rows: int
@@ -201,7 +201,7 @@ class _EndlessSource:
         self._rows = rows
 
     def __len__(self) -> int:
-        # Grain takes no infinite source; 2^62 examples last longer than any run.
+        # Grain needs a finite source; 2^62 examples outlast any run.
         return 2**62
 
     def __getitem__(self, i: int) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class _EndlessSource:
 
 
 class StreamBatches(_Positioned):
-    """Batches of a set that is read as it goes, ahead of need, in Grain's threads."""
+    """Batches of a streamed set, prefetched in Grain's threads."""
 
     def __init__(
         self,
@@ -228,8 +228,8 @@ class StreamBatches(_Positioned):
         self._shard_count = shard_count
         order = EpochOrder(len(source), seed=seed)
         rows = batch_size // shard_count
-        # Elements, not batches, are read ahead: the threads then share out one batch, and the
-        # buffer is two batches rather than Grain's default of 500.
+        # Elements, not batches, are prefetched: the threads then share the work of one batch,
+        # and the buffer is two batches rather than Grain's default of 500.
         options = grain.ReadOptions(
             num_threads=min(16, 2 * (os.cpu_count() or 1)), prefetch_buffer_size=2 * rows
         )
@@ -271,35 +271,35 @@ def batches(
     """Returns endless shuffled batches of a source, a function of (seed, step) alone.
 
     Args:
-      source: a set from `diffjax.data.load`, or anything with its interface.
+      source: a set from `diffjax.data.load`, or any `ImageSource`.
       batch_size: examples in a batch, over all shards; may exceed the size of the set.
       seed: of the order, >= 0.
       shard_index: this process's number, in [0, shard_count).
-      shard_count: how many processes share each batch. Process i gets its i-th run of
-        batch_size / shard_count rows: one after the other they are what one process would see,
-        so an example's place in the batch does not depend on their number.
+      shard_count: number of processes that share each batch. Process i gets the i-th contiguous
+        slice of batch_size / shard_count rows, so an example's row in the global batch does not
+        depend on the number of processes.
 
     Returns:
       An iterator over {"image": uint8 (B, H, W, C), "label": int32 (B,)} with
-      B = batch_size / shard_count, and with `get_state` and `set_state`. Where the source has
-      captions there is a third key, "caption": int32 (B,), numbers into `source.captions`.
+      B = batch_size / shard_count, and with `get_state` and `set_state`. If the source has
+      captions, also "caption": int32 (B,), indices into `source.captions`.
 
     Raises:
-      UserError: an argument is out of range, or batch_size does not divide by shard_count.
+      UserError: an argument is out of range, or batch_size is not a multiple of shard_count.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
+        raise UserError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed is {seed!r}; expected a whole number of at least 0")
+        raise UserError(f"seed is {seed!r}; expected an integer of at least 0")
     if shard_count < 1 or not 0 <= shard_index < shard_count:
         raise UserError(f"shard {shard_index} of {shard_count}; expected 0 <= index < count")
     if batch_size % shard_count:
         raise UserError(
-            f"batch_size {batch_size} does not divide by the {shard_count} processes that share "
+            f"batch_size {batch_size} is not divisible by the {shard_count} processes that share "
             f"it; use a multiple of {shard_count}"
         )
     if len(source) == 0:
-        raise UserError(f"{source.name}: the set holds no images; expected at least one")
+        raise UserError(f"{source.name}: the set is empty; expected at least one image")
     if isinstance(source, ArraySource):
         return ArrayBatches(
             source,

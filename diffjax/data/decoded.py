@@ -1,10 +1,9 @@
-"""Decoded sets, kept for the next run: mapping a file takes no time, decoding 60,000 PNGs seconds.
+"""A cache of decoded sets: memory-mapping a file is instant, decoding 60,000 PNGs takes seconds.
 
-The cache folder's data/<key>/ holds images.npy, which is mapped and not read, and labels.npz with
-the labels, the names of the classes and the captions. The key is a digest of what the images
-follow from: the prepared files' paths, sizes and times of change, the split, and how they are
-decoded. So a file never changes once it has its name, and it gets that only when it is whole and
-on the disk. All of it can be deleted at any time.
+The cache folder's data/<key>/ contains images.npy, which is memory-mapped, and labels.npz with
+the labels, class names and captions. The key is a digest of the prepared files' paths, sizes and
+modification times, the split, and the decoding options. Files are written atomically and never
+change afterwards. The cache can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder, drop_unused, touch
 
-# Sets are dropped, those unused for longest first, until the rest takes no more than this.
+# The least recently used sets are dropped until the rest is no larger than this.
 LIMIT_MB = 4096
 
-_DECODING = 2  # to be raised when the same files would be decoded to other arrays
+_DECODING = 2  # increment when the decoding of the same files changes
 
 
 def key(directory: Path, *, split: str, image_size: int | None, channels: int | None) -> str:
-    """What a decoded split is kept under: 32 hexadecimal digits.
+    """The cache key of a decoded split: 32 hexadecimal digits.
 
     Args:
-      directory: a prepared set's directory, its files right in it.
+      directory: a prepared set's directory, which directly contains its files.
       split, image_size, channels: as for `diffjax.data.load`.
     """
     files = sorted(
@@ -47,19 +46,19 @@ def key(directory: Path, *, split: str, image_size: int | None, channels: int | 
 
 
 def find(key: str, *, name: str, memory_limit_mb: int) -> ArraySource | None:
-    """A set that was kept, its images mapped read-only.
+    """A cached set, its images memory-mapped read-only.
 
     Args:
       key: from `key`.
       name: the set's name.
-      memory_limit_mb: a set of more MiB than this is not given, as it would not be decoded whole.
+      memory_limit_mb: sets of more MiB than this are ignored, since they would be streamed.
 
     Returns:
-      The set, or None where there is none, or none that can be read.
+      The set, or None if there is none that can be read.
     """
     folder = _folder() / key
     try:
-        # A file that is shorter than its header says cannot be mapped.
+        # Mapping fails for a file shorter than its header declares.
         images = np.asarray(np.load(folder / "images.npy", mmap_mode="r"))
         with np.load(folder / "labels.npz") as archive:
             labels, class_names = archive["labels"], tuple(archive["class_names"].tolist())
@@ -75,26 +74,26 @@ def find(key: str, *, name: str, memory_limit_mb: int) -> ArraySource | None:
         )
         if images.nbytes > memory_limit_mb * 2**20:
             return None
-    except Exception:  # damage has many names in zipfile and NumPy, and one remedy
+    except Exception:  # zipfile and NumPy raise many types for corrupt files
         return None
     touch(folder)
     return source
 
 
 def keep(key: str, source: ArraySource) -> None:
-    """Keeps a decoded set; does nothing where it can't be written or is larger than LIMIT_MB."""
+    """Caches a decoded set; does nothing if it can't be written or is larger than LIMIT_MB."""
     if source.images.nbytes > LIMIT_MB * 2**20:
         return
     folder = _folder() / key
     arrays: dict[str, Any] = {
         "labels": source.labels,
         "class_names": np.asarray(source.class_names, np.str_),
-        # An array of text would give every caption the room of the longest.
+        # A NumPy string array would pad every caption to the longest.
         "captions": np.frombuffer(json.dumps(source.captions).encode(), np.uint8),
     }
     if source.caption_numbers is not None:
         arrays["caption_numbers"] = source.caption_numbers
-    # Without room on the disk the set is decoded the next time, too: no reason to end a run.
+    # A full disk must not end a run; the set is then decoded again next time.
     with contextlib.suppress(OSError, UserError):
         atomic_write(folder / "images.npy", lambda file: np.save(file, source.images))
         atomic_write(folder / "labels.npz", lambda file: np.savez(file, **arrays))

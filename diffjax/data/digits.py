@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits: 1,797 images of 8x8, bundled with the library.
 
-Small enough to train on in a minute, and there without a network: for smoke tests and for trying
-things out, not for numbers that anyone would compare.
+They need no download and train in a minute: for smoke tests and experiments, not for benchmarks.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 
 SPLITS = ("train", "test")
-LARGEST_SIDE = 256  # 1,437 images of 8x8 are all in memory, whatever they are enlarged to
+LARGEST_SIDE = 256  # the 1,437 resized images are always held in memory
 
 
 def load_digits(
@@ -44,7 +43,7 @@ def load_digits(
         from sklearn import datasets
     except ImportError as error:
         raise UserError(
-            "digits comes with scikit-learn, which is not installed; pip install scikit-learn"
+            "digits needs scikit-learn, which is not installed; run pip install scikit-learn"
         ) from error
     digits = datasets.load_digits()
     rows = (np.arange(len(digits.images)) % 5 == 0) == (split == "test")

@@ -1,4 +1,4 @@
-"""From encoded images, in files or records, to a source: in memory if it fits, else streamed."""
+"""A source from encoded images: decoded into memory if it fits, else streamed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _T = TypeVar("_T")
 
 
 class EncodedImages(Protocol):
-    """PNG, JPEG or WebP bytes with a label each, wherever they are stored."""
+    """Stored PNG, JPEG or WebP images, each with a label."""
 
     def __len__(self) -> int:
         """Returns the number of images."""
         ...
 
     def read(self, rows: Sequence[int]) -> Sequence[tuple[bytes | OSError, int]]:
-        """Returns (bytes, label) of some images; an OSError in place of what cannot be read."""
+        """Returns (bytes, label) of some images; an OSError instead of bytes on failure."""
         ...
 
     def open(self, row: int) -> BinaryIO:
-        """Returns one image as a file, of which a header can be read without the rest.
+        """Returns one image as a file, so that its header can be read without the rest.
 
         Raises:
           OSError: it cannot be read.
@@ -38,7 +38,7 @@ class EncodedImages(Protocol):
         ...
 
     def where(self, row: int) -> str:
-        """Returns what to call an image in a message, e.g. its path."""
+        """Returns the image's name in messages, e.g. its path."""
         ...
 
 
@@ -55,7 +55,7 @@ def _readable(data: bytes | OSError) -> bytes:
 def _map_chunks(
     function: Callable[[range], list[_T]], length: int, threads: int
 ) -> Iterator[list[_T]]:
-    """Yields function(rows) for consecutive chunks of rows, in order; stops early cleanly."""
+    """Yields function(rows) for consecutive chunks of rows, in order; can be stopped early."""
     if threads == 1:
         yield from map(function, _chunks(length))
         return
@@ -95,7 +95,7 @@ def _read_header(encoded: EncodedImages, row: int) -> tuple[tuple[int, int], boo
 
 
 def _first_size(encoded: EncodedImages) -> tuple[int, int] | None:
-    """Returns (height, width) of the first image that has a readable header, if any has."""
+    """Returns (height, width) of the first image with a readable header, or None."""
     for row in range(len(encoded)):
         try:
             return _read_header(encoded, row)[0]
@@ -107,16 +107,16 @@ def _first_size(encoded: EncodedImages) -> tuple[int, int] | None:
 def _scan_headers(
     encoded: EncodedImages, *, name: str, same_size: bool, limit: int, threads: int
 ) -> bool:
-    """Checks the headers of the first `limit` images; returns whether all of them are grey."""
+    """Checks the headers of the first `limit` images; returns whether all are grey."""
 
     def scan(rows: range) -> list[tuple[tuple[int, int], bool] | str]:
-        found: list[tuple[tuple[int, int], bool] | str] = []
+        headers: list[tuple[tuple[int, int], bool] | str] = []
         for row in rows:
             try:
-                found.append(_read_header(encoded, row))
+                headers.append(_read_header(encoded, row))
             except images.UnreadableImage as error:
-                found.append(str(error))
-        return found
+                headers.append(str(error))
+        return headers
 
     failures: list[tuple[str, str]] = []
     first: tuple[int, tuple[int, int]] | None = None
@@ -176,7 +176,7 @@ def _decode_all(
                 continue
             height, width, depth = image.shape
             if pixels is None:
-                # Untouched pages cost nothing, so room for colour is free until it is used.
+                # Untouched pages are not allocated, so room for unused colour costs nothing.
                 pixels = np.empty((length, height, width, channels or 3), np.uint8)
                 first = row
             if (height, width) != pixels.shape[1:3]:
@@ -205,22 +205,22 @@ def build_source(
     captions: Sequence[str] = (),
     caption_numbers: np.ndarray | None = None,
 ) -> ImageSource:
-    """Makes a source of encoded images: decoded into memory if it fits, else streamed.
+    """Makes a source from encoded images: decoded into memory if it fits, else streamed.
 
     Args:
       encoded: the images; at least one.
       name: the set's name.
       class_names: the classes in the order of the labels.
-      image_size: side of the square images; None demands that all have one size.
+      image_size: side of the square images; None requires that all have one size.
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
-      scan_limit: how many headers a streamed set's check reads; None reads all of them.
-      captions: the distinct captions, sorted; () when there are none.
-      caption_numbers: integers (N,), numbers into `captions`; None when there are none.
+      scan_limit: number of headers that are checked in a streamed set; None checks all.
+      captions: the distinct captions, sorted; () if there are none.
+      caption_numbers: integers (N,), indices into `captions`; None if there are none.
 
     Returns:
-      The set. A streamed one has had its headers read, unless both `image_size` and `channels`
-      say all that there is to learn from them; damage further in shows when it is reached.
+      The set. For a streamed one the headers are checked first, unless both `image_size` and
+      `channels` are given; corrupt pixel data raises only when it is read.
 
     Raises:
       UserError: images cannot be read, or differ in size and `image_size` is None.

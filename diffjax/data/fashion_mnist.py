@@ -1,12 +1,12 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747), by way of TensorFlow Datasets.
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, arXiv:1708.07747), through TensorFlow Datasets.
 
-A set that TFDS has prepared is read as it is. Otherwise it is prepared here, as TFDS would have
-done and where TFDS looks for it, so that any other user of TFDS finds it too. TFDS's own builder
-needs TensorFlow to read the four IDX files and to encode PNGs; the one here does both without.
+A set already prepared by TFDS is read as it is. Otherwise it is prepared here in TFDS's format
+and directory, so that other users of TFDS find it too. TFDS's own builder needs TensorFlow to
+read the four IDX files and to encode PNGs; this one does both without it.
 
-The four files come from, in this order: the folder that the user names, Debian's package
-dataset-fashion-mnist, TFDS's download manager. These differ in their gzip headers only, so it is
-the SHA-256 of the decompressed bytes that is checked.
+The four files are taken from the first of: the folder given by the user, Debian's package
+dataset-fashion-mnist, TFDS's download manager. Their gzip headers differ, so the SHA-256 of the
+decompressed bytes is checked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CHECKSUMS = {
 }
 
 _IDX_UINT8 = 0x08
-_MOST_BYTES = 64 * 2**20  # the largest of the four has 47 million
+_MOST_BYTES = 64 * 2**20  # the largest of the four files has 47 million
 _WAYS = (
     "--config.data.dir=<folder with the four IDX files>, or `apt-get install "
     "dataset-fashion-mnist`, or a network connection for TFDS's download"
@@ -62,55 +62,55 @@ def read_idx(path: Path, *, sha256: str) -> np.ndarray:
     big-endian uint32; then the values, the last dimension fastest.
 
     Args:
-      path: the file; a gzip is told by its first two bytes, whatever the name.
-      sha256: what the decompressed file must hash to, in hexadecimal.
+      path: the file; gzip is recognised by its first two bytes, not by the name.
+      sha256: the expected hash of the decompressed file, in hexadecimal.
 
     Returns:
       A read-only uint8 array.
 
     Raises:
-      UserError: the file is missing, truncated, or has other content.
+      UserError: the file is missing or truncated, or its hash differs.
     """
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            # A gzip of a megabyte can hold a gigabyte of zeros.
+            # Limits what a gzip bomb can allocate.
             data = (gzip.GzipFile(fileobj=file) if zipped else file).read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UserError(
-                f"{path} holds over {_MOST_BYTES} bytes, more than any of the originals; get the "
-                "file again"
+                f"{path} has over {_MOST_BYTES} bytes, more than any of the originals; download "
+                "the file again"
             )
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"cannot read {path} ({type(error).__name__}: {error}); get the file again"
+            f"cannot read {path} ({type(error).__name__}: {error}); download the file again"
         ) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
         raise UserError(
-            f"{path} is not the original: its content has SHA-256 {found[:16]}..., expected "
-            f"{sha256[:16]}...; get the file again"
+            f"{path} is not the original: its content has SHA-256 {digest[:16]}..., expected "
+            f"{sha256[:16]}...; download the file again"
         )
     dimensions = data[3] if len(data) > 3 and data[:3] == bytes([0, 0, _IDX_UINT8]) else 0
     start = 4 + 4 * dimensions
-    # NumPy has at most 64 dimensions, and wraps a product that Python does not.
+    # NumPy has at most 64 dimensions; math.prod does not overflow as NumPy's product would.
     whole = 0 < dimensions <= 64 and len(data) >= start
     shape = struct.unpack(f">{dimensions}I", data[4:start]) if whole else ()
     if not shape or len(data) != start + math.prod(shape):
-        raise UserError(f"{path} is no IDX file of bytes; get the file again")
+        raise UserError(f"{path} is not an IDX file of uint8 values; download the file again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def find_idx(directory: Path) -> dict[str, Path]:
-    """Returns the IDX files that a folder holds, .gz or plain, by their plain names."""
-    found = {}
+    """Returns the IDX files in a folder, .gz or plain, by their plain names."""
+    paths = {}
     for name in CHECKSUMS:
         for path in (directory / name, directory / f"{name}.gz"):
             if path.is_file():
-                found[name] = path
+                paths[name] = path
                 break
-    return found
+    return paths
 
 
 def _read_all(paths: dict[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -133,8 +133,8 @@ def _builder_class() -> Any:
     """Returns TFDS's builder with the steps that need TensorFlow replaced."""
     from tensorflow_datasets.image_classification import mnist
 
-    # The class's name is the set's name on disk. It is not registered: within this process
-    # TFDS's own name must keep meaning TFDS's own builder.
+    # The class's name determines the set's name on disk. It is not registered, so that the name
+    # still refers to TFDS's own builder within this process.
     class FashionMNIST(mnist.FashionMNIST, skip_registration=True):  # type: ignore[call-arg]
         url_infos = mnist.FashionMNIST.url_infos
         idx_files: dict[str, Path] | None = None
@@ -160,7 +160,7 @@ def _builder_class() -> Any:
 
 
 def _sync(paths: Iterable[Path]) -> None:
-    """Forces files and directories onto the disk."""
+    """Calls fsync on files and directories."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -172,8 +172,8 @@ def _sync(paths: Iterable[Path]) -> None:
 def _prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
     """Prepares the set under a TFDS data directory; returns the version's directory.
 
-    It is written aside, forced to the disk and only then renamed to the name by which it is
-    found, so that no interruption leaves a part that a later run takes for the whole.
+    It is written to a temporary directory, synced and then renamed, so that an interruption
+    leaves no incomplete set under the final name.
     """
     import tensorflow_datasets as tfds
 
@@ -192,18 +192,18 @@ def _prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
         final = root / written.relative_to(aside)
         _sync([*written.rglob("*"), written])
         final.parent.mkdir(exist_ok=True)
-        # A second process that was faster leaves a whole set there, which is as good.
+        # If another process finished first, its set is used.
         with contextlib.suppress(OSError):
             os.rename(written, final)
         if tfds_sets.find_prepared(NAME, final.parent.parent) is None:
             raise UserError(
-                f"{final} is in the way and is no whole TFDS set; delete it and run again"
+                f"{final} exists and is not a complete TFDS set; delete it and run again"
             )
         _sync([final.parent])
         return final
     except PermissionError as error:
         raise UserError(
-            f"cannot write {root} ({error.strerror}); set TFDS_DATA_DIR to a folder that you own"
+            f"cannot write {root} ({error.strerror}); set TFDS_DATA_DIR to a writable folder"
         ) from error
     finally:
         if aside is not None:
@@ -211,61 +211,60 @@ def _prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
 
 
 def _given(directory: Path) -> tuple[Path | None, dict[str, Path]]:
-    """Returns what a folder that the user names holds: a prepared set, or the IDX files."""
+    """Returns the prepared set and the IDX files in a folder given by the user."""
     if not directory.is_dir():
         raise UserError(
-            f"--config.data.dir={directory} is no folder; expected one with the four IDX files "
-            "or a TFDS data directory"
+            f"--config.data.dir={directory} is not a folder; expected one with the four IDX "
+            "files, or a TFDS data directory"
         )
     prepared = tfds_sets.find_prepared(NAME, directory)
     idx_files = find_idx(directory)
     if prepared is None and len(idx_files) < len(CHECKSUMS):
         missing = [name for name in CHECKSUMS if name not in idx_files]
         raise UserError(
-            f"--config.data.dir={directory} holds neither {NAME}/<version> nor the four IDX "
+            f"--config.data.dir={directory} has neither {NAME}/<version> nor the four IDX "
             f"files (missing: {', '.join(missing)}, plain or .gz); leave it unset to use TFDS's "
-            "own directory"
+            "default directory"
         )
     return prepared, idx_files
 
 
 @functools.cache
-def _say_source(prepared: Path) -> None:
-    """Says it once, though a run loads more than one split."""
+def _log_source(prepared: Path) -> None:
+    """Logs the directory once per process, not once per split."""
     _logger.info("%s: read from %s", NAME, prepared)
 
 
 def locate(data_dir: str | None = None) -> Path:
-    """Returns the directory of the prepared set, having prepared it if need be.
+    """Returns the directory of the prepared set, preparing it if necessary.
 
     Args:
-      data_dir: a TFDS data directory or a folder with the four IDX files; None looks in TFDS's
-        own directory, then for Debian's package, then on the network.
+      data_dir: a TFDS data directory or a folder with the four IDX files; None tries TFDS's
+        default directory, then Debian's package, then the network.
 
     Returns:
       `<TFDS data directory>/fashion_mnist/<version>`.
 
     Raises:
-      UserError: nothing works, or `data_dir` holds neither, or a file is damaged.
+      UserError: none of these has the set, `data_dir` has neither, or a file is corrupt.
     """
     idx_files: dict[str, Path] | None = None
     if data_dir is not None:
         directory = expanded(data_dir)
         prepared, idx_files = _given(directory)
         if prepared is not None:
-            _say_source(prepared)
+            _log_source(prepared)
             return prepared
-        # Checked even if a prepared set makes reading them needless: a damaged file that the
-        # user named must not pass for a good one.
+        # Checked even if a prepared set exists: corrupt files given by the user are reported.
         _read_all(idx_files)
     root = tfds_sets.default_dir()
     prepared = tfds_sets.find_prepared(NAME, root)
     if prepared is not None:
-        _say_source(prepared)
+        _log_source(prepared)
         return prepared
     if idx_files is None and DEBIAN_DIR.is_dir():
-        found = find_idx(DEBIAN_DIR)
-        idx_files = found if len(found) == len(CHECKSUMS) else None
+        debian = find_idx(DEBIAN_DIR)
+        idx_files = debian if len(debian) == len(CHECKSUMS) else None
     try:
         directory = _prepare(root, idx_files)
     except UserError:
@@ -281,6 +280,6 @@ def locate(data_dir: str | None = None) -> Path:
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
             f"it needs {_WAYS}"
         ) from error
-    came_from = "the network" if idx_files is None else next(iter(idx_files.values())).parent
-    _logger.info("%s: prepared in %s from %s", NAME, directory, came_from)
+    origin = "the network" if idx_files is None else next(iter(idx_files.values())).parent
+    _logger.info("%s: prepared in %s from %s", NAME, directory, origin)
     return directory

@@ -1,16 +1,16 @@
 """A folder of PNG, JPEG and WebP files as a data set.
 
-The layouts, where `root` is the folder or, if it holds train/ and test/, one of these:
+The layouts, where `root` is the folder, or its train/ or test/ if it has both:
 
     root/*.png                      no labels
-    root/<class>/**/*.png           one sub-folder a class
+    root/<class>/**/*.png           one sub-folder per class
     root/**/*.png, root/labels.csv  a table with the columns file (relative to root) and label
     root/**/*.png, root/metadata.jsonl (or .csv)
                                     captions, as in Hugging Face's imagefolder (`metadata`); the
-                                    classes are those of its column "label", if it has one, and
-                                    never the sub-folders
+                                    classes come from its column "label", if it has one, and
+                                    never from the sub-folders
 
-Examples are in the order of their paths, so that it is the same on every file system.
+Examples are sorted by path, so that the order is the same on every file system.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from diffjax.errors import UserError
 SPLITS = ("train", "test", "val", "validation", "valid")
 LABELS_FILE = "labels.csv"
 
-# Images in formats that are not read: worth a word, where other files are not.
+# Unsupported image formats: these files get a warning, other files do not.
 _OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".jxl", ".ppm")
 
 _logger = logging.getLogger("diffjax")
@@ -45,20 +45,20 @@ def _hidden(name: str) -> bool:
 
 
 def _scan(directory: Path) -> list[os.DirEntry[str]]:
-    """Returns what a folder holds, but for hidden files and folders, sorted by name."""
+    """Returns the entries of a folder that are not hidden, sorted by name."""
     try:
         with os.scandir(directory) as entries:
             return sorted((e for e in entries if not _hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise UserError(
-            f"cannot read the folder {directory} ({error.strerror}); put its rights in order"
+            f"cannot read the folder {directory} ({error.strerror}); check its permissions"
         ) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: as a file it gets its own message
+    except OSError:  # a link to itself; reading it as a file gives a better message
         return False
 
 
@@ -69,10 +69,10 @@ def _subfolders(directory: Path) -> list[str]:
 def _walk(
     directory: Path, prefix: str = "", ancestors: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Yields the paths, relative and with slashes, of all files that are not hidden.
+    """Yields the relative paths, with slashes, of all files that are not hidden.
 
-    Links are followed, for sets are often assembled from links; one that leads back to a folder
-    it lies in would add nothing, and never end, so it is passed over.
+    Links are followed, since sets are often assembled from links, except links to a parent
+    folder, which would recurse without end.
     """
     real = os.path.realpath(directory)
     if real in ancestors:
@@ -86,20 +86,20 @@ def _walk(
 
 def _existing(directory: Path) -> None:
     if not directory.is_dir():
-        found = "a file" if directory.exists() else "missing"
-        raise UserError(f"{directory} is {found}; expected a folder of PNG, JPEG or WebP images")
+        state = "a file" if directory.exists() else "missing"
+        raise UserError(f"{directory} is {state}; expected a folder of PNG, JPEG or WebP images")
 
 
 def holds_images(directory: Path) -> bool:
-    """Returns whether there is an image anywhere in a folder."""
+    """Returns whether a folder or its sub-folders contain an image."""
     return directory.is_dir() and any(path.lower().endswith(SUFFIXES) for path in _walk(directory))
 
 
 def _split_folders(directory: Path) -> tuple[str, ...]:
-    """Returns the sub-folders that are splits; () when the folder is one split as a whole.
+    """Returns the sub-folders that are splits; () if the folder as a whole is one split.
 
     A class may be called "train" too (CIFAR-100 has one), so sub-folders are splits only if
-    train/ and test/ are both there, or no sub-folder has any other name.
+    both train/ and test/ exist, or all sub-folders have names of splits.
     """
     names = _subfolders(directory)
     if {"train", "test"} <= set(names) or set(names) <= set(SPLITS):
@@ -119,7 +119,7 @@ def splits(directory: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Listing:
-    """The images of one split: paths relative to `root`, each one's class by name and caption."""
+    """The images of one split: paths relative to `root`, class names and captions."""
 
     root: Path
     files: tuple[str, ...]
@@ -128,7 +128,7 @@ class _Listing:
 
 
 def _class_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the distinct names sorted: as numbers if all are numbers, so that 10 is after 9."""
+    """Returns the distinct names sorted, numerically if all are numbers (9 before 10)."""
     distinct = sorted(set(names))
     if all(name.isdecimal() for name in distinct):
         distinct.sort(key=int)
@@ -152,7 +152,7 @@ def _read_labels(path: Path) -> dict[str, str]:
                 if not name or not label:
                     raise UserError(f"{path} line {rows.line_num}: expected a file and a label")
                 if name in labels:
-                    raise UserError(f"{path} line {rows.line_num}: {name} is there twice")
+                    raise UserError(f"{path} line {rows.line_num}: {name} is listed twice")
                 labels[name] = label
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({error}); expected a CSV file in UTF-8") from error
@@ -167,7 +167,7 @@ def _match(table: Path, rows: Collection[str], files: Sequence[str]) -> None:
     """Raises UserError unless a table's rows and a folder's images are the same files."""
     if absent := sorted(set(rows) - set(files)):
         raise UserError(
-            f"{table} names {_and_others(absent)}, which is no image in {table.parent}; "
+            f"{table} names {_and_others(absent)}, which is not an image in {table.parent}; "
             "remove the row or add the file"
         )
     if unlisted := sorted(set(files) - set(rows)):
@@ -177,7 +177,7 @@ def _match(table: Path, rows: Collection[str], files: Sequence[str]) -> None:
 
 
 def _list_split(root: Path) -> _Listing:
-    """Lists the images of one split and finds out how they are labelled and captioned."""
+    """Lists the images of one split with their labels and captions."""
     everything = list(_walk(root))
     files = sorted(path for path in everything if path.lower().endswith(SUFFIXES))
     others = sorted(path for path in everything if path.lower().endswith(_OTHER_SUFFIXES))
@@ -186,11 +186,11 @@ def _list_split(root: Path) -> _Listing:
         raise UserError(f"{root} holds no images; expected PNG, JPEG or WebP files{hint}")
     if others:
         _logger.warning(
-            "%s: not read, for being neither PNG, JPEG nor WebP: %s", root, _and_others(others)
+            "%s: skipped, since neither PNG, JPEG nor WebP: %s", root, _and_others(others)
         )
     tables = [name for name in (LABELS_FILE, *METADATA_FILES) if name in everything]
     if len(tables) > 1:
-        raise UserError(f"{root} holds both {tables[0]} and {tables[1]}; keep one of them")
+        raise UserError(f"{root} has both {tables[0]} and {tables[1]}; keep one of them")
     if LABELS_FILE in tables:
         labels = _read_labels(root / LABELS_FILE)
         _match(root / LABELS_FILE, labels, files)
@@ -207,8 +207,8 @@ def _list_split(root: Path) -> _Listing:
         return _Listing(root, tuple(files), None)
     if loose:
         raise UserError(
-            f"{root} holds both class folders and {_and_others(loose)} beside them; move such "
-            f"images into a class folder, or add a {LABELS_FILE}"
+            f"{root} has both class folders and images outside of them: {_and_others(loose)}; move "
+            f"these into a class folder, or add a {LABELS_FILE}"
         )
     return _Listing(root, tuple(files), tuple(file.split("/", 1)[0] for file in files))
 
@@ -236,9 +236,9 @@ class _Files:
 
     def open(self, row: int) -> BinaryIO:
         path = self.where(row)
-        # A pipe would be waited for, and a device read for ever.
+        # Reading a pipe or a device could block for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
         return open(path, "rb")
 
     def where(self, row: int) -> str:
@@ -260,13 +260,13 @@ def load_folder(
       directory: the folder.
       name: the set's name, for messages.
       split: "train", or the name of a sub-folder that is a split.
-      image_size: side of the square images; None demands that all have one size.
+      image_size: side of the square images; None requires that all have one size.
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
 
     Returns:
-      The images in the order of their paths. The classes are those of the train split, sorted,
-      so that a label means the same in every split; the captions are the asked split's own.
+      The images sorted by path. The classes are those of the train split, sorted, so that labels
+      agree between splits; the captions are those of the requested split.
 
     Raises:
       UserError: the folder or split is missing or empty, files cannot be read, sizes differ and
@@ -282,8 +282,8 @@ def load_folder(
     for table in (LABELS_FILE, *METADATA_FILES):
         if divided and (directory / table).is_file():
             raise UserError(
-                f"{directory / table} lies beside the splits {', '.join(known)}; put one "
-                f"{table} into each of them"
+                f"{directory / table} is next to the splits {', '.join(known)}; put a {table} "
+                "into each of them"
             )
     listing = _list_split(directory / split if divided else directory)
     reference = listing
@@ -301,7 +301,7 @@ def load_folder(
         if strange := sorted(set(listing.classes) - set(class_names)):
             raise UserError(
                 f"{listing.root} has the class {_and_others(strange)}, which {reference.root} "
-                "has not; the splits need the same classes"
+                "lacks; the splits need the same classes"
             )
         labels = [numbers[label] for label in listing.classes]
     captions: tuple[str, ...] = ()

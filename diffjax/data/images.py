@@ -1,9 +1,8 @@
-"""From a file's bytes to uint8 pixels: one place for everything that images can be.
+"""Decoding of image files to uint8 pixels.
 
-Whatever a file holds ends as (H, W, C) uint8 with C = 1 (grey) or 3 (RGB): 16-bit grey is scaled,
-palettes and CMYK are converted, transparency is laid on white, and a camera's orientation tag is
-obeyed. What has no such reading (a moving picture, a damaged file) is an `UnreadableImage`, never
-a guess.
+Every file becomes uint8 (H, W, C) with C = 1 (grey) or 3 (RGB): 16-bit grey is scaled, palettes
+and CMYK are converted, transparency is composited on white, and the EXIF orientation is applied.
+Animations and corrupt files raise `UnreadableImage`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION = 0x0112
 
-# What Pillow raises for damaged files, besides its own errors, differs by format.
+# Pillow's exceptions for corrupt files differ by format.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -37,18 +36,18 @@ _DECODE_ERRORS = (
 
 
 class UnreadableImage(Exception):
-    """The bytes are not one still image; the message says why in a few words."""
+    """The bytes are not one still image; the message is the reason."""
 
 
 def open_still(file: BinaryIO) -> Image.Image:
     """Opens a PNG, JPEG or WebP and reads its header; the pixels are not decoded yet.
 
     Args:
-      file: open for reading, at its start; left open, for the pixels.
+      file: open for reading, at its start; stays open for decoding.
 
     Raises:
-      UnreadableImage: no image, an unknown format, a moving picture, or so large that it can
-        only be an error or an attack (Pillow's limit, `Image.MAX_IMAGE_PIXELS`).
+      UnreadableImage: not an image, an unsupported format, an animation, or more pixels than
+        Pillow's limit, `Image.MAX_IMAGE_PIXELS`.
     """
     try:
         if not file.read(1):
@@ -62,7 +61,7 @@ def open_still(file: BinaryIO) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise UnreadableImage(f"{image.width}x{image.height} is over {limit} pixels")
-    # A camera's JPEG may carry a preview as a second frame (MPO); the first is the picture.
+    # A camera's JPEG may have a preview as a second frame (MPO); the first is the image.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UnreadableImage("it is animated")
     return image
@@ -74,7 +73,7 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns (height, width) once the orientation tag is obeyed."""
+    """Returns (height, width) after applying the EXIF orientation."""
     if "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5:
         return image.width, image.height
     return image.height, image.width
@@ -101,10 +100,10 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def fit(image: Image.Image, *, image_size: int | None, channels: int | None) -> np.ndarray:
-    """Brings an L or RGB image to a size and a number of channels.
+    """Converts an L or RGB image to a size and a number of channels.
 
-    With `image_size` the largest centred square is cut out and resampled (bicubic, antialiased),
-    which is the shorter side resized and the middle cropped, in one pass over the pixels.
+    With `image_size` the largest centred square is resampled (bicubic, antialiased): a resize of
+    the shorter side and a centre crop in one pass over the pixels.
 
     Args:
       image: mode L or RGB.
@@ -139,7 +138,7 @@ def decode(
     Args:
       data: the file's bytes.
       image_size: as in `fit`.
-      channels: 1 or 3; None gives 1 for an image without colour and 3 for others.
+      channels: 1 or 3; None gives 1 for a grey image, else 3.
 
     Returns:
       uint8 (H, W, C); read-only.
@@ -158,7 +157,7 @@ def decode(
 def convert_array(
     images: np.ndarray, *, image_size: int | None, channels: int | None
 ) -> np.ndarray:
-    """Brings decoded images to a size and a number of channels, as `fit` does.
+    """Converts decoded images to a size and a number of channels, as `fit` does.
 
     Args:
       images: uint8 (N, H, W, C), C = 1 or 3.
@@ -166,7 +165,7 @@ def convert_array(
       channels: as in `fit`.
 
     Returns:
-      uint8 (N, H', W', C'); `images` itself when there is nothing to do.
+      uint8 (N, H', W', C'); `images` itself if nothing changes.
     """
     _, height, width, depth = images.shape
     same_size = image_size is None or (height, width) == (image_size, image_size)

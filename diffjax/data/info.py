@@ -1,4 +1,4 @@
-"""What a model knows of the data that it was trained on, and keeps when the data is gone."""
+"""The description of the training data that is saved with a model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class DataInfo(NamedTuple):
     """A data set without its examples.
 
     Attributes:
-      name: what the config calls it.
+      name: the set's name in the config.
       shape: of one example's array.
-      images: whether examples are uint8 images; float arrays if not.
+      images: whether examples are uint8 images; otherwise float arrays.
       class_names: in the order of the labels; () for none.
-      captions: the distinct captions; () for none, and in what a run keeps.
-      vocabulary: the words that a text network was trained with, as text; "" for none.
-      has_captions: whether there are captions.
+      captions: the distinct captions; () for none, and after `from_json`.
+      vocabulary: the text network's `Vocabulary` as JSON; "" for none.
+      has_captions: whether the set has captions.
     """
 
     name: str
@@ -32,17 +32,17 @@ class DataInfo(NamedTuple):
     has_captions: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """What a run keeps of it: all but the captions."""
+        """All fields but the captions, as saved with a run."""
         kept = self._asdict() | {"shape": list(self.shape), "class_names": list(self.class_names)}
         del kept["captions"]
         return kept
 
     @classmethod
     def from_json(cls, stored: Any) -> DataInfo:
-        """What `to_json` gave.
+        """The inverse of `to_json`, without captions.
 
         Raises:
-          UserError: anything else.
+          UserError: `stored` has another format.
         """
         try:
             shape = tuple(int(n) for n in stored["shape"])
@@ -54,7 +54,7 @@ class DataInfo(NamedTuple):
             )  # fmt: skip
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(
-                f"the description of the training data can't be read ({error!r}): take another "
+                f"the description of the training data can't be read ({error!r}): use another "
                 "checkpoint"
             ) from error
 

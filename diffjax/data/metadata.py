@@ -1,12 +1,12 @@
-"""Captions of a folder of images, as Hugging Face's imagefolder keeps them.
+"""Captions of a folder of images, in the format of Hugging Face's imagefolder.
 
-A metadata.jsonl has one JSON object a line, a metadata.csv one row a line under a header:
+A metadata.jsonl has one JSON object per line, a metadata.csv one row per line after a header:
 
     {"file_name": "a/b.png", "text": "a cat on a mat"}
     {"file_name": "a/c.png", "text": "a dog", "label": 3, "licence": "CC0"}
 
-file_name is relative to the table's folder and text is the caption. A column "label", text or a
-whole number, gives the classes if every row has it. Other columns are not looked at.
+file_name is relative to the table's folder and text is the caption. A column "label", text or
+integer, gives the classes if every row has it. Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says of one image; `label` is None when it has none."""
+    """One image's row; `label` is None if it has none."""
 
     text: str
     label: str | None
@@ -35,14 +35,14 @@ def read_metadata(path: Path) -> dict[str, Row]:
     """Reads a metadata.jsonl or metadata.csv.
 
     Args:
-      path: the table; its ending says of which kind it is.
+      path: the table; its suffix determines the format.
 
     Returns:
       {file_name: row}, in the order of the table.
 
     Raises:
-      UserError: the file cannot be read, a line is no JSON object, a row has no file_name or no
-        text, a file_name is there twice, or only some rows have a label.
+      UserError: the file cannot be read, a line is not a JSON object, a row lacks a file_name or
+        text, a file_name is repeated, or only some rows have a label.
     """
     rows: dict[str, Row] = {}
     first_label: tuple[int, bool] | None = None
@@ -52,7 +52,7 @@ def read_metadata(path: Path) -> dict[str, Row]:
         text = _text(values, "text", where)
         label = _label(values.get("label"), where)
         if name in rows:
-            raise UserError(f"{where}: {name} is there twice; remove one of the rows")
+            raise UserError(f"{where}: {name} is listed twice; remove one of the rows")
         first_label = first_label or (number, label is not None)
         if first_label[1] != (label is not None):
             raise UserError(
@@ -66,13 +66,13 @@ def read_metadata(path: Path) -> dict[str, Row]:
 def _text(values: dict[str, Any], column: str, where: str) -> str:
     value = values.get(column)
     if not isinstance(value, str) or not value.strip():
-        found = f"has {column} {value!r}" if column in values else f"has no {column}"
-        raise UserError(f"{where} {found}; give every image a file_name and a text, its caption")
+        problem = f"has {column} {value!r}" if column in values else f"has no {column}"
+        raise UserError(f"{where} {problem}; give every image a file_name and a text, its caption")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: {column} {value!r} holds half a character; write it in whole characters"
+            f"{where}: {column} {value!r} has a lone surrogate; write valid Unicode"
         ) from error
     return value.strip()
 
@@ -81,7 +81,7 @@ def _label(value: object, where: str) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise UserError(f"{where} has label {value!r}; expected a text or a whole number")
+        raise UserError(f"{where} has label {value!r}; expected text or an integer")
     return str(value).strip() or None
 
 
@@ -102,9 +102,9 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, values
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}); expected JSON lines in UTF-8") from error
-    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of too many digits
         raise UserError(
-            f"{path} line {number} is no JSON ({error}); expected a JSON object like "
+            f"{path} line {number} is not JSON ({error}); expected a JSON object like "
             '{"file_name": "a.png", "text": "a cat"}'
         ) from error
 

@@ -1,4 +1,4 @@
-"""A user's own data set: any object with a length and examples by number.
+"""User-defined data sets: any object with `__len__` and `__getitem__`.
 
     class Tones:                                  # float32 (L, C) arrays in two classes
         class_names = ("sine", "square")
@@ -9,12 +9,12 @@
         held_out = None                           # or another such object
 
 An example is an array or a dictionary: "image", uint8 (H, W, C), or "x_0", floating-point of any
-shape and taken as it is; and optionally "label", an integer, -1 for none, and "caption", a number
-into the object's `captions`. `class_names`, `captions` and `held_out` are optional.
+shape and used without scaling; and optionally "label", an integer, -1 for none, and "caption", an
+index into the object's `captions`. `class_names`, `captions` and `held_out` are optional.
 
-What a config names is the maker of such an object. It is called with the arguments in its
-parentheses and with those of `config.data`'s `dir` (a text), `image_size` and `channels` (whole
-numbers) that are set; one that it has no parameter for is an error.
+A config names a function or class that returns such an object. It is called with the arguments in
+its parentheses and with those of `config.data`'s `dir` (a path), `image_size` and `channels`
+(integers) that are set; one that it has no parameter for is an error.
 
     def pictures(dir="data/mine", image_size=64): ...     # config.data.name = "mine:pictures"
 """
@@ -32,17 +32,17 @@ _ARRAYS = ("image", "x_0")
 
 
 class OwnSource:
-    """An `ImageSource` around a user's object, whose examples it checks.
+    """An `ImageSource` that wraps a user's object and checks its examples.
 
     Attributes:
-      held_out: the same for what is not trained on, or None.
+      held_out: the wrapped held-out set, or None.
     """
 
     def __init__(self, found: Any, *, name: str) -> None:
         """Reads one example for the shape.
 
         Raises:
-          UserError: an empty set, or an example that is not as the module says.
+          UserError: an empty set, or an invalid example.
         """
         self.name = name
         self._found = found
@@ -61,11 +61,12 @@ class OwnSource:
         return len(self._found)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        """Returns example i, as `ImageSource` says.
+        """Returns example i, as in `ImageSource`.
 
         Raises:
           IndexError: i is out of range.
-          UserError: an example of another shape, type or label than the set's.
+          UserError: an example of another shape or dtype than example 0, or an invalid label or
+            caption.
         """
         index = range(len(self))[i]
         example = self._example(index)
@@ -79,14 +80,14 @@ class OwnSource:
         if self.class_names and not UNLABELLED <= label < len(self.class_names):
             raise UserError(
                 f"{self.name}: example {index} has the label {label}; expected 0.."
-                f"{len(self.class_names) - 1} for its class_names, or -1 for none"
+                f"{len(self.class_names) - 1}, an index into class_names, or -1 for none"
             )
         made: dict[str, Any] = {"image": array, "label": np.int32(label)}
         if self.captions:
             if "caption" not in example or not 0 <= example["caption"] < len(self.captions):
                 raise UserError(
                     f"{self.name}: example {index} has no 'caption' in 0..{len(self.captions) - 1},"
-                    " a number into the set's captions"
+                    " an index into the set's captions"
                 )
             made["caption"] = np.int32(example["caption"])
         return made
@@ -121,14 +122,14 @@ class OwnSource:
 
 
 def as_source(found: Any, *, name: str) -> ImageSource:
-    """A user's object as a source: an array, an `ArraySource`, or as the module says.
+    """A user's object as a source.
 
     Args:
-      found: the object.
+      found: an array, an `ArraySource`, or an object as described in this module.
       name: for messages.
 
     Raises:
-      UserError: it is none of them.
+      UserError: an object of another type.
     """
     if isinstance(found, np.ndarray):
         return ArraySource(found, name=name)

@@ -1,12 +1,11 @@
-"""What a data set is: random access to uint8 images, int32 labels and, in some sets, captions.
+"""Data sources: random access to uint8 images, int32 labels and, in some sets, captions.
 
-A source holds images as they are stored, uint8 in [0, 255], height first and channels last.
-Whoever trains on them maps them to float32 in [-1, 1]; nothing here does, so a batch costs a
-quarter of the memory until it is on the device. A source may also hold floating-point arrays of any
-shape, which are x_0 as they are.
+Images are uint8 in [0, 255], height first and channels last. The mapping to float32 in [-1, 1]
+happens on the device, so that a batch on the host takes a quarter of the memory. A source may also
+hold floating-point arrays of any shape, which are x_0 without scaling.
 
-A caption is text and an example holds its number in the source's `captions`, the distinct texts,
-sorted: batches stay arrays, and each text need be encoded only once.
+An example holds its caption as an index into the source's `captions`, the distinct texts, sorted:
+batches stay arrays, and each text is encoded only once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ UNLABELLED = -1
 
 
 def number_captions(texts: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns (the distinct texts, sorted; each text's number among them, int32 (N,)).
+    """Returns (the distinct texts, sorted; each text's index among them, int32 (N,)).
 
     >>> number_captions(["a dog", "a cat", "a dog"])
     (('a cat', 'a dog'), array([1, 0, 1], dtype=int32))
@@ -46,16 +45,16 @@ def _check_captions(
         )
     if list(captions) != sorted(set(captions)):
         raise UserError(
-            f"{name}: the captions are not distinct and sorted; number_captions makes them so"
+            f"{name}: the captions are not distinct and sorted; make them with number_captions"
         )
     if numbers.shape != (length,) or not np.issubdtype(numbers.dtype, np.integer):
         raise UserError(
             f"{name}: caption_numbers are {numbers.dtype} {numbers.shape}; "
-            f"expected one integer an image, ({length},)"
+            f"expected one integer per image, ({length},)"
         )
     if numbers.min() < 0 or numbers.max() >= len(captions):
         raise UserError(
-            f"{name}: caption_numbers lie in [{numbers.min()}, {numbers.max()}]; expected "
+            f"{name}: caption_numbers are in [{numbers.min()}, {numbers.max()}]; expected "
             f"[0, {len(captions) - 1}] for the {len(captions)} captions"
         )
     return captions, numbers.astype(np.int32, copy=False)
@@ -66,12 +65,12 @@ class ImageSource(Protocol):
     """Random access to the images of one split of a data set.
 
     Attributes:
-      name: what `diffjax.data.load` was asked for, e.g. "fashion_mnist".
-      image_shape: (height, width, channels) of every image; channels is 1 or 3. Of floating-point
-        data any shape.
+      name: the name given to `diffjax.data.load`, e.g. "fashion_mnist".
+      image_shape: (height, width, channels) of every image, channels 1 or 3; any shape for
+        floating-point data.
       dtype: uint8 for images, float32 for other data.
-      class_names: the classes in the order of the labels; () when there are no labels.
-      captions: the distinct captions of this split, sorted; () when there are none.
+      class_names: the classes in the order of the labels; () if there are no labels.
+      captions: the distinct captions of this split, sorted; () if there are none.
     """
 
     name: str
@@ -93,15 +92,15 @@ class ImageSource(Protocol):
 
 
 class ArraySource:
-    """A data set that lies whole in memory.
+    """A data set held in memory.
 
         rings = ArraySource(points, held_out=ArraySource(other_points))    # float32 (N, 2)
 
     Attributes:
       images: uint8 (N, H, W, C), or float32 (N, ...).
-      held_out: what is not trained on, a source too, or None.
-      labels: int32 (N,); all -1 when there are no labels.
-      caption_numbers: int32 (N,), numbers into `captions`; None when there are no captions.
+      held_out: the held-out set, also a source, or None.
+      labels: int32 (N,); all -1 if there are no labels.
+      caption_numbers: int32 (N,), indices into `captions`; None if there are no captions.
     """
 
     def __init__(
@@ -118,18 +117,18 @@ class ArraySource:
         """Wraps arrays without copying them.
 
         Args:
-          images: uint8 (N, H, W, C), N > 0, C = 1 or 3; or floating-point (N, ...), which is kept
-            as float32.
-          labels: integers (N,) in [0, number of classes), or None when there are none.
+          images: uint8 (N, H, W, C), N > 0, C = 1 or 3; or floating-point (N, ...), stored as
+            float32.
+          labels: integers (N,) in [0, number of classes), or None if there are none.
           name: the set's name, for messages and logs.
-          class_names: the classes in the order of the labels; () when there are none.
-          captions: the distinct captions, sorted; () when there are none.
-          caption_numbers: integers (N,), numbers into `captions`; None when there are none.
-          held_out: a source of the same kind that is not trained on.
+          class_names: the classes in the order of the labels; () if there are none.
+          captions: the distinct captions, sorted; () if there are none.
+          caption_numbers: integers (N,), indices into `captions`; None if there are none.
+          held_out: a source of the same kind for held-out evaluation.
 
         Raises:
-          UserError: the set is empty, or the shapes, types, labels or captions do not fit
-            together, or floating-point data is not finite.
+          UserError: the set is empty, the shapes, types, labels or captions are inconsistent, or
+            floating-point data is not finite.
         """
         if np.issubdtype(images.dtype, np.floating) and images.ndim >= 2:
             images = images.astype(np.float32, copy=False)
@@ -141,17 +140,17 @@ class ArraySource:
                 "grey or RGB, or floating-point data (N, ...)"
             )
         if images.size == 0:
-            raise UserError(f"{name}: the set holds no images; expected at least one")
+            raise UserError(f"{name}: the set is empty; expected at least one image")
         if labels is None:
             labels = np.full(len(images), UNLABELLED, np.int32)
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(
                 f"{name}: labels are {labels.dtype} {labels.shape}; "
-                f"expected one integer an image, ({len(images)},)"
+                f"expected one integer per image, ({len(images)},)"
             )
         if class_names and (labels.min() < 0 or labels.max() >= len(class_names)):
             raise UserError(
-                f"{name}: labels lie in [{labels.min()}, {labels.max()}]; expected "
+                f"{name}: labels are in [{labels.min()}, {labels.max()}]; expected "
                 f"[0, {len(class_names) - 1}] for the {len(class_names)} class names"
             )
         self.name = name
@@ -177,7 +176,7 @@ class ArraySource:
         return self.take(i)
 
     def take(self, rows: SupportsIndex | np.ndarray) -> dict[str, Any]:
-        """Returns one example, or those at int (B,) `rows` with a leading dimension B."""
+        """Returns one example, or for int (B,) `rows` a batch with a leading dimension B."""
         examples = {"image": self.images[rows], "label": self.labels[rows]}
         if self.caption_numbers is not None:
             examples["caption"] = self.caption_numbers[rows]
@@ -185,7 +184,7 @@ class ArraySource:
 
 
 class StreamedSource:
-    """A data set too large for memory: an image is read and decoded when it is asked for."""
+    """A data set too large for memory: images are read and decoded on access."""
 
     def __init__(
         self,
@@ -201,19 +200,19 @@ class StreamedSource:
         """Wraps a function that reads one example.
 
         Args:
-          read: i in [0, length) to (uint8 (H, W, C), label); called from several threads at once.
+          read: i in [0, length) to (uint8 (H, W, C), label); must be thread-safe.
           length: the number of examples.
           image_shape: (H, W, C) of every image.
           name: the set's name, for messages and logs.
-          class_names: the classes in the order of the labels; () when there are none.
-          captions: the distinct captions, sorted; () when there are none.
-          caption_numbers: integers (length,), numbers into `captions`; None when there are none.
+          class_names: the classes in the order of the labels; () if there are none.
+          captions: the distinct captions, sorted; () if there are none.
+          caption_numbers: integers (length,), indices into `captions`; None if there are none.
 
         Raises:
-          UserError: the set is empty, or the captions do not fit.
+          UserError: the set is empty, or the captions are inconsistent.
         """
         if length <= 0:
-            raise UserError(f"{name}: the set holds no images; expected at least one")
+            raise UserError(f"{name}: the set is empty; expected at least one image")
         self._read = read
         self._length = length
         self.name = name
@@ -235,7 +234,7 @@ class StreamedSource:
 
         Raises:
           IndexError: i is outside [-length, length).
-          UserError: the image cannot be read or has not the shape of the others.
+          UserError: the image cannot be read or has another shape than `image_shape`.
         """
         index = range(self._length)[i]
         image, label = self._read(index)

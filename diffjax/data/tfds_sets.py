@@ -1,8 +1,8 @@
 """Sets prepared by TensorFlow Datasets, read without TensorFlow.
 
-TFDS keeps a prepared set in `<data dir>/<name>[/<config>]/<version>/`. Records are read as bytes,
-several at a time, and decoded here: four times as fast as TFDS's own decoding without
-TensorFlow, which takes one record at a time through its feature tree.
+TFDS stores a prepared set in `<data dir>/<name>[/<config>]/<version>/`. Records are read as bytes,
+several at a time, and decoded here, which is four times as fast as TFDS's own decoding without
+TensorFlow of one record at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+
 
 
 def default_dir() -> Path:
-    """Returns where TFDS keeps its sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns TFDS's data directory: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
@@ -45,8 +45,7 @@ def parse_name(name: str) -> tuple[str, str | None, str | None]:
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"tfds:{name} is no TFDS set's name; expected name[/config][:version], "
-            "e.g. tfds:cifar10"
+            f"tfds:{name} is not a TFDS name; expected name[/config][:version], e.g. tfds:cifar10"
         )
     return match["name"], match["config"], match["version"]
 
@@ -56,30 +55,30 @@ def _is_prepared(directory: Path) -> bool:
 
 
 def _versions(parent: Path) -> dict[tuple[int, ...], Path]:
-    """Returns the prepared versions right under a directory. Half-written ones have names that
-    are no version (TFDS writes aside and renames), so they are never among them."""
+    """Returns the prepared versions directly under a directory. Incomplete ones have other names
+    (TFDS writes to a temporary directory and renames it) and are not found."""
     if not parent.is_dir():
         return {}
-    found = {}
+    versions = {}
     for child in parent.iterdir():
         match = _VERSION.fullmatch(child.name)
         if match and _is_prepared(child):
-            found[tuple(int(part) for part in match.groups())] = child
-    return found
+            versions[tuple(int(part) for part in match.groups())] = child
+    return versions
 
 
 def find_prepared(name: str, root: Path) -> Path | None:
     """Finds a prepared set under a TFDS data directory.
 
     Args:
-      name: `name[/config][:version]`; without a version the newest is taken.
+      name: `name[/config][:version]`; the default is the newest version.
       root: a TFDS data directory, or the directory of one version of the set itself.
 
     Returns:
-      The version's directory, or None when there is none.
+      The version's directory, or None if there is none.
 
     Raises:
-      UserError: the set has several configs there and `name` does not say which.
+      UserError: the set has several configs and `name` does not specify one.
     """
     base, config, version = parse_name(name)
     parent = root / base / config if config else root / base
@@ -88,11 +87,11 @@ def find_prepared(name: str, root: Path) -> Path | None:
         configs = {c.name: v for c in sorted(parent.iterdir()) if (v := _versions(c))}
         if len(configs) > 1:
             raise UserError(
-                f"tfds:{name} has {len(configs)} configs in {parent}; say which: "
+                f"tfds:{name} has {len(configs)} configs in {parent}; choose one: "
                 + ", ".join(f"tfds:{base}/{c}" for c in configs)
             )
-        for found in configs.values():
-            versions = found
+        for config_versions in configs.values():
+            versions = config_versions
     if version:
         return versions.get(tuple(int(part) for part in version.split(".")))
     if versions:
@@ -104,10 +103,10 @@ def find_prepared(name: str, root: Path) -> Path | None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps TFDS's progress bars and prints off the terminal.
+    """Silences TFDS's progress bars and prints.
 
-    It prints to standard output whatever the logging level, e.g. a banner that TensorFlow is
-    missing, which is no fault here, and logs each step through absl.
+    TFDS prints to standard output regardless of the logging level, e.g. a banner about missing
+    TensorFlow, and logs each step through absl.
     """
     import tensorflow_datasets as tfds
 
@@ -131,7 +130,7 @@ def _builder(directory: Path) -> Any:
             return tfds.builder_from_directory(str(directory))
     except Exception as error:
         raise UserError(
-            f"{directory} is no readable TFDS set ({_one_line(error)}); delete it and prepare "
+            f"{directory} is not a readable TFDS set ({_one_line(error)}); delete it and prepare "
             "it again"
         ) from error
 
@@ -162,8 +161,7 @@ class _Records:
 
     def read(self, rows: Sequence[int]) -> list[tuple[bytes, int]]:
         try:
-            # One record through the call for many takes four times as long as through the
-            # call for one.
+            # For a single record __getitem__ is four times as fast as __getitems__.
             records = self._records
             data = [records[rows[0]]] if len(rows) == 1 else records.__getitems__(rows)
             examples = [self._parse(record).features.feature for record in data]
@@ -176,7 +174,7 @@ class _Records:
             ]
         except Exception as error:
             raise UserError(
-                f"{self._directory} is damaged ({_one_line(error)}); delete it and prepare it again"
+                f"{self._directory} is corrupt ({_one_line(error)}); delete it and prepare it again"
             ) from error
 
     def open(self, row: int) -> BinaryIO:
@@ -206,7 +204,7 @@ def _open_records(builder: Any, split: str, directory: Path) -> Any:
             f"cannot read split {split!r} of {directory} ({_one_line(error)}); it has {known}"
         ) from error
     raise UserError(
-        f"{directory} is stored as {', '.join(sorted(formats)) or 'nothing known'}; expected "
+        f"{directory} is stored as {', '.join(sorted(formats)) or 'an unknown format'}; expected "
         "array_record or tfrecord; prepare it again with file_format='array_record'"
     )
 
@@ -227,15 +225,16 @@ def read_prepared(
       name: the set's name, for messages.
       split: a split, or a part of one in TFDS's notation, e.g. "train[:80%]".
       image_size: side of the square images; None keeps their own size.
-      channels: 1 or 3; None keeps the set's own (transparency is laid on white).
+      channels: 1 or 3; None keeps the set's own (transparency is composited on white).
       memory_limit_mb: decoded sets of more MiB than this are streamed.
 
     Returns:
-      The images of the feature "image" with the labels of the feature "label", if it has one. What
-      was decoded whole is kept (`decoded`), and the next time TFDS itself is not even imported.
+      The images of the feature "image" with the labels of the feature "label", if it has one. Sets
+      decoded into memory are cached (`decoded`); reading them again does not import TFDS.
 
     Raises:
-      UserError: no such split, no 8-bit feature "image", a label that is no class, damage.
+      UserError: no such split, no 8-bit feature "image", a label that is not a ClassLabel, or
+        corrupt records.
     """
     key = decoded.key(directory, split=split, image_size=image_size, channels=channels)
     kept = decoded.find(key, name=name, memory_limit_mb=memory_limit_mb)
@@ -259,7 +258,8 @@ def read_prepared(
     label = features.get("label")
     if label is not None and not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
-            f'{name} has a feature "label" that is no class; choose an image classification set'
+            f'{name} has a feature "label" that is not a ClassLabel; choose an image '
+            "classification set"
         )
     records = _Records(
         _open_records(builder, split, directory),
@@ -283,10 +283,10 @@ def read_prepared(
 
 
 def check_reachable(urls: Sequence[str]) -> None:
-    """Raises OSError at once when a host cannot be found.
+    """Raises OSError if a host name cannot be resolved.
 
-    TFDS's downloader retries for minutes before it gives up, which is long to wait for the news
-    that there is no network. Behind a proxy only the proxy knows, so nothing is checked.
+    TFDS's downloader retries for minutes before it reports a missing network. Behind a proxy
+    names are resolved by the proxy, so nothing is checked.
     """
     if urllib.request.getproxies():
         return
@@ -320,7 +320,7 @@ def download(name: str, root: Path) -> Path:
         raise UserError(
             f"tfds:{name} is not prepared in {root} and TFDS cannot prepare it here "
             f"({_one_line(error)}); set --config.data.dir to a TFDS directory that has it or to "
-            "a folder of images with one sub-folder a class, or prepare it with TFDS (most sets "
+            "a folder of images with one sub-folder per class, or prepare it with TFDS (most sets "
             "then need TensorFlow and a network) on another machine"
         ) from error
     return Path(builder.data_dir)

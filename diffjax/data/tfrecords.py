@@ -1,12 +1,11 @@
-"""TFRecord files by index, without TensorFlow.
+"""Random access to TFRecord files, without TensorFlow.
 
-TFDS writes TFRecords unless told otherwise, so that is what a set prepared by somebody else
-tends to be. A record is
+TFRecord is TFDS's default format. A record is
 
     uint64 length | uint32 masked CRC of the length | the bytes | uint32 masked CRC of the bytes
 
 in little-endian order (tensorflow/core/lib/io/record_writer.h). A pass over the lengths gives
-every record's place; the CRCs, of a kind that Python's library lacks, are not checked.
+every record's position. The CRCs are not checked: Python's standard library lacks CRC-32C.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class TFRecordFiles:
         """Indexes the records.
 
         Args:
-          instructions: TFDS's file instructions: `filename`, `skip` (records to pass over) and
-            `take` (records to keep, -1 for all).
+          instructions: TFDS's file instructions: `filename`, `skip` (records to skip) and `take`
+            (records to keep, -1 for all).
 
         Raises:
-          ValueError: a file ends within a record, or holds fewer than it should.
+          ValueError: a file ends within a record, or has fewer records than expected.
         """
         self._places: list[tuple[mmap.mmap, int, int]] = []
         for instruction in instructions:

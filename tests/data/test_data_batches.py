@@ -212,7 +212,7 @@ def test_an_empty_or_ill_shaped_set_is_refused():
             ArraySource(images, labels)
     with pytest.raises(UserError, match="class names"):
         numbered(3, class_names=("a", "b"))
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="the set is empty"):
         StreamedSource(lambda i: (np.zeros((1, 1, 1)), 0), length=0, image_shape=(1, 1, 1), name="")
 
 

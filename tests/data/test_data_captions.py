@@ -91,8 +91,8 @@ def test_a_state_knows_its_captions():
         (("a", "a"), np.zeros(6, int), "distinct and sorted"),
         (("a",), np.zeros(5, int), r"\(5,\)"),
         (("a",), np.zeros(6), "float64"),
-        (("a",), np.ones(6, int), r"lie in \[1, 1\]; expected \[0, 0\]"),
-        (("a",), np.full(6, -1), r"lie in \[-1, -1\]"),
+        (("a",), np.ones(6, int), r"are in \[1, 1\]; expected \[0, 0\]"),
+        (("a",), np.full(6, -1), r"are in \[-1, -1\]"),
     ],
 )
 def test_captions_that_do_not_fit_are_refused(captions, numbers, message):
@@ -203,15 +203,15 @@ GOOD = '{"file_name": "a.png", "text": "x"}'
         (GOOD + '\n{"file_name": "b.png", "text": "x"}', "names b.png, which is no image"),
         (GOOD + '\n{"file_name": "../a.png", "text": "x"}', "names ../a.png, which is no image"),
         (GOOD + "\n\n" + GOOD, "line 3: a.png is there twice"),
-        (GOOD + "\n{oops", "line 2 is no JSON"),
-        ("[" * 100_000, "line 1 is no JSON"),
+        (GOOD + "\n{oops", "line 2 is not JSON"),
+        ("[" * 100_000, "line 1 is not JSON"),
         ("[1]", r"line 1 is '\[1\]'; expected a JSON object"),
         ('{"file_name": "a.png"}', "line 1 has no text"),
         ('{"file_name": "a.png", "text": " "}', "line 1 has text ' '"),
         ('{"file_name": "a.png", "text": null}', "line 1 has text None"),
         ('{"file_name": "a.png", "text": ["x"]}', r"line 1 has text \['x'\]"),
         ('{"text": "x"}', "line 1 has no file_name"),
-        ('{"file_name": "a.png", "text": "\\ud800"}', "half a character"),
+        ('{"file_name": "a.png", "text": "\\ud800"}', "a lone surrogate"),
         ('{"file_name": "a.png", "text": "x", "label": 1.5}', "label 1.5"),
         ('{"file_name": "a.png", "text": "x", "label": true}', "label True"),
         (
@@ -265,7 +265,7 @@ def test_a_table_beside_the_splits_is_refused(root):
     write(root / "train", ROWS)
     write(root / "test", ROWS)
     (root / "metadata.jsonl").write_text(GOOD)
-    with pytest.raises(UserError, match=r"metadata.jsonl lies beside the splits"):
+    with pytest.raises(UserError, match=r"metadata.jsonl is next to the splits"):
         load(f"folder:{root}")
 
 

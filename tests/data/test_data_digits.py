@@ -35,7 +35,7 @@ def test_has_split_and_errors():
     assert has_split("digits", split="test") and not has_split("digits", split="val")
     with pytest.raises(UserError, match="train, test"):
         load("digits", split="val")
-    with pytest.raises(UserError, match="no meaning"):
+    with pytest.raises(UserError, match="does not apply"):
         load("digits", data_dir="/somewhere")
     assert len(load("digits", data_dir="")) == 1437
 

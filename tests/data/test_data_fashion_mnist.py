@@ -166,7 +166,7 @@ def test_a_damaged_file_is_told_even_where_the_set_is_prepared(tiny):
 def test_a_given_folder_is_never_replaced_by_another(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", write(tmp_path / "debian"))
     load("fashion_mnist")  # prepared, so there would be something to fall back to
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load("fashion_mnist", data_dir=str(tmp_path / "typo"))
     (write(tiny) / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"missing: t10k-labels-idx1-ubyte,"):
@@ -177,7 +177,7 @@ def test_no_idx_file():
     data = b"\1\2\3\4hello"
     path = Path(os.environ["HOME"]) / "x"
     path.write_bytes(data)
-    with pytest.raises(UserError, match="no IDX file"):
+    with pytest.raises(UserError, match="not an IDX file"):
         fashion_mnist.read_idx(path, sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -250,7 +250,7 @@ def test_what_is_in_the_way_is_named(tiny):
     junk = default_dir() / "fashion_mnist" / "3.0.1"
     junk.mkdir(parents=True)
     (junk / "junk").touch()
-    with pytest.raises(UserError, match=r"3\.0\.1 is in the way"):
+    with pytest.raises(UserError, match=r"3\.0\.1 exists and is not"):
         load("fashion_mnist", data_dir=str(tiny))
 
 

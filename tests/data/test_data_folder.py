@@ -173,7 +173,7 @@ def test_splits_must_agree_on_labels(root):
     with pytest.raises(UserError, match="one has labels"):
         load(f"folder:{root}", split="test")
     (root / "labels.csv").write_text("file,label\n")
-    with pytest.raises(UserError, match="beside the splits"):
+    with pytest.raises(UserError, match="next to the splits"):
         load(f"folder:{root}")
 
 

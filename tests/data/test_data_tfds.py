@@ -189,7 +189,7 @@ def test_sets_that_are_no_image_classification(root):
     with pytest.raises(UserError, match=r'no 8-bit feature "image" \(it has number\)'):
         load("tfds:tiny_numbers", data_dir=str(root))
     prepare(root, TinyScores)
-    with pytest.raises(UserError, match="no class"):
+    with pytest.raises(UserError, match="not a ClassLabel"):
         load("tfds:tiny_scores", data_dir=str(root))
 
 
@@ -209,7 +209,7 @@ def test_damage_is_told(root):
     with pytest.raises(UserError, match="cannot read split"):
         load("tfds:tiny_shapes", data_dir=str(root))
     (directory / "dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match="no readable TFDS set"):
+    with pytest.raises(UserError, match="not a readable TFDS set"):
         load("tfds:tiny_shapes", data_dir=str(root))
 
 
@@ -243,9 +243,9 @@ def test_what_cannot_be_had_is_one_line_with_the_ways(root, capfd):
     with pytest.raises(UserError, match="no network in tests"):
         load("tfds:cifar10")
     assert not list(root.rglob("*.json"))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load("tfds:cifar10", data_dir=str(root / "typo"))
-    with pytest.raises(UserError, match="no TFDS set's name"):
+    with pytest.raises(UserError, match="not a TFDS name"):
         load("tfds:../x")
     assert "TensorFlow" not in capfd.readouterr().out
 

@@ -63,7 +63,7 @@ def test_idx_of_any_number_of_dimensions(tmp_path, dimensions):
         try:
             fashion_mnist.read_idx(path, sha256=hashlib.sha256(data).hexdigest())
         except UserError as error:
-            assert "no IDX file" in str(error)
+            assert "not an IDX file" in str(error)
 
 
 def test_damaged_gzip_and_a_gzip_bomb(tmp_path):
