@@ -1,1 +1,1 @@
-"""From what a user says (a class, a sentence, a map) to the arrays that a network takes."""
+"""Conditions (classes, texts, maps) as the arrays that a network takes."""

@@ -1,4 +1,4 @@
-"""What the text networks share: self-attention between tokens, means without the padding."""
+"""Parts shared by the text networks: self-attention between tokens, means without padding."""
 
 import flax.linen as nn
 import jax
@@ -13,9 +13,9 @@ def zero_padding(tokens: Array, mask: Array) -> Array:
 
 
 def mean_over_mask(tokens: Array, mask: Array) -> Array:
-    """The mean of the tokens that are no padding: (B, L, D), (B, L) bool -> (B, D).
+    """The mean of the non-padding tokens: (B, L, D), (B, L) bool -> (B, D).
 
-    Zero where all of a text is padding.
+    Zero for a text that is all padding.
 
     >>> tokens = jnp.array([[[1.0], [3.0], [50.0]], [[7.0], [8.0], [9.0]]])
     >>> mask = jnp.array([[True, True, False], [False, False, False]])
@@ -29,7 +29,7 @@ def mean_over_mask(tokens: Array, mask: Array) -> Array:
 def unit_mean_over_mask(tokens: Array, mask: Array) -> Array:
     """`mean_over_mask` scaled to length 1, as sentence-transformers' Normalize does."""
     mean = mean_over_mask(tokens, mask)
-    # The square root's argument stays away from zero, for the sake of gradients.
+    # Bounded away from zero, where the gradient of the square root diverges.
     squares = jnp.square(mean).sum(-1, keepdims=True)
     return mean * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))
 
@@ -37,8 +37,8 @@ def unit_mean_over_mask(tokens: Array, mask: Array) -> Array:
 def layer_norm(eps: float, name: str, dtype: Dtype = jnp.float32) -> nn.LayerNorm:
     """Layer normalisation with the variance about the mean.
 
-    Flax's default, the mean square minus the squared mean, loses digits where a channel is far
-    bigger than the others, as in CLIP.
+    Flax's default, the mean square minus the squared mean, loses precision if a channel is much
+    larger than the others, as in CLIP.
     """
     return nn.LayerNorm(eps, use_fast_variance=False, dtype=dtype, name=name)
 
@@ -48,9 +48,9 @@ class SelfAttention(nn.Module):
 
     Attributes:
       heads: number of heads.
-      head_width: channels a head.
-      use_bias: whether the four linear maps have one.
-      scale: what q k^T is multiplied by; None takes 1 / sqrt(head_width).
+      head_width: channels per head.
+      use_bias: whether the four linear maps have a bias.
+      scale: factor of q k^T; None takes 1 / sqrt(head_width).
       dtype: compute type; the softmax is float32.
     """
 
@@ -66,8 +66,8 @@ class SelfAttention(nn.Module):
 
         Args:
           x: (B, L, D).
-          mask: (B, 1, 1 or L, L) bool, False where a token (third axis) must not see another
-            (fourth). A token that may see none sees all alike, so nothing becomes NaN.
+          mask: (B, 1, 1 or L, L) bool, False where a query (third axis) must not attend to a key
+            (fourth). A query with no True attends to all keys equally, without NaN.
           bias: (1, heads, L, L) added to the scaled q k^T.
 
         Returns:

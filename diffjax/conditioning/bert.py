@@ -30,8 +30,8 @@ class Bert(nn.Module):
       hidden: channels inside of the layers' MLPs.
       layers: number of layers.
       heads: number of heads, a divisor of width.
-      positions: the most tokens.
-      types: kinds of segments; every token here is of the first.
+      positions: maximal number of tokens.
+      types: number of segment types; all tokens here have the first.
       eps: added to variances.
     """
 
@@ -76,7 +76,7 @@ class BertLayer(nn.Module):
 
 
 def mean_pool(tokens: Array, ids: Array, mask: Array) -> Array:
-    """The mean over what is no padding: (B, L, D) -> (B, D)."""
+    """The mean of the non-padding tokens: (B, L, D) -> (B, D)."""
     return mean_over_mask(tokens, mask)
 
 
@@ -91,12 +91,12 @@ def bert(
 
     Args:
       folder: of a model of type "bert"; weights may have the prefix "bert.".
-      length: tokens that captions are padded or cut to, [CLS] and [SEP] among them.
+      length: number of tokens that captions are padded or cut to, including [CLS] and [SEP].
       name: for logs; None takes the folder's.
-      pool: makes `pooled` of the tokens.
+      pool: computes `pooled` from the tokens.
 
     Raises:
-      UserError: a folder that is missing, incomplete, damaged or another model's, or a length
+      UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
     folder = Path(folder)

@@ -29,7 +29,7 @@ from diffjax.types import Array
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
 
-# What eos_token_id is in configs from before it was the end token's own number.
+# eos_token_id in old configs, where it is not the end token's id.
 LEGACY_END = 2
 
 
@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "g
 
 
 class Clip(nn.Module):
-    """Learned positions, pre-norm layers, a token sees none that comes later.
+    """A causal transformer with learned positions and pre-norm layers.
 
     Attributes:
       vocabulary: number of tokens.
@@ -52,7 +52,7 @@ class Clip(nn.Module):
       hidden: channels inside of the layers' MLPs.
       layers: number of layers.
       heads: number of heads, a divisor of width.
-      positions: the most tokens.
+      positions: maximal number of tokens.
       activation: of the MLPs.
       eps: added to variances.
     """
@@ -104,15 +104,15 @@ def _state_at(tokens: Array, place: Array, mask: Array) -> Array:
 
 
 def highest_id_pool(tokens: Array, ids: Array, mask: Array) -> Array:
-    """The state at the highest id, which the end token has in CLIP's own vocabulary.
+    """The state at the highest id, which is the end token's in CLIP's vocabulary.
 
-    (B, L, D), (B, L), (B, L) -> (B, D); zero where all of a text is padding.
+    (B, L, D), (B, L), (B, L) -> (B, D); zero for a text that is all padding.
     """
     return _state_at(tokens, jnp.argmax(jnp.where(mask, ids, -1), axis=-1), mask)
 
 
 def end_pool(end: int) -> Pool:
-    """The state at the first token that is `end`, or at the first of all when there is none."""
+    """The state at the first token equal to `end`, or at token 0 if there is none."""
 
     def pool(tokens: Array, ids: Array, mask: Array) -> Array:
         return _state_at(tokens, jnp.argmax((ids == end) & mask, axis=-1), mask)
@@ -127,12 +127,13 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
     CLIP's projection. The folder's tokenizer is tokenizer.json, or vocab.json and merges.txt.
 
     Args:
-      folder: of a model of type "clip_text_model", or of a whole "clip", of which the text model's
+      folder: of a model of type "clip_text_model" or "clip"; of the latter only the text model's
         tensors are read.
-      length: tokens that captions are padded or cut to, the begin and end tokens among them.
+      length: number of tokens that captions are padded or cut to, including the begin and end
+        tokens.
 
     Raises:
-      UserError: a folder that is missing, incomplete, damaged or another model's, or a length
+      UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
     folder = Path(folder)
@@ -141,7 +142,7 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
         text = config.values.get("text_config")
         if not isinstance(text, dict):
             raise UserError(
-                f"found no text_config in {config.path}; expected it in a whole CLIP's; download "
+                f"found no text_config in {config.path}; expected one in a CLIP config; download "
                 "the file again"
             )
         config = Config(config.path, text)
@@ -175,7 +176,7 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
     """The folder's tokenizer.json or, without one, a tokenizer from vocab.json and merges.txt.
 
     Raises:
-      UserError: neither is there, or one cannot be read.
+      UserError: neither exists, or a file cannot be read.
     """
     if (folder / "tokenizer.json").is_file() or not (folder / "vocab.json").is_file():
         return read_tokenizer(folder)
@@ -198,14 +199,14 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
         )
     except Exception as error:  # the Rust library raises plain Exception
         raise UserError(
-            f"cannot make a tokenizer of vocab.json and merges.txt in {folder} "
+            f"cannot make a tokenizer from vocab.json and merges.txt in {folder} "
             f"({type(error).__name__}); expected CLIP's; download both again"
         ) from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
-    # Contractions, words, single digits, runs of signs; then bytes, so that nothing is unknown.
+    # Contractions, words, single digits, runs of symbols; then bytes, so that nothing is unknown.
     words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,7 +1,7 @@
-"""What a model is conditioned on: labels, texts, maps, as functions and arrays.
+"""The conditions of a model: labels, texts and maps.
 
-Text reaches a batch on the host: the captions of a set are few and encoded once, and a batch takes
-its rows. A map is made of the image it belongs to, wherever the pixels are.
+A set's distinct captions are encoded once, and text is added to a batch on the host as rows of
+that table. A map is computed from the batch's images, on the device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ from diffjax.types import Array
 
 
 class Texts(NamedTuple):
-    """How texts become what the network takes.
+    """The encoding of texts for the network.
 
     Attributes:
-      width: features of a token.
-      module: the text network that is trained along, None for a frozen encoder.
-      length: tokens a text is padded to.
-      encode: N texts -> `Text` on the host, kept in the cache folder where that saves time.
+      width: features per token.
+      module: the jointly trained text network; None for a frozen encoder.
+      length: number of tokens that texts are padded to.
+      encode: N texts -> `Text` on the host; a frozen encoder's results are cached on disk.
       identity: changes with the weights of a frozen encoder, or the words of a trained one.
-      vocabulary: the words of a trained one, as text that makes it again; "" for others.
+      vocabulary: `Vocabulary.to_json` of a trained one; "" for a frozen one.
     """
 
     width: int
@@ -38,7 +38,7 @@ class Texts(NamedTuple):
     vocabulary: str = ""
 
     def example(self) -> Text:
-        """One text, in shapes."""
+        """One text as ShapeDtypeStructs."""
         mask = jax.ShapeDtypeStruct((1, self.length), bool)
         if self.module is not None:
             return Text(jax.ShapeDtypeStruct((1, self.length), jnp.int32), mask)
@@ -47,7 +47,7 @@ class Texts(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """Everything that a model is conditioned on.
+    """All conditions of a model.
 
     Attributes:
       num_classes: 0 for none.
@@ -61,11 +61,11 @@ class Conditions(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether there is a condition at all."""
+        """Whether the model has any condition."""
         return bool(self.num_classes or self.texts or self.make_map)
 
     def example(self, map_shape: tuple[int, ...] | None = None) -> Condition | None:
-        """One example's condition, in shapes; map_shape: (H, W, C) of a map, None for none."""
+        """One example's condition as ShapeDtypeStructs; map_shape: (H, W, C), None for none."""
         if not self.any:
             return None
         label = jax.ShapeDtypeStruct((1,), jnp.int32) if self.num_classes else None
@@ -88,7 +88,7 @@ class Conditions(NamedTuple):
         return Condition(batch["label"] if self.num_classes else None, text, spatial)
 
     def with_text(self, batches: data.BatchIterator, captions: Sequence[str]) -> Any:
-        """The batches with their captions' encodings, where the model has text."""
+        """The batches with their captions' encodings if the model has text, else unchanged."""
         if self.texts is None:
             return batches
         return _WithText(batches, self.texts.encode(captions))
@@ -98,7 +98,7 @@ UNCONDITIONAL = Conditions()
 
 
 class _WithText:
-    """Batches that carry rows of an encoded table."""
+    """Batches with the encoded captions of their examples."""
 
     def __init__(self, batches: data.BatchIterator, table: Text) -> None:
         self._batches = batches
@@ -118,7 +118,7 @@ class _WithText:
 
 
 def add_text(batch: Mapping[str, np.ndarray], table: Text) -> dict[str, np.ndarray]:
-    """A batch with its captions' rows of a table in place of their numbers."""
+    """The batch with "caption" replaced by those rows of the table."""
     rest: dict[str, Any] = dict(batch)
     rows = rest.pop("caption")
     rest |= {"text_tokens": table.tokens[rows], "text_mask": table.mask[rows]}
@@ -126,5 +126,5 @@ def add_text(batch: Mapping[str, np.ndarray], table: Text) -> dict[str, np.ndarr
 
 
 def broadcast(condition: Any, count: int) -> Any:
-    """A condition of one example for `count` of them."""
+    """Repeats a condition of one example `count` times."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), condition)

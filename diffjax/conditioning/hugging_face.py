@@ -1,6 +1,6 @@
-"""Reading a model's folder as Hugging Face's `save_pretrained` writes it, without transformers.
+"""Readers of model folders written by Hugging Face's `save_pretrained`, without transformers.
 
-config.json says how the network is built, model.safetensors (or its shards) holds the weights and
+config.json has the network's hyperparameters, model.safetensors (or its shards) the weights and
 tokenizer.json the tokenizer. Pickles are never read.
 """
 
@@ -27,7 +27,7 @@ from diffjax.conditioning.text_encoder import Encoded, TextEncoder, Tokens
 from diffjax.errors import UserError
 from diffjax.types import Array
 
-# Raise it when what an encoder computes changes: captions kept on disk are then encoded again.
+# Increment when an encoder's output changes: cached captions are then encoded again.
 VERSION = 1
 
 INDEX = "model.safetensors.index.json"
@@ -41,10 +41,10 @@ _logger = logging.getLogger("diffjax")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Reads a JSON object from a file.
 
     Raises:
-      UserError: no such folder or file, or something else in it.
+      UserError: no such folder or file, or other content.
     """
     if not path.parent.is_dir():
         raise UserError(
@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Config(NamedTuple):
-    """What a config.json says of one model.
+    """The contents of a model's config.json.
 
     Attributes:
       path: the file.
@@ -81,16 +81,16 @@ class Config(NamedTuple):
     values: Mapping[str, Any]
 
     def get(self, key: str, default: Scalar) -> Scalar:
-        """The field, of the default's type; Hugging Face leaves out what has its default.
+        """The field, of the default's type; Hugging Face omits fields with default values.
 
         Raises:
-          UserError: a value of another type, or a number that is negative.
+          UserError: a value of another type, or a negative number.
         """
         value = self.values.get(key, default)
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default) or (not isinstance(value, str) and value < 0):
-            kind = {int: "an int", float: "a float", str: "a text"}[type(default)]
+            kind = {int: "an int", float: "a float", str: "a string"}[type(default)]
             raise UserError(
                 f"found {key}={value!r} in {self.path}; expected {kind} such as {default!r}; "
                 "correct the file or download it again"
@@ -106,16 +106,16 @@ class Config(NamedTuple):
         value = self.values.get(key, default)
         if value not in choices:
             raise UserError(
-                f"found {key}={value!r} in {self.path}; expected {' or '.join(choices)}; this "
-                "network is not supported, choose another model"
+                f"found {key}={value!r} in {self.path}; expected {' or '.join(choices)}; other "
+                "networks are not supported, choose another model"
             )
         return value
 
     def check_heads(self, width: int, heads: int) -> None:
-        """Heads must share the channels evenly.
+        """Checks that the number of heads divides the width.
 
         Raises:
-          UserError: they don't.
+          UserError: it does not.
         """
         if not heads or width % heads:
             raise UserError(
@@ -128,14 +128,14 @@ def read_config(folder: Path, model_types: Sequence[str]) -> Config:
     """The folder's config.json, which must be of one of these types.
 
     Raises:
-      UserError: no such folder or file, or another model's.
+      UserError: no such folder or file, or another type.
     """
     config = Config(folder / "config.json", read_json(folder / "config.json"))
-    found = config.values.get("model_type")
-    if found not in model_types:
+    model_type = config.values.get("model_type")
+    if model_type not in model_types:
         raise UserError(
-            f"found model_type={found!r} in {config.path}; expected {' or '.join(model_types)}; "
-            "choose the encoder of that type, or another folder"
+            f"found model_type={model_type!r} in {config.path}; expected "
+            f"{' or '.join(model_types)}; choose the encoder of that type, or another folder"
         )
     return config
 
@@ -156,16 +156,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise UserError(
-            f"cannot read {path} ({_first_line(error)}); expected a file of the library "
+            f"cannot read {path} ({_first_line(error)}); expected a file written by the library "
             "tokenizers; download it again"
         ) from error
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Which safetensors file of the folder holds each tensor.
+    """The folder's safetensors files by tensor name.
 
     Raises:
-      UserError: no safetensors file, or one that is damaged; a folder with pickles (.bin) only.
+      UserError: no safetensors file, or a corrupt one; a folder with only pickles (.bin).
     """
     whole = folder / "model.safetensors"
     if whole.is_file():
@@ -187,7 +187,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     if pickles:
         raise UserError(
             f"found {pickles[0]} in {folder} and no model.safetensors; expected safetensors, "
-            "since a pickle can run code; where you trust it, convert it with transformers: "
+            "since a pickle can run code; if you trust it, convert it with transformers: "
             f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
         )
     raise UserError(
@@ -196,54 +196,52 @@ def tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def without_prefix(files: Mapping[str, Path], prefix: str) -> dict[str, str]:
-    """Names without the prefix, with what they are called in the file: {"a": "prefix.a"}."""
+    """Names without the prefix -> names in the file: {"a": "prefix.a"}."""
     return {name.removeprefix(prefix): name for name in files}
 
 
 def load_params(
     module: nn.Module, folder: Path, modules: Mapping[str, Sequence[str]], *, prefix: str = ""
 ) -> dict[str, Any]:
-    """The module's parameters out of the folder's tensors, float32 NumPy arrays.
+    """The module's parameters from the folder's tensors, as float32 NumPy arrays.
 
-    A kernel is transposed, since torch keeps (out, in). Tensors that the module doesn't need are
-    not read.
+    Kernels are transposed, since torch stores (out, in). Unused tensors are not read.
 
     Args:
       module: takes ids (B, L) int32 and mask (B, L) bool.
       folder: of a model.
-      modules: for the path of each of its submodules that has parameters, the names it may have
-        in the files.
-      prefix: what the files' names may begin with.
+      modules: path of each submodule with parameters -> its possible names in the files.
+      prefix: optional prefix of the names in the files.
 
     Raises:
-      UserError: a tensor that is missing or of another shape; a file that is damaged.
+      UserError: a missing tensor, one of another shape, or a corrupt file.
     """
     files = tensor_files(folder)
     names = without_prefix(files, prefix)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
     variables = jax.eval_shape(module.init, jax.random.key(0), *tokens)
 
-    wanted: dict[Path, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
+    needed: dict[Path, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
     for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
         owner, _, parameter = path.removeprefix("params/").rpartition("/")
         candidates = [f"{theirs}.{end}" for theirs in modules[owner] for end in _LEAVES[parameter]]
-        found = [names[name] for name in candidates if name in names]
-        if not found:
+        matches = [names[name] for name in candidates if name in names]
+        if not matches:
             raise UserError(
-                f"found no tensor {prefix}{candidates[0]} in {folder}; expected a whole model that "
-                "fits its config.json; download its weights again"
+                f"found no tensor {prefix}{candidates[0]} in {folder}; expected a complete model "
+                "that matches its config.json; download its weights again"
             )
-        wanted[files[found[0]]].append((path, found[0], leaf.shape))
+        needed[files[matches[0]]].append((path, matches[0], leaf.shape))
 
     flat = {}
-    for file_path, tensors in wanted.items():
+    for file_path, tensors in needed.items():
         with _open(file_path) as file:
             for path, name, shape in tensors:
                 flat[path] = _read_tensor(file, file_path, name, shape, path.endswith("/kernel"))
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-# Layer norms of BERT's first files are called as in TensorFlow.
+# BERT's first files have TensorFlow's names for layer norms.
 _LEAVES = {
     "kernel": ("weight",),
     "embedding": ("weight",),
@@ -254,7 +252,7 @@ _LEAVES = {
 
 def _open(path: Path) -> Any:
     try:
-        # NumPy has no bfloat16; JAX's arrays do.
+        # JAX arrays support bfloat16, NumPy's do not.
         return safe_open(path, framework="flax")
     except FileNotFoundError as error:
         raise UserError(
@@ -275,14 +273,14 @@ def _read_tensor(
         found = tuple(file.get_slice(name).get_shape())
         if found != expected:
             raise UserError(
-                f"found {name} of shape {found} in {path}; expected {expected} by config.json; "
-                "take both files from the same model"
+                f"found {name} of shape {found} in {path}; expected {expected} from config.json; "
+                "use both files of the same model"
             )
         tensor = np.asarray(file.get_tensor(name)).astype(np.float32)
     except SafetensorError as error:
         raise UserError(
-            f"cannot read {name} from {path} ({_first_line(error)}); expected the tensor that the "
-            "index says is there; download the weights again"
+            f"cannot read {name} from {path} ({_first_line(error)}); expected the tensor that is "
+            "listed in the index; download the weights again"
         ) from error
     return np.ascontiguousarray(tensor.T) if transpose else tensor
 
@@ -294,9 +292,9 @@ def _first_line(error: Exception) -> str:
 def tokenise_with(
     tokenizer: Tokenizer, *, length: int, name: str
 ) -> Callable[[Sequence[str]], Tokens]:
-    """What pads and cuts captions to `length` tokens, the special ones among them.
+    """A function that pads or cuts captions to `length` tokens, including special ones.
 
-    A caption that is cut is warned of once, however often it comes.
+    It warns once for each caption that is cut.
 
     Args:
       tokenizer: its padding and truncation are changed.
@@ -349,17 +347,17 @@ def frozen_encoder(
       name: for logs.
       module: (ids, mask) -> tokens (B, L, D).
       params: the module's variables.
-      pool: makes one vector of a caption's tokens.
-      tokenizer: gives ids below `vocabulary`.
+      pool: computes one vector from a caption's tokens.
+      tokenizer: with ids below `vocabulary`.
       length: number of tokens.
-      longest: the most tokens that the network can take, None for any number.
+      longest: the network's maximal number of tokens, None for no limit.
       width: D.
       vocabulary: number of the network's embeddings.
-      config: what the module was built from.
+      config: the config that the module was built from.
 
     Raises:
-      UserError: a length that the network or the tokenizer cannot have, or a tokenizer that is
-        another model's.
+      UserError: a length out of range for the network or the tokenizer, or a tokenizer of another
+        model.
     """
     least = tokenizer.num_special_tokens_to_add(False) + 1
     if length < least or (longest is not None and length > longest):
@@ -369,10 +367,10 @@ def frozen_encoder(
         )
     biggest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if biggest >= vocabulary:
-        # JAX would read the last embedding for an id beyond it.
+        # JAX would clamp an out-of-range id to the last embedding.
         raise UserError(
             f"found the id {biggest} in the tokenizer of {config.path.parent}; expected ids below "
-            f"vocab_size={vocabulary} of its config.json; take both files from the same model"
+            f"vocab_size={vocabulary} of its config.json; use both files of the same model"
         )
     tokenise = tokenise_with(tokenizer, length=length, name=name)
 

@@ -1,7 +1,8 @@
-"""Maps that a picture can be drawn after, made of pictures: what a network is conditioned on.
+"""Spatial conditions computed from images.
 
-A maker returns a function of images (B, H, W, C) in [-1, 1] to maps (B, H, W, channels) in [-1, 1].
-In training the map is the example's own; in sampling it is made of a picture that the user gives.
+Each function here returns a function of images (B, H, W, C) in [-1, 1] to maps
+(B, H, W, channels) in [-1, 1]. In training the map is computed from the example itself, in
+sampling from an image given by the user.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,12 @@ MakeMap = Callable[[Array], Array]
 
 
 def low_resolution(*, factor: int = 4) -> MakeMap:
-    """The means of factor x factor pixels, each spread over its pixels: super-resolution.
+    """The means of factor x factor pixels, at full resolution: super-resolution.
 
-    At the right and lower edge of images that the factor does not divide, edges are repeated.
+    If the factor does not divide the sides, images are edge-padded at the right and bottom.
 
     Raises:
-      ValueError: a factor that is not a whole number of at least 2.
+      ValueError: a factor that is not an integer of at least 2.
     """
     if type(factor) is not int or factor < 2:
         raise ValueError(f"factor must be a whole number >= 2, not {factor!r}")
@@ -42,11 +43,11 @@ def silhouette(*, background: float = 1.0, tolerance: float = 0.1) -> MakeMap:
     """1 where a pixel differs from the background in any channel, -1 where it does not.
 
     Args:
-      background: its value in every channel; 1 is white.
-      tolerance: the largest difference that is none.
+      background: the background's value in every channel; 1 is white.
+      tolerance: the largest difference that counts as background.
 
     Raises:
-      ValueError: a number out of its range.
+      ValueError: a value out of range.
     """
     for name, value, low, high in (
         ("background", background, -1, 1),
@@ -63,10 +64,9 @@ def silhouette(*, background: float = 1.0, tolerance: float = 0.1) -> MakeMap:
 
 
 def edges(*, threshold: float = 0.25) -> MakeMap:
-    """1 where the luma's slope is steep, -1 elsewhere.
+    """1 where the magnitude of the luma's Sobel gradient exceeds the threshold, -1 elsewhere.
 
-    The slope is Sobel's: a difference in one direction of means over three pixels in the other, in
-    units of the range of pixels a pixel. At the border pixels are repeated.
+    The gradient is in units of the pixel range per pixel; borders are edge-padded.
 
     Raises:
       ValueError: a threshold that is not a positive number.

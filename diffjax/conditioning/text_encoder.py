@@ -1,8 +1,7 @@
-"""What every frozen text encoder is to the rest of diffjax, and captions encoded once and kept.
+"""The interface of frozen text encoders, and a cache of encoded captions.
 
-An encoder turns a caption into one vector a token and one vector in all. Its weights don't train,
-so a data set's captions are encoded before training, each distinct one once, and read from a file
-ever after.
+An encoder maps a caption to one vector per token and one pooled vector. Its weights are not
+trained, so each distinct caption of a data set is encoded once before training and cached on disk.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _logger = logging.getLogger("diffjax")
 
 
 class Tokens(NamedTuple):
-    """Captions as numbers, padded to one length.
+    """Captions as token ids, padded to one length.
 
     Attributes:
-      ids: (B, L) int32, 0 where padded.
-      mask: (B, L) bool, True for what is no padding.
+      ids: (B, L) int32, 0 at padding.
+      mask: (B, L) bool, True at non-padding tokens.
     """
 
     ids: npt.NDArray[np.int32]
@@ -43,9 +42,9 @@ class Encoded(NamedTuple):
     """Captions as features.
 
     Attributes:
-      tokens: (B, L, D) float32, zero where padded.
-      mask: (B, L) bool, True for what is no padding.
-      pooled: (B, D) float32, one vector a caption; zero for a caption without a token.
+      tokens: (B, L, D) float32, zero at padding.
+      mask: (B, L) bool, True at non-padding tokens.
+      pooled: (B, D) float32, one vector per caption; zero for a caption without tokens.
     """
 
     tokens: Array
@@ -57,14 +56,14 @@ class TextEncoder(NamedTuple):
     """A frozen text encoder.
 
     Attributes:
-      name: what it is called in logs.
+      name: for logs.
       width: D, the size of a vector.
       length: L, the number of tokens that `tokenise` pads or cuts captions to.
-      tokenise: captions -> Tokens; a caption that is cut is warned of, the first time.
-      encode: (params, ids, mask) -> Encoded; pure, can be jitted, takes any length up to L, and
-        its result does not depend on padding.
+      tokenise: captions -> Tokens; warns once for each caption that is cut.
+      encode: (params, ids, mask) -> Encoded; pure, jittable, takes any length up to L, and its
+        result does not depend on padding.
       params: NumPy arrays on the host; `jax.device_put` them once before many calls.
-      digest: changes with weights, tokenizer and length: a key for caches.
+      digest: cache key; changes with weights, tokenizer and length.
     """
 
     name: str
@@ -80,8 +79,8 @@ class EncodedCaptions(NamedTuple):
     """`Encoded` on the host; row i is caption i.
 
     Attributes:
-      tokens: (N, L, D) float16, zero where padded.
-      mask: (N, L) bool, True for what is no padding.
+      tokens: (N, L, D) float16, zero at padding.
+      mask: (N, L) bool, True at non-padding tokens.
       pooled: (N, D) float32.
     """
 
@@ -93,16 +92,15 @@ class EncodedCaptions(NamedTuple):
 def encode_captions(
     encoder: TextEncoder, captions: Sequence[str], *, cache_dir: Path, batch_size: int = 64
 ) -> EncodedCaptions:
-    """Encodes every distinct caption once, or reads what an earlier call kept.
+    """Encodes every distinct caption once, or reads the result of an earlier call from the cache.
 
-    One program is compiled, for the longest caption among them. A file that cannot be read is
-    made again.
+    One program is compiled, for the longest caption. A cache file that cannot be read is replaced.
 
     Args:
-      encoder: what encodes them.
-      captions: N texts, in any order, with repeats or without.
-      cache_dir: folder for the .npz file, named by the SHA-256 of the encoder's digest and of the
-        distinct captions; made when missing.
+      encoder: a frozen text encoder.
+      captions: N texts, in any order; may repeat.
+      cache_dir: folder for the .npz file, named by the SHA-256 of the encoder's digest and the
+        distinct captions; created if missing.
       batch_size: captions encoded at a time.
 
     Returns:
@@ -110,7 +108,7 @@ def encode_captions(
 
     Raises:
       UserError: no captions, a single text for `captions`, a batch size below 1, features beyond
-        float16, or a folder that cannot be written to.
+        float16's range, or a folder that cannot be written to.
     """
     if isinstance(captions, str) or not all(isinstance(c, str) for c in captions):
         raise UserError(
@@ -138,7 +136,7 @@ def encode_captions(
 
 
 def _key(encoder: TextEncoder, distinct: list[str]) -> str:
-    # ASCII JSON has a form for every str, lone surrogates too, and keeps the texts apart.
+    # ASCII JSON encodes every str, including lone surrogates, and separates the texts.
     return hashlib.sha256(json.dumps([encoder.digest, distinct]).encode()).hexdigest()
 
 
@@ -175,24 +173,24 @@ def _encode_all(encoder: TextEncoder, distinct: list[str], batch_size: int) -> E
 
     tokens = np.zeros((count, encoder.length, encoder.width), np.float16)
     pooled = np.zeros((count, encoder.width), np.float32)
-    said = start
-    # In full float32 on every device, since the file may be read on another one.
+    last_log = start
+    # Full float32 on every device, since the file may be read on another one.
     with jax.default_matmul_precision("float32"):
         for first in range(0, count, size):
-            # The last batch is filled up with repeats: one shape, one program.
+            # The last batch is padded with repeats: one shape, one program.
             rows = np.arange(first, first + size) % count
             batch = encode(params, ids[rows, :used], mask[rows, :used])
             end = min(first + size, count)
             with np.errstate(over="ignore"):
                 tokens[first:end, :used] = np.asarray(batch.tokens)[: end - first]
             pooled[first:end] = np.asarray(batch.pooled)[: end - first]
-            if time.monotonic() - said > 10 and end < count:
-                said = time.monotonic()
+            if time.monotonic() - last_log > 10 and end < count:
+                last_log = time.monotonic()
                 _logger.info("%s: encoded %d of %d captions", encoder.name, end, count)
     if not (np.isfinite(tokens).all() and np.isfinite(pooled).all()):
         raise UserError(
             f"{encoder.name} gave NaN or features beyond float16; expected finite ones; check "
-            "that its weights are whole"
+            "its weights"
         )
     _logger.info("%s: encoded %d captions in %.1f s", encoder.name, count, time.monotonic() - start)
     return EncodedCaptions(tokens, mask, pooled)

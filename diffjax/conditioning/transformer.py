@@ -1,4 +1,4 @@
-"""A small text network that is trained together with the diffusion model, from scratch."""
+"""A small text network, trained from scratch together with the diffusion model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from diffjax.types import Array, Dtype
 class TextTransformer(nn.Module):
     """A bidirectional pre-norm transformer with learned positions.
 
-    Vaswani et al. 2017, with the normalisation before each part (Xiong et al. 2020, "On layer
-    normalization in the transformer architecture").
+    Vaswani et al. 2017, with pre-normalisation (Xiong et al. 2020, "On layer normalization in the
+    transformer architecture").
 
     Attributes:
       vocabulary: number of ids, `Vocabulary.size`.
       width: D, channels of a token.
       layers: number of layers.
       heads: number of heads, a divisor of width.
-      length: the most tokens.
+      length: maximal number of tokens.
       dtype: compute type.
     """
 
@@ -37,17 +37,17 @@ class TextTransformer(nn.Module):
 
         Args:
           ids: (B, L) int, L up to `length`.
-          mask: (B, L) bool, True for what is no padding; padding changes nothing.
+          mask: (B, L) bool, True at non-padding tokens; the result does not depend on padding.
 
         Returns:
-          tokens (B, L, D), zero where padded, and pooled (B, D), their mean; both in `dtype`.
-          A text that is all padding gives zeros.
+          tokens (B, L, D), zero at padding, and pooled (B, D), their mean; both in `dtype`.
+          Zeros for a text that is all padding.
         """
         length = ids.shape[1]
         if self.width % self.heads:
             raise ValueError(
-                f"a text network of width {self.width} can't have {self.heads} heads: they must "
-                "divide it"
+                f"a text network of width {self.width} can't have {self.heads} heads: heads must "
+                "divide width"
             )
         if length > self.length:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Words as numbers, from a data set's own captions: for a text network trained from scratch."""
+"""A vocabulary of words from a data set's captions, for a text network trained from scratch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffjax.errors import UserError
 PADDING = 0
 UNKNOWN = 1
 
-# A run of letters or a run of digits; the rest only separates.
+# A run of letters or a run of digits; everything else separates words.
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 
 _logger = logging.getLogger("diffjax")
@@ -26,8 +26,7 @@ _logger = logging.getLogger("diffjax")
 def split_words(caption: str) -> list[str]:
     """Lower-cased words and numbers of a text, in any script.
 
-    Letters with accents are one character each first (Unicode's NFKC), so that two spellings of
-    one word are equal.
+    Texts are normalised (Unicode's NFKC), so that composed and decomposed accents are equal.
 
     >>> split_words("Two CATS, 3 dogs: l'Été 2024!")
     ['two', 'cats', '3', 'dogs', 'l', 'été', '2024']
@@ -37,16 +36,16 @@ def split_words(caption: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The words that a network knows. Id 0 is padding, 1 an unknown word, then come the words.
+    """A network's words. Id 0 is padding, id 1 any unknown word, and the words start at 2.
 
     Attributes:
-      words: all different, in the order of their ids.
+      words: distinct, in the order of their ids.
       length: number of ids that `tokenise` pads or cuts captions to.
     """
 
     words: tuple[str, ...]
     length: int
-    # What was warned of already; no part of the value.
+    # Words and captions already warned about; not part of the value.
     _warned: set[str] = dataclasses.field(
         default_factory=set, init=False, repr=False, compare=False
     )
@@ -88,7 +87,7 @@ class Vocabulary:
     def tokenise(self, captions: Sequence[str]) -> Tokens:
         """Captions as ids: (B, length).
 
-        Unknown words and captions that are cut are warned of, each the first time.
+        Warns once for each unknown word and for each caption that is cut.
         """
         number = {word: i for i, word in enumerate(self.words, start=2)}
         ids = np.full((len(captions), self.length), PADDING, np.int32)
@@ -102,26 +101,26 @@ class Vocabulary:
             unknown |= {f"word {word}": None for word in kept if word not in number}
             ids[row, : len(kept)] = [number.get(word, UNKNOWN) for word in kept]
         self._warn(cut, f"captions were cut to {self.length} words; raise length to keep them")
-        self._warn(unknown, f"words are none of the {len(self.words)} known ones and are as one")
+        self._warn(unknown, f"words are not in the vocabulary of {len(self.words)} words")
         return Tokens(ids, ids != PADDING)
 
-    def _warn(self, found: dict[str, None], what: str) -> None:
-        new = [item for item in found if item not in self._warned]
+    def _warn(self, items: dict[str, None], what: str) -> None:
+        new = [item for item in items if item not in self._warned]
         if new:
             self._warned.update(new)
             shown = [item.partition(" ")[2][:60] for item in new[:5]]
             _logger.warning("%d %s: %s%s", len(new), what, shown, " ..." * (len(new) > 5))
 
     def to_json(self) -> str:
-        """As text, for `from_json`."""
+        """The vocabulary as JSON, for `from_json`."""
         return json.dumps({"length": self.length, "words": self.words}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """What `to_json` wrote.
+        """The inverse of `to_json`.
 
         Raises:
-          UserError: any other text.
+          UserError: a text of another format.
         """
         try:
             values = json.loads(text)
@@ -132,7 +131,7 @@ class Vocabulary:
                 raise TypeError
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"cannot read a vocabulary from {text!r:.60}; expected what Vocabulary.to_json "
-                "writes; build it again from the captions"
+                f"cannot read a vocabulary from {text!r:.60}; expected the output of "
+                "Vocabulary.to_json; build it again from the captions"
             ) from error
         return cls(tuple(words), length)

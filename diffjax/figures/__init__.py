@@ -1,6 +1,6 @@
 """Pictures of samples and of training: grids, strips, animations and loss curves.
 
-NumPy, Pillow and matplotlib only, so that a picture can be drawn where JAX is not wanted.
+Needs only NumPy, Pillow and matplotlib, not JAX.
 """
 
 from diffjax.figures.arrays import array_frames, array_sheet, array_strip, save_array_pictures

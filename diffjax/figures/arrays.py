@@ -1,4 +1,4 @@
-"""Pictures of data that is no uint8 image: points, lines, and maps such as latents."""
+"""Pictures of floating-point data: points, lines, and maps such as latents."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from diffjax.errors import UserError
 from diffjax.figures.files import save_gif, save_png
 from diffjax.figures.grids import image_grid
 
-LINES = 16  # samples that are drawn as lines, each in a panel of its own
-PANELS = 4  # in a row
-STATES = 6  # of a trajectory, in one sheet
-ROWS = 10  # samples there, where each has a row
+LINES = 16  # samples drawn as lines, one per panel
+PANELS = 4  # per row
+STATES = 6  # states of a trajectory in one sheet
+ROWS = 10  # samples of a trajectory of maps, one per row
 
 
 def array_sheet(
@@ -26,14 +26,14 @@ def array_sheet(
 ) -> npt.NDArray[np.uint8]:
     """Samples as one picture.
 
-    (N, 2) is a scatter plot; (N, H, W, C) are images of the first three channels, or the first
-    alone, from the least value to the largest; (N, D), (N, L, C) and others are lines over their
-    first axis, a panel for each of the first `LINES` samples and a line for each channel.
+    (N, 2) is a scatter plot; (N, H, W, C) are images of the first three channels, or of the first
+    if there are fewer, scaled to the range of the values; (N, D), (N, L, C) and others are lines
+    over their first axis, a panel for each of the first `LINES` samples and a line per channel.
 
     Args:
       samples: floats (N, ...).
-      labels: (N,) integers that colour the points, -1 for none; None for one colour.
-      names: of the labels.
+      labels: (N,) integers that colour the points, -1 for no class; None for one colour.
+      names: class names in the order of the labels.
 
     Returns:
       uint8 (H, W, 3).
@@ -52,7 +52,7 @@ def array_sheet(
 
 
 def array_strip(trajectory: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """A trajectory (K+1, N, ...), noise at the left and samples at the right: uint8 (H, W, 3)."""
+    """A trajectory (K+1, N, ...) from noise (left) to samples (right): uint8 (H, W, 3)."""
     states = _checked(trajectory)
     chosen = np.rint(np.linspace(0, len(states) - 1, min(STATES, len(states)))).astype(int)
     if states.ndim == 5:
@@ -115,12 +115,12 @@ def _maps(samples: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray
 
 
 def _scale(samples: npt.NDArray[Any]) -> int:
-    """Whole factor that brings small maps to about 48 pixels."""
+    """The integer factor that enlarges small maps to about 48 pixels."""
     return max(1, round(48 / max(samples.shape[1:3])))
 
 
 def _figure(width: float, height: float) -> Any:
-    # The object API with the Agg canvas: pyplot would keep figures alive and pick a backend.
+    # Not pyplot, which keeps figures alive and selects a backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -190,5 +190,5 @@ def _range(samples: Any) -> tuple[float, float]:
 
 
 def _series(sample: Any) -> Any:
-    """One sample as lines over its first axis."""
+    """(L, ...) -> (L, lines)."""
     return sample.reshape(len(sample), -1)

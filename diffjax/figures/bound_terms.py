@@ -1,4 +1,4 @@
-"""Where the bits of a bound are: its terms over noise levels or steps, and a learned schedule."""
+"""The terms of a likelihood bound over noise levels or steps, and noise schedules."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def plot_bound(
     title: str,
     schedules: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> None:
-    """Writes a PNG of a bound's terms, and beside them of noise schedules.
+    """Writes a PNG of a bound's terms and, in a second panel, of noise schedules.
 
     Args:
       path: the file to create or replace.
-      each: an image's numbers: "log_snr" and "bits_per_log_snr" (n, K) of the continuous bound, or
-        "steps" (n, N) of a chain's, from the noisiest step on.
-      title: above the terms.
-      schedules: name -> (t, log-SNR) to draw; none by default.
+      each: terms per image: "log_snr" and "bits_per_log_snr" (n, K) for the continuous-time bound,
+        or "steps" (n, N) for a discrete chain, the noisiest step first.
+      title: of the first panel.
+      schedules: name -> (t, log-SNR); None for no second panel.
 
     Raises:
       UserError: a path that cannot be written.
     """
-    # The object API with the Agg canvas: pyplot would keep figures alive and pick a backend.
+    # Not pyplot, which keeps figures alive and selects a backend.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

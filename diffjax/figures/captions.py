@@ -1,4 +1,4 @@
-"""Texts under images."""
+"""Captions under images."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ MOST_LINES = 4
 def captioned(
     images: npt.NDArray[np.uint8], captions: Sequence[str], *, scale: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """Images with room under them, in which their captions stand, broken into lines.
+    """Images with their captions below, broken into lines.
 
     Args:
       images: uint8 (N, H, W, C), C = 1 or 3.
-      captions: one an image; what is longer than four lines ends in "...".
+      captions: one per image; cut after four lines with "...".
       scale: every pixel of an image becomes a square of scale x scale pixels.
 
     Returns:
       uint8 (N, scale H + h, scale W, C), h the same for all.
 
     Raises:
-      UserError: not one caption an image.
+      UserError: the number of captions is not that of images.
     """
     if len(captions) != len(images):
         raise UserError(
-            f"got {len(captions)} captions for {len(images)} images; expected one an image"
+            f"got {len(captions)} captions for {len(images)} images; expected one per image"
         )
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     width, channels = tiles.shape[2], tiles.shape[3]
@@ -53,7 +53,7 @@ def captioned(
 
 
 def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """The text's words in lines that fit the width, where words do."""
+    """The text's words in lines that fit the width; longer words are cut."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -67,6 +67,6 @@ def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """A line that is too long for the width, one word most likely, cut to it."""
+    """The line, cut with "-" if it is longer than the width."""
     over = font.getlength(line) / width
     return line if over <= 1 else line[: max(1, math.floor(len(line) / over) - 1)] + "-"

@@ -12,12 +12,12 @@ from PIL import Image
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
-# Browsers show frames meant to last less than this at a tenth of a second instead.
+# Browsers show shorter frames for 100 ms instead.
 SHORTEST_FRAME_MILLISECONDS = 20
 
 
 def save_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8]) -> None:
-    """Writes one picture as a PNG file, whatever the path's suffix.
+    """Writes one picture as a PNG file, regardless of the path's suffix.
 
     Args:
       path: the file to create or replace; missing parent folders are made.
@@ -58,12 +58,12 @@ def save_gif(
     if len(shapes) > 1:
         raise UserError(
             f"got GIF frames of shapes {shapes[0]} and {shapes[1]}; expected one shape; "
-            "draw all frames alike"
+            "draw all frames with the same shape"
         )
     if min(milliseconds, hold_last) < SHORTEST_FRAME_MILLISECONDS:
         raise UserError(
             f"got GIF frame times {milliseconds} and {hold_last} ms; expected "
-            f"{SHORTEST_FRAME_MILLISECONDS} ms or more, since browsers slow shorter ones down; "
+            f"{SHORTEST_FRAME_MILLISECONDS} ms or more, since browsers slow down shorter ones; "
             "use fewer frames"
         )
     pictures = [_as_gif_frame(frame) for frame in frames]
@@ -96,5 +96,5 @@ def _as_pillow(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _as_gif_frame(array: npt.NDArray[np.uint8]) -> Image.Image:
     picture = _as_pillow(array)
-    # Dithering would add noise of its own to pictures whose noise is the subject.
+    # No dithering: it would add noise to pictures of noise.
     return picture if picture.mode == "L" else picture.quantize(256, dither=Image.Dither.NONE)

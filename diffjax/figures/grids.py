@@ -27,13 +27,13 @@ def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
       uint8 of the same shape.
 
     Raises:
-      UserError: integers (already pixels, most likely) or NaN.
+      UserError: integers (probably already pixels) or NaN.
 
     >>> to_uint8([-1.5, -1.0, 0.0, 1.0]).tolist()
     [0, 0, 128, 255]
     """
     values = np.asarray(images)
-    # jnp.bfloat16 is no np.floating, but its kind is neither bool nor integer.
+    # Not np.floating, which excludes jnp.bfloat16.
     if values.dtype.kind in "biu":
         raise UserError(
             f"got {values.dtype} images; expected floats in [-1, 1]; leave out to_uint8 for pixels"
@@ -43,7 +43,7 @@ def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     if missing:
         raise UserError(
             f"got {missing} NaN among {values.size} pixel values; expected numbers in [-1, 1]; "
-            "look for a diverged model or sampler"
+            "check whether the model or sampler diverged"
         )
     return np.floor(np.clip(values, -1.0, 1.0) * 127.5 + 128.0).astype(np.uint8)
 
@@ -65,7 +65,7 @@ def image_grid(
 
     Args:
       images: uint8 (N, H, W, C), N >= 1, C = 1 or 3.
-      columns: images in a row, at most N; None makes the sheet as square as it goes.
+      columns: images in a row, at most N; None makes the sheet about square.
       padding: white pixels around and between the images, not scaled; 0 or more.
       scale: every pixel becomes a square of scale x scale pixels; 1 or more.
       row_labels: one text for each row, drawn at its left.
@@ -92,15 +92,15 @@ def image_grid(
     if columns < 1 or padding < 0 or scale < 1:
         raise UserError(
             f"got a grid of columns={columns}, padding={padding}, scale={scale}; expected "
-            "columns >= 1, padding >= 0 and scale >= 1; mend the value that is out of range"
+            "columns >= 1, padding >= 0 and scale >= 1; correct the value that is out of range"
         )
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
         if labels is not None and len(labels) != number:
             raise UserError(
-                f"got {len(labels)} {what} labels for a grid of {number} {what}s; expected one a "
-                f"{what}; mend the labels or columns={columns}"
+                f"got {len(labels)} {what} labels for a grid of {number} {what}s; expected one per "
+                f"{what}; correct the labels or columns={columns}"
             )
 
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -136,7 +136,7 @@ def _label_column(
     width = math.ceil(max(font.getbbox(text)[2] for text in texts)) + 2 * gap
     column = Image.new("L", (width, sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(column)
-    # The font's own middle, not each text's: "rm" keeps labels with and without descenders level.
+    # Anchor "rm" is the font's middle, not each text's: labels with descenders stay aligned.
     for row, text in enumerate(texts):
         y = padding + row * (tile_height + padding) + tile_height / 2
         draw.text((width - gap, y), text, font=font, fill=INK, anchor="rm")

@@ -31,22 +31,22 @@ def plot_loss(
 ) -> None:
     """Draws the training loss and, where there are any, evaluation losses as a PNG file.
 
-    The raw loss is thin, its moving average thick (a centred window of about 1/25 of the rows,
-    given 20 rows or more); evaluations are joined dots. Steps whose loss is not finite are ticks
-    at the bottom. The loss axis is logarithmic unless some value is 0 or less. Of rows for the
-    same step (a run that was resumed from an earlier checkpoint) the later one counts.
+    The raw loss is a thin line, its moving average a thick one (a centred window of about 1/25 of
+    the rows, given 20 rows or more); evaluations are joined dots. Steps whose loss is not finite
+    are ticks at the bottom. The loss axis is logarithmic unless some value is 0 or less. If a step
+    has several rows (a run resumed from an earlier checkpoint), the last one is used.
 
     Args:
       path: the file to create or replace; missing parent folders are made.
       history: rows such as {"step": 100, "loss": 0.12, "eval_loss": 0.11}, in any order; "loss"
-        and "eval_loss" may each be absent or None; other keys are left alone. May be empty.
+        and "eval_loss" may each be absent or None; other keys are ignored. May be empty.
       title: text above the axes.
 
     Raises:
       UserError: a path that cannot be written.
       KeyError: a row without "step".
     """
-    # The object API with the Agg canvas: pyplot would keep figures alive and pick a backend.
+    # Not pyplot, which keeps figures alive and selects a backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -90,7 +90,7 @@ def plot_loss(
             "|",
             color=LOST_COLOUR,
             markersize=12,
-            # Data along the step axis, a fraction of the height along the other.
+            # x in data coordinates, y as a fraction of the axes' height.
             transform=axes.get_xaxis_transform(),
             clip_on=False,
             label=f"not finite ({len(lost_steps)} step{'s' if len(lost_steps) > 1 else ''})",
@@ -118,7 +118,7 @@ def plot_loss(
 
 
 def _logarithmic(axes: Axes, drawn: FloatArray) -> None:
-    """A logarithmic loss axis with ticks as plain decimals, several of them at any span."""
+    """Sets a logarithmic loss axis with several ticks at any range, as plain decimals."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = drawn.min() / 1.15, drawn.max() * 1.15
@@ -142,13 +142,13 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[FloatArra
 
 
 def _moving_average(values: FloatArray) -> FloatArray:
-    """Centred mean over about 1/25 of the values, over fewer where the window overhangs."""
+    """Centred mean over about 1/25 of the values, over fewer near the ends."""
     half = max(1, len(values) // 50)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     centre = np.arange(len(values))
-    # At the start, where the loss falls steeply, the window narrows on both sides alike, or it
-    # would drag the curve down; at the end only its overhang goes, or the last value alone
-    # would set the curve's end.
+    # At the start, where the loss falls steeply, the window shrinks symmetrically, or the mean
+    # would be too low; at the end only its right half does, or the curve would end at the last
+    # value alone.
     low = np.maximum(centre - half, 0)
     high = np.minimum(np.minimum(centre + half, 2 * centre), len(values) - 1) + 1
     return (sums[high] - sums[low]) / (high - low)

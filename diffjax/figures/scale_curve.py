@@ -14,12 +14,12 @@ def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any
 
     Args:
       path: the file to create or replace.
-      reports: what `evaluation.report.evaluate` returned, each with its "scale".
+      reports: results of `evaluation.report.evaluate`, each with its "scale".
 
     Raises:
       UserError: a path that cannot be written.
     """
-    # The object API with the Agg canvas: pyplot would keep figures alive and pick a backend.
+    # Not pyplot, which keeps figures alive and selects a backend.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How samples come out of noise: as one sheet, and as the frames of an animation."""
+"""Sampling trajectories, as one sheet and as the frames of an animation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def denoising_strip(
       uint8 (H', W', C), laid out as by `image_grid`.
 
     Raises:
-      UserError: a trajectory of another shape, fewer than 2 pictures, or NaN in what is drawn.
+      UserError: a trajectory of another shape, fewer than 2 pictures, or NaN in a drawn state.
     """
     states = _evenly_spread(trajectory, pictures)
     times, samples = states.shape[:2]
@@ -42,13 +42,13 @@ def denoising_frames(
     padding: int = 2,
     scale: int = 1,
 ) -> list[npt.NDArray[np.uint8]]:
-    """The whole batch at each of several times, noise first: frames for `save_gif`.
+    """The batch at each of several times, noise first: frames for `save_gif`.
 
     Args:
       trajectory: floats (K+1, B, H, W, C), [0] = x_T and [K] = x_0, as for `denoising_strip`.
       pictures: frames, 2 or more, evenly spread over the K+1 states with both ends shown;
         no more than there are states.
-      columns: images in a row of each frame; None makes it as square as it goes.
+      columns: images in a row of each frame; None makes the frame about square.
       padding: white pixels around and between the images.
       scale: nearest-neighbour enlargement.
 
@@ -56,7 +56,7 @@ def denoising_frames(
       Frames of one shape, uint8 (H', W', C), laid out as by `image_grid`.
 
     Raises:
-      UserError: a trajectory of another shape, fewer than 2 pictures, or NaN in what is drawn.
+      UserError: a trajectory of another shape, fewer than 2 pictures, or NaN in a drawn state.
     """
     return [
         image_grid(to_uint8(state), columns=columns, padding=padding, scale=scale)

@@ -200,9 +200,9 @@ GOOD = '{"file_name": "a.png", "text": "x"}'
     ("content", "message"),
     [
         ("", "has no row for a.png"),
-        (GOOD + '\n{"file_name": "b.png", "text": "x"}', "names b.png, which is no image"),
-        (GOOD + '\n{"file_name": "../a.png", "text": "x"}', "names ../a.png, which is no image"),
-        (GOOD + "\n\n" + GOOD, "line 3: a.png is there twice"),
+        (GOOD + '\n{"file_name": "b.png", "text": "x"}', "names b.png, which is not an image"),
+        (GOOD + '\n{"file_name": "../a.png", "text": "x"}', "names ../a.png, which is not an image"),
+        (GOOD + "\n\n" + GOOD, "line 3: a.png is listed twice"),
         (GOOD + "\n{oops", "line 2 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
         ("[1]", r"line 1 is '\[1\]'; expected a JSON object"),
@@ -234,7 +234,7 @@ def test_bad_lines_are_named(root, content, message):
         (b"", "begins with nothing; expected a header"),
         (b"file,text\na.png,x\n", "begins with file,text; expected a header"),
         (b"file_name,text\na.png\n", "line 2 has text None"),
-        (b"file_name,text\na.png,x\na.png,y\n", "line 3: a.png is there twice"),
+        (b"file_name,text\na.png,x\na.png,y\n", "line 3: a.png is listed twice"),
         (b"file_name,text\na.png,\xff\n", "cannot read .*UTF-8"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_table_that_is_not_utf8_is_no_traceback(root):
 def test_two_tables_are_one_too_many(root, other):
     write(root, ROWS)
     (root / other).write_text("file,label\n")
-    with pytest.raises(UserError, match=r"holds both .*; keep one of them"):
+    with pytest.raises(UserError, match=r"has both .*; keep one of them"):
         load(f"folder:{root}")
 
 
