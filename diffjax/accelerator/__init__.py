@@ -1,8 +1,8 @@
-"""Convolutions and normalisation for CPUs, by oneDNN and a few loops in C++.
+"""Convolutions and normalisation for CPUs, with oneDNN and a few loops in C++.
 
-XLA has no fast convolution gradients for CPUs. This room has the operations of `models.ops` as XLA
-custom calls; `pip install "diffjax[cpu]"` brings oneDNN and `python -m diffjax.accelerator`
-compiles the library for the machine at hand. Nothing here is needed on a GPU or a TPU.
+XLA has no fast convolution gradients for CPUs. This package has the operations of `models.ops` as
+XLA custom calls; `pip install "diffjax[cpu]"` installs oneDNN and `python -m diffjax.accelerator`
+compiles the library for this machine. GPUs and TPUs do not need it.
 """
 
 from diffjax.accelerator.choice import Kernels, auto, onednn, xla

@@ -7,7 +7,7 @@ from diffjax.errors import UserError
 
 
 def main() -> int:
-    """Builds and loads it; returns 0, or 2 after one line that says what is missing."""
+    """Builds and loads the library; returns 0, or 2 after one line with the error."""
     try:
         path = build()
         print(f"{path}: {load()}")

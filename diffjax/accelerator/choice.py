@@ -1,4 +1,4 @@
-"""Which kernels a network runs on, and the line that says so."""
+"""The choice of a network's kernels."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from diffjax.models.ops import XLA, Ops
 
 
 class Kernels(NamedTuple):
-    """What computes convolutions and normalisations.
+    """An implementation of convolutions and normalisation.
 
     Attributes:
       ops: the functions.
-      line: what they are and why, for the log.
+      line: its description for the log.
     """
 
     ops: Ops
@@ -23,24 +23,24 @@ class Kernels(NamedTuple):
 
 
 def xla() -> Kernels:
-    """XLA's own, everywhere."""
+    """XLA's kernels."""
     return Kernels(XLA, "kernels: XLA's own")
 
 
 def onednn() -> Kernels:
-    """The accelerator.
+    """The accelerator's kernels.
 
     Raises:
-      UserError: JAX does not compute on a CPU, or what `library.load` says.
+      UserError: JAX's backend is not the CPU, or as in `library.load`.
     """
     backend = jax.default_backend()
     if backend != "cpu":
-        raise UserError(f"the accelerator is for CPUs, and JAX computes on a {backend}")
+        raise UserError(f"the accelerator is for CPUs, but JAX's backend is {backend}")
     return Kernels(NATIVE, f"kernels: {load()}")
 
 
 def auto() -> Kernels:
-    """The accelerator where there is one, else XLA's own with the reason."""
+    """The accelerator's kernels if available, else XLA's with the reason."""
     if jax.default_backend() != "cpu":
         return xla()
     try:

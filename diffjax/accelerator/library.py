@@ -1,4 +1,4 @@
-"""Builds the native library for this machine, finds it again, and tells XLA of it."""
+"""Builds the native library for this machine, locates it, and registers it with XLA."""
 
 import ctypes
 import functools
@@ -27,7 +27,7 @@ TARGETS = (
     "group_norm_forward",
     "group_norm_backward",
 )
-# Not -ffast-math: a NaN must stay one, or a run that diverged would look healthy.
+# Not -ffast-math, which may hide NaNs of a diverged run.
 FLAGS = (
     "-std=c++20",
     "-O3",
@@ -40,7 +40,7 @@ FLAGS = (
 
 
 def _onednn() -> tuple[Path, Path, str]:
-    """(folder of oneapi/dnnl/dnnl.hpp, libdnnl.so.3, version) of the PyPI packages."""
+    """(include folder, path of libdnnl.so.3, version) of the PyPI packages."""
     try:
         headers = metadata.distribution("onednn-devel-cpu-gomp")
         library = metadata.distribution("onednn-cpu-gomp")
@@ -55,7 +55,7 @@ def _installed(package: metadata.Distribution, name: str) -> Path:
         path = Path(os.path.normpath(file.locate()))
         if str(path).endswith(name) and path.exists():
             return path
-    raise UserError(f"{package.name} holds no {name}: reinstall it, {EXTRA}")
+    raise UserError(f"{package.name} has no {name}: reinstall it, {EXTRA}")
 
 
 def _sources() -> list[tuple[str, bytes]]:
@@ -64,7 +64,7 @@ def _sources() -> list[tuple[str, bytes]]:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a cache folder may be shared by several machines."""
+    """The processor's model and flags, which -march=native depends on (caches may be shared)."""
     try:
         with open("/proc/cpuinfo") as file:
             lines = dict(line.split(":", 1) for line in file if line.count(":") >= 1)
@@ -74,10 +74,10 @@ def _processor() -> str:
 
 
 def location() -> Path:
-    """Where the library for these sources, versions and this processor is, or would be.
+    """The library's path for these sources, versions and this processor; it may not exist yet.
 
     Raises:
-      UserError: no x86-64 Linux, or oneDNN is not installed.
+      UserError: not x86-64 Linux, or oneDNN is not installed.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise UserError(
@@ -92,13 +92,13 @@ def location() -> Path:
 
 
 def build() -> Path:
-    """Compiles the library for this machine, unless it is there; some ten seconds.
+    """Compiles the library for this machine if it does not exist; takes about ten seconds.
 
     Returns:
       Its path.
 
     Raises:
-      UserError: no compiler, no oneDNN, another machine than x86-64 Linux, or a compiler's error.
+      UserError: no compiler, no oneDNN, not x86-64 Linux, or a compilation error.
     """
     target = location()
     if target.exists():
@@ -107,7 +107,7 @@ def build() -> Path:
     if not compiler or not shutil.which(compiler):
         raise UserError(
             f"no C++ compiler {os.environ.get('CXX') or '(g++ or clang++)'} was found: install one "
-            "(on Debian, apt-get install g++) or name it in CXX"
+            "(on Debian, apt-get install g++) or set CXX"
         )
     include, onednn, _ = _onednn()
     try:
@@ -117,8 +117,8 @@ def build() -> Path:
             os.replace(Path(folder) / target.name, target)
     except OSError as error:
         raise UserError(
-            f"{error.filename or target.parent}: {error.strerror}: the accelerator is built in a "
-            "cache folder that can be written to; name another in XDG_CACHE_HOME"
+            f"{error.filename or target.parent}: {error.strerror}: the accelerator is built in the "
+            "cache folder; set XDG_CACHE_HOME to a writable one"
         ) from error
     return target
 
@@ -138,10 +138,10 @@ def _compile(compiler: str, folder: Path, include: Path, onednn: Path) -> None:
 
 
 def _run_all(commands: Sequence[Sequence[str]], folder: Path) -> None:
-    """Runs commands side by side.
+    """Runs commands in parallel.
 
     Raises:
-      UserError: one failed; the first line of its output that names an error.
+      UserError: one failed; with the first error line of its output.
     """
     running = [
         subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
@@ -153,32 +153,32 @@ def _run_all(commands: Sequence[Sequence[str]], folder: Path) -> None:
             lines = [line for line in output.splitlines() if "error" in line.lower()]
             what = (lines or output.splitlines() or ["no message"])[0]
             raise UserError(
-                f"{command[0]} can't compile the accelerator: {what}: expected a compiler "
-                "of C++20 (g++ 11 or clang 14, or newer); name another in CXX"
+                f"{command[0]} can't compile the accelerator: {what}: expected a C++20 compiler "
+                "(g++ >= 11 or clang >= 14); set CXX to another"
             )
 
 
 @functools.cache
 def load() -> str:
-    """Loads the library that `build` made and registers its operations with XLA, once.
+    """Loads the library from `build` and registers its operations with XLA, once.
 
     Returns:
-      oneDNN's version and the instruction set that it found, for the log.
+      oneDNN's version and instruction set, for the log.
 
     Raises:
-      UserError: what is missing, and what would help.
+      UserError: the library is not built or cannot be loaded, or the processor lacks AVX2.
     """
     path = location()
     if not path.exists():
-        raise UserError(f"the accelerator is not built for this machine: {BUILD}")
+        raise UserError(f"the accelerator is not built for this machine: run {BUILD}")
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise UserError(f"{path} can't be loaded ({error}): remove it, then {BUILD}") from error
+        raise UserError(f"{path} can't be loaded ({error}): delete it and run {BUILD}") from error
     library.diffjax_instruction_set.restype = ctypes.c_char_p
     instructions = library.diffjax_instruction_set().decode()
     if not instructions:
-        raise UserError("the accelerator needs a processor with AVX2: config.model.kernels='xla'")
+        raise UserError("the accelerator needs AVX2: set config.model.kernels='xla'")
     for name in TARGETS:
         handler = getattr(library, f"diffjax_{name}")
         jax.ffi.register_ffi_target(f"diffjax_{name}", jax.ffi.pycapsule(handler), platform="cpu")

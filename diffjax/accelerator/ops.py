@@ -1,4 +1,4 @@
-"""`models.Ops` on the native library: XLA custom calls with their gradients."""
+"""`models.Ops` from the native library: XLA custom calls with their gradients."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from diffjax.models.ops import XLA, Ops
 from diffjax.types import Array
 
-# One call an element of the mapped axis: right for any mix of mapped and shared operands.
+# One call per element of the mapped axis, which handles any mix of mapped and shared operands.
 VMAP = "sequential"
 
 
@@ -73,15 +73,15 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def conv(
     x: Array, kernel: Array, bias: Array, *, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Array:
-    """`models.ops.Conv` by oneDNN.
+    """`models.ops.Conv` with oneDNN.
 
-    Where the processor has AMX, a bfloat16 x is multiplied by a kernel rounded to bfloat16;
-    elsewhere x is widened. Sums are float32 in both cases.
+    On processors with AMX, for a bfloat16 x the kernel is rounded to bfloat16; on others x is
+    converted to float32. Sums are float32 in both cases.
 
     Differentiable once, in reverse mode.
 
     Raises:
-      ValueError: x is neither float32 nor bfloat16, or the shapes do not fit each other.
+      ValueError: x is neither float32 nor bfloat16, or the shapes are inconsistent.
     """
     _check_dtype(x)
     if x.ndim != 4 or kernel.ndim != 4 or bias.shape != kernel.shape[3:]:
@@ -92,7 +92,7 @@ def conv(
     if x.shape[-1] != kernel.shape[2] * groups or kernel.shape[3] % groups:
         raise ValueError(
             f"got x {x.shape} and kernel {kernel.shape} for {groups} groups: expected C / groups "
-            "input channels a kernel, and groups that divide the output channels"
+            "input channels per kernel, and groups that divide the output channels"
         )
     if not x.size:
         return XLA.conv(x, kernel, bias, stride=stride, padding=padding, groups=groups)
@@ -106,7 +106,7 @@ def dense(x: Array, kernel: Array, bias: Array) -> Array:
     Differentiable once, in reverse mode.
 
     Raises:
-      ValueError: x is neither float32 nor bfloat16, or the shapes do not fit each other.
+      ValueError: x is neither float32 nor bfloat16, or the shapes are inconsistent.
     """
     if x.ndim < 2 or kernel.ndim != 2 or (x.shape[-1], *bias.shape) != kernel.shape:
         raise ValueError(
@@ -152,12 +152,12 @@ _group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 def group_norm(
     x: Array, scale: Array, shift: Array, *, groups: int, eps: float, silu: bool
 ) -> Array:
-    """`models.ops.GroupNorm`, an image at a time while it is in the processor's cache.
+    """`models.ops.GroupNorm`, one image at a time, so that it stays in the processor's cache.
 
     Differentiable once, in reverse mode.
 
     Raises:
-      ValueError: x is neither float32 nor bfloat16, or the shapes do not fit each other.
+      ValueError: x is neither float32 nor bfloat16, or the shapes are inconsistent.
     """
     _check_dtype(x)
     expected = (x.shape[0], x.shape[-1])

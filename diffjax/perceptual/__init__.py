@@ -1,7 +1,7 @@
-"""Networks that judge images: frozen features for a perceptual distance.
+"""Frozen feature networks for perceptual distances.
 
-Each module reads one network's weights from where they lie and returns a `Network`, which
-`autoencoding.perceptual_distance` takes as a function.
+Each module reads one network's weights and returns a `Network`, for
+`autoencoding.perceptual_distance`.
 """
 
 from diffjax.perceptual.network import Network

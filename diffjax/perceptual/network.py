@@ -1,4 +1,4 @@
-"""What a frozen network of features is to whoever uses it."""
+"""The interface of frozen feature networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,14 +7,15 @@ from diffjax.types import Array
 
 
 class Network(NamedTuple):
-    """A frozen network whose maps are compared.
+    """A frozen feature network.
 
     Attributes:
       name: for messages.
       params: its weights, float32.
-      apply: (params, images (B, H, W, C) in [-1, 1]) -> maps (B, h, w, features), one a layer; it
-        brings grey images to the channels it wants, and normalises as the network was trained.
-      weights: (features,) not negative, a layer, for the distance; None weighs all alike.
+      apply: (params, images (B, H, W, C) in [-1, 1]) -> maps (B, h, w, features), one per layer;
+        it repeats grey images to the network's channels and normalises as in its training.
+      weights: non-negative (features,), one vector per layer, for the distance; None weights all
+        features equally.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""Weights that PyTorch saved, read without PyTorch and without running a pickle.
+"""A reader of PyTorch weights without PyTorch and without executing pickles.
 
-torch.save writes a pickle that says how to build a dictionary of tensors, and beside it the
-tensors' numbers: since 1.6 as entries of a zip file, before that one after the other in the same
-file. Loading a pickle runs whatever it names. Here it is only disassembled, and a machine that
-knows the few instructions and names of a state_dict follows it; at anything else it stops.
+torch.save writes a pickle that describes a dictionary of tensors, and the tensors' data: since
+1.6 as entries of a zip file, before that consecutively in the same file. Unpickling can execute
+arbitrary code. Here the pickle is only disassembled and interpreted by a machine with the few
+instructions and names of a state_dict; anything else is an error.
 """
 
 import math
@@ -22,7 +22,7 @@ from diffjax.errors import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-# A state_dict takes about 20 instructions a tensor.
+# A state_dict has about 20 instructions per tensor.
 MOST_INSTRUCTIONS = 1_000_000
 
 _DTYPES: Mapping[str, str] = {
@@ -43,7 +43,7 @@ _KNOWN = {_DICTIONARY, _TENSOR, _PARAMETER, *_DTYPES}
 
 
 class _Unreadable(Exception):
-    """Why a file is refused, in words that follow "cannot read it: "."""
+    """A file is refused; the message is the reason."""
 
 
 class _Name(NamedTuple):
@@ -70,9 +70,9 @@ class _Tensor(NamedTuple):
 def read_state_dict(
     path: str | os.PathLike[str], *, prefix: str = ""
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file that `torch.save(model.state_dict(), path)` wrote, by name.
+    """The arrays of a file written by `torch.save(model.state_dict(), path)`, by name.
 
-    Both formats of torch.save are read; little-endian ones only.
+    Reads both formats of torch.save, little-endian only.
 
     Args:
       path: the file, usually .pth or .pt.
@@ -82,8 +82,8 @@ def read_state_dict(
       read-only arrays of the stored types.
 
     Raises:
-      UserError: no such file, one that is cut short or of another format, or one whose pickle asks
-        for anything that a state_dict of plain arrays does not need. Nothing of it is run.
+      UserError: no such file, a truncated one or another format, or a pickle with anything that a
+        state_dict of plain arrays does not need, none of which is executed.
     """
     path = Path(path)
     try:
@@ -95,7 +95,7 @@ def read_state_dict(
                 return _read_zip(file, size, prefix)
             if start[:1] == b"\x80":
                 return _read_legacy(file, size, prefix)
-        raise _Unreadable("it starts as neither of PyTorch's formats does")
+        raise _Unreadable("it has neither of PyTorch's formats")
     except FileNotFoundError as error:
         raise UserError(
             f"found no file at {path}; expected PyTorch weights, usually .pth; check the path"
@@ -108,18 +108,18 @@ def read_state_dict(
     except _Unreadable as error:
         raise _refusal(path, str(error)) from error
     except (
-        # What a damaged file makes of genops, the machine, zipfile and NumPy.
+        # Raised for corrupt files by genops, the machine, zipfile and NumPy.
         ArithmeticError, EOFError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
         struct.error, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:120]
-        raise _refusal(path, f"it is damaged ({reason or type(error).__name__})") from error
+        raise _refusal(path, f"it is corrupt ({reason or type(error).__name__})") from error
 
 
 def _refusal(path: Path, reason: str) -> UserError:
     return UserError(
-        f"cannot read PyTorch weights from {path}: {reason}; expected what "
-        "torch.save(model.state_dict(), path) writes; save or download it again"
+        f"cannot read PyTorch weights from {path}: {reason}; expected the output of "
+        "torch.save(model.state_dict(), path); save or download it again"
     )
 
 
@@ -159,45 +159,45 @@ def _read_legacy(file: BinaryIO, size: int, prefix: str) -> dict[str, npt.NDArra
     tensors = _tensors(_follow(file, storages), prefix)
     keys = _follow(file, {})
     if sorted(keys) != sorted(storages):
-        raise _Unreadable("its list of storages is not that of its tensors")
+        raise _Unreadable("its list of storages does not match its tensors")
     _check_total(storages, size)
 
-    wanted = {tensor.storage.key for tensor in tensors.values()}
+    needed = {tensor.storage.key for tensor in tensors.values()}
     content = {}
     for key in keys:
         storage = storages[key]
         if int.from_bytes(_exactly(file, 8), "little") != storage.length:
-            raise _Unreadable(f"its storage {key[:80]!r} is not as long as it says")
-        if key in wanted:
+            raise _Unreadable(f"its storage {key[:80]!r} has another length than declared")
+        if key in needed:
             content[key] = np.frombuffer(_exactly(file, storage.bytes), storage.dtype)
         else:
             file.seek(storage.bytes, os.SEEK_CUR)
     if file.tell() > size:
-        raise _Unreadable("it is cut short")
+        raise _Unreadable("it is truncated")
     return {name: _view(tensor, content) for name, tensor in tensors.items()}
 
 
 def _exactly(file: BinaryIO, count: int) -> bytes:
     read = file.read(count)
     if len(read) != count:
-        raise _Unreadable("it is cut short")
+        raise _Unreadable("it is truncated")
     return read
 
 
 def _check_total(storages: Mapping[str, _Storage], size: int) -> None:
     total = sum(storage.bytes for storage in storages.values())
     if total > size:
-        raise _Unreadable(f"it should hold {total} bytes of numbers, but has {size} in all")
+        raise _Unreadable(f"its tensors need {total} bytes, but the file has {size}")
 
 
 def _tensors(value: Any, prefix: str) -> dict[str, _Tensor]:
     if not isinstance(value, dict) or not all(isinstance(v, _Tensor) for v in value.values()):
-        raise _Unreadable("it holds other things than tensors by name")
+        raise _Unreadable("it is not a dictionary of tensors")
     return {name: tensor for name, tensor in value.items() if name.startswith(prefix)}
 
 
 def _view(tensor: _Tensor, content: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The tensor's part of its storage; never more numbers than that has."""
+    """The tensor as a view of its storage, checked against the storage's length."""
     storage, offset, shape, strides = tensor
     if 0 in shape:
         return np.zeros(shape, storage.dtype)
@@ -211,17 +211,17 @@ def _view(tensor: _Tensor, content: Mapping[str, npt.NDArray[Any]]) -> npt.NDArr
 
 
 def _follow(file: Any, storages: dict[str, _Storage]) -> Any:
-    """What the pickle at the file's position describes, up to its end.
+    """Interprets the pickle at the file's position.
 
     Args:
-      file: binary, at a pickle's first byte; left behind its last.
-      storages: gets every storage that is named, by key.
+      file: binary, at a pickle's first byte; afterwards one past its last.
+      storages: filled with the pickle's storages by key.
 
     Returns:
       numbers, strings, tuples, lists, dicts with strings as keys, and `_Tensor`.
     """
     stack: list[Any] = []
-    outer: list[list[Any]] = []  # what lies below each mark
+    outer: list[list[Any]] = []  # the stack below each mark
     memo: dict[int, Any] = {}
     argument: Any
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -255,7 +255,7 @@ def _follow(file: Any, storages: dict[str, _Storage]) -> Any:
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 length = int(opcode.name[-1])
                 if len(stack) < length:
-                    raise _Unreadable("its pickle is damaged")
+                    raise _Unreadable("its pickle is corrupt")
                 stack[-length:] = [tuple(stack[-length:])]
             case "TUPLE":
                 stack, items = outer.pop(), stack
@@ -276,8 +276,8 @@ def _follow(file: Any, storages: dict[str, _Storage]) -> Any:
             case "GLOBAL":
                 if argument not in _KNOWN:
                     raise _Unreadable(
-                        f"its pickle asks for {argument.replace(' ', '.')[:80]!r}, which no plain "
-                        "state_dict needs and which is never run"
+                        f"its pickle refers to {argument.replace(' ', '.')[:80]!r}, which is not "
+                        "part of a plain state_dict and is never executed"
                     )
                 stack.append(_Name(argument))
             case "REDUCE":
@@ -289,12 +289,12 @@ def _follow(file: Any, storages: dict[str, _Storage]) -> Any:
                     raise _Unreadable("its pickle names one storage in two ways")
                 stack.append(storage)
             case "BUILD":
-                # A state_dict's attribute _metadata: versions of modules, no weights.
+                # A state_dict's attribute _metadata: module versions, not weights.
                 _expect(stack.pop(), dict)
                 _expect(stack[-1], dict)
             case other:
-                raise _Unreadable(f"its pickle has the instruction {other}, which is never run")
-    raise _Unreadable("it is cut short")
+                raise _Unreadable(f"its pickle has the instruction {other}, which is not allowed")
+    raise _Unreadable("it is truncated")
 
 
 def _expect(value: Any, kind: type) -> Any:
@@ -306,17 +306,17 @@ def _expect(value: Any, kind: type) -> Any:
 def _storage(
     tag: str, kind: _Name, key: str, location: str, length: int, view: None = None
 ) -> _Storage:
-    # `location` is the device that it lay on; a legacy file's `view` is a part of another storage.
+    # `location` is the device it was on; a legacy file's `view` is a part of another storage.
     dtype = _DTYPES.get(_expect(kind, _Name).name)
     if tag != "storage" or dtype is None or view is not None or not _counts((length,)):
-        raise _Unreadable("its pickle names a storage of a kind that is not known here")
+        raise _Unreadable("its pickle has a storage of an unsupported kind")
     return _Storage(_expect(key, str), np.dtype(dtype), length)
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What an `OrderedDict`, a tensor or a parameter is made of."""
+    """The result of calling `OrderedDict`, _rebuild_tensor_v2 or _rebuild_parameter."""
     if name == _DICTIONARY:
-        # Python 2 gave its items here, as lists of two.
+        # Python 2 passed the items here, as lists of two.
         (items,) = arguments or ([],)
         return {_expect(key, str): value for key, value in items}
     if name == _PARAMETER:
@@ -326,7 +326,7 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
         storage, offset, shape, strides = arguments[:4]
         shape, strides = _expect(shape, tuple), _expect(strides, tuple)
         if not _counts((offset, *shape, *strides)) or len(shape) != len(strides):
-            raise _Unreadable("its pickle has a tensor of an impossible shape")
+            raise _Unreadable("its pickle has a tensor of an invalid shape")
         return _Tensor(_expect(storage, _Storage), offset, shape, strides)
     raise _Unreadable("its pickle builds a storage by itself")
 

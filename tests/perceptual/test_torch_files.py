@@ -245,7 +245,7 @@ def test_what_is_no_state_dict_is_refused(torch, tmp_path):
     assert "formats" in refusal_of(path, b"<!DOCTYPE html><html>404")
     assert "magic" in refusal_of(path, pickle.dumps(7, protocol=2))
     for value in ({"epoch": 3}, {"state_dict": {"a": torch.ones(1)}}, torch.ones(1)):
-        assert "tensors by name" in refusal(save(torch, value, path, True))
+        assert "dictionary of tensors" in refusal(save(torch, value, path, True))
     assert "Linear" in refusal(save(torch, torch.nn.Linear(1, 1), path, True))
 
 
