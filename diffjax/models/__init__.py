@@ -1,4 +1,4 @@
-"""Flax Linen networks. They know nothing of diffusion."""
+"""Flax Linen networks, independent of diffusion."""
 
 from diffjax.models.attention import SelfAttention, linear_attention, no_attention
 from diffjax.models.blocks import ConvNeXtBlock, ResNetBlock

@@ -19,8 +19,8 @@ def linear_attention(q: Array, k: Array, v: Array) -> Array:
     """Attention whose cost is linear in the number of pixels.
 
     Shen et al. 2021, "Efficient attention: attention with linear complexities", section 3.
-    Queries are normalised over features and keys over pixels, so that q (k^T v) stands for
-    (q k^T) v and no pixels x pixels matrix is made.
+    Queries are normalised over features and keys over pixels, so that q (k^T v) replaces (q k^T) v
+    and no pixels x pixels matrix is computed.
 
     Args:
       q, k, v: (B, L, heads, D).
@@ -35,9 +35,9 @@ def linear_attention(q: Array, k: Array, v: Array) -> Array:
 
 
 def no_attention(q: Array, k: Array, v: Array) -> Array:
-    """Every pixel attends to itself alone: the values as they are.
+    """Every pixel attends only to itself: returns v.
 
-    What perturbed-attention guidance puts in the place of a layer's attention (Ahn et al. 2024,
+    Perturbed-attention guidance replaces a layer's attention by this (Ahn et al. 2024,
     "Self-rectifying diffusion sampling with perturbed-attention guidance", section 4.2).
     """
     return v
@@ -47,10 +47,10 @@ class SelfAttention(nn.Module):
     """x + out(mix(q, k, v)) of the normalised x, with multi-head q, k, v.
 
     Attributes:
-      head_channels: channels a head; the number of heads is channels / head_channels.
+      head_channels: channels per head; the number of heads is channels / head_channels.
       mix: `jax.nn.dot_product_attention` (Vaswani et al. 2017) or `linear_attention`.
       dtype: compute type.
-      ops: what computes the normalisation and the linear maps.
+      ops: kernels of the normalisation and the linear maps.
     """
 
     head_channels: int = 32
@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         if channels % self.head_channels:
             raise ValueError(
                 f"attention over {channels} channels can't have heads of {self.head_channels}: "
-                "head_channels must divide them"
+                "head_channels must divide channels"
             )
         heads = channels // self.head_channels
         h = GroupNorm(dtype=self.dtype, ops=self.ops, name="norm")(x)
@@ -73,5 +73,5 @@ class SelfAttention(nn.Module):
         qkv = Dense(3 * channels, dtype=self.dtype, ops=self.ops, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * heads, self.head_channels), 3, axis=2)
         h = self.mix(q, k, v).reshape(batch, height, width, channels)
-        # A zero start makes the block the identity, as in DDPM and ADM.
+        # With a zero kernel the block starts as the identity, as in DDPM and ADM.
         return x + Dense(channels, zero=True, dtype=self.dtype, ops=self.ops, name="out")(h)

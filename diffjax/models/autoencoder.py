@@ -21,7 +21,7 @@ from diffjax.types import Array, Dtype
 
 
 def level_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
-    """(height, width) at each level, halved to the ceiling from one to the next."""
+    """(height, width) at each level, each half of the previous one, rounded up."""
     sizes = [(height, width)]
     for _ in range(levels - 1):
         height, width = -(-height // 2), -(-width // 2)
@@ -30,22 +30,22 @@ def level_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
 
 
 class Encoder(nn.Module):
-    """Images to a small map: blocks and halvings, then attention in the middle.
+    """Images to a small map: residual blocks and downsampling, then attention in the middle.
 
-    Esser et al. 2021, "Taming transformers for high-resolution image synthesis", table 7, as
-    Rombach et al. 2022 use it. The map's sides are the image's over f = patch 2^(levels - 1), to
-    the ceiling.
+    Esser et al. 2021, "Taming transformers for high-resolution image synthesis", table 7, as used
+    by Rombach et al. 2022. The map's sides are the image's over f = patch 2^(levels - 1), rounded
+    up.
 
     Attributes:
       out_channels: of the map; twice the latent's for a Gaussian's mean and log-variance.
       channels: channels at the first level.
       multipliers: channels of each level over `channels`; their number sets f.
-      blocks: residual blocks a level.
-      patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
-      head_channels: channels an attention head, None for one head.
+      blocks: residual blocks per level.
+      patch: patch side of the space-to-depth stem; 1 for none.
+      head_channels: channels per attention head, None for one head.
       mix: as in `SelfAttention`.
       dtype: compute type; parameters stay float32.
-      ops: what computes convolutions and normalisations.
+      ops: kernels of convolutions and normalisation.
     """
 
     out_channels: int
@@ -75,10 +75,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A small map to images: the encoder's way back, with one block more a level.
+    """A small map to images: the encoder mirrored, with one more block per level.
 
     Attributes:
-      out_channels: the images'.
+      out_channels: of the images.
       channels, multipliers, blocks, patch, head_channels, mix, dtype, ops: as in `Encoder`.
     """
 
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, size: tuple[int, int] | None = None) -> Array:
-        """Decodes; what enters the last convolution is sown as "last" in "intermediates".
+        """Decodes; sows the last convolution's input as "last" in "intermediates".
 
         Args:
           z: (B, h, w, C) latents.
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: latents that an image of that size does not have.
+          ValueError: the latents' size does not match `size`.
         """
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         levels = len(self.multipliers)
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         return self.to_images(h, (height, width))
 
     def to_images(self, h: Array, size: tuple[int, int]) -> Array:
-        """What leaves the last convolution as images of a size (H, W), float32."""
+        """The last convolution's output as images of a size (H, W), float32."""
         return depth_to_space(h, self.patch, *size).astype(jnp.float32)
 
 

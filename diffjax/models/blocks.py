@@ -1,4 +1,4 @@
-"""The U-Net's residual blocks and changes of resolution."""
+"""The U-Net's residual blocks, downsampling and upsampling."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from diffjax.types import Array, Dtype
 
 
 class Conv3x3(nn.Module):
-    """A 3x3 convolution with a border of one pixel of zeros on every side.
+    """A 3x3 convolution with one pixel of zero padding.
 
     Attributes:
       features: output channels.
-      stride: 2 halves the sides, to the ceiling.
-      zero: whether its kernel starts at zero.
+      stride: 2 halves the sides, rounded up.
+      zero: whether the kernel is initialised to zero.
       dtype: compute type.
-      ops: what computes it.
+      ops: its kernel implementation.
     """
 
     features: int
@@ -45,9 +45,9 @@ class Dense(nn.Module):
 
     Attributes:
       features: output channels.
-      zero: whether its kernel starts at zero.
+      zero: whether the kernel is initialised to zero.
       dtype: compute type.
-      ops: what computes it.
+      ops: its kernel implementation.
     """
 
     features: int
@@ -67,15 +67,15 @@ class Dense(nn.Module):
 class ResNetBlock(nn.Module):
     """DDPM's residual block, GroupNorm - SiLU - conv twice (Ho et al. 2020, appendix B).
 
-    The embedding enters between the two, as a scale and a shift of the second normalisation (ADM;
-    Dhariwal & Nichol 2021, table 3) or, with scale_shift = False, as a sum (DDPM).
+    The embedding scales and shifts the second normalisation (ADM; Dhariwal & Nichol 2021, table 3)
+    or, with scale_shift = False, is added before it (DDPM).
 
     Attributes:
       features: output channels.
       dropout: rate before the second convolution.
-      scale_shift: how the embedding enters.
+      scale_shift: whether the embedding is a scale and shift.
       dtype: compute type.
-      ops: what computes convolutions and normalisations.
+      ops: kernels of convolutions and normalisation.
     """
 
     features: int
@@ -122,7 +122,7 @@ class ConvNeXtBlock(nn.Module):
       scale_shift: as in `ResNetBlock`.
       expansion: width of the hidden layer over `features`.
       dtype: compute type.
-      ops: what computes convolutions and normalisations.
+      ops: kernels of convolutions and normalisation.
     """
 
     features: int
@@ -157,7 +157,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class DepthwiseConv7x7(nn.Module):
-    """A 7x7 convolution of each channel by itself, with a border of three pixels of zeros."""
+    """A depthwise 7x7 convolution with three pixels of zero padding."""
 
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
@@ -184,9 +184,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours, cut to the size that was halved, then a 3x3 convolution.
+    """Nearest-neighbour upsampling, a crop to the size before downsampling, a 3x3 convolution.
 
-    The cut is what lets odd sizes through: 7 -> 4 -> 8 -> 7.
+    The crop allows odd sizes: 7 -> 4 -> 8 -> 7.
     """
 
     dtype: Dtype = jnp.float32
@@ -200,7 +200,7 @@ class Upsample(nn.Module):
 
 
 def space_to_depth(x: Array, patch: int) -> Array:
-    """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C); edges are repeated to fit."""
+    """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C), with edge padding if needed."""
     batch, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0)), mode="edge")
     rows, columns = x.shape[1] // patch, x.shape[2] // patch
@@ -209,7 +209,7 @@ def space_to_depth(x: Array, patch: int) -> Array:
 
 
 def depth_to_space(x: Array, patch: int, height: int, width: int) -> Array:
-    """The inverse of `space_to_depth`, cut to (B, height, width, C)."""
+    """The inverse of `space_to_depth`, cropped to (B, height, width, C)."""
     batch, rows, columns, depth = x.shape
     x = x.reshape(batch, rows, columns, patch, patch, depth // patch**2)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * patch, columns * patch, -1)

@@ -1,8 +1,8 @@
 """A small convolutional classifier whose hidden layer serves as image features.
 
-It exists to measure, not to win: about 220,000 parameters, few channels where there are many
-pixels, so that it trains in minutes on a laptop's processor. Fréchet distances are taken
-between its 128 features, so a change to any layer changes every reported distance.
+About 220,000 parameters, with few channels at high resolution, so that it trains in minutes on a
+laptop's CPU. Fréchet distances are computed between its 128 features, so a change to any layer
+changes every reported distance.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Classifier(nn.Module):
     Layers: 2x2 pixels to channels; 3x3 convolutions of 32, 32 (at 1/2 of the sides), 64, 64 (at
     1/4) and 96, 96 channels (at 1/8), each followed by batch normalisation (Ioffe & Szegedy
     2015) and ReLU, each pair's second one with a residual connection (He et al. 2016); the mean
-    over all positions; a dense layer of 128; SiLU. Its result is the features; one more dense
-    layer makes the logits.
+    over all positions; a dense layer of 128; SiLU. This gives the features; a further dense layer
+    gives the logits.
 
     Attributes:
       num_classes: number of logits.

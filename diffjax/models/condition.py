@@ -1,7 +1,7 @@
-"""What a network can be conditioned on, as one tree of arrays, and how it is left out.
+"""A network's conditions as one tree of arrays, and their null values.
 
-Leaving a condition out is a value, not another tree: a label of -1, a text with no token, a map
-that is not present. So one compiled program serves both halves of classifier-free guidance.
+A null condition has the same tree, with a label of -1, a text mask of False, or a map that is not
+present. So classifier-free guidance needs one compiled program for both predictions.
 """
 
 from typing import Any, NamedTuple
@@ -11,17 +11,17 @@ import jax.numpy as jnp
 
 from diffjax.types import Array
 
-Leaf = Any  # an array of JAX's or NumPy's, or a jax.ShapeDtypeStruct
+Leaf = Any  # a JAX or NumPy array, or a jax.ShapeDtypeStruct
 
 
 class Text(NamedTuple):
     """A batch of texts, padded to one length.
 
     Attributes:
-      tokens: (B, L, D) float features of a frozen encoder, or (B, L) int ids for a network that
-        learns its own.
-      mask: (B, L) bool, True for what is no padding; all False stands for no text.
-      pooled: (B, D) one vector a text, or None.
+      tokens: (B, L, D) float features of a frozen encoder, or (B, L) int ids for a jointly trained
+        one.
+      mask: (B, L) bool, True at non-padding tokens; all False is the null condition.
+      pooled: (B, D), one vector per text, or None.
     """
 
     tokens: Leaf
@@ -34,7 +34,7 @@ class SpatialMap(NamedTuple):
 
     Attributes:
       values: (B, H, W, C) float.
-      present: (B,) bool; False stands for no map.
+      present: (B,) bool; False is the null condition.
     """
 
     values: Leaf
@@ -42,7 +42,7 @@ class SpatialMap(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """Any of them; None for what the network is not conditioned on.
+    """A network's conditions; None for those that it does not have.
 
     Attributes:
       label: (B,) int classes, -1 for none.
@@ -56,7 +56,7 @@ class Condition(NamedTuple):
 
 
 def drop(condition: Condition, dropped: Array) -> Condition:
-    """The condition without what is dropped: dropped (B,) bool.
+    """The condition with null values where dropped (B,) bool is True.
 
     >>> drop(Condition(label=jnp.array([3, 4])), jnp.array([True, False])).label.tolist()
     [-1, 4]
@@ -72,6 +72,6 @@ def drop(condition: Condition, dropped: Array) -> Condition:
 
 
 def null(condition: Condition) -> Condition:
-    """The condition of the same shapes that says nothing: what guidance extrapolates from."""
+    """The null condition of the same shapes, as used by classifier-free guidance."""
     batch = len(jax.tree.leaves(condition)[0])
     return drop(condition, jnp.ones(batch, bool))

@@ -11,17 +11,18 @@ from diffjax.types import Array, Dtype
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN: a logit for every patch of an image, higher for what looks real.
+    """PatchGAN: a logit for every patch of an image, higher for real images.
 
     Isola et al. 2017, "Image-to-image translation with conditional adversarial networks", section
-    3.2: 4x4 convolutions of stride 2, two more of stride 1, leaky ReLU. Group normalisation stands
-    in place of batch normalisation, so that an image's logits are its own.
+    3.2: 4x4 convolutions of stride 2, two more of stride 1, leaky ReLU. Group normalisation
+    replaces batch normalisation, so that an image's logits do not depend on the batch.
 
     Attributes:
-      channels: of the first convolution, doubled by each, up to 8 times.
-      layers: convolutions of stride 2; 3 see patches of 70x70 pixels, 2 of 34x34, 1 of 16x16.
+      channels: of the first convolution; doubled by each next one, up to a factor of 8.
+      layers: convolutions of stride 2; the receptive field is 70x70 pixels for 3, 34x34 for 2,
+        16x16 for 1.
       dtype: compute type.
-      ops: what computes convolutions and normalisations.
+      ops: kernels of convolutions and normalisation.
     """
 
     channels: int = 64
@@ -34,12 +35,12 @@ class PatchDiscriminator(nn.Module):
         """(B, H, W, C) in [-1, 1] -> (B, h, w) float32 logits.
 
         Raises:
-          ValueError: images smaller than the network can halve.
+          ValueError: images too small for the downsampling.
         """
         if min(x.shape[1:3]) < 2 ** (self.layers + 1):
             raise ValueError(
                 f"a discriminator of {self.layers} layers needs images of at least "
-                f"{2 ** (self.layers + 1)} pixels, not {x.shape[1]}x{x.shape[2]}: take fewer layers"
+                f"{2 ** (self.layers + 1)} pixels, not {x.shape[1]}x{x.shape[2]}: use fewer layers"
             )
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = x.astype(self.dtype)
@@ -54,7 +55,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class _Conv4x4(nn.Module):
-    """A 4x4 convolution with a border of one pixel of zeros."""
+    """A 4x4 convolution with one pixel of zero padding."""
 
     features: int
     stride: int = 1

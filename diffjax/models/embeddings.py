@@ -12,12 +12,12 @@ def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> A
     """Sinusoidal features [cos(t f_k), sin(t f_k)], f_k = max_period^(-k / (dim / 2)).
 
     The order and frequencies of guided-diffusion (Dhariwal & Nichol 2021), after Vaswani et al.
-    2017. Frequencies and products stay float32 whatever the compute type: at t = 999 a bfloat16
-    angle would be off by whole turns.
+    2017. Frequencies and angles are float32 for every compute type: at t = 999 a bfloat16 angle
+    can be off by more than 2 pi.
 
     Args:
       t: (B,) times, about 0..1000.
-      dim: number of features; an odd one gets a zero at the end.
+      dim: number of features; if odd, the last one is zero.
       max_period: the longest period, over 2 pi.
 
     Returns:
@@ -33,12 +33,12 @@ def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> A
 def fourier_features(h: Array, x: Array, exponents: tuple[int, ...]) -> Array:
     """h with sin(2^n pi x) and cos(2^n pi x) concatenated for each exponent n; h itself for none.
 
-    Kingma et al. 2021 (VDM), appendix C. Angles stay float32 whatever the compute type.
+    Kingma et al. 2021 (VDM), appendix C. Angles are float32 for every compute type.
 
     Args:
-      h: (B, H, W, C') what they are concatenated to.
-      x: (B, H, W, C), about [-1, 1]. Neighbouring levels of 8 bits differ by 2 / 255, so n = 6
-        turns by half a circle from one to the next, and n = 7 by a whole one.
+      h: (B, H, W, C').
+      x: (B, H, W, C), about [-1, 1]. Neighbouring 8-bit levels differ by 2 / 255, which is a phase
+        of about pi for n = 6 and 2 pi for n = 7.
       exponents: the n.
     """
     if not exponents:
@@ -48,7 +48,7 @@ def fourier_features(h: Array, x: Array, exponents: tuple[int, ...]) -> Array:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features through two dense layers: (B,) -> (B, width)."""
+    """Sinusoidal features and two dense layers: (B,) -> (B, width)."""
 
     features: int
     width: int
@@ -62,10 +62,10 @@ class TimeEmbedding(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-    """A learned vector a class, and one more for "no class": (B,) int -> (B, width).
+    """A learned vector per class, and one for the null class: (B,) int -> (B, width).
 
-    Labels 0..num_classes-1 are classes; a negative label is the null class, which label dropout
-    trains and guidance asks for (Ho & Salimans 2022).
+    Labels 0..num_classes-1 are classes; a negative label is the null class, trained by label
+    dropout and used by classifier-free guidance (Ho & Salimans 2022).
     """
 
     num_classes: int

@@ -8,11 +8,11 @@ from diffjax.types import Array
 
 
 class LevelHead(nn.Module):
-    """Features of each channel to logits over its levels, by one linear map for all.
+    """Features of each channel to logits over its levels, by one shared linear map.
 
-    The map's rows start as cosines over the levels, slow ones first, and as the lowest and the
-    highest level alone, which many pictures have in plenty. From random rows a network would first
-    have to learn that levels lie on a line.
+    The map's rows are initialised to cosines over the levels, in order of frequency, and to
+    indicators of the lowest and the highest level, which are frequent in many images. With a random
+    initialisation the network would first have to learn the order of the levels.
 
     Attributes:
       channels: C.
@@ -27,7 +27,7 @@ class LevelHead(nn.Module):
         """(B, ..., C F) -> (B, ..., C K) float32.
 
         Raises:
-          ValueError: fewer than 3 features a channel.
+          ValueError: fewer than 3 features per channel.
         """
         features = h.shape[-1] // self.channels
         if features < 3:

@@ -16,7 +16,7 @@ class LinenNetwork(NamedTuple):
     """See `models.network.Network`.
 
     Attributes:
-      module: called as module(x, t, cond), and with train=... where it has such a parameter.
+      module: called as module(x, t, cond), with train=... if it has such a parameter.
     """
 
     module: nn.Module
@@ -25,15 +25,15 @@ class LinenNetwork(NamedTuple):
         """The parameters.
 
         Raises:
-          ValueError: the module has variables that are no parameters.
+          ValueError: the module has variables other than parameters.
         """
         variables = self.module.init(key, x, t, cond, **self._train(False))
         others = sorted(set(variables) - {"params"})
         if others:
             raise ValueError(
                 f"{type(self.module).__name__} has the variables {', '.join(others)}, which "
-                "training would leave as they are: expected params alone, such as GroupNorm or "
-                "LayerNorm in place of BatchNorm"
+                "training would not update: expected params only; use e.g. GroupNorm or LayerNorm "
+                "instead of BatchNorm"
             )
         return variables.get("params", {})
 
@@ -52,17 +52,17 @@ class LinenNetwork(NamedTuple):
 
 
 class AttentionNetwork(LinenNetwork):
-    """A network some of whose blocks can lose their attention, for perturbed-attention guidance.
+    """A network with blocks that can be perturbed by perturbed-attention guidance.
 
-    Its module has `attention_blocks(height)` and a field `perturbed`, as `UNet` has.
+    Its module has a method `attention_blocks(height)` and a field `perturbed`, like `UNet`.
     """
 
     def attention_blocks(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """The names of the blocks that have attention, for an x_0 of a shape."""
+        """The names of the blocks with attention, for x_0 of this shape."""
         return self.module.attention_blocks(shape[0])
 
     def perturbed(self, blocks: tuple[str, ...]) -> "AttentionNetwork":
-        """The network, with the same parameters, without attention in these blocks."""
+        """The network with the same parameters and without attention in these blocks."""
         return AttentionNetwork(self.module.clone(perturbed=blocks))
 
 

@@ -1,4 +1,4 @@
-"""What diffjax asks of a network, and what is made of a user's own object.
+"""The interface of networks, and its adapters for user-defined objects.
 
     init(key, x, t, cond) -> params
     apply(params, x, t, cond, *, train, key) -> output
@@ -6,10 +6,10 @@
     x     (B, ...) float32: x_t times the parametrisation's input scale
     t     (B,) float32 times, 0 (clean) to 1000 (noise) unless the parametrisation scales otherwise
     cond  None or a `models.condition.Condition`: label (B,) int32 with -1 for none, text, map
-    key   for dropout and the like where train is True; None otherwise
+    key   for dropout etc. if train is True; None otherwise
 
-An object with these two methods is a network, and so is a pair of functions. Linen and NNX modules
-are adapted by `models.linen.from_linen` and `models.nnx.from_nnx`. `params` is a tree of arrays.
+A network is an object with these two methods, or a pair of functions. Linen and NNX modules are
+adapted by `models.linen.from_linen` and `models.nnx.from_nnx`. `params` is a tree of arrays.
 """
 
 import sys
@@ -25,13 +25,13 @@ class Network(Protocol):
     """A network as a pair of pure functions."""
 
     def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
-        """Fresh parameters, for inputs of these shapes."""
+        """Initial parameters for inputs of these shapes."""
         ...
 
     def apply(
         self, params: Any, x: Array, t: Array, cond: Any, *, train: bool = False, key: Any = None
     ) -> Array:
-        """The output: (B, ..., C), or more channels where a variance or levels are predicted."""
+        """The output: (B, ..., C), or more channels if a variance or levels are predicted."""
         ...
 
 
@@ -53,7 +53,7 @@ def as_network(found: Any) -> Network:
       found: an object with init and apply, a pair (init, apply), or a Linen module.
 
     Raises:
-      TypeError: it is none of them.
+      TypeError: an object of another type.
     """
     if isinstance(found, nn.Module):
         from diffjax.models.linen import from_linen
@@ -65,14 +65,14 @@ def as_network(found: Any) -> Network:
         return found
     what = f"a {type(found).__name__}"
     if is_nnx(type(found)):
-        raise TypeError(f"{what} is an NNX module: name its class, or return from_nnx(make)")
+        raise TypeError(f"{what} is an NNX module: pass its class, or return from_nnx(make)")
     raise TypeError(
-        f"{what} is no network: expected a Linen module, an NNX class, a pair of functions, or an "
-        "object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)"
+        f"{what} is not a network: expected a Linen module, an NNX class, a pair of functions, or "
+        "an object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)"
     )
 
 
 def is_nnx(found: Any) -> bool:
-    """Whether an object is a class of NNX modules; flax.nnx is not imported for it."""
+    """Whether an object is a class of NNX modules; does not import flax.nnx."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(found, type) and issubclass(found, nnx.Module)

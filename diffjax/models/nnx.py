@@ -3,9 +3,9 @@
     network = from_nnx(MyTransformer, depth=12)
     params = network.init(key, x, t, cond)
 
-NNX keeps parameters in the module. Here the module's structure is kept and its parameters are
-handed in: `nnx.split` at the start, `nnx.merge` at each call. Streams of random numbers (dropout's)
-are filled from the call's key, so that a step's randomness follows from (seed, step) as all else.
+An NNX module holds its own parameters. Here they are separated by `nnx.split` and merged again by
+`nnx.merge` at each call. RNG streams (e.g. dropout's) are seeded from the call's key, so that they
+are a function of (seed, step).
 """
 
 import inspect
@@ -28,7 +28,7 @@ class NNXNetwork:
         self._make = make
 
     def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
-        """The parameters as nested dictionaries; NNX knows shapes without x, t and cond."""
+        """The parameters as nested dictionaries; NNX does not need x, t and cond for shapes."""
         del x, t, cond
         _, params, _ = _split(self._make(rngs=nnx.Rngs(key)))
         return _to_dict(params)
@@ -36,7 +36,7 @@ class NNXNetwork:
     def apply(
         self, params: Any, x: Array, t: Array, cond: Any, *, train: bool = False, key: Any = None
     ) -> Array:
-        """The output; every stream of random numbers starts from a part of `key`."""
+        """The output; every RNG stream has its own key derived from `key`."""
         graph, shapes, streams = self._structure
         filled = jax.tree.unflatten(jax.tree.structure(shapes), _leaves_like(shapes, params))
         module = nnx.merge(graph, filled, _started(streams, key))
@@ -46,22 +46,26 @@ class NNXNetwork:
 
     @cached_property
     def _structure(self) -> tuple[Any, Any, Any]:
-        """The graph, and shapes of the parameters and of the streams."""
+        """The graph, and the shapes of the parameters and RNG streams."""
         return _split(nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0))))
 
 
 def from_nnx(make: Callable[..., nnx.Module], **fields: Any) -> NNXNetwork:
-    """An NNX class (or what makes a module of `rngs`) with its other arguments, as a network.
+    """An NNX class, or a function of `rngs` that returns a module, as a network.
+
+    Args:
+      make: called as make(**fields, rngs=...).
+      **fields: its other arguments.
 
     Raises (by `init`):
-      ValueError: the module has variables that are neither parameters nor streams of random
-        numbers, such as batch statistics: nothing would update them.
+      ValueError: the module has variables that are neither parameters nor RNG streams, such as
+        batch statistics, which would never be updated.
     """
 
-    def made(*, rngs: nnx.Rngs) -> nnx.Module:
+    def make_module(*, rngs: nnx.Rngs) -> nnx.Module:
         return make(**fields, rngs=rngs)
 
-    return NNXNetwork(made)
+    return NNXNetwork(make_module)
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
@@ -70,14 +74,14 @@ def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
     others = sorted({type(leaf).__name__ for leaf in found if isinstance(leaf, nnx.Variable)})
     if len(found) > len(others) == 0:
         raise ValueError(
-            f"{type(module).__name__} has arrays that are no nnx.Param among its attributes: "
-            "compute them where they are used, or make them NumPy constants of the class"
+            f"{type(module).__name__} has array attributes other than nnx.Param: compute them in "
+            "__call__, or make them NumPy constants of the class"
         )
     if others:
         raise ValueError(
-            f"{type(module).__name__} has variables of the kinds {', '.join(others)}, which "
-            "training would leave as they are: expected nnx.Param alone, such as GroupNorm or "
-            "LayerNorm in place of BatchNorm"
+            f"{type(module).__name__} has variables of the types {', '.join(others)}, which "
+            "training would not update: expected nnx.Param only; use e.g. GroupNorm or LayerNorm "
+            "instead of BatchNorm"
         )
     return graph, params, streams
 
@@ -87,7 +91,7 @@ def _variables(state: Any) -> list[Any]:
 
 
 def _to_dict(params: Any) -> Any:
-    """NNX's state as nested dictionaries with text for keys, which checkpoints can name."""
+    """NNX's state as nested dictionaries with string keys, as needed by checkpoints."""
 
     def texts(tree: Any) -> Any:
         if isinstance(tree, dict):
@@ -99,7 +103,7 @@ def _to_dict(params: Any) -> Any:
 
 def _leaves_like(shapes: Any, params: Any) -> list[Any]:
     """The leaves of nested dictionaries in the order of NNX's state."""
-    found = []
+    leaves = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         shapes, is_leaf=lambda x: isinstance(x, nnx.Variable)
     ):
@@ -107,13 +111,13 @@ def _leaves_like(shapes: Any, params: Any) -> list[Any]:
         value = params
         for entry in path:
             value = value[str(getattr(entry, "key", getattr(entry, "idx", entry)))]
-        found.append(value)
-    return found
+        leaves.append(value)
+    return leaves
 
 
 def _started(streams: Any, key: Any) -> Any:
-    """The streams with counts of 0 and keys that follow from one key."""
-    key = jax.random.key(0) if key is None else key  # nothing is drawn without training
+    """The streams with counts of 0 and keys derived from one key."""
+    key = jax.random.key(0) if key is None else key  # unused outside of training
     leaves, structure = jax.tree.flatten(streams)
     started = []
     for number, leaf in enumerate(leaves):

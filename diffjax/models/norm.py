@@ -9,11 +9,11 @@ from diffjax.models.ops import XLA, Ops
 from diffjax.types import Array, Dtype
 
 MAX_GROUPS = 32
-MIN_CHANNELS = 4  # DDPM's 128 channels in 32 groups; one a group would erase each map's mean
+MIN_CHANNELS = 4  # as in DDPM, 128 channels in 32 groups; with 1 each channel's mean would be lost
 
 
 def default_groups(channels: int) -> int:
-    """The most groups, a power of two up to 32, that share the channels evenly, 4 or more each.
+    """The largest divisor of channels, a power of two up to 32, with 4 or more channels per group.
 
     >>> [default_groups(c) for c in (8, 32, 96, 128, 256)]
     [2, 8, 16, 32, 32]
@@ -25,14 +25,14 @@ def default_groups(channels: int) -> int:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over (H, W, channels of a group) (Wu & He 2018), and what follows it.
+    """Group normalisation (Wu & He 2018), optionally with modulation and SiLU.
 
     Attributes:
       groups: None takes `default_groups`.
       eps: added to the variance; 1e-5 as in guided-diffusion.
       silu: whether SiLU is applied to the result.
       dtype: the output's type; statistics are float32.
-      ops: what computes it.
+      ops: its kernel implementation.
     """
 
     groups: int | None = None
@@ -56,7 +56,7 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         groups = default_groups(channels) if self.groups is None else self.groups
         if channels % groups:
-            raise ValueError(f"{channels} channels don't divide into {groups} groups")
+            raise ValueError(f"{channels} channels can't be divided into {groups} groups")
         scale = self.param("scale", nn.initializers.ones_init(), (channels,))
         shift = self.param("bias", nn.initializers.zeros_init(), (channels,))
         if modulation is None:

@@ -1,6 +1,6 @@
-"""The operations in which a U-Net spends its time, as functions that can be exchanged.
+"""The U-Net's most expensive operations, as exchangeable functions.
 
-`XLA` is written in plain jax and runs everywhere; `diffjax.accelerator` has others for CPUs.
+`XLA` is plain JAX and runs everywhere; `diffjax.accelerator` has faster ones for CPUs.
 """
 
 from typing import NamedTuple, Protocol
@@ -24,7 +24,7 @@ class Conv(Protocol):
         padding: int = 0,
         groups: int = 1,
     ) -> Array:
-        """Cross-correlates x with the kernel, as networks do, and adds the bias.
+        """Cross-correlates x with the kernel and adds the bias.
 
         Args:
           x: (B, H, W, C) float32 or bfloat16.
@@ -32,7 +32,7 @@ class Conv(Protocol):
           bias: (F,) float32.
           stride: step of the window in both directions.
           padding: zeros on every side of x.
-          groups: parts that channels are divided into, each with its own kernels.
+          groups: number of channel groups, each with its own kernels.
 
         Returns:
           (B, H', W', F) of x's type.
@@ -82,7 +82,7 @@ class GroupNorm(Protocol):
 
 
 class Ops(NamedTuple):
-    """What a network calls for images.
+    """The operations of a network on images.
 
     Attributes:
       conv: see `Conv`.
@@ -120,7 +120,7 @@ def group_norm(
 ) -> Array:
     """`GroupNorm` in jax: sums per channel, then per group, then one multiply-add over the image.
 
-    On a CPU that takes half the time of normalising a (B, H, W, groups, C / groups) view.
+    On a CPU this takes half the time of normalising a (B, H, W, groups, C / groups) view.
     """
     batch, channels = x.shape[0], x.shape[-1]
     space = tuple(range(1, x.ndim - 1))

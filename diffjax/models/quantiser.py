@@ -1,7 +1,7 @@
-"""Vector quantisation with a codebook of moving averages, as pure functions.
+"""Vector quantisation with an EMA codebook, as pure functions.
 
-van den Oord et al. 2017, "Neural discrete representation learning", appendix A.1: the codes are the
-means of the vectors that chose them, over an exponentially fading past, so no gradient moves them.
+van den Oord et al. 2017, "Neural discrete representation learning", appendix A.1: the codes are
+exponential moving averages of the vectors assigned to them, and get no gradient.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from diffjax.types import Array
 
 
 class Codebook(NamedTuple):
-    """K codes of D numbers; the state that training hands on.
+    """K codes of D features and their averages.
 
     Attributes:
       codes: (K, D) float32.
-      counts: (K,) float32: how many vectors chose each code, fading.
-      sums: (K, D) float32: their sum, fading.
+      counts: (K,) float32: moving average of the number of vectors assigned to each code.
+      sums: (K, D) float32: moving average of their sum.
     """
 
     codes: Array
@@ -27,7 +27,7 @@ class Codebook(NamedTuple):
 
 
 def init_codebook(key: Array, size: int, features: int) -> Codebook:
-    """A codebook of normal codes, each as if one vector had chosen it."""
+    """A codebook of standard normal codes with counts of 1."""
     codes = jax.random.normal(key, (size, features))
     return Codebook(codes, jnp.ones(size), codes)
 
@@ -35,7 +35,7 @@ def init_codebook(key: Array, size: int, features: int) -> Codebook:
 def nearest(codebook: Codebook, z: Array) -> Array:
     """(..., D) -> (...) int32, the nearest code of each vector."""
     codes = codebook.codes
-    # |z - c|^2 without |z|^2, which is the same for every code.
+    # |z - c|^2 without |z|^2, which does not depend on the code.
     distance = jnp.square(codes).sum(1) - 2 * jnp.einsum(
         "...d,kd->...k", z, codes, precision=jax.lax.Precision.HIGHEST
     )
@@ -43,14 +43,14 @@ def nearest(codebook: Codebook, z: Array) -> Array:
 
 
 def quantise(codebook: Codebook, z: Array) -> tuple[Array, Array]:
-    """The nearest codes in place of the vectors, with the vectors' gradient (straight through).
+    """The nearest code of each vector, with a straight-through gradient to z.
 
     Args:
       codebook: K codes.
       z: (..., D).
 
     Returns:
-      (..., D) codes and (...) int32 their numbers.
+      (..., D) codes and (...) int32 their indices.
     """
     indices = nearest(codebook, z)
     codes = codebook.codes[indices]
@@ -58,7 +58,8 @@ def quantise(codebook: Codebook, z: Array) -> tuple[Array, Array]:
 
 
 def commitment(codebook: Codebook, z: Array, indices: Array) -> Array:
-    """(B, ..., D), (B, ...) -> (B,): the mean square distance of z to its codes, which stay."""
+    """(B, ..., D), (B, ...) -> (B,): mean squared distance of z to its codes, without gradient to
+    the codes."""
     codes = jax.lax.stop_gradient(codebook.codes)[indices]
     return jnp.square(z - codes).mean(tuple(range(1, z.ndim)))
 
@@ -72,17 +73,17 @@ def update(
     decay: float = 0.99,
     least: float = 0.01,
 ) -> Codebook:
-    """The codebook after a batch; dead codes restart from vectors of the batch.
+    """The codebook after a batch; dead codes are reset to random vectors of the batch.
 
     Restarts after Dhariwal et al. 2020, "Jukebox", section 3.2.
 
     Args:
       codebook: before.
-      z: (..., D) vectors, of which no gradient is taken.
+      z: (..., D) vectors; no gradient is taken.
       indices: (...) their codes.
-      key: which vectors dead codes restart from.
+      key: for the choice of vectors.
       decay: of counts and sums, in [0, 1).
-      least: a code whose count falls below this share of an even one is dead.
+      least: a code is dead if its count is below this fraction of the mean count.
     """
     size, features = codebook.codes.shape
     vectors = jax.lax.stop_gradient(z).reshape(-1, features).astype(jnp.float32)
@@ -100,6 +101,6 @@ def update(
 
 
 def perplexity(indices: Array, size: int) -> Array:
-    """exp of the entropy of how often codes are used: 1 for one of them, `size` for all alike."""
+    """exp of the entropy of the code frequencies: from 1 (one code) to `size` (uniform)."""
     share = jnp.bincount(indices.reshape(-1), length=size) / indices.size
     return jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-12))).sum())

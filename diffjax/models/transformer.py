@@ -14,9 +14,9 @@ from diffjax.types import Array, Dtype
 
 
 class Context(NamedTuple):
-    """What cross-attention looks at: tokens (B, L, D), mask (B, L) bool, True where to look.
+    """The context of cross-attention: tokens (B, L, D), mask (B, L) bool, True at valid tokens.
 
-    Every row of the mask has a True: a softmax over nothing has no meaning.
+    Every row of the mask needs a True, since a softmax over no tokens is undefined.
     """
 
     tokens: Array
@@ -32,12 +32,12 @@ class SpatialTransformer(nn.Module):
         softmax(Q K^T / sqrt(d)) V,  Q = W_q x,  K = W_k context,  V = W_v context     (section 3.3)
 
     Attributes:
-      depth: blocks.
-      head_channels: channels a head; the number of heads is channels / head_channels.
+      depth: number of blocks.
+      head_channels: channels per head; the number of heads is channels / head_channels.
       mix: of the self-attention, see `attention.SelfAttention`.
       expansion: width of the MLP's hidden layer over the channels.
       dtype: compute type.
-      ops: what computes the normalisation and the linear maps.
+      ops: kernels of the normalisation and the linear maps.
     """
 
     depth: int = 1
@@ -52,13 +52,13 @@ class SpatialTransformer(nn.Module):
         """x: (B, H, W, C) -> the same shape; without a context there is no cross-attention.
 
         Raises:
-          ValueError: channels that heads don't divide.
+          ValueError: channels that head_channels does not divide.
         """
         batch, height, width, channels = x.shape
         if channels % self.head_channels:
             raise ValueError(
                 f"attention over {channels} channels can't have heads of {self.head_channels}: "
-                "head_channels must divide them"
+                "head_channels must divide channels"
             )
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = GroupNorm(name="norm", **common)(x).reshape(batch, height * width, channels)
@@ -69,18 +69,18 @@ class SpatialTransformer(nn.Module):
             if context is not None:
                 mask = context.mask[:, None, None, :]
 
-                def look(q: Array, k: Array, v: Array, mask: Array = mask) -> Array:
+                def attend(q: Array, k: Array, v: Array, mask: Array = mask) -> Array:
                     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
                 y = self._norm(f"norm{i}_cross")(h)
-                h = h + self._attend(y, context.tokens, look, f"cross{i}")
+                h = h + self._attend(y, context.tokens, attend, f"cross{i}")
             y = self._norm(f"norm{i}_mlp")(h)
             wide = Dense(2 * self.expansion * channels, name=f"mlp{i}_in", **common)(y)
             value, gate = jnp.split(wide, 2, axis=-1)
             h = h + Dense(channels, name=f"mlp{i}_out", **common)(
                 value * nn.gelu(gate, approximate=False)
             )
-        # A zero start makes the whole the identity.
+        # With a zero kernel the module starts as the identity.
         h = Dense(channels, zero=True, name="out", **common)(h)
         return x + h.reshape(x.shape)
 
@@ -88,13 +88,13 @@ class SpatialTransformer(nn.Module):
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
 
     def _attend(self, x: Array, to: Array, mix: Mixer, name: str) -> Array:
-        """(B, L, C) looks at (B, M, D): multi-head attention, without bias but at its end."""
+        """Multi-head attention of (B, L, C) to (B, M, D); only the output has a bias."""
         batch, length, channels = x.shape
         heads = (-1, channels // self.head_channels, self.head_channels)
 
         def linear(y: Array, part: str) -> Array:
-            made = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=f"{name}_{part}")(y)
-            return made.reshape(batch, *heads)
+            h = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=f"{name}_{part}")(y)
+            return h.reshape(batch, *heads)
 
         mixed = mix(linear(x, "q"), linear(to, "k"), linear(to, "v"))
         mixed = mixed.reshape(batch, length, channels)

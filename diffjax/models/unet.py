@@ -27,49 +27,48 @@ from diffjax.types import Array, Dtype
 
 
 class UNet(nn.Module):
-    """A U-Net over images of any size, conditioned on time and, if asked, on class, text or a map.
+    """A U-Net over images of any size, conditioned on time and optionally on class, text or a map.
 
     Ho et al. 2020, appendix B, with Dhariwal & Nichol 2021's scale-shift normalisation. Level i has
-    multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size; each level of the way
-    down is `blocks` blocks and a halving, each of the way up `blocks` + 1 blocks and a doubling,
-    and every map of the way down is concatenated to its counterpart on the way up. Odd sizes are
-    halved to the ceiling and cut back on the way up.
+    multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size. Each level has
+    `blocks` blocks and a downsampling in the encoder, `blocks` + 1 blocks and an upsampling in the
+    decoder, and every encoder map is concatenated to its counterpart in the decoder. Odd sizes are
+    rounded up in the encoder and cropped in the decoder.
 
-    Text is looked at by cross-attention, in transformer blocks in the place of self-attention
-    (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time's embedding; a
-    map is concatenated to the image. What a network is trained on and is not given it takes for
-    left out.
+    Text is attended to by transformer blocks with cross-attention, which replace self-attention
+    (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time embedding; a map
+    is concatenated to the image. Supported conditions that are not passed are treated as dropped.
 
     Attributes:
       channels: channels at the first level.
       multipliers: channels of each level over `channels`.
-      blocks: residual blocks a level.
-      attention_resolutions: heights of the maps (after the patch stem) that get self-attention,
-        or transformer blocks; the lowest map's middle block has it always.
+      blocks: residual blocks per level.
+      attention_resolutions: heights of the maps (after the patch stem) with self-attention or
+        transformer blocks; the first middle block always has it.
       transformer_depth: transformer blocks in a row, for a network with text.
-      head_channels: channels an attention head.
-      dropout: rate in the residual blocks, when train = True.
+      head_channels: channels per attention head.
+      dropout: rate in the residual blocks, if train = True.
       num_classes: 0 for a network without classes.
-      text_width: features of a token of text; 0 for a network without text.
-      text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts of ids;
-        None for texts that are encoded already.
+      text_width: features per text token; 0 for a network without text.
+      text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts as ids;
+        None for texts that are already encoded.
       map_channels: of the map; 0 for a network without one.
       fourier: exponents n of the features sin(2^n pi x) and cos(2^n pi x) that are concatenated to
-        the image, so that a network sees the lowest bits of its levels (Kingma et al. 2021, VDM,
-        section 5.1 and appendix C); () for none.
-      patch: side of the patches that a space-to-depth stem folds into channels; 1 for none.
+        the image to resolve the lowest bits (Kingma et al. 2021, VDM, section 5.1 and appendix C);
+        () for none.
+      patch: patch side of the space-to-depth stem; 1 for none.
       block: `ResNetBlock` or `ConvNeXtBlock`.
-      scale_shift: how the embedding enters a block.
+      scale_shift: as in `ResNetBlock`.
       mix: `jax.nn.dot_product_attention` or `attention.linear_attention`.
-      perturbed: blocks whose attention is `attention.no_attention`, with the same parameters, by
-        name: "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
-      out_channels: None for as many as the input has.
+      perturbed: blocks whose attention is replaced by `attention.no_attention`, by name:
+        "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
+      out_channels: None for the input's.
       levels: 0, or the number of levels whose logits are returned for each of the out_channels;
         see `LevelHead`.
-      level_features: what those logits are a linear map of.
+      level_features: features per channel of the `LevelHead`.
       dtype: compute type; parameters stay float32.
-      ops: what computes convolutions and normalisations: `ops.XLA`, or an accelerator's.
-      remat: which of the blocks' results are kept for the way back, to save memory: one of
+      ops: kernels of convolutions and normalisation: `ops.XLA`, or an accelerator's.
+      remat: which of the blocks' results are kept for the backward pass, to save memory: one of
         `models.remat`, or any policy of `jax.checkpoint`; None keeps all.
     """
 
@@ -101,26 +100,26 @@ class UNet(nn.Module):
     def __call__(
         self, x: Array, t: Array, cond: Condition | Array | None = None, *, train: bool = False
     ) -> Array:
-        """Maps a noisy image to the network's statement about it.
+        """The network's prediction for noisy images.
 
         Args:
           x: (B, H, W, C) float images.
           t: (B,) times, about 0..1000.
-          cond: see `Condition`; an array stands for its label, and what is None for left out.
-          train: whether dropout is on; needs a "dropout" key then.
+          cond: see `Condition`; an array is a label, and None is treated as dropped.
+          train: whether dropout is on, which needs a "dropout" key.
 
         Returns:
           (B, H, W, out_channels) float32; (B, H, W, out_channels levels) with levels.
 
         Raises:
-          ValueError: a condition that the network has no place for, an attention resolution that
+          ValueError: a condition that the network does not support, an attention resolution that
             no level has, or a perturbed block without attention.
         """
         height, width, channels = x.shape[1:]
         attending = self.attention_blocks(height)
         missing = sorted(set(self.perturbed) - set(attending))
         if missing:
-            raise ValueError(f"block {missing[0]!r} has no attention: expected of {attending}")
+            raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
         condition = self._complete(cond, x)
         context, pooled = self._context(condition.text)
         embedding = self._embedding(t, condition.label, pooled)
@@ -182,15 +181,15 @@ class UNet(nn.Module):
         return h
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
-        """The condition with what was not given as left out."""
+        """The condition with null values for conditions that were not passed."""
         given = cond if isinstance(cond, Condition) else Condition(label=cond)
         for name, has in (
             ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
         ):  # fmt: skip
             if getattr(given, name) is not None and not has:
                 raise ValueError(
-                    f"a {name} was given to a U-Net without: set num_classes, text_width or "
-                    "map_channels"
+                    f"a {name} was given to a U-Net that does not support it: set num_classes, "
+                    "text_width or map_channels"
                 )
         batch, height, width, _ = x.shape
         label, text, spatial = given
@@ -216,7 +215,8 @@ class UNet(nn.Module):
         return embedding
 
     def _context(self, text: Text | None) -> tuple[Context | None, Array | None]:
-        """The text's tokens behind one that is always there, and the pooled vector, 0 for none."""
+        """The text's tokens after a learned one that is always valid, and the pooled vector (0 if
+        there is no text)."""
         if text is None:
             return None, None
         tokens, mask, pooled = text
@@ -232,7 +232,7 @@ class UNet(nn.Module):
         return Context(tokens, there), jnp.where(mask.any(1, keepdims=True), pooled, 0.0)
 
     def _with_map(self, x: Array, spatial: SpatialMap | None) -> Array:
-        """The image, the map and, as one channel more, whether there is a map."""
+        """The image, the map and one more channel, 1 where the map is present."""
         if spatial is None:
             return x
         if spatial.values.shape != (*x.shape[:3], self.map_channels):
@@ -245,7 +245,7 @@ class UNet(nn.Module):
         return jnp.concatenate([x, spatial.values.astype(x.dtype) * present, there], axis=-1)
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
-        """The names of the blocks that have self-attention, for images of a height.
+        """The names of the blocks with attention, for images of this height.
 
         Raises:
           ValueError: an attention resolution that no level has.

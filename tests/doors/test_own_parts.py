@@ -277,13 +277,13 @@ def test_own_networks_are_resolved_and_checked(parts, tiny_config):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("own_parts:Normed", "Normed has the variables batch_stats, which training would leave"),
-        ("own_parts:NormedNNX", "NormedNNX has variables of the kinds BatchStat"),
+        ("own_parts:Normed", "Normed has the variables batch_stats, which training would not"),
+        ("own_parts:NormedNNX", "NormedNNX has variables of the types BatchStat"),
         (
             "own_parts:Wide",
             r"returns \(1, 8, 8, 7\) for x of \(1, 8, 8, 1\): expected \(1, 8, 8, 1",
         ),
-        ("own_parts:no_network", "a int is no network: expected a Linen module"),
+        ("own_parts:no_network", "a int is not a network: expected a Linen module"),
         ("unet(channels=3)", "whose arguments are the fields of config.model"),
         ("resnet", "expected one of unet"),
     ],
@@ -335,7 +335,7 @@ def test_an_nnx_module_is_that_module_and_draws_by_the_call_s_key():
     assert (apply(1) != apply(2)).any()
     grads = jax.grad(lambda p: network.apply(p, x, t, None).sum())(params)
     assert jax.tree.structure(grads) == jax.tree.structure(params)
-    with pytest.raises(TypeError, match="is an NNX module: name its class"):
+    with pytest.raises(TypeError, match="is an NNX module: pass its class"):
         as_network(module)
 
 

@@ -70,5 +70,5 @@ def test_it_is_that_of_torch():
 
 
 def test_images_too_small_are_refused():
-    with pytest.raises(ValueError, match=r"at least 16 pixels, not 8x8: take fewer layers"):
+    with pytest.raises(ValueError, match=r"at least 16 pixels, not 8x8: use fewer layers"):
         PatchDiscriminator().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))

@@ -67,5 +67,5 @@ def test_bfloat16_keeps_float32_statistics():
 
 
 def test_groups_must_divide_the_channels():
-    with pytest.raises(ValueError, match="64 channels don't divide into 5 groups"):
+    with pytest.raises(ValueError, match="64 channels can't be divided into 5 groups"):
         GroupNorm(groups=5).apply(PARAMS, X)

@@ -263,5 +263,5 @@ def test_no_attention_is_attention_whose_map_is_the_identity():
 
 
 def test_a_perturbed_block_without_attention_is_refused():
-    with pytest.raises(ValueError, match=r"'down0_0' has no attention: expected of \('middle_0',"):
+    with pytest.raises(ValueError, match=r"'down0_0' has no attention: expected one of \('middle_0',"):
         shapes(UNet(**SMALL, perturbed=("down0_0",)), images(8, 8, 1), T)
