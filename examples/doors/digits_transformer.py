@@ -1,4 +1,4 @@
-"""The digits by a transformer of one's own, a loss of one's own, and optax's Lion.
+"""The digits with a custom transformer, loss and sampler, and optax's Lion.
 
 python -m diffjax.main --config=examples/doors/digits_transformer.py
 """

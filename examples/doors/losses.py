@@ -1,7 +1,6 @@
-"""Losses of one's own: functions of (params, x_0, cond, key).
+"""Custom losses: functions of (params, x_0, cond, key).
 
-A maker is handed the network and the `Prediction`: the schedule, what the network predicts, and
-what its time embedding is fed.
+A maker gets the network and the `Prediction`: schedule, parametrisation and time input.
 """
 
 import jax
@@ -11,7 +10,7 @@ import diffjax as dj
 
 
 def huber(network, prediction, sample_times, *, delta=0.1):
-    """The Huber loss of what the network predicts, at the times that the config samples."""
+    """The Huber loss of the network's output, at times sampled as configured."""
     schedule, parametrisation, time_input = prediction[:3]
 
     def loss(params, x_0, cond, key):
@@ -32,7 +31,7 @@ def huber(network, prediction, sample_times, *, delta=0.1):
 
 
 class Normalised:
-    """The same, divided by its running mean: a loss with a state that checkpoints keep."""
+    """The Huber loss divided by its running mean: a loss with a state, saved in checkpoints."""
 
     def __init__(self, network, prediction, sample_times, *, delta=0.1, decay=0.99):
         self._loss = huber(network, prediction, sample_times, delta=delta)

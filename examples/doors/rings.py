@@ -1,4 +1,4 @@
-"""A two-dimensional toy: points on two rings by an NNX network, in memory, drawn as a scatter plot.
+"""A two-dimensional toy: points on two rings, in memory, with an NNX network and scatter plots.
 
 python -m diffjax.main --config=examples/doors/rings.py
 """
@@ -14,7 +14,7 @@ from diffjax.experiment import defaults
 
 
 def points(count=4000, noise=0.05, seed=0):
-    """float32 (N, 2) in two classes, and a tenth as many that are held out."""
+    """float32 (N, 2) in two classes, and N / 10 held-out points."""
 
     def draw(n, seed):
         random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""A sampler, a grid, a guidance and a threshold of one's own, with the core's signatures."""
+"""A custom sampler, grid, guidance and threshold, with the core's signatures."""
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ def euler(denoise, x_T, *, grid, key=None, cond=None, keep_trajectory=False):
 
 
 def even(schedule, steps, *, power=1.0):
-    """Times from noise that crowd towards clean data for power > 1; clean data itself is added."""
+    """Times u^power T from noise on, denser near clean data for power > 1; clean data is added."""
     u = np.linspace(1, 0, steps, endpoint=False) ** power
     t = u * schedule.T if not schedule.discrete else np.rint(u * schedule.T).astype(np.int32)
     return dj.grids.from_times(schedule, t)
 
 
 def classifier_free(denoise, schedule, *, null, scale=1.5):
-    """Classifier-free guidance in x_0; diffjax hands in `null`, which leaves a condition out."""
+    """Classifier-free guidance in x_0; `null` maps a condition to the null condition."""
 
     def guided(x_t, t, cond=None):
         given, without = denoise(x_t, t, cond), denoise(x_t, t, null(cond))
@@ -42,5 +42,5 @@ def classifier_free(denoise, schedule, *, null, scale=1.5):
 
 
 def soft(denoise, schedule, *, width=1.0):
-    """Estimates of x_0 bent towards [-width, width]."""
+    """Estimates of x_0 squashed to (-width, width)."""
     return dj.thresholding.map_x0(denoise, schedule, lambda x_0: width * jnp.tanh(x_0 / width))

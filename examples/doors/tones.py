@@ -1,4 +1,4 @@
-"""Waveforms (L, 1) from a data source of one's own, by a pair of plain functions; drawn as lines.
+"""Waveforms (L, 1) from a custom data source, with a network as a pair of functions.
 
 python -m diffjax.main --config=examples/doors/tones.py
 """
@@ -13,7 +13,7 @@ from diffjax.experiment import defaults
 
 
 class Tones:
-    """Example i is a function of i: nothing is kept in memory."""
+    """Example i is computed from i on access."""
 
     class_names = ("sine", "square")
 
@@ -33,7 +33,7 @@ class Tones:
 
 
 def perceptron(shape, num_classes, *, width=256):
-    """A network as a pair of functions; the shape of x_0 and the classes are handed in."""
+    """A network as a pair of functions; diffjax sets `shape` (of x_0) and `num_classes`."""
     length, channels = shape
     sizes = [length * channels + 16 + num_classes + 1, width, width, length * channels]
 
@@ -67,5 +67,5 @@ def get_config():
 
 
 def low_noise(schedule, t, target, *, power=1.0):
-    """A weight of one's own: signal_scale^power on the squared error of what is predicted."""
+    """A custom weighting: signal_scale^power on the squared error of the prediction."""
     return schedule(t).signal_scale ** power

