@@ -177,7 +177,7 @@ class ArrayBatches(_Positioned):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Returns the next batch, as `BatchIterator` says; never ends."""
+        """Returns the next batch, as described in `BatchIterator`; never ends."""
         start = self._position + self._first
         rows = self._order.span(start, start + self._rows)
         self._position += self._batch_size
@@ -248,7 +248,7 @@ class StreamBatches(_Positioned):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """Returns the next batch, as `BatchIterator` says; never ends."""
+        """Returns the next batch, as described in `BatchIterator`; never ends."""
         batch: dict[str, np.ndarray] = next(self._iterator)
         self._position += self._batch_size
         return batch

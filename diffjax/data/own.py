@@ -104,13 +104,13 @@ class OwnSource:
         return example if isinstance(example, dict) else {"x_0": example}
 
     def _array(self, example: dict[str, Any], index: int) -> np.ndarray:
-        given = [name for name in _ARRAYS if name in example]
-        if len(given) != 1:
+        keys = [name for name in _ARRAYS if name in example]
+        if len(keys) != 1:
             raise UserError(
                 f"{self.name}: example {index} has {', '.join(map(repr, example)) or 'nothing'}; "
                 "expected an array, or a dictionary with 'image' (uint8) or 'x_0' (float)"
             )
-        array = np.asarray(example[given[0]])
+        array = np.asarray(example[keys[0]])
         if array.dtype == np.uint8 and array.ndim == 3 and array.shape[-1] in (1, 3):
             return array
         if not np.issubdtype(array.dtype, np.floating) or array.ndim == 0:

@@ -29,7 +29,7 @@ def plot_loss(
     *,
     title: str | None = None,
 ) -> None:
-    """Draws the training loss and, where there are any, evaluation losses as a PNG file.
+    """Draws the training loss and any evaluation losses as a PNG file.
 
     The raw loss is a thin line, its moving average a thick one (a centred window of about 1/25 of
     the rows, given 20 rows or more); evaluations are joined dots. Steps whose loss is not finite

@@ -182,17 +182,17 @@ class UNet(nn.Module):
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
         """The condition with null values for conditions that were not passed."""
-        given = cond if isinstance(cond, Condition) else Condition(label=cond)
+        condition = cond if isinstance(cond, Condition) else Condition(label=cond)
         for name, has in (
             ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
         ):  # fmt: skip
-            if getattr(given, name) is not None and not has:
+            if getattr(condition, name) is not None and not has:
                 raise ValueError(
                     f"a {name} was given to a U-Net that does not support it: set num_classes, "
                     "text_width or map_channels"
                 )
         batch, height, width, _ = x.shape
-        label, text, spatial = given
+        label, text, spatial = condition
         nothing = jnp.zeros((batch, 1), bool)
         if self.num_classes and label is None:
             label = jnp.full(batch, -1)

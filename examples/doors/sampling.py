@@ -33,10 +33,10 @@ def classifier_free(denoise, schedule, *, null, scale=1.5):
     """Classifier-free guidance in x_0; `null` maps a condition to the null condition."""
 
     def guided(x_t, t, cond=None):
-        given, without = denoise(x_t, t, cond), denoise(x_t, t, null(cond))
-        x_0 = without.x_0 + scale * (given.x_0 - without.x_0)
-        eps = without.eps + scale * (given.eps - without.eps)
-        return given._replace(x_0=x_0, eps=eps)
+        with_cond, without = denoise(x_t, t, cond), denoise(x_t, t, null(cond))
+        x_0 = without.x_0 + scale * (with_cond.x_0 - without.x_0)
+        eps = without.eps + scale * (with_cond.eps - without.eps)
+        return with_cond._replace(x_0=x_0, eps=eps)
 
     return guided
 
