@@ -1,4 +1,4 @@
-"""Where diffjax keeps what it can make again, and how it writes a file whole or not at all."""
+"""The cache folder, and atomic file writes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def cache_folder() -> Path:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with a leading ~ or ~user replaced; an unknown user's is left, to be not found."""
+    """The path with a leading ~ or ~user expanded; unchanged for an unknown user."""
     return Path(os.path.expanduser(path))
 
 
 def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Gives `path` the bytes that `write` puts into the open file it is handed.
+    """Writes a file atomically: `path` has either its old content or all of the new.
 
-    The bytes go to a hidden file in the same folder, are flushed to the disk, and only then
-    take the name `path` in one rename. When `write` raises, `path` is as it was before and
-    the hidden file is gone. Missing parent folders are made.
+    The bytes go to a hidden file in the same folder, which is flushed to disk and then renamed to
+    `path`. If `write` raises, `path` is unchanged and the hidden file is removed. Missing parent
+    folders are created.
 
     Args:
       path: the file to create or replace.
       write: called once with a seekable binary file open for writing.
 
     Raises:
-      UserError: the folder cannot be made or written to, or `path` is a folder.
-      Exception: whatever `write` raises, unchanged.
+      UserError: the folder cannot be created or written to, or `path` is a folder.
+      Exception: any exception of `write`, unchanged.
     """
     path = Path(path)
-    # O_EXCL with the process's umask: tempfile would leave the result readable by its owner only.
+    # O_EXCL with the process's umask: tempfile would make the file readable by its owner only.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +48,8 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
         file = open(aside, "xb")  # noqa: SIM115  closed below, before the rename
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; expected a file name in a folder that "
-            "can be written to; choose another path"
+            f"cannot write {path}: {error.strerror}; expected a file name in a writable folder; "
+            "choose another path"
         ) from error
     try:
         with file:
@@ -65,7 +65,7 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, where the system allows it."""
+    """Makes the rename durable against power loss, where the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -75,21 +75,21 @@ def _sync_folder(folder: Path) -> None:
 
 
 def touch(folder: Path) -> None:
-    """Marks a folder of a cache as used; another user's may be read, though not touched."""
+    """Marks a cache folder as used; errors are ignored, as another user's folder is read-only."""
     with contextlib.suppress(OSError):
         os.utime(folder)
 
 
 def drop_unused(cache: Path, limit: int) -> None:
-    """Removes the folders of a cache that were used longest ago, down to a size.
+    """Removes the least recently used folders of a cache until it fits a size.
 
     Args:
       cache: a folder of folders of files; `touch` marks one as used.
-      limit: bytes that may stay.
+      limit: the size in bytes.
     """
     room = limit
     for folder in sorted(cache.iterdir(), key=lambda f: f.stat().st_mtime_ns, reverse=True):
         room -= sum(file.stat().st_size for file in folder.iterdir())
         if room < 0:
-            # Whoever has mapped its files keeps them until it ends.
+            # A process that has mapped its files keeps them until it exits.
             shutil.rmtree(folder, ignore_errors=True)

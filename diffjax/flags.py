@@ -1,8 +1,8 @@
-"""The command line's flags, and a config file with its overrides, as one complete object.
+"""Command-line flags, and the config file with its overrides as one complete config.
 
-The file's folder is added to sys.path, so that a config finds what is beside it. ml_collections
-applies `--config.key=value` to the file's config with its defaults; what is done here beforehand is
-to find out, in words for the user, why it would not.
+The file's folder is added to sys.path, so that a config can import modules next to it.
+ml_collections applies `--config.key=value` to the completed config; the overrides are checked here
+first, for one-line error messages.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ EXAMPLE = "--config=experiments/fashion_mnist.py"
 
 
 class CommandLine(NamedTuple):
-    """What the user asked for; `config` is a locked ml_collections ConfigDict."""
+    """The parsed arguments; `config` is a locked ml_collections ConfigDict."""
 
     config: Any
     workdir: Path
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     file.py:variant. No flag is defined outside this call.
 
     Raises:
-      UserError: no config, one that can't be read, an unknown flag or key, a value of another type.
+      UserError: no config or an unreadable one, an unknown flag or key, a value of the wrong type.
     """
     flag = _config_flag(arguments)
     path, _, variant = flag.partition(":")
@@ -64,17 +64,17 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
     name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
-    if values.workdir == "":  # a shell's variable that was not set, most likely
-        raise UserError(f"--workdir= is empty: name a folder, or leave it out for runs/{name}")
+    if values.workdir == "":  # most likely an unset shell variable
+        raise UserError(f"--workdir= is empty: give a folder, or omit it for runs/{name}")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
     if values.out == "":
-        raise UserError("--out= is empty: name a new folder")
+        raise UserError("--out= is empty: give a new folder")
     out = Path(values.out) if values.out else None
     return CommandLine(values.config, workdir, values.mode, values.profile, out)
 
 
 def place(arguments: Sequence[str]) -> ProcessAddress:
-    """Where this process is among those of its run; what is wrong with a flag, `parse` says."""
+    """This process's place in a multi-process run; `parse` reports invalid flags."""
     values = flags.FlagValues()
     _define_others(values)
     try:
@@ -85,7 +85,7 @@ def place(arguments: Sequence[str]) -> ProcessAddress:
 
 
 def help_wanted(arguments: Sequence[str]) -> str | None:
-    """The key that help is wanted of, "" for all flags, None for no help."""
+    """The key of --help=key, "" for --help alone, None without --help."""
     for argument in arguments:
         name, _, key = argument.partition("=")
         if name in ("--help", "-h", "-help"):
@@ -94,22 +94,22 @@ def help_wanted(arguments: Sequence[str]) -> str | None:
 
 
 def help_text(about: str) -> str:
-    """The flags and what they mean, after what the program is."""
+    """The program's description, its flags and its modes."""
     values = flags.FlagValues()
     _define_others(values)
     modes = "".join(f"    {name:<9} {meaning}\n" for name, meaning in MODES.items())
     return (
         f"{about}\n"
         "  --config: Config file; file.py:variant for a variant.\n"
-        "  --config.key.name=value: Changes a value of the config.\n"
-        "  --help=key.name: Explains a key of the config.\n"
+        "  --config.key.name=value: Overrides a config value.\n"
+        "  --help=key.name: Explains a config key.\n"
         f"{values.get_help(prefix='').strip(chr(10))}\n"
-        f"  The modes:\n{modes}"
+        f"  Modes:\n{modes}"
     ).rstrip("\n")
 
 
 def explain(key: str) -> str:
-    """What a key of a config means, and what it may be.
+    """A config key's meaning and allowed values.
 
     Raises:
       UserError: no such key.
@@ -121,10 +121,10 @@ def explain(key: str) -> str:
 
 def _define_others(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
-        "workdir", None, "Where the run lives; runs/<config name> by default.", flag_values=values
+        "workdir", None, "Run directory; runs/<config name> by default.", flag_values=values
     )
-    flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
-    flags.DEFINE_string("out", None, "Where --mode=export writes.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", list(MODES), "Command to run.", flag_values=values)
+    flags.DEFINE_string("out", None, "Folder that --mode=export writes.", flag_values=values)
     flags.DEFINE_bool(
         "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
         flag_values=values,
@@ -134,11 +134,11 @@ def _define_others(values: flags.FlagValues) -> None:
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "coordinator", "", "host:port of the first process, where no cluster is named.",
+        "coordinator", "", "host:port of process 0, if --cluster is not set.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer("processes", 0, "How many there are then.", flag_values=values)
-    flags.DEFINE_integer("process", -1, "The number of this one, from 0.", flag_values=values)
+    flags.DEFINE_integer("processes", 0, "Number of processes.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "Index of this process, from 0.", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
 
 
@@ -151,14 +151,14 @@ def _config_flag(arguments: Sequence[str]) -> str:
             if value:
                 found.append(value)
     if not found:
-        raise UserError(f"no config file was named: write {EXAMPLE}, for example")
+        raise UserError(f"no config file was given: use for example {EXAMPLE}")
     if len(set(found)) > 1:
         raise UserError(f"--config={found[0]} and --config={found[1]}: expected one config file")
     return found[0]
 
 
 def _without_config_flag(arguments: Sequence[str]) -> list[str]:
-    """The arguments but for `--config=file` and `--config file`."""
+    """The arguments without `--config=file` and `--config file`."""
     kept, skip = [], False
     for argument in arguments:
         if skip:
@@ -173,8 +173,8 @@ def _without_config_flag(arguments: Sequence[str]) -> list[str]:
 def _completed(config: Any, arguments: Sequence[str]) -> Any:
     """The file's config with its defaults.
 
-    Where the command line names another network than the file, the file's fields of its network
-    are left out: they are not the other's.
+    If the command line sets another config.model.name than the file, the file's fields of
+    config.model are dropped: they belong to the file's network.
     """
     named = [
         value if equals else "".join(arguments[i + 1 : i + 2])
@@ -196,15 +196,15 @@ def _completed(config: Any, arguments: Sequence[str]) -> Any:
 
 
 def _load(path: Path, variant: str) -> Any:
-    if not os.path.isfile(path):  # False for a name that no file can have, too
-        raise UserError(f"--config={path}: there is no such file: write {EXAMPLE}, for example")
+    if not os.path.isfile(path):  # also False for an invalid path
+        raise UserError(f"--config={path}: there is no such file: use for example {EXAMPLE}")
     add_to_path(str(path.resolve().parent))
     try:
-        # What a config file prints while it is read is not the program's output.
+        # Output of the config file is discarded.
         with contextlib.redirect_stdout(io.StringIO()):
             get_config = runpy.run_path(str(path)).get("get_config")
             if get_config is None:
-                raise UserError(f"--config={path}: expected a Python file that has get_config()")
+                raise UserError(f"--config={path}: expected a Python file with get_config()")
             if variant and not inspect.signature(get_config).parameters:
                 raise UserError(f"--config={path}:{variant}: this config has no variants")
             config = get_config(variant) if variant else get_config()
@@ -231,7 +231,7 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
             if part not in known:
                 near = difflib.get_close_matches(part, known, n=1) or known
                 raise UserError(
-                    f"--{name}: the config has no {part!r} there"
+                    f"--{name}: unknown key {part!r}"
                     + (f": expected {' or '.join(near)}" if near else "")
                     + _own_field(name, config)
                 )
@@ -240,7 +240,7 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
             raise UserError(f"--{name} is a section: set one of its keys, {', '.join(value)}")
         if negated:
             if not isinstance(value, bool):
-                raise UserError(f"--no{name}: {name} is not True or False: write --{name}=value")
+                raise UserError(f"--no{name}: {name} is not a boolean: write --{name}=value")
             continue
         if not equals and not isinstance(value, bool):
             text = "".join(arguments[i + 1 : i + 2])
@@ -248,12 +248,12 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
 
 
 def _own_field(name: str, config: Any) -> str:
-    """Where a field of the user's own network belongs."""
+    """A hint on where to set a field of a custom network."""
     network = config.get("model", {}).get("name", "unet")
     if not name.startswith("config.model.") or ":" not in str(network):
         return ""
     return (
-        "; a network of your own takes its fields from the config file, or in parentheses: "
+        "; set the fields of a custom network in the config file, or in parentheses: "
         f"--config.model.name='{str(network).partition('(')[0]}({name.rpartition('.')[2]}=...)'"
     )
 
@@ -264,7 +264,7 @@ def _check_kind(name: str, text: str, default: Any) -> None:
         float: (float, "a number"),
     }
     if type(default) is tuple and text.lstrip().startswith("{"):
-        # ml_collections would take a dictionary's keys, or a set in any order.
+        # ml_collections would convert a dictionary's keys, or a set in any order.
         raise UserError(f"--{name}={text}: expected values in parentheses, such as {default!r}")
     if type(default) not in kinds:
         return

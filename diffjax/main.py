@@ -1,7 +1,7 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
-One config file says what is trained, --config.key.name=value changes a value, --workdir says where
-the run lives, and --mode what to do.
+--config is the experiment file, --config.key.name=value overrides one of its values, --workdir is
+the run directory, and --mode the command.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import cache_folder
 
-# Of an error; a value of any length may be in it, and what was expected stands at its end.
+# Characters of an error line. A longer one is cut in the middle: the expected value is at its end.
 LONGEST_LINE = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what the command line asks and returns the exit code.
+    """Runs the command line and returns the exit code.
 
-    0: done; 2: bad input, told in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
+    0: done; 2: bad input, reported in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
 
-    One of several processes that ends by an error ends at once, and JAX's runtime ends the others.
+    In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         code = 1
     if code in (1, 2, 130) and processes.is_multiprocess():
-        # A tidy end would first wait for the others, which wait for this one in a step.
+        # A clean exit would wait for the other processes, which wait for this one in a step.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -49,56 +49,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    _speak_plainly()  # before other packages take hold of the root logger
+    _configure_logging()  # before other packages configure the root logger
     try:
-        if (wanted := flags.help_wanted(arguments)) is not None:
-            print(flags.help_text(__doc__ or "") if not wanted else flags.explain(wanted))
+        if (key := flags.help_wanted(arguments)) is not None:
+            print(flags.help_text(__doc__ or "") if not key else flags.explain(key))
             return 0
-        # Before a config is read: code beside it may use JAX, after which no process can join.
+        # Before the config is read: its imports may initialise JAX, after which no process joins.
         processes.initialize(flags.place(arguments))
         config, workdir, mode, profile, out = flags.parse(arguments)
-        with _speaker():
+        with _quiet_unless_primary():
             code = run(config, workdir, mode, profile, out)
-        processes.barrier()  # a process at work while the runtime shuts down counts as lost
+        processes.barrier()  # a process still running at shutdown counts as lost
         return code
     except UserError as error:
         if "--debug" in arguments:
             raise
-        _tell(f"error: {error}")
+        _print_line(f"error: {error}")
         return 2
     except OSError as error:
         if "--debug" in arguments:
             raise
         where = error.filename or "a file"
-        _tell(
-            f"error: {where}: {error.strerror or error}: free space or choose another folder, and "
-            "run the same command again; checkpoints written before are kept"
+        _print_line(
+            f"error: {where}: {error.strerror or error}: free space or choose another folder, then "
+            "run the same command again; earlier checkpoints are kept"
         )
         return 2
     except jax.errors.JaxRuntimeError as error:
         if "--debug" in arguments or not processes.is_multiprocess():
             raise
-        _tell(
+        _print_line(
             f"error: {str(error).splitlines()[0][:300]}: most likely another process of this run "
-            "is gone: see what it said, and start all of them again to go on"
+            "is gone: see its output, and restart all processes to resume"
         )
         return 1
     except MemoryError as error:
         if "--debug" in arguments:
             raise
-        _tell(
-            f"error: out of memory{f' ({error})' if str(error) else ''}: take smaller images, a "
+        _print_line(
+            f"error: out of memory{f' ({error})' if str(error) else ''}: use smaller images, a "
             "smaller batch or a smaller model"
         )
         return 2
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
 
 
 @contextlib.contextmanager
-def _speaker() -> Iterator[None]:
-    """Of several processes the first one speaks; the others tell of errors alone."""
+def _quiet_unless_primary() -> Iterator[None]:
+    """Process 0 prints everything; the other processes log warnings and errors only."""
     if processes.is_primary():
         yield
         return
@@ -107,8 +107,8 @@ def _speaker() -> Iterator[None]:
         yield
 
 
-def _tell(line: str) -> None:
-    """Prints one line: what would break it, or steer a terminal, is shown as Python writes it."""
+def _print_line(line: str) -> None:
+    """Prints one line to stderr, with unprintable characters escaped as in repr."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     if len(shown) > LONGEST_LINE:
         half = LONGEST_LINE // 2
@@ -123,17 +123,17 @@ def run(
     profile: bool = False,
     out: Path | None = None,
 ) -> int:
-    """Does what `mode` says with a config, for the command line and for notebooks.
+    """Runs a command on a config, for the command line and for notebooks.
 
     Args:
-      config: an ml_collections ConfigDict, as experiments/*.py make them.
-      workdir: where the run lives.
+      config: an ml_collections ConfigDict, as experiments/*.py return it.
+      workdir: the run directory.
       mode: one of `commands.MODES`.
-      profile: whether a training writes a trace of a few steps.
-      out: where mode "export" writes.
+      profile: whether training writes a trace of a few steps.
+      out: the folder that mode "export" writes.
 
     Returns:
-      The exit code: 0, or 128 + signal when a signal stopped a training, which is saved then.
+      The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
 
     Raises:
       UserError: bad input.
@@ -143,35 +143,35 @@ def run(
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode in ONE_PROCESS and processes.is_multiprocess():
-        raise UserError(f"--mode={mode} is the work of one process: start it without the others")
+        raise UserError(f"--mode={mode} runs in a single process: start only one")
     if profile and mode != "train":
-        raise UserError(f"--profile traces training steps: it can't go with --mode={mode}")
+        raise UserError(f"--profile is only for --mode=train, not --mode={mode}: remove it")
     if out is not None and mode != "export":
-        raise UserError(f"--out is where --mode=export writes: it can't go with --mode={mode}")
+        raise UserError(f"--out is only for --mode=export, not --mode={mode}: remove it")
     config = complete(config)
     check(config)
     if is_autoencoder(config) and mode not in OF_AUTOENCODERS:
         raise UserError(
             f"--mode={mode} is for diffusion models, and this config trains an autoencoder: "
-            f"expected one of {', '.join(OF_AUTOENCODERS)}; name its workdir in the config of a "
-            "diffusion model to sample"
+            f"expected one of {', '.join(OF_AUTOENCODERS)}; to sample, train a diffusion model "
+            "with config.first_stage.workdir set to this run"
         )
     if mode not in ("plan", "config"):
         use_compilation_cache()
     return command(mode)(Request(config, Path(workdir), profile, out and Path(out)))
 
 
-def _speak_plainly() -> None:
-    """Shows diffjax's own log lines, and lets one error stand for the many of a failed save.
+def _configure_logging() -> None:
+    """Shows diffjax's own log lines and hides the repeated errors of a failed save.
 
     When a disk is full, orbax logs every array that it could not write, and tensorstore's threads
-    report to an event loop that is gone; the error that is raised says it once.
+    report to a closed event loop; the raised error already reports the cause.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("diffjax").setLevel(logging.INFO)
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    # Pillow warns of an image that is refused here all the same.
+    # Pillow warns about images that diffjax rejects.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     report = sys.unraisablehook
 
@@ -183,11 +183,11 @@ def _speak_plainly() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps what XLA compiled in the user's cache folder, unless JAX was told of another place.
+    """Stores compiled programs in the user's cache folder, unless JAX has another one configured.
 
-    A program's key there holds its code, the compiler's version and flags and the kind of device,
-    and XLA compares a CPU program's instruction sets with the machine's when it loads one. What
-    can't be kept is compiled every time.
+    A program's key covers its code, the compiler's version and flags and the kind of device, and
+    XLA compares a CPU program's instruction sets with the machine's when it loads one. Programs
+    that can't be stored are compiled every time.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -199,7 +199,7 @@ def use_compilation_cache() -> None:
             "%s: %s: compiled programs are not kept for the next run", folder, error.strerror
         )
         return
-    # JAX would say for each program that it could not be kept, on a full disk for one.
+    # JAX would warn for each program that it can't store, for example on a full disk.
     warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

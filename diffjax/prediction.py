@@ -1,4 +1,4 @@
-"""What a network predicts, and how that becomes a denoiser: one value for what travels together."""
+"""What a network predicts, and the denoiser that follows from it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,19 +9,19 @@ from diffjax.denoisers import Denoiser, Network, TimeInput
 from diffjax.parametrisations import Parametrisation
 from diffjax.schedules import Schedule
 
-# The largest magnitude of an estimate of x_0 that a self-conditioned network is shown.
+# Self-conditioning clips the estimate of x_0 to [-X0_CLIP, X0_CLIP].
 X0_CLIP = 1.0
 
 
 class Prediction(NamedTuple):
-    """The meaning of a network's input and output.
+    """How a network's input and output are interpreted.
 
     Attributes:
       schedule: the noise schedule.
-      parametrisation: what the output stands for.
-      time_input: what the time embedding is fed.
-      learned_variance: whether the output has a variance beside its value (twice the channels).
-      self_conditioned: whether the input has the network's own estimate beside x_t.
+      parametrisation: the predicted quantity.
+      time_input: the input of the time embedding.
+      learned_variance: whether the output also contains a variance (twice the channels).
+      self_conditioned: whether the input also contains the network's own estimate of x_0.
     """
 
     schedule: Schedule
@@ -32,15 +32,15 @@ class Prediction(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Channels of the output for each of x_0's."""
+        """Output channels per channel of x_0."""
         return self.parametrisation.outputs * (2 if self.learned_variance else 1)
 
     def input_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the network's input, for an x_0 of a shape: (..., C) or (..., 2C)."""
+        """Shape of the network's input, (..., C) or (..., 2C), for x_0 of `shape`, (..., C)."""
         return (*shape[:-1], shape[-1] * (2 if self.self_conditioned else 1))
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the network's output, for an x_0 of a shape."""
+        """Shape of the network's output for x_0 of `shape`."""
         return (*shape[:-1], shape[-1] * self.outputs)
 
     def denoiser(self, network: Network) -> Denoiser:

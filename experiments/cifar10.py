@@ -2,12 +2,12 @@
 
     python -m diffjax.main --config=experiments/cifar10.py
 
-reads the set that tensorflow_datasets has prepared; where there is none,
+reads the copy that tensorflow_datasets has prepared; without one,
 
     python -m diffjax.main --config=experiments/cifar10.py --config.data.dir=<folder>
 
-reads a folder of images with one sub-folder a class, below train/ and test/ where it has those.
-Ho et al. 2020 train 800,000 steps of 128 images; no figure was measured with this config yet.
+reads a folder of images with one sub-folder per class, under train/ and test/ if these exist.
+Ho et al. 2020 train 800,000 steps of 128 images; this config has not been trained yet.
 """
 
 from ml_collections import ConfigDict

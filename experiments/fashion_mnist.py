@@ -4,8 +4,8 @@
     python -m diffjax.main --config=experiments/fashion_mnist.py:quick    two CPU cores
 
 quick: 13 minutes on 2 cores of an Intel Xeon with AVX-512 and without a GPU (2026-11-24), 341
-images/s with the accelerator; CFD 1.17 for 2,000 samples, where 2,000 test images have 0.21. See
-RESULTS.md. The default has not been trained yet.
+images/s with the accelerator; CFD 1.17 for 2,000 samples (2,000 test images: 0.21). See RESULTS.md.
+The default has not been trained yet.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from diffjax.experiment import defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The default model, or `quick`: small, and mostly at work on 14x14 and 7x7 maps."""
+    """The default model, or `quick`: a small one, mostly on 14x14 and 7x7 maps."""
     if variant not in ("", "quick"):
         raise ValueError(f"fashion_mnist.py has the variant 'quick', not {variant!r}")
     config = defaults.diffusion()
@@ -28,13 +28,13 @@ def get_config(variant: str = "") -> ConfigDict:
             dropout=0.0,
             patch=2,
         )
-        # Where patches share few channels, clean pixels are easier to predict than v or noise.
+        # With few channels per patch, clean pixels are easier to predict than v or noise.
         config.diffusion.update(parametrisation="x0", weighting="min_snr(gamma=5)")
         config.train.update(
             steps=7200, batch_size=32, learning_rate=1.5e-3, warmup_steps=100, ema_decay=0.998,
             log_every=50, eval_every=1200, checkpoint_every=1200, sample_every=1200,
         )  # fmt: skip
-        # Noise on the way mends what a small network gets wrong: DPM-Solver++ leaves more of it.
+        # Stochastic sampling corrects errors of a small network; DPM-Solver++ leaves more of them.
         config.sample.update(sampler="ddim(eta=1.0)", steps=50)
-        config.evaluate.num_samples = 2000  # minutes, not a quarter of an hour
+        config.evaluate.num_samples = 2000  # minutes instead of a quarter of an hour
     return config

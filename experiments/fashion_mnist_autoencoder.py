@@ -13,11 +13,11 @@ from diffjax.experiment import defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The default model, or `tiny`: small, and at work on 14x14 and 7x7 maps."""
+    """The default model, or `tiny`: a small one on 14x14 and 7x7 maps."""
     if variant not in ("", "tiny"):
         raise ValueError(f"fashion_mnist_autoencoder.py has the variant 'tiny', not {variant!r}")
-    # More than LDM's KL weight of 1e-6 is the default: smoother latents are easier to model, and
-    # cost little sharpness here.
+    # The default KL weight is above LDM's 1e-6: smoother latents are easier to model and cost
+    # little sharpness here.
     config = defaults.autoencoder()
     config.data.name = "fashion_mnist"
     if variant == "tiny":

@@ -3,9 +3,9 @@
     python -m diffjax.main --config=experiments/fashion_mnist_conditional.py          one GPU
     python -m diffjax.main --config=experiments/fashion_mnist_conditional.py:quick    two CPU cores
 
-quick: 24 minutes on 2 cores of an AMD EPYC with AVX-512 and without a GPU, beside other work
-(2026-11-24); CFD 0.270 for 2,000 samples, where 2,000 test images have 0.21; without guidance
-0.781. See RESULTS.md. The default has not been trained yet.
+quick: 24 minutes on 2 cores of an AMD EPYC with AVX-512 and without a GPU, shared with other jobs
+(2026-11-24); CFD 0.270 for 2,000 samples (2,000 test images: 0.21), 0.781 without guidance. See
+RESULTS.md. The default has not been trained yet.
 """
 
 from ml_collections import ConfigDict
@@ -14,13 +14,13 @@ from diffjax.experiment import defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The default model, or `quick`: small, and mostly at work on 14x14 and 7x7 maps."""
+    """The default model, or `quick`: a small one, mostly on 14x14 and 7x7 maps."""
     if variant not in ("", "quick"):
         raise ValueError(f"fashion_mnist_conditional.py has the variant 'quick', not {variant!r}")
     config = defaults.diffusion()
     config.data.name = "fashion_mnist"
     config.diffusion.condition_dropout = 0.15
-    # Guidance at high noise costs variety and at low noise gains nothing.
+    # Guidance reduces variety at high noise and gains nothing at low noise.
     config.sample.guidance = "classifier_free(scale=1.5, interval=(0.1, 2.0))"
     if variant == "quick":
         config.model.update(channels=32, multipliers=(1, 4), blocks=1, attention_resolutions=())

@@ -3,7 +3,7 @@
     python -m diffjax.main --config=experiments/fashion_mnist_autoencoder.py:tiny
     python -m diffjax.main --config=experiments/fashion_mnist_latent.py:tiny
 
-and without `:tiny` for one GPU. The first stage is read from the first command's workdir.
+or both without `:tiny` for one GPU. The first stage is read from the first command's workdir.
 
 tiny: 288,000 images, about 7 minutes alone on 2 cores of an AMD EPYC with AVX-512 (2026-11-25); CFD
 0.375 for 1,000 samples in 25 steps of DDIM with eta = 1. See RESULTS.md. The default has not been

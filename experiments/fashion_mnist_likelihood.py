@@ -3,8 +3,9 @@
     python -m diffjax.main --config=experiments/fashion_mnist_likelihood.py
     python -m diffjax.main --config=experiments/fashion_mnist_likelihood.py --mode=evaluate
 
-2.935 +- 0.009 bits/dim on all 10,000 test images by the continuous-time bound, after an hour beside
-other work on 2 cores of an AMD EPYC with AVX2 and without a GPU (2026-11-25); see RESULTS.md.
+2.935 +- 0.009 bits/dim on all 10,000 test images by the continuous-time bound, after an hour on 2
+cores of an AMD EPYC with AVX2 and without a GPU, shared with other jobs (2026-11-25); see
+RESULTS.md.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from diffjax.experiment import defaults
 
 
 def get_config() -> ConfigDict:
-    """The continuous-time bound, by a network that tells a pixel's 256 levels apart."""
+    """The continuous-time bound, with a categorical output over a pixel's 256 levels."""
     config = defaults.diffusion()
     config.data.name = "fashion_mnist"
     config.model.update(

@@ -27,8 +27,8 @@ def one_error(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no config file was named"),
-        (["--config"], "no config file was named"),
+        ([], "no config file was given"),
+        (["--config"], "no config file was given"),
         (["--config=nope.py"], "there is no such file"),
         (["--config=DIGITS:big"], "has no variants"),
         (["--config=FASHION:big"], "has the variant 'quick', not 'big'"),
@@ -241,7 +241,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny_flags):
     process.send_signal(signal.SIGTERM)
     _, printed = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
-    assert printed.splitlines()[-1].endswith("run the same command again to go on")
+    assert printed.splitlines()[-1].endswith("run the same command again to resume")
     assert "Traceback" not in printed
     step, _ = parameters(tmp_path)
     assert step > 3

@@ -1,35 +1,35 @@
-"""One file a `--mode`, each with `run(request) -> exit code`."""
+"""One module per `--mode`, each with `run(request) -> exit code`."""
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# mode -> what it does, for --help. The module of a mode has its name.
+# mode -> description for --help. Each mode is the module of its name.
 MODES = {
-    "train": "train, going on where the last run stopped",
+    "train": "train, or resume where the last run stopped",
     "sample": "draw samples",
     "edit": "edit images from files",
     "evaluate": "measure samples, likelihoods or reconstructions",
-    "ema": "rebuild an average of another length from stored ones",
-    "export": "write the model alone to --out: safetensors and config.json",
-    "plan": "what a training would take of config.parallel.devices devices; nothing is trained",
-    "config": "print the config with its defaults; what differs from them is marked",
+    "ema": "rebuild an average of another length from stored snapshots",
+    "export": "write the model to --out: safetensors and config.json",
+    "plan": "memory and FLOPs of training on config.parallel.devices devices; trains nothing",
+    "config": "print the complete config and mark values that differ from the defaults",
 }
-# The work of one process.
+# Modes that run in a single process.
 ONE_PROCESS = ("edit", "ema", "export", "plan", "config")
-# Modes of an autoencoder's config.
+# Modes for an autoencoder's config.
 OF_AUTOENCODERS = ("train", "evaluate", "export", "plan", "config")
 
 
 class Request(NamedTuple):
-    """What a command is asked for.
+    """Arguments of a command.
 
     Attributes:
       config: complete and checked.
-      workdir: the run's folder.
-      profile: whether a training writes a trace of a few steps.
-      out: where `export` writes.
+      workdir: the run directory.
+      profile: whether training writes a trace of a few steps.
+      out: the folder that `export` writes.
     """
 
     config: Any
@@ -39,6 +39,6 @@ class Request(NamedTuple):
 
 
 def command(mode: str) -> Callable[[Request], int]:
-    """The function of a mode; its module is imported now."""
+    """The function of a mode, imported on first use."""
     run: Callable[[Request], int] = importlib.import_module(f"diffjax.commands.{mode}").run
     return run

@@ -5,6 +5,6 @@ from diffjax.experiment import explain
 
 
 def run(request: Request) -> int:
-    """Prints the complete config; nothing is loaded or written."""
+    """Prints the complete config; loads and writes nothing."""
     print(explain.listing(request.config))
     return 0

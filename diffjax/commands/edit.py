@@ -6,9 +6,9 @@ from diffjax.experiment.edit import Edit
 
 
 def run(request: Request) -> int:
-    """Edits the images that config.edit names; no data set is loaded."""
+    """Edits the images of config.edit; loads no data set."""
     model = model_of(request.config, request.workdir)
-    edit = Edit(model)  # first the files: what is wrong with them needs no parameters
+    edit = Edit(model)  # check the files before parameters are restored
     step, params = parameters_of(model, request.workdir)
     for path in edit.write(params, request.workdir, step=step):
         print(f"wrote {path}")

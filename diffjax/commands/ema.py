@@ -7,7 +7,7 @@ from diffjax.experiment.restore import rebuild_average
 
 
 def run(request: Request) -> int:
-    """Rebuilds the average that config.ema asks for from stored ones."""
+    """Rebuilds the average of config.ema from stored snapshots."""
     rebuilt = rebuild_average(model_of(request.config, request.workdir), request.workdir)
     path = ema_snapshots.save_rebuilt(request.workdir / ema_snapshots.FOLDER, rebuilt)
     print(
@@ -17,7 +17,7 @@ def run(request: Request) -> int:
     if rebuilt.residual > ema_snapshots.DOUBTFUL:
         print(
             f"warning: residual > {ema_snapshots.DOUBTFUL}: the rebuilt average is a poor fit to "
-            "the requested sigma_rel: take a step with a snapshot, or a sigma_rel nearer to those "
-            "stored"
+            "the requested sigma_rel: use the step of a snapshot, or a sigma_rel closer to the "
+            "stored ones"
         )
     return 0

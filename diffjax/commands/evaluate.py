@@ -18,7 +18,7 @@ from diffjax.files import atomic_write, cache_folder
 
 
 def run(request: Request) -> int:
-    """Measures what config.evaluate asks for, on the config's data."""
+    """Runs the evaluation of config.evaluate on the config's data."""
     setup = resolve(request.config)
     say_kernels(setup)
     if is_autoencoder(request.config):
@@ -32,8 +32,8 @@ def _distances(setup: Any, workdir: Path) -> int:
     if not setup.about.images:
         raise UserError(
             f"config.data.name = {setup.config.data.name!r} holds arrays of {setup.about.shape}, "
-            "which have no Fréchet features: measure them with "
-            "diffjax.load(workdir).log_likelihood, or by a measure of your own"
+            "and Fréchet distances need images: use diffjax.load(workdir).log_likelihood, or your "
+            "own metric"
         )
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
@@ -47,7 +47,7 @@ def _distances(setup: Any, workdir: Path) -> int:
     for scale, one in at_scales:
         print(f"scale {scale:g}:")
         reports.append({"scale": scale, **_report(one, params, step)})
-        _write_json(workdir / "evaluation_scales.json", reports)  # what is measured is not lost
+        _write_json(workdir / "evaluation_scales.json", reports)  # keep partial results
     if not processes.is_primary():
         return 0
     figures.plot_scales(workdir / "evaluation_scales.png", reports)
@@ -125,14 +125,14 @@ def _reconstruction(setup: Any, workdir: Path) -> int:
 
 
 def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
-    """How close a model's samples are to its data, as JSON can hold it."""
+    """Distances between a model's samples and its data, in JSON types."""
     from diffjax.evaluation.report import evaluate
 
     config = setup.config
     batch_size = min(config.sample.batch_size, config.evaluate.num_samples)
 
     def generate(start: int, count: int) -> Any:
-        # The last batch may ask for fewer: the same size all the same, or it is compiled anew.
+        # A smaller last batch is drawn at the full size, to avoid a second compilation.
         draw = setup.generator(params, start=start, count=count, batch_size=batch_size)
         return draw.images
 
@@ -154,7 +154,7 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
 def _drawn_together(
     generate: Callable[[int, int], Any], count: int, batch_size: int
 ) -> Callable[[int, int], Any]:
-    """For several processes, of which one looks at the samples: all have drawn them beforehand."""
+    """With several processes, draws all samples first, since only process 0 evaluates them."""
     if not processes.is_multiprocess():
         return generate
     drawn = [

@@ -6,7 +6,7 @@ from diffjax.experiment.export import export
 
 
 def run(request: Request) -> int:
-    """Writes the averaged parameters and the config to --out; no data set is loaded."""
+    """Writes the averaged parameters and the config to --out; loads no data set."""
     if request.out is None:
         raise UserError("--mode=export needs --out=FOLDER, a new or empty folder")
     for path in export(request.config, request.workdir, request.out):

@@ -5,6 +5,6 @@ from diffjax.experiment import plan
 
 
 def run(request: Request) -> int:
-    """Prints what a training would take; nothing is written."""
+    """Prints the memory and FLOPs of training; writes nothing."""
     print(plan.as_text(plan.plan(request.config)))
     return 0

@@ -7,10 +7,10 @@ from diffjax.experiment.model import check_sampling
 
 
 def run(request: Request) -> int:
-    """Writes config.sample.count samples as a picture and an .npz; no data set is loaded."""
+    """Writes config.sample.count samples as a picture and an .npz; loads no data set."""
     model = model_of(request.config, request.workdir)
     drawing = pictures.of_model(model)
-    check_sampling(model, drawing.generator)  # what is wrong with the section needs no parameters
+    check_sampling(model, drawing.generator)  # before parameters are restored
     step, params = parameters_of(model, request.workdir)
     for path in pictures.generated(drawing, params, request.workdir, step=step):
         print(f"wrote {path}")

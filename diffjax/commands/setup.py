@@ -1,4 +1,4 @@
-"""What commands begin with: the resolved config, and the line that says what computes."""
+"""Setup shared by the commands: the resolved config or model, and its restored parameters."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffjax.inference.generator import Examples
 
 
 def resolve(config: Any) -> Any:
-    """The config with its data and its training, of either kind of model.
+    """The resolved config with its data and training, for a diffusion model or an autoencoder.
 
     Raises:
       UserError: any invalid or inconsistent value.
@@ -28,15 +28,14 @@ def resolve(config: Any) -> Any:
 
 
 def say_kernels(setup: Any) -> None:
-    """Logs what computes; a training says so itself."""
+    """Logs the kernel backend; the training loop logs it itself."""
     logging.getLogger("diffjax").info(setup.kernels.line)
 
 
 def model_of(config: Any, workdir: Path) -> Model:
-    """A diffusion model as its run knows it.
+    """The diffusion model of a run, with the data description that the run stored.
 
-    Its data set is loaded only where the config leaves prompts or maps open, and where there is no
-    run that says what it is.
+    The data set is loaded only if the config leaves prompts or maps open, or if there is no run.
 
     Raises:
       UserError: any invalid or inconsistent value.
@@ -46,23 +45,23 @@ def model_of(config: Any, workdir: Path) -> Model:
         return held_out_examples(config, load_held_out(config) or load_train(config))
 
     if not has_run(workdir):
-        return resolve(config).model  # so that what is wrong with the config is said first
-    sampling.sampling(config, process.diffusion(config).schedule)  # names before files
+        return resolve(config).model  # report config errors before the missing checkpoint
+    sampling.sampling(config, process.diffusion(config).schedule)  # check names before files
     model = with_weak(resolve_model(config, about_of(workdir, config), examples=examples))
     say_kernels(model)
     return model
 
 
 def has_run(workdir: Path) -> bool:
-    """Whether a workdir has a checkpoint; False, too, where it is a file."""
+    """Whether a workdir has a checkpoint; False if it is a file."""
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
 def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:
-    """(step, the averaged parameters where they compute), as config.sample.checkpoint says.
+    """(step, averaged parameters on the sampling devices) of config.sample.checkpoint.
 
     Raises:
       UserError: a workdir without a run, of another config, or without the checkpoint.
     """
-    found = restore.read(model, workdir)
-    return found.step, strategies.to_compute(fitted(model, found), model.config)
+    stored = restore.read(model, workdir)
+    return stored.step, strategies.to_compute(fitted(model, stored), model.config)

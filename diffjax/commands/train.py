@@ -8,10 +8,10 @@ from diffjax.training import loop
 
 
 def run(request: Request) -> int:
-    """Trains to the end; 128 + signal when a signal stopped it, saved."""
+    """Trains to the end; returns 128 + signal if a signal stopped it, after saving."""
     try:
         loop.train(resolve(request.config), request.workdir, profile=request.profile)
     except loop.Stopped as stopped:
-        print(f"{stopped}: run the same command again to go on", file=sys.stderr)
+        print(f"{stopped}: run the same command again to resume", file=sys.stderr)
         return 128 + stopped.signal
     return 0
