@@ -623,7 +623,7 @@ def captioned(place):
         ("cat" + HALF, r"has the character '\udcff'"),
         ("cat\ndog", r"has the character '\n'"),
         ("file:/nope", "No such file"),
-        ("file:.", "no regular file"),
+        ("file:.", "not a regular file"),
         ("file:BINARY", "it is not UTF-8"),
         ("file:EMPTY", "has no line with a prompt"),
         ("file:CONTROL", r"has the character '\x07'"),

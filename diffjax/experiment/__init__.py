@@ -1,1 +1,1 @@
-"""From a config to functions: the only room that reads one."""
+"""Resolves a config into functions; the only package that reads configs."""

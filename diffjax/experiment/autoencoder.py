@@ -1,4 +1,4 @@
-"""A first stage's config with everything in it resolved."""
+"""A resolved autoencoder config: data, networks, objective, optimizer, step."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ from diffjax.training.train_step import (
 )
 from diffjax.training.training_task import LoopSettings
 
-# Latents that their scaling is measured on; training images, as the second stage sees.
+# Training images whose latents the scaling is measured on.
 SCALING_IMAGES = 1024
 SCALING_BATCH = 32
 
@@ -58,24 +58,24 @@ class Autoencoding(NamedTuple):
 
     @property
     def about_data(self) -> dict[str, Any]:
-        """What checkpoints store of the data."""
+        """The data description that checkpoints store."""
         return kept(data.describe(self.source), self.identity)
 
     def parameter_shapes(self) -> Any:
-        """The averaged networks in shapes."""
+        """The averaged networks with jax.ShapeDtypeStruct for arrays."""
         return self.state_shapes().ema_params
 
     @property
     def identity(self) -> workdir.Identity:
-        """Nothing beside the config and the data."""
+        """Empty: an autoencoder depends on its config and data only."""
         return workdir.Identity()
 
     def owns(self, folder: Path) -> bool:
-        """Whether the workdir holds a run of this config to go on with."""
+        """Whether the workdir holds a run of this config to resume."""
         return run.owns(self, folder)
 
     def strategy(self) -> Strategy:
-        """What `config.parallel.strategy` names."""
+        """The strategy of `config.parallel`."""
         return strategies.strategy(self.config)
 
     def learning_rate(self) -> Callable[[Any], Any]:
@@ -83,12 +83,12 @@ class Autoencoding(NamedTuple):
         return optimisation.learning_rate(self.config)
 
     def to_compute(self, tree: Any) -> Any:
-        """The averaged parameters where samples and evaluations are computed."""
+        """The averaged parameters on the devices that sample and evaluate."""
         return strategies.to_compute(tree, self.config)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What is kept of a state."""
+        """The fields of a state that inference needs."""
         return run.STAGE_FIELDS
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> StageParams:
@@ -97,7 +97,7 @@ class Autoencoding(NamedTuple):
 
     @property
     def settings(self) -> LoopSettings:
-        """Of the training loop."""
+        """The settings of the training loop."""
         return optimisation.loop_settings(self.config)
 
     @property
@@ -112,7 +112,7 @@ class Autoencoding(NamedTuple):
 
     @property
     def parts(self) -> StepParts:
-        """What the train step is made of."""
+        """The components of the train step."""
         c, optimizer = self.config, optimisation.optimizer(self.config)
         adversarial = self.objective.discriminator is not None
         return StepParts(
@@ -141,7 +141,7 @@ class Autoencoding(NamedTuple):
         return make_train_step(self.parts)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of so many examples, in shapes."""
+        """A batch with jax.ShapeDtypeStruct for arrays."""
         shape = (batch_size, *self.source.image_shape)
         return {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
 
@@ -157,7 +157,7 @@ class Autoencoding(NamedTuple):
         )
 
     def load_held_out(self) -> data.ImageSource | None:
-        """The images that are not trained on; None where there are none."""
+        """The held-out images, or None."""
         return load_held_out(self.config, self.source)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
@@ -174,7 +174,7 @@ class Autoencoding(NamedTuple):
         return first_stages.stage_params(state)
 
     def before_save(self, state: TrainState) -> TrainState:
-        """The state with the scaling of its latents, measured."""
+        """The state with the measured scaling of its latents."""
         params = self.averaged(state)
         sampled = first_stages.sampled_latents(self.stage, seed=self.config.seed)
         z = np.concatenate([
@@ -192,11 +192,11 @@ class Autoencoding(NamedTuple):
         return restore_autoencoder(stored)
 
     def power_emas(self, stored: StoredAutoencoder) -> dict[float, Any]:
-        """None: an autoencoder keeps no snapshots."""
+        """Empty: an autoencoder keeps no snapshots."""
         return {}
 
     def _some_images(self, source: data.ImageSource) -> Iterator[tuple[int, np.ndarray]]:
-        """Up to SCALING_IMAGES images, always the same, in batches of one size."""
+        """Up to SCALING_IMAGES images in a fixed order, in batches of one size."""
         size = min(SCALING_BATCH, len(source))
         batches = data.batches(source, batch_size=size, seed=0)
         for start in range(0, min(SCALING_IMAGES, len(source) - len(source) % size), size):
@@ -214,7 +214,7 @@ class Autoencoding(NamedTuple):
         return np.concatenate(found)
 
     def write_samples(self, params: StageParams, path: Path) -> np.ndarray:
-        """Writes images above their reconstructions."""
+        """Writes images next to their reconstructions."""
         return pictures.reconstructions(self, params, path)
 
     def write_final_pictures(
@@ -229,7 +229,7 @@ def resolve(config: Any) -> Autoencoding:
     """Resolves a config, loads its data, and traces a step; nothing is computed.
 
     Raises:
-      UserError: whatever in the config can't be.
+      UserError: any invalid or inconsistent value.
     """
     config = schema.complete(config)
     schema.check(config)
@@ -243,7 +243,7 @@ def resolve(config: Any) -> Autoencoding:
     if source.dtype != np.uint8 or len(source.image_shape) != 3:
         raise UserError(
             f"config.data.name = {config.data.name!r} holds {source.dtype} {source.image_shape}: "
-            "an autoencoder is trained on uint8 images (H, W, C)"
+            "an autoencoder needs uint8 images (H, W, C)"
         )
     height, width, channels = source.image_shape
     shape = (height, width, channels)
@@ -253,5 +253,5 @@ def resolve(config: Any) -> Autoencoding:
     try:
         jax.eval_shape(setup.train_step(), setup.state_shapes(), setup.batch_shapes(1))
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"the config can't be run: {str(error).splitlines()[0]}") from error
+        raise UserError(f"invalid config: {str(error).splitlines()[0]}") from error
     return setup

@@ -1,4 +1,4 @@
-"""`config.autoencoder` as the networks of a first stage."""
+"""`config.autoencoder`: the networks of a first stage."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +16,10 @@ from diffjax.models.ops import XLA, Ops
 
 
 def number(name: str, value: Any, *, below: float = float("inf")) -> float:
-    """The value, if it is a number >= 0.
+    """Returns the value.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it is not a number in [0, below).
     """
     if type(value) not in (int, float) or not 0 <= value < below:
         limit = "" if below == float("inf") else f" and < {below:g}"
@@ -28,10 +28,10 @@ def number(name: str, value: Any, *, below: float = float("inf")) -> float:
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """The value, if it is a whole number that is large enough.
+    """Returns the value.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it is not a whole number >= `least`.
     """
     if type(value) is not int or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
@@ -52,7 +52,7 @@ REGULARISERS: Mapping[str, Callable[..., Any]] = {"kl": _kl, "vq": _vq}
 def stage(
     config: Any, *, image_shape: tuple[int, int, int], ops: Ops = XLA, tile: int = 0
 ) -> FirstStage:
-    """The networks of `config.autoencoder` for images of a shape.
+    """The networks of `config.autoencoder` for images of `image_shape`.
 
     Raises:
       UserError: an unknown name, or fields that don't fit each other or the images.

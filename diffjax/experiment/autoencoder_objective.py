@@ -1,4 +1,4 @@
-"""`config.loss` as what a first stage is trained for."""
+"""`config.loss`: the training objective of a first stage."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -63,11 +63,11 @@ DISCRIMINATORS: Mapping[str, Callable[..., Any]] = {"none": lambda: None, "patch
 
 
 def objective(config: Any, *, stage: FirstStage, ops: Ops = XLA) -> AutoencoderObjective:
-    """The losses of `config.loss`, its discriminator of `config.autoencoder`'s type.
+    """The losses of `config.loss`; the discriminator computes in `config.autoencoder.dtype`.
 
     Raises:
-      UserError: an unknown name, a network of features that can't be read, or one that can't take
-        the images.
+      UserError: an unknown name, or a feature network that can't be read or does not accept the
+        images.
     """
     c = config.loss
     network = from_spec(c.perceptual, PERCEPTUAL, key="loss.perceptual")

@@ -1,4 +1,4 @@
-"""`config.condition` as what a model is conditioned on."""
+"""`config.condition`: the text encoder and the map that a model is conditioned on."""
 
 import hashlib
 import inspect
@@ -16,14 +16,14 @@ from diffjax.experiment.spec import from_spec, function_from_spec, is_path
 from diffjax.files import cache_folder
 from diffjax.models.condition import Text
 
-# (a set's captions, the words that a run knows or "") -> Texts
+# (a data set's captions, the vocabulary of a stored run or "") -> Texts
 MakeTexts = Callable[[Sequence[str], str], Texts]
-# What a frozen encoder has; see `conditioning.text_encoder.TextEncoder`.
+# Attributes of a frozen encoder; see `conditioning.text_encoder.TextEncoder`.
 _ENCODER = ("name", "width", "length", "tokenise", "encode", "params", "digest")
 
 
 def _frozen(make: Callable[..., Any]) -> Callable[..., MakeTexts]:
-    """A maker of `Texts` by an encoder that is trained already."""
+    """A maker of `Texts` from a maker of a pre-trained encoder."""
 
     def of_options(**options: Any) -> MakeTexts:
         return _by_encoder(make(**options))
@@ -63,7 +63,7 @@ def _t5(*, folder: str, length: int = 64) -> Any:
 def _transformer(
     *, width: int = 128, layers: int = 2, heads: int = 4, length: int = 16
 ) -> MakeTexts:
-    """A text network from scratch, over the words of the set's training captions."""
+    """A text network trained from scratch, over the words of the training captions."""
     from diffjax.conditioning.transformer import TextTransformer
     from diffjax.conditioning.vocabulary import Vocabulary
 
@@ -84,9 +84,9 @@ def _transformer(
         def encode(texts: Sequence[str]) -> Text:
             return Text(*vocabulary.tokenise(texts))
 
-        known = vocabulary.to_json()
-        identity = hashlib.sha256(known.encode()).hexdigest()
-        return Texts(width, module, length, encode, identity, known)
+        stored = vocabulary.to_json()
+        identity = hashlib.sha256(stored.encode()).hexdigest()
+        return Texts(width, module, length, encode, identity, stored)
 
     return of_captions
 
@@ -107,15 +107,15 @@ MAPS: Mapping[str, Callable[..., maps.MakeMap | None]] = {
 
 
 def conditions(config: Any, about: DataInfo) -> Conditions:
-    """What `config.condition` and `config.model.class_conditional` name, for a data set.
+    """The conditions of `config.condition` and `config.model.class_conditional` for a data set.
 
     Args:
       config: the config.
-      about: the data set; its captions, or the words that a run knows of them.
+      about: the data set, with its captions or the stored vocabulary of them.
 
     Raises:
-      UserError: an unknown name, a set without labels or captions for a model that needs them, or
-        an encoder that can't be read.
+      UserError: an unknown name, a data set without the labels or captions that the model needs,
+        or an encoder that can't be read.
     """
     num_classes = len(about.class_names) if config.model.class_conditional else 0
     if config.model.class_conditional and not num_classes:
@@ -133,7 +133,7 @@ def _texts(config: Any, about: DataInfo) -> Texts | None:
         return None
     if not about.has_captions:
         raise UserError(
-            f"config.condition.text = {text!r} but {config.data.name!r} has no captions: take a "
+            f"config.condition.text = {text!r} but {config.data.name!r} has no captions: use a "
             "folder with a metadata.jsonl, or set it to 'none'"
         )
     if is_path(text):
@@ -158,7 +158,7 @@ def _map(config: Any, about: DataInfo) -> maps.MakeMap | None:
             raise UserError(f"config.condition.map = {text!r}: {first}") from error
     if make is not None and not about.images:
         raise UserError(
-            f"config.condition.map = {text!r}: maps are made of images, and {config.data.name!r} "
-            f"holds arrays of {about.shape}: set it to 'none'"
+            f"config.condition.map = {text!r} needs images, and {config.data.name!r} holds arrays "
+            f"of {about.shape}: set it to 'none'"
         )
     return make

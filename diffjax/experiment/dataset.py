@@ -1,4 +1,4 @@
-"""`config.data` as a source, split by split."""
+"""`config.data`: the training and held-out data."""
 
 import math
 from typing import Any
@@ -11,17 +11,17 @@ from diffjax.experiment.spec import from_spec, is_path, parameters_of
 
 EVAL_IMAGES = 512
 EVAL_BATCH = 128
-# A test set up to this is decoded whole and kept for the next run; of a larger one only what is
-# evaluated is read.
+# A test set up to this size is decoded and cached as a whole; of a larger one only the evaluated
+# images are read.
 EVAL_DECODED_MB = 64
-# Prefixes of `config.data.name` that are no modules.
+# Prefixes of `config.data.name` that are not modules.
 _KINDS = ("tfds", "folder")
 # Keys of `config.data` that the maker of a user's own set is handed where they are set.
 _HANDED = ("dir", "image_size", "channels")
 
 
 def is_own(config: Any) -> bool:
-    """Whether `config.data.name` is a path into the user's own code."""
+    """Whether `config.data.name` is a path into user code."""
     name = config.data.name
     return is_path(name) and name.partition(":")[0] not in _KINDS
 
@@ -36,13 +36,13 @@ def load_train(config: Any) -> data.ImageSource:
 
 
 def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -> data.ImageSource:
-    """One split of a data set that diffjax knows.
+    """One split of a built-in data set.
 
     Args:
       config: the config.
       split: "train" or "test".
-      memory_limit_mb: config.data.memory_limit_mb by default; less for a reader of few images, who
-        should not wait for a large set to be decoded.
+      memory_limit_mb: config.data.memory_limit_mb by default; a smaller limit avoids decoding a
+        large set to read a few images.
     """
     c = config.data
     return data.load(
@@ -56,11 +56,11 @@ def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -
 
 
 def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.ImageSource | None:
-    """The examples that are not trained on, or None where there are none.
+    """The held-out examples, or None.
 
     Args:
       config: the config.
-      source: its training set, if that is loaded: the user's own brings what is held out.
+      source: its training set, if already loaded; a user's data set has its own held-out set.
     """
     if is_own(config):
         return _held_out(source or _own(config))
@@ -77,8 +77,8 @@ def _own(config: Any) -> data.ImageSource:
     for key, value in handed.items():
         if key not in taken:
             raise UserError(
-                f"config.data.{key} = {value!r} has no meaning for config.data.name = {c.name!r}, "
-                f"your own, which has no parameter {key!r}: leave it unset"
+                f"config.data.{key} = {value!r} has no effect on the custom data set "
+                f"config.data.name = {c.name!r}, which has no parameter {key!r}: leave it unset"
             )
     source = data.as_source(from_spec(c.name, {}, key="data.name", extra=handed), name=c.name)
     held_out = _held_out(source)
@@ -86,26 +86,26 @@ def _own(config: Any) -> data.ImageSource:
         held_out.image_shape != source.image_shape or held_out.dtype != source.dtype
     ):
         raise UserError(
-            f"config.data.name = {c.name!r}: what is held out is {held_out.dtype} "
+            f"config.data.name = {c.name!r}: the held-out set has {held_out.dtype} "
             f"{held_out.image_shape}, not {source.dtype} {source.image_shape}"
         )
     if c.flip and (source.dtype != np.uint8):
         raise UserError(
-            f"config.data.flip = True: {c.name!r} holds arrays, no images: set it to False"
+            f"config.data.flip = True: {c.name!r} holds arrays, not images: set it to False"
         )
     return source
 
 
 def _held_out(source: Any) -> data.ImageSource | None:
-    """A user's own source may hold out any of what a source may be."""
-    found = getattr(source, "held_out", None)
-    return None if found is None else data.as_source(found, name=f"{source.name}.held_out")
+    """The `held_out` of a user's data set, of any type that `data.as_source` accepts."""
+    held_out = getattr(source, "held_out", None)
+    return None if held_out is None else data.as_source(held_out, name=f"{source.name}.held_out")
 
 
 def held_out_batches(source: data.ImageSource) -> list[dict[str, np.ndarray]]:
-    """At most EVAL_IMAGES images in batches of one size, each a compiled shape.
+    """At most EVAL_IMAGES images in batches of one size.
 
-    What is left over, at most three images, is left out: a smaller batch would be compiled anew.
+    Up to three remaining images are dropped: a smaller batch would be compiled separately.
     """
     count = min(EVAL_IMAGES, len(source))
     parts = math.ceil(count / EVAL_BATCH)

@@ -1,4 +1,4 @@
-"""What an experiment starts from: every key at its default.
+"""Configs with every key at its default, which an experiment starts from.
 
     from diffjax.experiment import defaults
 
@@ -8,9 +8,9 @@
         config.train.steps = 10_000
         return config
 
-`python -m diffjax.main --config=FILE --mode=config` prints what a file comes to, and
-`--help=train.steps` what a key means. The fields of `config.model` are those of the network that
-`config.model.name` names, so they are not there before the experiment sets them.
+`python -m diffjax.main --config=FILE --mode=config` prints the complete config of a file, and
+`--help=train.steps` explains a key. The fields of `config.model` depend on the network of
+`config.model.name`, so they are absent until the experiment sets them.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from diffjax.experiment import schema
 
 
 def diffusion() -> ConfigDict:
-    """A diffusion model: a U-Net, v-prediction, a cosine schedule. `data.name` is to be set."""
+    """A diffusion model: a U-Net, v-prediction, a cosine schedule. Set `data.name`."""
     return _config(schema.DIFFUSION)
 
 
 def autoencoder() -> ConfigDict:
-    """The first stage of a latent diffusion model. `data.name` is to be set."""
+    """The first stage of a latent diffusion model. Set `data.name`."""
     return _config(schema.AUTOENCODER)
 
 

@@ -54,7 +54,7 @@ from diffjax.training.train_step import (
 from diffjax.training.training_task import LoopSettings
 from diffjax.types import Array
 
-CLIP_EXAMPLES = 512  # that are looked at for whether config.sample.threshold cuts the data
+CLIP_EXAMPLES = 512  # examples used to check that config.sample.threshold does not clip the data
 
 
 class Experiment(NamedTuple):
@@ -74,14 +74,14 @@ class Experiment(NamedTuple):
 
     @property
     def model(self) -> Model:
-        """The same without its training."""
+        """The model without its training."""
         return Model(
             self.config, self.about, self.kernels, self.space, self.conditions, self.network,
             self.diffusion, self.weak, partial(_examples, self.config, self.source),
         )  # fmt: skip
 
     def at_guidance_scale(self, scale: float) -> "Experiment":
-        """The same with another scale of config.sample.guidance.
+        """A copy with another scale of config.sample.guidance.
 
         Raises:
           UserError: the guidance has no scale.
@@ -90,20 +90,20 @@ class Experiment(NamedTuple):
         return setup._replace(generator=setup.model.generator())
 
     def load_held_out(self) -> data.ImageSource | None:
-        """The examples that are not trained on; None where there are none."""
+        """The held-out examples, or None."""
         return load_held_out(self.config, self.source)
 
     @property
     def identity(self) -> workdir.Identity:
-        """What the model is trained on beside the config and the data."""
+        """What the model depends on besides its config and data."""
         return identity(self.space, self.conditions)
 
     def owns(self, folder: Path) -> bool:
-        """Whether the workdir holds a run of this config to go on with."""
+        """Whether the workdir holds a run of this config to resume."""
         return run.owns(self, folder)
 
     def strategy(self) -> Strategy:
-        """What `config.parallel.strategy` names."""
+        """The strategy of `config.parallel`."""
         return strategies.strategy(self.config)
 
     def learning_rate(self) -> Callable[[Any], Any]:
@@ -111,16 +111,16 @@ class Experiment(NamedTuple):
         return optimisation.learning_rate(self.config)
 
     def to_compute(self, tree: Any) -> Any:
-        """The averaged parameters where samples and evaluations are computed."""
+        """The averaged parameters on the devices that sample and evaluate."""
         return strategies.to_compute(tree, self.config)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What is kept of a state."""
+        """The fields of a state that inference needs."""
         return (*run.FIELDS, "learned")
 
     def parameter_shapes(self) -> Any:
-        """The averaged parameters in shapes."""
+        """The averaged parameters with jax.ShapeDtypeStruct for arrays."""
         return self.state_shapes().ema_params
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
@@ -128,19 +128,19 @@ class Experiment(NamedTuple):
         return parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
 
     def with_network(self, network: Network) -> "Experiment":
-        """The same with another network, trained and sampled as the config says."""
+        """A copy with another network, trained and sampled by the same config."""
         objective = objectives.objective(self.config, self.diffusion, network)
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
 
     @property
     def about_data(self) -> dict[str, Any]:
-        """What checkpoints store of the data."""
+        """The data description that checkpoints store."""
         return kept(self.about, self.identity)
 
     @property
     def settings(self) -> LoopSettings:
-        """Of the training loop."""
+        """The settings of the training loop."""
         return optimisation.loop_settings(self.config)
 
     @property
@@ -155,7 +155,7 @@ class Experiment(NamedTuple):
 
     @property
     def parts(self) -> StepParts:
-        """What the train step is made of."""
+        """The components of the train step."""
         c = self.config
         return StepParts(
             self._init_params,
@@ -192,7 +192,7 @@ class Experiment(NamedTuple):
         return make_train_step(self.parts)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of so many examples, in shapes."""
+        """A batch with jax.ShapeDtypeStruct for arrays."""
         one = _one_example(self)
         return {
             k: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for k, x in one.items()
@@ -233,7 +233,7 @@ class Experiment(NamedTuple):
         return state.ema_params
 
     def before_save(self, state: TrainState) -> TrainState:
-        """The state as it is."""
+        """The unchanged state."""
         return state
 
     def to_stored(self, state: TrainState) -> StoredDiffusion:
@@ -245,7 +245,7 @@ class Experiment(NamedTuple):
         return restore_diffusion(stored)
 
     def power_emas(self, stored: StoredDiffusion) -> dict[float, Any]:
-        """Those of config.train.ema_snapshots."""
+        """sigma_rel -> average, for config.train.ema_snapshots."""
         return dict(zip(self.config.train.ema_snapshots, stored.profiles, strict=True))
 
     def write_samples(self, params: Any, path: Path) -> np.ndarray:
@@ -263,15 +263,15 @@ class Experiment(NamedTuple):
 def resolve(config: Any) -> Experiment:
     """Resolves a config, loads its data, and traces it; nothing is computed.
 
-    The network is traced by itself, and a train step and a sampler around a stand-in for it: their
-    own arguments are what can still be wrong, and the network is what takes seconds to trace.
+    The network, which takes seconds to trace, is traced once; the train step and the sampler are
+    traced around a stand-in for it, to check their own arguments.
 
     Raises:
       UserError: any invalid or inconsistent value.
     """
     config = schema.complete(config)
     schema.check(config)
-    # The strings first: a misspelt name should not wait for a download.
+    # The strings first: a misspelt name should fail before a download.
     diffusion = process.diffusion(config)
     objectives.check(config, diffusion)
     sampling.sampling(config, diffusion.schedule)
@@ -301,7 +301,7 @@ def _examples(config: Any, source: data.ImageSource) -> Examples:
 
 
 def _check_threshold(setup: Experiment) -> None:
-    """Raises UserError where thresholding would cut data that is no image."""
+    """Raises UserError if thresholding would clip data that are not images."""
     text = setup.config.sample.threshold
     spec = parse_spec(text, key="sample.threshold")
     if setup.space.images or spec.path not in ("clip", "dynamic"):
@@ -320,9 +320,9 @@ def _trace(setup: Experiment) -> None:
     """Traces the first state, a train step and a sampler.
 
     Raises:
-      UserError: what is wrong with their arguments.
+      UserError: invalid arguments of any of them.
     """
-    if not is_path(setup.config.diffusion.objective):  # a loss of one's own may know the network
+    if not is_path(setup.config.diffusion.objective):  # a user's loss may depend on the network
         network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
         setup = setup.with_network(network)
     with as_user_error(setup.config):
@@ -332,7 +332,7 @@ def _trace(setup: Experiment) -> None:
 
 
 def _one_example(setup: Experiment) -> dict[str, Any]:
-    """A batch of one, in shapes."""
+    """A batch of one with jax.ShapeDtypeStruct for arrays."""
     texts = setup.conditions.texts
     batch = setup.space.example()
     if texts is not None:

@@ -1,4 +1,4 @@
-"""`--mode=edit`: image files in, a picture of what became of them out."""
+"""`--mode=edit`: edits image files and writes the results as a picture and an .npz."""
 
 import logging
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class Edit:
         """Reads the files; nothing is computed yet.
 
         Raises:
-          UserError: a file that is missing or no image, a mask or labels that don't fit, a task
-            that wants other input.
+          UserError: a missing file or one that is not an image, a mask or labels that don't match
+            the images, or the wrong input for the task.
         """
         c = model.config.edit
         self._config, self._about = model.config, model.about
@@ -38,11 +38,11 @@ class Edit:
         self.task: Task = from_table(c.task, EDITS, key="edit.task")
         generator = model.generator()
         if not model.about.images:
-            raise UserError(f"{what}: edits are of images, and {c.task!r} got a model of arrays")
+            raise UserError(f"{what} edits images, and this is a model of arrays")
         if self.task.of_pixels and model.space.shape != model.space.image_shape:
             raise UserError(
-                f"{what} measures pixels, and this model diffuses latents: take inpaint, repaint, "
-                "vary, invert or interpolate"
+                f"{what} needs a model of pixels, and this model diffuses latents: use inpaint, "
+                "repaint, vary, invert or interpolate"
             )
         shape = model.about.shape
         self.files = image_files(c.images, key="edit.images")
@@ -60,7 +60,7 @@ class Edit:
             if c.labels:
                 raise UserError(
                     f"config.edit.labels = {c.labels} but config.sample.guidance = "
-                    f"{model.config.sample.guidance!r} names its own: leave it empty"
+                    f"{model.config.sample.guidance!r} has its own labels: leave it empty"
                 )
         self.labels = edit_labels(
             tuple(c.labels), len(self.files), num_classes, key="config.edit.labels"
@@ -72,20 +72,20 @@ class Edit:
         )  # fmt: skip
 
     def _read_prompts(self, text: str, *, takes_text: bool) -> list[str] | None:
-        """One prompt an image, or None for a model without text."""
-        wanted = prompts.read(text, key="edit.prompt")
+        """One prompt per image, or None for a model without text."""
+        texts = prompts.read(text, key="edit.prompt")
         if not takes_text:
-            if wanted:
+            if texts:
                 raise UserError(
                     f"config.edit.prompt = {text!r} but the model takes no text: leave it empty"
                 )
             return None
-        if len(wanted) not in (1, len(self.files)):
+        if len(texts) not in (1, len(self.files)):
             raise UserError(
-                f"config.edit.prompt has {len(wanted)} prompts for {len(self.files)} images: give "
-                "one, or one an image, with '|' between them"
+                f"config.edit.prompt has {len(texts)} prompts for {len(self.files)} images: give "
+                "one, or one per image, separated by '|'"
             )
-        return list(wanted) if len(wanted) > 1 else list(wanted) * len(self.files)
+        return list(texts) if len(texts) > 1 else list(texts) * len(self.files)
 
     def _read_mask(
         self, name: str, shape: tuple[int, ...], sizes: Sequence[tuple[int, int]]
@@ -93,11 +93,11 @@ class Edit:
         task = self._config.edit.task
         if bool(name) != self.task.masked:
             raise UserError(
-                f"config.edit.mask is empty: config.edit.task = {task!r} needs an image, white "
-                "where the image is kept and black where it is drawn anew"
+                f"config.edit.mask is empty: config.edit.task = {task!r} needs a mask image, white "
+                "where pixels are kept and black where they are redrawn"
                 if self.task.masked
-                else f"config.edit.mask = {name!r} has no use for config.edit.task = {task!r}: "
-                "leave it empty, or take the task inpaint or repaint"
+                else f"config.edit.mask = {name!r} has no effect on config.edit.task = {task!r}: "
+                "leave it empty, or use the task inpaint or repaint"
             )
         if not name:
             return None
@@ -111,16 +111,16 @@ class Edit:
         mask = (pixels > 127).astype(np.float32)
         share = float(mask.mean())
         if share in (0.0, 1.0):
-            colour, what = ("white", "to be drawn") if share else ("black", "kept")
+            colour, what = ("white", "redrawn") if share else ("black", "kept")
             raise UserError(
                 f"config.edit.mask = {name!r} is all {colour}: nothing is {what}; make it white "
-                "where the image is kept and black where it is drawn anew"
+                "where pixels are kept and black where they are redrawn"
             )
         _logger.info("%s: %.0f %% of the pixels are kept (white)", name, 100 * share)
         return mask
 
     def write(self, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
-        """Does the edit, and writes a side-by-side PNG and an .npz under folder/edited.
+        """Runs the edit and writes a side-by-side PNG and an .npz under folder/edited.
 
         The .npz holds images, uint8 (rows, columns, H, W, C), and the names of rows and columns.
 
@@ -134,7 +134,7 @@ class Edit:
         if self.task.comes_back:
             error = (images[:, -1].astype(np.float64) - images[:, 0]) / 127.5
             for name, rms in zip(rows, np.sqrt(np.square(error).mean((1, 2, 3))), strict=True):
-                _logger.info("%s comes back with an RMS error of %.4f, of a range of 2", name, rms)
+                _logger.info("%s: RMS error %.4f of the reconstruction, in a range of 2", name, rms)
         source = expanded(c.edit.images).resolve()
         words = [f"{source.parent.name}-{source.name}", c.edit.task, Path(c.edit.mask).stem]
         words.append(c.edit.prompt)
@@ -162,10 +162,10 @@ class Edit:
 def edit_labels(
     wanted: tuple[int, ...], images: int, num_classes: int, *, key: str
 ) -> np.ndarray | None:
-    """One label an image, -1 for no class; None for a model without classes.
+    """One label per image, -1 for no class; None for a model without classes.
 
     Raises:
-      UserError: labels that the model does not have, or not one an image.
+      UserError: labels that the model does not have, or a wrong number of them.
     """
     if not num_classes:
         if wanted:
@@ -175,7 +175,7 @@ def edit_labels(
         return None
     if len(wanted) not in (0, 1, images):
         raise UserError(
-            f"{key} has {len(wanted)} labels for {images} images: give one, one an image, or none"
+            f"{key} has {len(wanted)} labels for {images} images: give one, one per image, or none"
         )
     bad = [label for label in wanted if not -1 <= label < num_classes]
     if bad:

@@ -1,4 +1,4 @@
-"""A config as text for the user: `--mode=config`, and one key by `--help=key`."""
+"""A config as text (`--mode=config`), and the explanation of one key (`--help=key`)."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from diffjax.experiment import schema
 from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, Key
 
 _ROOM = "diffjax.experiment."
-# Where the names are that a key may take.
+# key -> the table of the names that it accepts, as module:TABLE.
 TABLES = {
     "model.name": "network:NETWORKS",
     "model.block": "network:BLOCKS",
@@ -44,16 +44,16 @@ TABLES = {
     "loss.perceptual": "autoencoder_objective:PERCEPTUAL",
     "loss.adversarial": "autoencoder_objective:DISCRIMINATORS",
 }
-# Keys that take a path into the user's own code, and what it names there.
+# Keys that accept a path into user code, and what the path must name.
 DOORS = {
     "data.name": "a maker of an array, a diffjax.data.ArraySource, or an object with __len__ and "
-    "__getitem__ -> array or {'image': uint8 or 'x_0': float, 'label': int}; held_out is its own; "
-    "dir, image_size and channels of config.data are arguments, where they are set",
+    "__getitem__ -> array or {'image': uint8 or 'x_0': float, 'label': int}, and optionally "
+    "held_out; dir, image_size and channels of config.data are its arguments where they are set",
     "model.name": "a maker of a network: a Linen module, an NNX class, a pair (init, apply), or an "
     "object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)",
     "condition.text": "a maker of a diffjax.conditioning.text_encoder.TextEncoder",
     "condition.map": "a function of images in [-1, 1], (B, H, W, C) -> (B, H, W, channels)",
-    "diffusion.objective": "a maker, of network and prediction, of loss(params, x_0, cond, key)",
+    "diffusion.objective": "a function (network, prediction) -> loss(params, x_0, cond, key)",
     "diffusion.schedule": "a maker of a diffjax.schedules.Schedule",
     "diffusion.parametrisation": "a maker of a diffjax.parametrisations.Parametrisation",
     "diffusion.loss_target": "a maker of a diffjax.parametrisations.Parametrisation",
@@ -71,24 +71,24 @@ DOORS = {
 
 def listing(config: Any) -> str:
     """Every key of a complete config, with a star where it differs from its default."""
-    found = flatten(config)
+    values = flatten(config)
     keys = schema.keys_of(config)
     lines, changed = [], 0
-    for key in [*(k for k in keys if k in found), *(k for k in found if k not in keys)]:
-        value = found[key]
+    for key in [*(k for k in keys if k in values), *(k for k in values if k not in keys)]:
+        value = values[key]
         entry = keys.get(key)
         differs = entry is None or value != entry.default
         changed += differs
         note = ""
         if differs:
-            note = "  # your own" if entry is None else f"  # default {entry.default!r}"
+            note = "  # user-defined" if entry is None else f"  # default {entry.default!r}"
         lines.append(f"{'*' if differs else ' '} config.{key} = {value!r}{note}")
     lines.append(f"{changed} of {len(lines)} keys differ from their defaults (*)")
     return "\n".join(lines)
 
 
 def explain(key: str) -> str:
-    """A key's meaning, bounds and default, the names that it may take, and what a path names.
+    """A key's meaning, bounds and default, the names that it accepts, and what a path must name.
 
     Raises:
       UserError: no such key.
@@ -124,7 +124,7 @@ def _all_keys() -> list[tuple[str, dict[str, Key]]]:
 
 
 def _called(name: str, make: Any) -> str:
-    """A name with the arguments that it takes and their defaults."""
+    """A name with its arguments and their defaults."""
     try:
         parameters = inspect.signature(make).parameters.values()
     except (ValueError, TypeError):

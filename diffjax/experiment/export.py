@@ -1,4 +1,4 @@
-"""A trained model as a folder of its own, without a workdir, orbax or the data."""
+"""Exports a trained model to a folder that needs no workdir, orbax or data."""
 
 import logging
 from pathlib import Path
@@ -18,22 +18,22 @@ _logger = logging.getLogger("diffjax")
 
 
 def export(config: Any, workdir: Path, out: Path) -> list[Path]:
-    """Writes what `load` reads: model.safetensors, config.json, and a latent model's first stage.
+    """Writes model.safetensors, config.json, and a latent model's first stage, for `load`.
 
     Args:
-      config: complete; config.sample.checkpoint says which parameters.
-      workdir: the run's.
+      config: complete; config.sample.checkpoint selects the parameters.
+      workdir: the run directory.
       out: a new or empty folder.
 
     Returns:
-      The files.
+      The written files.
 
     Raises:
-      UserError: no such run, or a folder that is not empty or can't be written to.
+      UserError: no such run, or a folder that is not empty or not writable.
     """
     out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out} is not empty: name a new folder")
+        raise UserError(f"--out={out} is not empty: give a new folder")
     if is_autoencoder(config):
         return _stage(workdir, out, wanted=config.sample.checkpoint)
     if not any((workdir / "checkpoints").glob("[0-9]*")):
@@ -52,8 +52,8 @@ def export(config: Any, workdir: Path, out: Path) -> list[Path]:
         stored.first_stage.workdir, stored.first_stage.checkpoint = exported.FIRST_STAGE, "latest"
     if is_guided_by_another(config):
         _logger.info(
-            "config.sample.guidance = %r names another run, which is not exported: 'none' is "
-            "stored in its place", config.sample.guidance,
+            "config.sample.guidance = %r needs another run, which is not exported: 'none' is "
+            "stored instead", config.sample.guidance,
         )  # fmt: skip
         stored.sample.guidance = "none"
     found = found._replace(about=kept(about, model.identity))
@@ -61,7 +61,7 @@ def export(config: Any, workdir: Path, out: Path) -> list[Path]:
 
 
 def is_guided_by_another(config: Any) -> bool:
-    """Whether samples need another run's model."""
+    """Whether sampling needs another run's model."""
     return parse_spec(config.sample.guidance, key="sample.guidance").path == "autoguidance"
 
 

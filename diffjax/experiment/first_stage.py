@@ -1,4 +1,4 @@
-"""The first stage that a diffusion model's config names by its workdir."""
+"""The trained first stage of `config.first_stage.workdir`."""
 
 from typing import Any
 
@@ -15,26 +15,26 @@ from diffjax.experiment.schema import is_autoencoder
 from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
 
-# What the images of both stages must have in common.
+# Keys that must be equal in the configs of both stages.
 SHARED_WITH_STAGE = ("data.image_size", "data.channels")
 
 
 def read(
     config: Any, *, image_shape: tuple[int, ...], kernels: Kernels
 ) -> tuple[FirstStage, StageParams, str]:
-    """The trained first stage of `config.first_stage`, and where it comes from, in words.
+    """The trained first stage of `config.first_stage`, its parameters and a description for logs.
 
     Raises:
-      UserError: no such run, one that is no autoencoder, or one of other images.
+      UserError: no such run, one that is not an autoencoder, or one of other images.
     """
     c = config.first_stage
     folder = expanded(c.workdir)
     what = f"config.first_stage.workdir = {c.workdir!r}"
     theirs = read_config(folder)
     if theirs is None:
-        raise UserError(f"{what} holds no run: train the autoencoder first, and name its workdir")
+        raise UserError(f"{what} holds no run: train the autoencoder first, and give its workdir")
     if not is_autoencoder(theirs):
-        raise UserError(f"{what} is the run of a diffusion model: name an autoencoder's workdir")
+        raise UserError(f"{what} is a run of a diffusion model: give an autoencoder's workdir")
     ours, their_keys = flatten(config), flatten(theirs)
     for key in SHARED_WITH_STAGE:
         if ours[key] != their_keys[key]:
@@ -52,10 +52,10 @@ def read(
 
 
 def params_from_fields(fields: dict[str, Any], stage: FirstStage, *, what: str) -> StageParams:
-    """A stored first stage as the functions of `stage` take it.
+    """A stored first stage in the structure that the functions of `stage` take.
 
     Raises:
-      UserError: its arrays are not those of the networks.
+      UserError: its arrays do not match the networks.
     """
 
     def init(key: Any) -> StageParams:

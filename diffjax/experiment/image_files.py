@@ -1,4 +1,4 @@
-"""Image files that a config names, at the model's size."""
+"""The image files of a config, at the model's size."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _logger = logging.getLogger("diffjax")
 
 
 def image_files(name: str, *, key: str) -> list[Path]:
-    """The image that `name` is, or the images in the folder that it is, by name."""
+    """The image file `name`, or the image files of the folder `name` in alphabetical order."""
     if not name:
-        raise UserError(f"config.{key} is empty: name an image file or a folder of them")
+        raise UserError(f"config.{key} is empty: give an image file or a folder of them")
     path = Path(os.path.expanduser(name))
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -41,8 +41,8 @@ def read_image(
     """The pixels at the model's size, uint8 (H, W, C), and the file's own (height, width)."""
     height, width, channels = shape
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise UserError(f"config.{key}: {path} is no regular file: expected an image")
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise UserError(f"config.{key}: {path} is not a regular file: expected an image")
         data = path.read_bytes()
         pixels = decode(data, channels=channels)
         size = (pixels.shape[0], pixels.shape[1])
@@ -51,7 +51,7 @@ def read_image(
     except OSError as error:
         raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
     except UnreadableImage as error:
-        raise UserError(f"config.{key}: {path} is not an image that can be read: {error}") from None
+        raise UserError(f"config.{key}: {path} is not a readable image: {error}") from None
     if size == (height, width):
         return pixels, size
     if height != width:
@@ -60,13 +60,13 @@ def read_image(
             "resize the file"
         )
     _logger.info(
-        "%s: the middle of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
+        "%s: centre crop of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
     )
     return pixels, size
 
 
 def read_map_images(name: str, space: DiffusionSpace, *, key: str) -> np.ndarray | None:
-    """What maps are made of: uint8 (n, H, W, C), or None where the config names nothing.
+    """The images that maps are made from: uint8 (n, H, W, C), or None for an empty `name`.
 
     Raises:
       UserError: a model without maps, or files that can't be read.

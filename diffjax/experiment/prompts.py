@@ -28,7 +28,7 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
         return _checked(found, key=key)
     path = Path(os.path.expanduser(text.removeprefix(FILE)))
     if path.exists() and not path.is_file():
-        raise UserError(f"config.{key} = {text!r} can't be read: it is no regular file")
+        raise UserError(f"config.{key} = {text!r} can't be read: it is not a regular file")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -220,7 +220,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
     if c.labels and not uses_labels:
         raise UserError(
             f"config.sample.labels = {tuple(c.labels)} but config.sample.guidance = "
-            f"{c.guidance!r} names its own: leave it empty"
+            f"{c.guidance!r} has its own labels: leave it empty"
         )
     guide, uses_null = _guide(c.guidance)
     return Sampling(

@@ -390,7 +390,7 @@ def test_data_beyond_what_thresholding_keeps_is_refused(parts, tiny_config):
     tiny_config.sample.threshold = "none"
     assert resolve(tiny_config).space.shape == (2,)
     tiny_config.data.flip = True
-    with pytest.raises(UserError, match="holds arrays, no images"):
+    with pytest.raises(UserError, match="holds arrays, not images"):
         resolve(tiny_config)
 
 

@@ -181,7 +181,7 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
     more = ["--config.edit.mask=FOLDER/large_mask.png"]
     with caplog.at_level("INFO", logger="diffjax"):
         assert main(edit(trained, "inpaint", *more, images="large.png")) == 0
-    assert "the middle of 40x24, resized to the model's 8x8" in caplog.text
+    assert "centre crop of 40x24, resized to the model's 8x8" in caplog.text
     found, _ = results(trained, capsys)
     # The luma of the colour (ITU-R BT.601), and the right half kept.
     np.testing.assert_allclose(found["images"][0, 0], 0.587 * 90 + 0.114 * 200, atol=1.5)
@@ -210,21 +210,21 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
             "images",
             ["--config.sample.guidance=compose(labels=(1,),weights=(1.0,))",
              "--config.edit.labels=(1,)"],
-            "names its own",
+            "has its own labels",
         ),
         ("interpolate", "images/a.png", [], "needs 2 images, and"),
         ("interpolate", "images", ["--config.edit.labels=(1,2,3)"], "one label for all images"),
         ("vary", "nowhere", [], "there is no such file or folder"),
         ("vary", "empty", [], "holds no image"),
-        ("vary", "text.png", [], "text.png is not an image that can be read"),
+        ("vary", "text.png", [], "text.png is not a readable image"),
         ("vary", "images", ["--config.edit.images="], "config.edit.images is empty"),
         ("vary", "images", ["--config.edit.labels=(1,2)"], "2 labels for 3 images"),
         ("vary", "images", ["--config.edit.labels=(10,)"], "expected classes 0..9"),
         ("vary", "images", ["--config.edit.count=0"], "expected a whole number >= 1"),
-        ("vary", "images", ["--config.edit.mask=FOLDER/mask.png"], "has no use for"),
+        ("vary", "images", ["--config.edit.mask=FOLDER/mask.png"], "has no effect on"),
         ("inpaint", "images", [], "config.edit.mask is empty"),
         ("inpaint", "images", ["--config.edit.mask=FOLDER/narrow.png"], "is 5x8, but"),
-        ("inpaint", "images", ["--config.edit.mask=FOLDER/white.png"], "nothing is to be drawn"),
+        ("inpaint", "images", ["--config.edit.mask=FOLDER/white.png"], "nothing is redrawn"),
         ("inpaint", "images", ["--config.edit.mask=FOLDER/black.png"], "nothing is kept"),
         ("inpaint", "images", ["--config.edit.mask=FOLDER/none.png"], "can't be read"),
         (

@@ -130,7 +130,7 @@ def test_latents_are_diffused_sampled_and_edited(latent_config, stage_run, tmp_p
 
     with latent_config.unlocked():
         latent_config.edit.update(task="colourise", mask="")
-    with pytest.raises(UserError, match="measures pixels"):
+    with pytest.raises(UserError, match="needs a model of pixels"):
         main.run(latent_config, folder, mode="edit")
 
 
@@ -172,7 +172,7 @@ def test_what_a_model_trains_on_has_unit_variance(latent_config):
     ("key", "value", "expected"),
     [
         ("first_stage.workdir", "NOWHERE", "holds no run"),
-        ("first_stage.workdir", "DIFFUSION", "the run of a diffusion model"),
+        ("first_stage.workdir", "DIFFUSION", "a run of a diffusion model"),
         ("first_stage.checkpoint", "99", "no checkpoint of step 99"),
         ("data.image_size", 16, "both stages need the same images"),
         ("data.flip", True, "latents of mirrored images"),

@@ -202,7 +202,7 @@ def test_composed_samples_claim_no_label(capsys, tiny_run, tmp_path, tiny_flags)
     arguments = [*tiny_flags, f"--workdir={workdir}", "--mode=sample"]
     arguments.append("--config.sample.guidance=compose(labels=(3,5),weights=(2.0,-1.0))")
     assert main([*arguments, "--config.sample.labels=(3,)"]) == 2
-    assert "names its own" in capsys.readouterr().err
+    assert "has its own labels" in capsys.readouterr().err
     assert main(arguments) == 0
     (archive,) = (workdir / "generated").glob("*.npz")
     with np.load(archive, allow_pickle=False) as found:
