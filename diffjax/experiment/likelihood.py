@@ -1,11 +1,11 @@
-"""How likely images are under a trained model, as `config.evaluate.likelihood` asks for it.
+"""Likelihoods of images under a trained model, by `config.evaluate.likelihood`.
 
     vlb    the bound of a chain of steps                                `likelihood.vlb`
     vdm    the bound in continuous time                                 `likelihood.vdm`
     ode    the probability-flow ODE's exact density, dequantised        `likelihood.ode`
 
-Each becomes a function of a batch of images that gives numbers an image, in bits per dimension; an
-image's noise depends on its number in the data set alone, not on the batch or the devices.
+Each is a function of a batch of images that returns numbers per image, in bits per dimension. An
+image's noise depends only on its index in the data set, not on the batch or the devices.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 # The golden ratio's fraction: its multiples modulo 1 cover [0, 1] evenly, however many there are.
 _GOLDEN = (5**0.5 - 1) / 2
 
-# One image's numbers by name: "total", and the parts that the kind has; all (B,) or (B, n).
+# Per-image results by name: "total" and the terms of the kind; each (B,) or (B, n).
 Numbers = dict[str, Array]
-# (denoiser, schedule, x (B, ...), numbers of the images (B,), keys (B,)) -> Numbers
+# (model, x (B, ...), indices of the images (B,), keys (B,)) -> Numbers
 Measure = Callable[["_Model", Array, Array, Array], Numbers]
 
 
 class _Model(NamedTuple):
-    """What a measure is taken of."""
+    """The inputs of a measure."""
 
     denoise: Denoiser
     schedule: Schedule
@@ -67,8 +67,8 @@ class Likelihood(NamedTuple):
 
     Attributes:
       name: "vlb", "vdm" or "ode".
-      what: what its number is, in words.
-      batch: (params, {"image": ..., "label": ...}, numbers) -> each image's numbers by name.
+      what: a description of the result.
+      batch: (params, {"image": ..., "label": ...}, indices) -> per-image results by name.
     """
 
     name: str
@@ -87,18 +87,18 @@ class _Kind(NamedTuple):
 
 def _vlb(steps: int = 0, variance: str = "") -> _Kind:
     if steps < 0:
-        raise ValueError(f"steps must be at least 0, which stands for all, not {steps}")
+        raise ValueError(f"steps must be at least 0 (0: all), not {steps}")
     if variance not in ("", "beta_tilde", "beta", "learned"):
         raise ValueError(f"variance must be beta_tilde, beta or learned, not {variance!r}")
 
     def measure(model: _Model, x: Array, numbers: Array, keys: Array) -> Numbers:
         assert model.grid is not None
-        found = vlb(model.denoise, x, grid=model.grid, key=keys, variance=model.variance)
+        bound = vlb(model.denoise, x, grid=model.grid, key=keys, variance=model.variance)
         return {
-            "total": found.total,
-            "prior": found.prior,
-            "reconstruction": found.reconstruction,
-            "steps": found.steps.T,
+            "total": bound.total,
+            "prior": bound.prior,
+            "reconstruction": bound.reconstruction,
+            "steps": bound.steps.T,
         }
 
     what = "upper bound: the variational bound of the chain of steps"
@@ -114,7 +114,8 @@ def _vdm(samples: int = 8) -> _Kind:
             draw = partial(jax.random.normal, shape=x.shape[1:])
             return jax.vmap(lambda key: draw(jax.random.fold_in(key, k)))(keys)
 
-        # An image has one time in each of `samples` parts of [0, 1], and images fill the parts.
+        # Stratified times: each image has one in each of `samples` equal parts of [0, 1], and the
+        # images cover each part evenly.
         offset = (numbers * _GOLDEN) % 1.0
 
         def draw(k: Array) -> vdm.DiffusionDraw:
@@ -163,13 +164,13 @@ def _ode(
         raise ValueError(f"divergence must be hutchinson or exact, not {divergence!r}")
 
     def measure(model: _Model, x: Array, numbers: Array, keys: Array) -> Numbers:
-        found = ode.ode_bits_per_dim(
+        result = ode.ode_bits_per_dim(
             model.denoise, x, schedule=model.schedule, key=keys,
             dequantise=dequantisers[dequantise](model.schedule), samples=samples,
             divergence=divergence, rtol=rtol, atol=atol,
         )  # fmt: skip
-        evaluations = jnp.full(len(x), found.evaluations)
-        return {"total": found.bits_per_dim, "evaluations": evaluations}
+        evaluations = jnp.full(len(x), result.evaluations)
+        return {"total": result.bits_per_dim, "evaluations": evaluations}
 
     what = f"the probability-flow ODE's, with {dequantise} dequantisation ({divergence} divergence)"
     return _Kind("ode", what, measure, False, None, "")
@@ -184,10 +185,10 @@ LIKELIHOODS: Mapping[str, Callable[..., _Kind | None]] = {
 
 
 def wanted(config: Any) -> _Kind | None:
-    """The kind that the config names; None for none.
+    """The kind of `config.evaluate.likelihood`; None for 'none'.
 
     Raises:
-      UserError: an unknown one, or arguments that can't be.
+      UserError: an unknown kind, or invalid arguments.
     """
     kind: _Kind | None = from_table(
         config.evaluate.likelihood, LIKELIHOODS, key="evaluate.likelihood"
@@ -196,14 +197,14 @@ def wanted(config: Any) -> _Kind | None:
 
 
 def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
-    """What `config.evaluate.likelihood` asks for, as a function of batches on all devices.
+    """The likelihood of `config.evaluate.likelihood`, computed on all devices.
 
     Args:
       setup: a resolved config.
-      learned: what the objective has learned, with its schedule.
+      learned: the learned state of the objective, with its schedule.
 
     Raises:
-      UserError: a kind that the model or its data can't have.
+      UserError: a kind that is not defined for the model or its data.
     """
     config = setup.config
     kind = wanted(config)
@@ -231,8 +232,8 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
         )
         condition = setup.conditions.of_batch(batch, map_values)
 
-        def given(x_t: Array, t: Times, cond: Any = None) -> Estimates:
-            del cond  # the images' own is known here
+        def conditional(x_t: Array, t: Times, cond: Any = None) -> Estimates:
+            del cond  # always the images' own condition
             return diffusion.denoiser(network)(x_t, t, condition)
 
         def decode(x: Array, x_0: Array) -> Array:
@@ -243,8 +244,8 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
             )  # fmt: skip
             return categorical.log_prob(output, x_0, x_0=x, scales=scales)
 
-        # An estimate beyond the data's range is never nearer, but a clip has no smooth flow.
-        denoise: Denoiser = clip_x0(given, schedule) if kind.clipped else given
+        # Clipping to the data's range never increases an error, but an ODE needs a smooth field.
+        denoise: Denoiser = clip_x0(conditional, schedule) if kind.clipped else conditional
         has_levels = diffusion.parametrisation.outputs > 1 and not diffusion.self_conditioned
         model = _Model(denoise, schedule, decode if has_levels else None, grid, variance)
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
@@ -254,34 +255,34 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
 
 
 def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:
-    """Raises UserError for what has no likelihood of this kind."""
+    """Raises UserError if this kind of likelihood is not defined for the model or its data."""
     config = setup.config
     if not setup.space.images:
         raise UserError(
-            f"{key} counts bits of 256 grey levels, and the data is no images: use "
-            "diffjax.load(workdir).log_likelihood, which gives the density of arrays in nats"
+            f"{key} counts bits of 256 grey levels and needs images: for arrays use "
+            "diffjax.load(workdir).log_likelihood, the density in nats"
         )
     if setup.space.image_shape != setup.space.shape or config.first_stage.workdir:
-        raise UserError(f"{key}: latents have no bits per dimension of images: train on pixels")
+        raise UserError(f"{key} is not defined for latents: train on pixels")
     if setup.conditions.texts is not None:
-        raise UserError(f"{key}: a likelihood given texts is not measured: take another model")
+        raise UserError(f"{key} is not supported for a model of texts: use another model")
     if config.diffusion.offset_noise:
-        raise UserError(f"{key}: with offset noise the process is another one: no bound holds")
+        raise UserError(f"{key} does not hold with offset noise, which changes the process")
     if kind.name != "vdm":
         return
     preserving = getattr(schedule, "geometry", None) is variance_preserving
     if not isinstance(setup.objective, VdmObjective) and not preserving:
         raise UserError(
             f"{key} needs a continuous, variance preserving schedule, such as continuous_cosine, "
-            f"not {config.diffusion.schedule!r}: take vlb or ode"
+            f"not {config.diffusion.schedule!r}: use vlb or ode"
         )
 
 
 def _schedule(setup: Experiment, learned: ObjectiveState, kind: _Kind) -> Schedule:
-    """The model's schedule: a learned one for the continuous bound, for the others its ends.
+    """The model's schedule: the learned one for `vdm`, a linear log-SNR with its ends otherwise.
 
-    A chain of steps and an ODE's start are made on the host, and a network that is conditioned on
-    log-SNR serves any schedule between the ends.
+    The grid of `vlb` and the start of `ode` are computed on the host, and a network conditioned on
+    log-SNR accepts any schedule between the ends.
     """
     objective = setup.objective
     if not isinstance(objective, VdmObjective):
@@ -293,24 +294,24 @@ def _schedule(setup: Experiment, learned: ObjectiveState, kind: _Kind) -> Schedu
 
 
 def restore_learned(setup: Experiment, folder: Path) -> tuple[int, Any, ObjectiveState]:
-    """`restore_params`, and what the objective has learned by then.
+    """`restore_params`, and the learned state of the objective: (step, params, state).
 
     Raises:
       UserError: the workdir belongs to another config or has no such checkpoint.
     """
-    found = read(setup, folder)
-    what = f"the checkpoint of step {found.step}"
-    params = strategies.to_compute(setup.from_fields(found.fields, what=what), setup.config)
+    stored = read(setup, folder)
+    what = f"the checkpoint of step {stored.step}"
+    params = strategies.to_compute(setup.from_fields(stored.fields, what=what), setup.config)
     learned = parameters.like(
-        found.fields["learned"] or {"params": {}}, setup.state_shapes().objective_state, what=what
+        stored.fields["learned"] or {"params": {}}, setup.state_shapes().objective_state, what=what
     )
-    return found.step, params, learned
+    return stored.step, params, learned
 
 
 def drawn_schedules(
     setup: Experiment, learned: ObjectiveState
 ) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-    """A learned schedule and the one it started from, as (t, log-SNR); None where none is."""
+    """The learned schedule and its initial one as (t, log-SNR); None for a fixed schedule."""
     objective = setup.objective
     if not isinstance(objective, VdmObjective):
         return None
@@ -322,7 +323,7 @@ def drawn_schedules(
 
 def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
     if not schedule.discrete and not kind.steps:
-        raise UserError(f"{key}: a continuous schedule has no 'all steps': name steps=1000, say")
+        raise UserError(f"{key} needs a number of steps with a continuous schedule: set steps=1000")
     try:
         return grids.trailing(schedule, kind.steps or int(schedule.T))
     except ValueError as error:
@@ -330,7 +331,7 @@ def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
 
 
 def _on_all_devices(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
-    """The function over batches that are split among all devices, which it fills up."""
+    """The function over batches that are padded and sharded over all devices."""
     placement = Placement()
     compiled = jax.jit(function)
 
@@ -340,7 +341,7 @@ def _on_all_devices(function: Callable[..., Numbers]) -> Callable[..., dict[str,
         count = len(numbers)
         rows = np.arange(placement.round_up_batch(count)) % count
         filled = {name: x[rows] for name, x in batch.items()}
-        found = compiled(params, *placement.shard_batch((filled, numbers[rows])))
-        return {name: processes.on_host(x)[:count] for name, x in found.items()}
+        results = compiled(params, *placement.shard_batch((filled, numbers[rows])))
+        return {name: processes.on_host(x)[:count] for name, x in results.items()}
 
     return run

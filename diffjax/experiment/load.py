@@ -1,4 +1,4 @@
-"""`diffjax.load`: from what is stored of a run to a `Pipeline`."""
+"""`diffjax.load`: a `Pipeline` from a stored run."""
 
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ SETTINGS = (
 def load(
     path: str | Path, *, checkpoint: str | int = "latest", first_stage: str | Path | None = None
 ) -> Pipeline:
-    """Reads a diffusion model's averaged parameters, and the first stage that it names.
+    """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
-    No data set, optimizer or training state is read. A network, loss or sampler of the user's own
-    is imported from sys.path.
+    Reads no data set, optimizer or training state. User-defined networks, losses and samplers are
+    imported from sys.path.
 
     Args:
-      path: a run's folder, or what `--mode=export` wrote.
-      checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
-      first_stage: where the first stage's workdir is now, if it was moved.
+      path: a workdir, or a folder written by `--mode=export`.
+      checkpoint: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
+      first_stage: the first stage's workdir, if it was moved.
 
     Raises:
       UserError: no such run, or one that can't be read.
@@ -41,9 +41,9 @@ def load(
     folder = expanded(path)
     config = read_config(folder)
     if config is None:
-        raise UserError(f"{folder} holds no run: name the workdir of a training")
+        raise UserError(f"{folder} holds no run: give the workdir of a training run")
     if schema.is_autoencoder(config):
-        raise UserError(f"{folder} is the run of an autoencoder, which draws nothing by itself")
+        raise UserError(f"{folder} is a run of an autoencoder: give a diffusion model's workdir")
     checkpoint = str(checkpoint)
     if not schema.MODEL_CHECKPOINT.holds(checkpoint):
         raise UserError(
@@ -55,14 +55,14 @@ def load(
     elif exported.is_exported(folder / exported.FIRST_STAGE):
         config.first_stage.workdir = str(folder / exported.FIRST_STAGE)
     model = resolve_model(config, about_of(folder, config))
-    found = read_model(folder, wanted=checkpoint, shapes=model.parameter_shapes)
-    if found is None:
+    stored = read_model(folder, wanted=checkpoint, shapes=model.parameter_shapes)
+    if stored is None:
         raise UserError(f"{folder} has no checkpoint: train that model first")
-    workdir.check_identity(_trained_on(folder, found), model.identity, what=str(folder))
-    params = strategies.to_compute(fitted(model, found), config)
+    workdir.check_identity(_trained_on(folder, stored), model.identity, what=str(folder))
+    params = strategies.to_compute(fitted(model, stored), config)
     return Pipeline(
         params=params,
-        step=found.step,
+        step=stored.step,
         about=model.about,
         space=model.space,
         diffusion=model.diffusion,
@@ -73,23 +73,23 @@ def load(
 
 
 def _trained_on(folder: Path, found: Parameters) -> workdir.Identity:
-    """What a run was trained on, as its checkpoint says, or a file of older versions."""
+    """The identity stored in a run's checkpoint, or in a file by older versions."""
     if found.about is not None and "trained_on" in found.about:
         return workdir.identity_from(found.about["trained_on"])
     return workdir.identity_of(folder)
 
 
 def _learns_ends(config: Any) -> bool:
-    """Whether training moved the ends of the config's schedule."""
+    """Whether training changed the ends of the config's schedule."""
     spec = parse_spec(config.diffusion.objective, key="diffusion.objective")
     return spec.path == "vdm" and bool(spec.arguments.get("learn_ends", False))
 
 
 def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) -> DataInfo:
-    """What is known of a run's data: as its checkpoints say, else by loading it.
+    """The description of a run's data from its checkpoints, or else from the data itself.
 
     Raises:
-      UserError: a run of an older version, which does not say, and its data is gone.
+      UserError: a run of an older version, which has no description, and its data can't be loaded.
     """
     stored = stored or read_about(folder)
     if stored is not None:
@@ -101,20 +101,20 @@ def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) ->
         return data.describe(load_train(config))
     except UserError as error:
         raise UserError(
-            f"{folder} is a run of an older version, which did not keep what it knows of its "
-            f"data, and that can't be loaded ({error}): go on with the run for a step where the "
-            "data is, and load it then"
+            f"{folder} is a run of an older version, which stored no description of its data, and "
+            f"the data can't be loaded ({error}): resume the run for one step where the data is, "
+            "then load it"
         ) from error
 
 
 def fitted(model: Model, found: Parameters) -> Any:
     """The stored parameters in the structure that the network takes.
 
-    The U-Net's are nested dictionaries of its fields; a network of the user's own, whose code may
-    have changed, is traced and compared with.
+    The U-Net's are nested dictionaries already. A user-defined network, whose code may have
+    changed, is traced and its parameters are compared.
 
     Raises:
-      UserError: they are another network's.
+      UserError: they belong to another network.
     """
     stored = found.fields["ema_params"]
     if not is_path(model.config.model.name):
@@ -130,7 +130,7 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
             raise UserError(f"{name} is not a setting of sampling: expected {', '.join(SETTINGS)}")
         with config.ignore_type():
             config.sample[name] = value
-    # What the run's config names is the command line's; a call names its own.
+    # The config's prompts, maps and labels are for the command line; a call passes its own.
     for name in ("prompt", "maps"):
         config.sample[name] = ""
     config.sample.labels = ()
@@ -143,7 +143,7 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
 
 def _no_examples() -> Examples:
     raise UserError(
-        "say what to draw: give prompts for a model of texts, map_images for one of maps"
+        "nothing to condition on: give prompts for a model of texts, map_images for one of maps"
     )
 
 

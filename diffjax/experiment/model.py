@@ -1,7 +1,7 @@
-"""A diffusion model without its training: what a config comes to once the data is described.
+"""A diffusion model without its training, resolved from a config and a data description.
 
-Nothing here loads a data set or knows of an optimizer: what a model keeps of its data is a
-`data.DataInfo`, which every checkpoint holds.
+Nothing here loads a data set or builds an optimizer: the description is a `data.DataInfo`, which
+every checkpoint stores.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
 from diffjax.types import Array
 
-# What a model and the weaker one that guides it must have in common.
+# Keys that must be equal in the configs of a model and the weaker model that guides it.
 SHARED_WITH_WEAK = (
     "data.name",
     "data.image_size",
@@ -47,17 +47,17 @@ SHARED_WITH_WEAK = (
 
 
 class Model(NamedTuple):
-    """What sampling, editing and evaluation share.
+    """A model for sampling, editing and evaluation.
 
     Attributes:
       config: complete.
-      about: what is known of the data.
-      kernels: what computes convolutions.
-      space: what x_0 is.
-      conditions: what the network is conditioned on.
+      about: the data description.
+      kernels: the kernel backend.
+      space: the space of x_0: pixels, arrays or latents.
+      conditions: the network's conditions.
       network, diffusion: the network and what it predicts.
       weak: the weaker model of autoguidance, or None.
-      examples: called where a config leaves prompts or maps open.
+      examples: called if a config leaves prompts or maps open.
     """
 
     config: Any
@@ -72,16 +72,16 @@ class Model(NamedTuple):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What of a stored state the model is."""
+        """The fields of a stored state that inference needs."""
         return FIELDS
 
     @property
     def identity(self) -> workdir.Identity:
-        """What the model is trained on beside the config and the data."""
+        """What the model depends on besides its config and data."""
         return identity(self.space, self.conditions)
 
     def generator(self, config: Any = None) -> Generator:
-        """The generator of the config, or of another one with this model's network."""
+        """The generator of the model's config, or of another config for the same network."""
         return sampling.generator(
             config or self.config,
             self.network,
@@ -93,7 +93,7 @@ class Model(NamedTuple):
         )
 
     def parameter_shapes(self) -> Any:
-        """The parameters in shapes; the network is traced for it."""
+        """The parameters with jax.ShapeDtypeStruct for arrays, by tracing the network."""
         return networks.parameter_shapes(
             self.network,
             diffusion=self.diffusion,
@@ -102,7 +102,7 @@ class Model(NamedTuple):
         )
 
     def example_condition(self) -> Any:
-        """One example's condition, in shapes."""
+        """One example's condition with jax.ShapeDtypeStruct for arrays."""
         channels = self.space.map_channels
         return self.conditions.example((*self.space.shape[:2], channels) if channels else None)
 
@@ -115,16 +115,16 @@ def resolve_model(
     space: DiffusionSpace | None = None,
     conditions: Conditions | None = None,
 ) -> Model:
-    """Resolves what a model is; nothing is traced or computed.
+    """Resolves a model from its config; nothing is traced or computed.
 
     Args:
       config: complete and checked.
       about: the data that it is or was trained on.
-      examples: where prompts and maps come from that the config leaves open.
-      space, conditions: another model's, in place of the config's.
+      examples: the source of prompts and maps that the config leaves open.
+      space, conditions: another model's, instead of the config's.
 
     Raises:
-      UserError: an unknown name, or parts that do not go together.
+      UserError: an unknown name, or incompatible values.
     """
     diffusion = process.diffusion(config)
     kernels = networks.kernels_of(config)
@@ -142,18 +142,18 @@ def resolve_model(
 
 
 def identity(space: DiffusionSpace, wanted: Conditions) -> workdir.Identity:
-    """What a model is trained on beside the config and the data."""
+    """What a model depends on besides its config and data: first stage and text encoder."""
     texts = wanted.texts
     return workdir.Identity(space.identity, space.description, texts.identity if texts else "")
 
 
 def kept(about: DataInfo, of: workdir.Identity) -> dict[str, Any]:
-    """What a checkpoint or an exported model keeps beside its arrays, as JSON can hold it."""
+    """The JSON that a checkpoint or an exported model stores with its arrays."""
     return {**about.to_json(), "trained_on": of._asdict()}
 
 
 def with_scale(config: Any, scale: float) -> Any:
-    """The config with another scale of config.sample.guidance.
+    """A copy of the config with another scale of config.sample.guidance.
 
     Raises:
       UserError: the guidance has no scale.
@@ -177,7 +177,7 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
         )
     if config.data.flip:
         raise UserError(
-            "config.data.flip = True: latents of mirrored images are not kept: set it to False"
+            "config.data.flip = True: latents of mirrored images are not stored: set it to False"
         )
     stage, params, description = first_stage.read(config, image_shape=about.shape, kernels=kernels)
     return LatentSpace(
@@ -186,7 +186,7 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
 
 
 def with_weak(model: Model) -> Model:
-    """The model with the weaker one that autoguidance names by its workdir, where it does.
+    """The model with the weaker model of autoguidance, if config.sample.guidance has one.
 
     Raises:
       UserError: no such run, or one of another schedule, condition or image shape.
@@ -195,7 +195,7 @@ def with_weak(model: Model) -> Model:
     key = "sample.guidance"
     spec = parse_spec(config.sample.guidance, key=key)
     if spec.path != "autoguidance" or not isinstance(spec.arguments.get("workdir"), str):
-        return model  # what is wrong with its arguments is said where guidance is made
+        return model  # invalid arguments are reported where the guidance is made
     checkpoint = spec.arguments.get("checkpoint", "latest")
     if not isinstance(checkpoint, str) or not MODEL_CHECKPOINT.holds(checkpoint):
         raise UserError(
@@ -205,8 +205,8 @@ def with_weak(model: Model) -> Model:
     theirs = read_config(folder)
     if theirs is None:
         raise UserError(
-            f"config.{key} = {config.sample.guidance!r}: {folder} holds no run: name the workdir "
-            "of a training"
+            f"config.{key} = {config.sample.guidance!r}: {folder} holds no run: give the workdir "
+            "of a training run"
         )
     flat, their_flat = flatten(config), flatten(theirs)
     for part in SHARED_WITH_WEAK:
@@ -218,14 +218,14 @@ def with_weak(model: Model) -> Model:
             )
     if workdir.identity_of(folder) != model.identity:
         raise UserError(
-            f"config.{key}: {folder} was trained on another first stage's latents, or other texts"
+            f"config.{key}: {folder} was trained with another first stage or text encoder"
         )
     weak = resolve_model(theirs, model.about, space=model.space, conditions=model.conditions)
-    found = read_model(folder, wanted=checkpoint, shapes=weak.parameter_shapes)
-    if found is None:
+    stored = read_model(folder, wanted=checkpoint, shapes=weak.parameter_shapes)
+    if stored is None:
         raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
     params = parameters.like(
-        found.fields["ema_params"],
+        stored.fields["ema_params"],
         weak.parameter_shapes(),
         what=f"config.{key}: the model in {folder}",
     )
@@ -234,10 +234,10 @@ def with_weak(model: Model) -> Model:
 
 
 def captioned(config: Any, source: Any) -> Any:
-    """The source, if it has captions or none are needed.
+    """Returns the source.
 
     Raises:
-      UserError: a model of texts, and a source without.
+      UserError: the model needs captions and the source has none.
     """
     if config.condition.text != "none" and not source.captions:
         raise UserError(
@@ -248,9 +248,9 @@ def captioned(config: Any, source: Any) -> Any:
 
 
 def held_out_examples(config: Any, source: Any) -> Examples:
-    """What is drawn where a config names no prompt and no map: held-out images' own.
+    """The captions, images and labels that condition samples by default, from held-out data.
 
-    As many as are sampled or evaluated, in an order that is always the same.
+    As many as are sampled or evaluated, in a fixed order.
 
     Raises:
       UserError: as `captioned`.
@@ -258,19 +258,19 @@ def held_out_examples(config: Any, source: Any) -> Examples:
     source = captioned(config, source)
     count = max(config.sample.count, config.evaluate.num_samples)
     order = np.random.Generator(np.random.Philox(key=0)).permutation(len(source))
-    found = [source[int(row)] for row in order[:count]]
-    captions = source.captions and tuple(source.captions[e["caption"]] for e in found)
+    examples = [source[int(row)] for row in order[:count]]
+    captions = source.captions and tuple(source.captions[e["caption"]] for e in examples)
     return Examples(
         captions,
-        np.stack([e["image"] for e in found]),
-        np.array([e["label"] for e in found], np.int32),
+        np.stack([e["image"] for e in examples]),
+        np.array([e["label"] for e in examples], np.int32),
     )
 
 
 def stand_in(network: Network, prediction: Prediction, channels: int) -> Network:
-    """The least network that a step can train and a sampler can call: one weight times x_t.
+    """A minimal network for fast tracing: one weight times x_t.
 
-    It has the abilities of the network that it stands for.
+    It has the optional methods of the network that it replaces.
     """
 
     def init(key: Array, x: Array, t: Array, cond: Any) -> Any:
@@ -297,33 +297,33 @@ def stand_in(network: Network, prediction: Prediction, channels: int) -> Network
 
 
 def check_sampling(model: Any, generator: Generator) -> None:
-    """Traces a sampler around a stand-in for the network, which is what takes seconds to trace.
+    """Traces a sampler around a stand-in for the network, which would take seconds to trace.
 
     Args:
-      model: a `Model`, or what has its attributes.
-      generator: what samples.
+      model: a `Model`, or an object with its attributes.
+      generator: the generator to check.
 
     Raises:
-      UserError: what is wrong with the sampler's, guidance's or threshold's arguments.
+      UserError: invalid arguments of the sampler, guidance or threshold.
     """
-    found = stand_in(model.network, model.diffusion, model.space.shape[-1])
+    network = stand_in(model.network, model.diffusion, model.space.shape[-1])
     params = {"weight": jax.ShapeDtypeStruct((), jnp.float32)}
     cond = model.example_condition()
     if cond is not None:
         cond = cond._replace(label=generator.labels(0, 1))
         cond = None if cond == (None, None, None) else cond
     own = is_path(model.config.sample.sampler)
-    function = generator.around(found).function(keep_trajectory=own)
+    function = generator.around(network).function(keep_trajectory=own)
     with as_user_error(model.config):
         jax.eval_shape(function, params, np.arange(1), cond, generator.weak_params)
 
 
 @contextlib.contextmanager
 def as_user_error(config: Any) -> Iterator[None]:
-    """Around a trace: what is wrong with a config's functions as one line.
+    """Turns an error while tracing a config's functions into one line.
 
     Raises:
-      UserError: a function was called with what it does not take, or one of the user's own failed.
+      UserError: a function got invalid arguments, or a user-defined one failed.
     """
     try:
         yield
@@ -332,9 +332,9 @@ def as_user_error(config: Any) -> Iterator[None]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, ValueError | TypeError | ArithmeticError):
-            raise UserError(f"the config can't be run: {lines[0]}") from error
+            raise UserError(f"invalid config: {lines[0]}") from error
         if not any(is_path(value) for value in flatten(config).values() if isinstance(value, str)):
             raise
         raise UserError(
-            f"the config can't be run: {type(error).__name__}: {lines[0]} (--debug shows where)"
+            f"invalid config: {type(error).__name__}: {lines[0]} (--debug shows where)"
         ) from error

@@ -1,9 +1,9 @@
-"""`config.model` as a network.
+"""`config.model`: the network.
 
-`config.model.name` is a network of diffjax or a path into the user's own code. The section's other
-fields, but for `class_conditional`, are the maker's arguments, as are those in the name's
-parentheses. A maker is also handed what follows from the data and the diffusion where it has
-parameters of these names (`GIVEN`), whatever their defaults.
+`config.model.name` is a network of diffjax or a path into user code. The section's other fields,
+except `class_conditional`, are the maker's arguments, as are those in the name's parentheses. A
+maker's parameters named in `GIVEN` are set from the data and the diffusion, even if they have
+defaults.
 """
 
 import inspect
@@ -28,7 +28,7 @@ GIVEN = {
     "num_classes": "0 for a network without classes",
     "out_channels": "channels of the output",
     "text_width": "features of a token of text, 0 for none",
-    "text_encoder": "a Linen module that is trained along, or None",
+    "text_encoder": "a Linen module that is trained with the network, or None",
     "map_channels": "channels of the map, 0 for none",
 }
 
@@ -65,7 +65,7 @@ REMATS: Mapping[str, Callable[..., Any]] = {
 
 
 def unet(config: Any, given: Mapping[str, Any]) -> UNet:
-    """The U-Net of `config.model`, for what follows from the data and the diffusion."""
+    """The U-Net of `config.model`; `given` follows from the data and the diffusion."""
     c = config.model
     return UNet(
         channels=c.channels,
@@ -98,15 +98,15 @@ def network(
     map_channels: int = 0,
     ops: Ops = XLA,
 ) -> Network:
-    """The network of `config.model` for what is diffused; nothing is traced.
+    """The network of `config.model`; nothing is traced.
 
     Args:
       config: the config.
-      diffusion: what is asked of the network.
+      diffusion: what the network predicts.
       shape: of one x_0.
-      conditions: what it is conditioned on.
-      map_channels: of the map as the network gets it.
-      ops: what computes convolutions and normalisations.
+      conditions: the network's conditions.
+      map_channels: channels of the map at the network's input.
+      ops: the backend of convolutions and normalisations.
 
     Raises:
       UserError: an unknown name or path, or fields that the network does not take.
@@ -129,19 +129,19 @@ def network(
         if spec.arguments or spec.name not in NETWORKS:
             raise UserError(
                 f"config.model.name = {name!r}: expected one of {', '.join(NETWORKS)}, whose "
-                "arguments are the fields of config.model, or 'module:Name' for one of your own"
+                "arguments are the fields of config.model, or 'module:Name' for your own"
             )
         if len(shape) != 3:
             raise UserError(
-                f"config.model.name = {name!r} is for (H, W, C), and the data is {shape}: name "
-                "a network of your own, 'module:Name'"
+                f"config.model.name = {name!r} needs data (H, W, C), not {shape}: use your own "
+                "network, 'module:Name'"
             )
         return as_network(NETWORKS[spec.name](config, given))
     return _own(config, spec, {name: given[name] for name in GIVEN})
 
 
 def _own(config: Any, spec: Spec, given: Mapping[str, Any]) -> Network:
-    """The network that a path makes."""
+    """The network of a path into user code."""
     key, text = "model.name", config.model.name
     fields = {k: v for k, v in config.model.items() if k not in ("name", "class_conditional")}
     make = import_path(spec, text=text, key=key)
@@ -155,7 +155,7 @@ def _own(config: Any, spec: Spec, given: Mapping[str, Any]) -> Network:
 
 
 def _nnx_maker(module: Any) -> Callable[..., Network]:
-    """A maker with the parameters of an NNX class but for its `rngs`."""
+    """A maker with the parameters of an NNX class except `rngs`."""
     from diffjax.models.nnx import from_nnx
 
     def make(**arguments: Any) -> Network:
@@ -175,17 +175,17 @@ def check(
     shape: tuple[int, ...],
     cond: Any,
 ) -> None:
-    """Traces the network by itself: what it can't take and what it returns; nothing is computed.
+    """Traces the network to check its inputs and output; nothing is computed.
 
     Args:
       found: the network.
-      config: the config, for the messages.
-      diffusion: what is asked of it.
+      config: the config, for error messages.
+      diffusion: what the network predicts.
       shape: of one x_0.
       cond: an example's condition in shapes, or None.
 
     Raises:
-      UserError: it fails, or its output has another shape.
+      UserError: tracing fails, or the output has the wrong shape.
     """
     x = jax.ShapeDtypeStruct((1, *diffusion.input_shape(shape)), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
@@ -226,24 +226,24 @@ def parameter_shapes(
 
 
 def kernels(name: str, *, key: str) -> accelerator.Kernels:
-    """What a config's key names: "auto" takes the accelerator where there is one.
+    """The kernel backend of a config key: "auto" uses the accelerator if it is available.
 
-    On several devices XLA's own are used: XLA can't partition the accelerator's calls, and would
-    gather the whole batch for each.
+    On several devices XLA's own kernels are used: XLA can't partition the accelerator's calls, and
+    would gather the whole batch for each.
 
     Args:
       name: the value.
       key: the key.
 
     Raises:
-      UserError: an unknown name, or "onednn" where the accelerator is not available.
+      UserError: an unknown name, or "onednn" if the accelerator is not available.
     """
     find = from_table(name, KERNELS, key=key)
     if jax.device_count() > 1:
         if find is accelerator.onednn:
             raise UserError(
                 f"config.{key} = {name!r} runs on one device, and there are {jax.device_count()}: "
-                "take 'auto' or 'xla'"
+                "use 'auto' or 'xla'"
             )
         return accelerator.xla()
     try:
@@ -253,7 +253,7 @@ def kernels(name: str, *, key: str) -> accelerator.Kernels:
 
 
 def kernels_of(config: Any) -> accelerator.Kernels:
-    """The kernels of a diffusion config; a network of the user's own runs on XLA's."""
+    """The kernels of a diffusion config; a user-defined network runs on XLA's."""
     own = is_path(config.model.name)
-    name = "xla" if own else config.model.get("kernels", "auto")  # none of an unknown network
+    name = "xla" if own else config.model.get("kernels", "auto")  # an unknown network has no key
     return kernels(name, key="model.kernels")

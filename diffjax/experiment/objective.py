@@ -1,4 +1,4 @@
-"""`config.diffusion` as what a network is trained on: an objective."""
+"""`config.diffusion`: the training objective."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "low_discrepancy": lambda: time_sampling.low_discrepancy,
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
-    # Drawn so before any loss is known, and for held-out images; see `DenoisingObjective`.
+    # Uniform before any loss is known, and on held-out images; see `DenoisingObjective`.
     "loss_second_moment": lambda: time_sampling.uniform,
 }
 SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] = {
@@ -42,24 +42,24 @@ SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] =
     "network": learned_schedules.network,
 }
 Make = Callable[[Any, DenoisingObjective], DenoisingObjective | VdmObjective]
-# Times that a mean over is a mean over all times.
+# Time samplers whose mean is the mean over all times.
 _EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
-# What a user's loss is handed where it has parameters of these names, beside `network` and
-# `prediction`; the keys of config.diffusion that it has no use for must be at their defaults.
+# parameter of a user's loss -> key of config.diffusion that sets it, in addition to `network` and
+# `prediction`. Keys without such a parameter must be at their defaults.
 _HANDED = {"weighting": "weighting", "sample_times": "time_sampling", "target": "loss_target"}
 _ITS_OWN = ("learned_weighting", "self_conditioning", "offset_noise")
 
 
 def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutObjective:
-    """The objective that `config.diffusion` names.
+    """The objective of `config.diffusion`.
 
     Args:
       config: the config.
-      prediction: what the section says of the process and the network's output.
-      network: for a loss of the user's own, which calls it.
+      prediction: the section's process and parametrisation.
+      network: the network to train.
 
     Raises:
-      UserError: an unknown name or path, or parts that do not go together.
+      UserError: an unknown name or path, or incompatible values.
     """
     c = config.diffusion
     chosen = squared_error(config, prediction, network)
@@ -71,17 +71,17 @@ def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutO
         isinstance(made, VdmObjective) or not prediction.schedule.discrete
     ):
         raise UserError(
-            f"config.diffusion.time_sampling = {c.time_sampling!r} needs a discrete schedule, with "
-            "steps to remember losses of: take 'low_discrepancy'"
+            f"config.diffusion.time_sampling = {c.time_sampling!r} stores a loss per step and "
+            "needs a discrete schedule: use 'low_discrepancy'"
         )
     return made
 
 
 def check(config: Any, prediction: Prediction) -> None:
-    """The same without a network: whether the names are known and go together.
+    """Checks the names of `config.diffusion` without a network.
 
     Raises:
-      UserError: they don't, or a path can't be imported.
+      UserError: an unknown name, incompatible values, or a path that can't be imported.
     """
     text, key = config.diffusion.objective, "diffusion.objective"
     spec = parse_spec(text, key=key)
@@ -93,7 +93,7 @@ def check(config: Any, prediction: Prediction) -> None:
 
 
 def squared_error(config: Any, prediction: Prediction, network: Network) -> DenoisingObjective:
-    """The plain squared error by the section's target, weighting and times.
+    """The squared error with the section's target, weighting and times.
 
     Raises:
       UserError: an unknown name or path.
@@ -117,7 +117,7 @@ def squared_error(config: Any, prediction: Prediction, network: Network) -> Deno
 
 
 def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
-    """A loss of the user's own."""
+    """A user-defined loss."""
     c = config.diffusion
     text, key = c.objective, "diffusion.objective"
     make = import_path(parse_spec(text, key=key), text=text, key=key)
@@ -130,13 +130,13 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
         default = DIFFUSION[f"diffusion.{name}"].default
         if c[name] != default:
             raise UserError(
-                f"config.{key} = {text!r} has no use for config.diffusion.{name} = {c[name]!r}: "
-                f"leave it at {default!r}"
+                f"config.{key} = {text!r} ignores config.diffusion.{name} = {c[name]!r}: leave it "
+                f"at {default!r}"
             )
     if chosen.by_importance:
         raise UserError(
-            f"config.{key} = {text!r} can't go with config.diffusion.time_sampling = "
-            f"{c.time_sampling!r}, which remembers the losses of diffjax's own objectives"
+            f"config.{key} = {text!r} is incompatible with config.diffusion.time_sampling = "
+            f"{c.time_sampling!r}, which needs one of diffjax's own objectives"
         )
     given = {
         "prediction": chosen.prediction,
@@ -160,12 +160,12 @@ def _squared_error(config: Any, chosen: DenoisingObjective) -> DenoisingObjectiv
     c = config.diffusion
     if chosen.target.name == "categorical":
         raise UserError(
-            f"config.diffusion.loss_target = {c.loss_target!r}: logits are no target of a squared "
-            "error: take x0, eps or v"
+            f"config.diffusion.loss_target = {c.loss_target!r}: logits are not a target of a "
+            "squared error: use x0, eps or v"
         )
     if chosen.self_conditioning and chosen.prediction.parametrisation.outputs > 1:
         raise UserError(
-            f"config.diffusion.self_conditioning = {c.self_conditioning} can't go with "
+            f"config.diffusion.self_conditioning = {c.self_conditioning} is incompatible with "
             f"config.diffusion.parametrisation = {c.parametrisation!r}: set it to 0"
         )
     return chosen
@@ -182,9 +182,9 @@ def _with_variance(
     ):
         if has:
             raise UserError(
-                f"config.diffusion.objective = {c.objective!r} can't go with "
+                f"config.diffusion.objective = {c.objective!r} is incompatible with "
                 f"config.diffusion.{key} = {c[key]!r}: a learned variance needs a discrete "
-                "schedule, and a network that returns its value and variance from x_t alone"
+                "schedule, a single-valued parametrisation and no self-conditioning"
             )
     return chosen._replace(loss=loss)
 
@@ -195,7 +195,7 @@ def _bound(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
 
 
 def _refuse_weights(config: Any) -> None:
-    """A bound weighs its errors itself: what would weigh them otherwise is refused."""
+    """Raises UserError for keys that would change the weights of a bound."""
     c = config.diffusion
     name = parse_spec(c.time_sampling, key="diffusion.time_sampling").path
     for key, expected, holds in (
@@ -219,12 +219,12 @@ def _vdm(config: Any, chosen: DenoisingObjective, *, gamma: str, learn_ends: boo
     if schedule.discrete or getattr(schedule, "geometry", None) is not variance_preserving:
         raise UserError(
             f"config.diffusion.objective = {c.objective!r} needs a continuous, variance preserving "
-            f"schedule, not {c.schedule!r}: take linear_log_snr"
+            f"schedule, not {c.schedule!r}: use linear_log_snr"
         )
     if c.learned_weighting or c.self_conditioning or c.offset_noise:
         raise UserError(
-            f"config.diffusion.objective = {c.objective!r} is a bound, which leaves no room for "
-            "learned_weighting, self_conditioning or offset_noise: set them to False and 0"
+            f"config.diffusion.objective = {c.objective!r} is a bound, which is incompatible with "
+            "learned_weighting, self_conditioning and offset_noise: set them to False and 0"
         )
     form = SCHEDULE_FORMS[gamma](**ends(schedule))
     return VdmObjective(chosen.network, chosen.prediction, form, learn_ends, chosen.sample_times)

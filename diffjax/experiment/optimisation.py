@@ -1,4 +1,4 @@
-"""`config.train` as optax: the learning rate, the optimizer, the averages."""
+"""`config.train`: the learning rate, the optimizer and the averages."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,7 +41,7 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "adam": _adam,
     "adamw": _adamw,
 }
-# The average that samples are drawn with, from config.train.ema_decay to step -> decay.
+# The average used for sampling: config.train.ema_decay -> (step -> decay).
 AVERAGES: Mapping[str, Callable[..., Any]] = {
     "warmed_up": lambda: lambda decay: partial(ema.warmed_up_decay, decay=decay),
     "constant": lambda: lambda decay: partial(ema.constant_decay, decay=decay),
@@ -55,7 +55,7 @@ AVERAGES: Mapping[str, Callable[..., Any]] = {
 def learning_rate(config: Any) -> optax.Schedule:
     """Linear warm-up from 0 to config.train.learning_rate, then constant or cosine to 0.
 
-    A path names a function (peak, steps after the warm-up) -> optax schedule.
+    A path must name a function (peak, steps after the warm-up) -> optax schedule.
     """
     c = config.train
     decay = function_from_spec(c.schedule, LEARNING_RATES, key="train.schedule")
@@ -78,7 +78,7 @@ def learning_rate(config: Any) -> optax.Schedule:
 
 
 def optimizer(config: Any) -> optax.GradientTransformation:
-    """Gradient clipping by the global norm (0 for none), then the optimizer that is named."""
+    """Gradient clipping by the global norm (0 for none), then config.train.optimizer."""
     text = config.train.optimizer
     make = function_from_spec(text, OPTIMIZERS, key="train.optimizer")
     clip = config.train.grad_clip
@@ -97,10 +97,10 @@ def optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def average_decay(config: Any) -> Callable[[Array], Array]:
-    """step -> decay of the average that `config.train.ema` names.
+    """step -> decay of the average of `config.train.ema`.
 
     Raises:
-      UserError: an unknown name, or a width or a power out of range.
+      UserError: an unknown name, or a width or power out of range.
     """
     c = config.train
     decay = from_table(c.ema, AVERAGES, key="train.ema")(c.ema_decay)
@@ -116,12 +116,12 @@ def average_decay(config: Any) -> Callable[[Array], Array]:
 
 
 def learned_optimizer(config: Any) -> optax.GradientTransformation:
-    """Adam for what an objective learns: weight decay would pull a schedule to another one."""
+    """Adam without weight decay, which would bias a learned schedule."""
     return optax.adam(learning_rate(config))
 
 
 def loop_settings(config: Any) -> LoopSettings:
-    """`config.train` for the training loop."""
+    """The settings of the training loop in `config.train`."""
     c = config.train
     return LoopSettings(
         steps=c.steps,

@@ -181,7 +181,7 @@ def test_a_run_keeps_its_words_and_is_not_gone_on_with_by_others(
         load(place).sample(prompts, map_images=maps) for place in (folder, tmp_path / "run")
     )
     np.testing.assert_array_equal(here, there)
-    with pytest.raises(UserError, match="say what to draw"):
+    with pytest.raises(UserError, match="nothing to condition on"):
         load(folder).sample(prompts)
     own = [flag for flag in flags if not flag.startswith(("--workdir", "--config.data.name"))]
     more = [f"--workdir={tmp_path / 'run'}", f"--config.data.name=folder:{other}"]
