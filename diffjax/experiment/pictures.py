@@ -1,4 +1,4 @@
-"""The pictures that a run leaves in its workdir."""
+"""The pictures in a run's workdir."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from diffjax.inference.generator import Draw, Generator
 from diffjax.training import loss_picture
 
 LONGEST_STEM = 180
-MOST_COLUMNS = 20  # of a grid with a row a class; more of a class go on in the next row
-CAPTIONED_WIDTH = 96  # about, of an image with text under it
+MOST_COLUMNS = 20  # of a grid with one row per class; longer rows are wrapped
+CAPTIONED_WIDTH = 96  # approximate width of an image with a caption
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
 class Drawing(Protocol):
-    """What a picture is made of: a resolved config."""
+    """The parts of a resolved config that pictures need."""
 
     @property
     def config(self) -> Any: ...
@@ -50,21 +50,21 @@ class ModelDrawing(NamedTuple):
 
 
 def of_model(model: Model) -> ModelDrawing:
-    """What pictures of a model are made of.
+    """The `Drawing` of a model.
 
     Raises:
-      UserError: a `sample` section that the model can't fulfil.
+      UserError: a `sample` section that is invalid for the model.
     """
     return ModelDrawing(model.config, model.about, model.conditions, model.generator())
 
 
 def pixel_scale(shape: tuple[int, ...]) -> int:
-    """Whole factor that brings small images to about 48 pixels."""
+    """The whole factor that scales small images to about 48 pixels."""
     return max(1, round(48 / max(shape[:2])))
 
 
 def draw_grid(setup: Drawing, draw: Draw, *, start: int) -> np.ndarray:
-    """The samples as one picture: with their prompts, beside their maps, or by class."""
+    """The samples as one picture: with their prompts, next to their maps, or by class."""
     images = draw.images
     if not setup.about.images:
         labels = setup.generator.labels(start, len(images))
@@ -85,7 +85,7 @@ def draw_grid(setup: Drawing, draw: Draw, *, start: int) -> np.ndarray:
     each = int(counts[0])
     even = [n for n in range(5, MOST_COLUMNS + 1) if each % n == 0]
     columns = each if each <= MOST_COLUMNS or not even else even[-1]
-    # A class's name stands before the first of its rows.
+    # The first row of a class has its name.
     rows = [
         name if row == 0 else ""
         for name in (names[label] if label >= 0 else "no class" for label in shown)
@@ -97,7 +97,7 @@ def draw_grid(setup: Drawing, draw: Draw, *, start: int) -> np.ndarray:
 def _conditioned_grid(
     setup: Drawing, images: np.ndarray, captions: list[str] | None, maps: np.ndarray | None
 ) -> np.ndarray:
-    """Each sample over its prompt, and at the right of what its map shows."""
+    """Each sample above its prompt, with its map on the left."""
     if maps is not None:
         assert setup.conditions.make_map is not None
         made = setup.conditions.make_map(to_model_range(jnp.asarray(maps)))
@@ -119,47 +119,47 @@ def samples(setup: Drawing, params: Any, path: Path) -> np.ndarray:
 
 
 def class_part(labels: tuple[int, ...]) -> str:
-    """The labels for a file's name; "" for none."""
+    """The labels as part of a file name; "" for none."""
     return "class" + "-".join(map(str, labels)) if labels else ""
 
 
 def file_stem(
     sample: Any, *parts: str, first: str = "", sampler: bool = True, exact: bool = False
 ) -> str:
-    """A file's name that says how its images came: the `sample` section, then other parts.
+    """A file name that encodes how its images were sampled.
 
     Args:
-      sample: the config's section.
-      *parts: what follows it.
-      first: what stands before it.
-      sampler: whether the sampler had a part in it.
-      exact: whether names that differ in other signs than letters and digits are told apart, too.
+      sample: the config's `sample` section.
+      *parts: suffixes.
+      first: a prefix.
+      sampler: whether the name contains the sampler.
+      exact: adds a checksum, which distinguishes names that differ only in replaced characters.
     """
     guidance = "" if sample.guidance.strip() == "none" else sample.guidance
     how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
-    average = "ema" if sample.checkpoint == "ema" else ""  # not the average of the same step
+    average = "ema" if sample.checkpoint == "ema" else ""  # differs from that step's average
     words = (first, *how, sample.threshold, f"seed{sample.seed}", average, *parts)
     name = "_".join(word for word in words if word)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)
     if len(stem) <= LONGEST_STEM and not exact:
         return stem
-    # File systems take 255 bytes, a suffix and the name of a file that is being written included.
+    # File names have at most 255 bytes, including the suffix and that of a temporary file.
     return f"{stem[: LONGEST_STEM - 9]}_{zlib.crc32(name.encode()):08x}"
 
 
 def generated(setup: Drawing, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
-    """Writes config.sample.count samples as a PNG grid and as an .npz; the names say how they came.
+    """Writes config.sample.count samples as a PNG grid and an .npz, named by `file_stem`.
 
-    The .npz holds images, uint8 (N, H, W, C), or for other data x_0, float32 (N, ...); with
-    classes labels, int32 (N,), with text prompts, (N,), and with maps map_images, uint8
-    (N, H, W, C).
+    The .npz holds images, uint8 (N, H, W, C), or x_0, float32 (N, ...), for other data; labels,
+    int32 (N,), for classes; prompts, (N,), for texts; and map_images, uint8 (N, H, W, C), for maps.
     """
     config = setup.config.sample
     draw = setup.generator(params, start=0, count=config.count)
     labels = setup.generator.labels(0, config.count)
-    said = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
+    texts = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
     stem = file_stem(
-        config, f"n{config.count}", class_part(config.labels), *said, f"step{step}", exact=any(said)
+        config, f"n{config.count}", class_part(config.labels), *texts, f"step{step}",
+        exact=any(texts),
     )  # fmt: skip
     arrays: dict[str, Any] = {"images" if setup.about.images else "x_0": draw.images}
     captions = setup.generator.captions(0, config.count)

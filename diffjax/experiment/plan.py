@@ -1,10 +1,10 @@
-"""What a training takes of each device, found without devices and without training.
+"""The memory and FLOPs of training per device, without the devices and without training.
 
-XLA compiles the config's own step ahead of time, for shapes, in a process whose CPU stands for
-`config.parallel.devices` devices. What the state takes is exact. Activations are what XLA's CPU
-compiler sets aside for temporary buffers: other backends fuse, order and lay out differently, so
-it is a guide to how that grows with the model, the batch and the mesh, no figure to fill a card by.
-What is bfloat16 elsewhere may be float32 there.
+XLA compiles the config's train step ahead of time, from shapes, in a process whose CPU simulates
+`config.parallel.devices` devices. The size of the state is exact. Temporary memory is the size of
+the buffers that XLA's CPU compiler allocates. Other backends fuse, order and lay out differently,
+and bfloat16 may be computed in float32 on the CPU, so it shows how memory scales with the model,
+the batch and the mesh, not whether training fits on a device.
 """
 
 import json
@@ -23,30 +23,30 @@ from diffjax.experiment import strategies
 from diffjax.experiment.schema import check, is_autoencoder
 from diffjax.experiment.spec import is_path
 
-# LLVM's work does not change which buffers there are.
+# LLVM's optimisations do not change the buffers.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# XLA's CPU compiler drops the barriers around what config.model.remat recomputes, merges it with
-# what it repeats, and so keeps it after all. A plan is for those that leave the barriers alone.
-ANEW = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# XLA's CPU compiler removes the barriers around computations that config.model.remat repeats,
+# merges them with the originals and so keeps their results. A plan assumes kept barriers.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 class Plan(NamedTuple):
-    """Sizes, in bytes a device where nothing else is said.
+    """Sizes of a training; the `of_*` are in bytes per device.
 
     Attributes:
-      strategy: of config.parallel.
-      devices: how many.
-      mesh: how they are arranged, in words.
-      batch_size: of all devices together.
-      accumulate: micro-batches in it.
-      parameters: their number.
-      of_parameters: float32.
-      of_optimizer: its moments.
-      of_averages: the EMA and the profiles of which snapshots are kept.
-      of_others: what else the state holds.
-      of_batch: its share of a batch.
-      of_temporaries: activations, gradients and what is gathered; None where nothing was compiled.
-      flops: of a step, all devices together, as XLA counts them before it optimises.
+      strategy: config.parallel.strategy.
+      devices: number of devices.
+      mesh: description of their arrangement.
+      batch_size: over all devices.
+      accumulate: micro-batches per batch.
+      parameters: number of parameters.
+      of_parameters: the parameters, float32.
+      of_optimizer: the optimizer's moments.
+      of_averages: the EMA and the averages of config.train.ema_snapshots.
+      of_others: the rest of the state.
+      of_batch: the device's share of a batch.
+      of_temporaries: activations, gradients and gathered arrays; None if nothing was compiled.
+      flops: of a step over all devices, counted by XLA before it optimises.
     """
 
     strategy: str
@@ -65,15 +65,15 @@ class Plan(NamedTuple):
 
 
 def plan(config: Any) -> Plan:
-    """The plan of a config, made in a process of its own; nothing is written to a workdir.
+    """The plan of a config, computed in a separate process; nothing is written to a workdir.
 
     Args:
-      config: checked. `config.parallel.devices` says for how many devices, 0 for those here;
-        `config.parallel.compile` whether to compile, which takes about as long as a training's
-        start and is what `of_temporaries` needs.
+      config: checked. `config.parallel.devices` is the number of devices, 0 for the local ones;
+        `config.parallel.compile` whether to compile, which `of_temporaries` needs and which takes
+        about as long as starting a training.
 
     Raises:
-      UserError: whatever in the config can't be.
+      UserError: any invalid or inconsistent value.
     """
     devices = config.parallel.devices or jax.local_device_count()
     flags = f"{QUICKLY} --xla_force_host_platform_device_count={devices}"
@@ -90,15 +90,15 @@ def plan(config: Any) -> Plan:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        lines = done.stderr.strip().splitlines() or ["no output"]
         if done.returncode == 2:
-            raise UserError(said[-1])
-        raise UserError(f"--mode=plan ended with exit code {done.returncode}: {said[-1]}")
+            raise UserError(lines[-1])
+        raise UserError(f"--mode=plan ended with exit code {done.returncode}: {lines[-1]}")
     return Plan(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def as_text(plan: Plan) -> str:
-    """A plan in lines for the user."""
+    """A plan as text for the user."""
     micro = f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     state = plan.of_parameters + plan.of_optimizer + plan.of_averages + plan.of_others
     rows = [
@@ -110,17 +110,17 @@ def as_text(plan: Plan) -> str:
     ]
     if plan.of_temporaries is not None:
         rows.append(("temporary", plan.of_temporaries))
-        rows.append(("together", state + plan.of_batch + plan.of_temporaries))
+        rows.append(("total", state + plan.of_batch + plan.of_temporaries))
     share = plan.flops / plan.devices
     return "\n".join([
         f"{plan.strategy} on {plan.devices} devices ({plan.mesh}), a batch of {plan.batch_size}"
         f"{micro}, {plan.parameters / 1e6:.2f} M parameters",
-        "a device holds, in MiB:",
+        "memory per device, in MiB:",
         *(f"  {name:<22}{size / 2**20:12.2f}" for name, size in rows),
-        f"a step takes {plan.flops:.3g} FLOPs, {share:.3g} a device",
+        f"a step takes {plan.flops:.3g} FLOPs, {share:.3g} per device",
         "temporary: by XLA's CPU compiler, a guide to what another backend needs"
         if plan.of_temporaries is not None
-        else "temporary: not known without config.parallel.compile",
+        else "temporary: unknown without config.parallel.compile",
     ])  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def _plan_here(config: Any) -> Plan:
     temporaries = None
     if config.parallel.compile:
         step = strategy.compile(setup.train_step())
-        compiled = step.lower(*strategy.abstract_inputs(shapes, batch)).compile(ANEW)
+        compiled = step.lower(*strategy.abstract_inputs(shapes, batch)).compile(KEEP_BARRIERS)
         temporaries = compiled.memory_analysis().temp_size_in_bytes
     return Plan(
         config.parallel.strategy,
@@ -159,7 +159,7 @@ def _plan_here(config: Any) -> Plan:
 
 
 def _resolved(config: Any) -> Any:
-    """The config's experiment, by XLA's kernels: it knows the cost of no others."""
+    """The resolved config with XLA's kernels, the only ones whose cost XLA can count."""
     config = config.copy_and_resolve_references()
     if is_autoencoder(config):
         from diffjax.experiment.autoencoder import resolve
@@ -168,13 +168,13 @@ def _resolved(config: Any) -> Any:
         return resolve(config)
     from diffjax.experiment.diffusion import resolve as resolve_diffusion
 
-    if not is_path(config.model.name):  # a network of the user's own chooses for itself
+    if not is_path(config.model.name):  # a user-defined network has no such key
         config.model.kernels = "xla"
     return resolve_diffusion(config)
 
 
 def _flops(setup: Any, shapes: Any, batch: Any) -> float:
-    """Of the step as one device would make it: lowered, not compiled."""
+    """FLOPs of a step on one device; the step is lowered, not compiled."""
     if "accumulate" in setup.config.train:
         # XLA counts the body of a loop once.
         setup.config.train.accumulate = 1

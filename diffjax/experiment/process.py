@@ -1,6 +1,6 @@
-"""`config.diffusion` as the noise process and what the network predicts of it.
+"""`config.diffusion`: the noise process and what the network predicts.
 
-All that a sampler needs to know of how a model was trained is here; the loss is in `objective`.
+This is all that a sampler needs to know about training; the loss is in `objective`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from diffjax.experiment.spec import from_spec, parse_spec
 from diffjax.prediction import Prediction
 from diffjax.schedules import Schedule
 
-# Each table maps a name to what makes the object; a maker without parameters takes no arguments.
+# Each table maps a name to a maker, whose parameters are the arguments in a config string.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
     make.__name__: make
     for make in (
@@ -36,15 +36,15 @@ PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
     "edm": parametrisations.edm,
     "categorical": categorical.categorical,
 }
-# Objectives under which a network returns a variance beside its value.
+# Objectives whose network also returns a variance.
 WITH_VARIANCE = ("hybrid", "vlb")
 
 
 def diffusion(config: Any) -> Prediction:
-    """The schedule and the prediction that `config.diffusion` names.
+    """The schedule and parametrisation of `config.diffusion`.
 
     Raises:
-      UserError: an unknown name, or a combination that has no finite meaning.
+      UserError: an unknown name, or a parametrisation that the schedule makes singular.
     """
     c = config.diffusion
     schedule = _schedule(c)
@@ -52,7 +52,7 @@ def diffusion(config: Any) -> Prediction:
     if parametrisation.needs_signal and float(schedule(schedule.T).signal_scale) == 0:
         raise UserError(
             f"config.diffusion.parametrisation = {c.parametrisation!r} can't be inverted where "
-            f"the schedule {c.schedule!r} has no signal: take v, x0 or velocity"
+            f"the schedule {c.schedule!r} has no signal: use v, x0 or velocity"
         )
     objective = parse_spec(c.objective, key="diffusion.objective").path
     return Prediction(
@@ -65,10 +65,10 @@ def diffusion(config: Any) -> Prediction:
 
 
 def parametrisation_of(text: str, *, key: str) -> parametrisations.Parametrisation:
-    """The parametrisation that a config's string names.
+    """The parametrisation of a config string.
 
     Raises:
-      UserError: an unknown name or path, or another object.
+      UserError: an unknown name or path, or an object of another type.
     """
     found = from_spec(text, PARAMETRISATIONS, key=key)
     if not isinstance(found, parametrisations.Parametrisation):
@@ -80,7 +80,7 @@ def parametrisation_of(text: str, *, key: str) -> parametrisations.Parametrisati
 
 
 def ends(schedule: Schedule) -> dict[str, float]:
-    """The log-SNR at both ends of a continuous schedule, by the names that its makers take."""
+    """The log-SNR at both ends of a continuous schedule, as keyword arguments of its maker."""
     log_snr_max, log_snr_min = (float(schedule.log_snr(t)) for t in (0.0, 1.0))
     return {"log_snr_min": log_snr_min, "log_snr_max": log_snr_max}
 
@@ -90,7 +90,7 @@ def _schedule(c: Any) -> Schedule:
     if not (callable(schedule) and hasattr(schedule, "log_snr") and hasattr(schedule, "discrete")):
         raise UserError(
             f"config.diffusion.schedule = {c.schedule!r} is a {type(schedule).__name__}: expected "
-            "a diffjax.schedules.DiscreteSchedule or ContinuousSchedule, or what returns one"
+            "a diffjax.schedules.DiscreteSchedule or ContinuousSchedule, or a maker of one"
         )
     if c.zero_terminal_snr:
         if not schedule.discrete:

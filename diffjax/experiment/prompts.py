@@ -1,4 +1,4 @@
-"""What a user says, as a list of texts."""
+"""Prompts in a config string or a file."""
 
 import os
 import unicodedata
@@ -10,11 +10,11 @@ FILE = "file:"
 
 
 def read(text: str, *, key: str) -> tuple[str, ...]:
-    """The prompts of a config's key: one, several between bars, or a file with one a line.
+    """The prompts of a config key: one, several separated by '|', or a file with one per line.
 
     Raises:
-      UserError: an empty prompt among several, a character that no text has, or a file that can't
-        be read or is empty.
+      UserError: an empty prompt among several, a control character, or a file that is empty or
+        can't be read.
 
     >>> read("a red apple | a blue heart", key="sample.prompt")
     ('a red apple', 'a blue heart')
@@ -41,9 +41,11 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
 
 
 def _checked(found: tuple[str, ...], *, key: str) -> tuple[str, ...]:
-    """The prompts, if they are text: no control characters, no bytes that are not UTF-8.
+    """Returns the prompts.
 
-    A shell hands on any bytes; Python keeps those that are not UTF-8 as halves of characters.
+    Raises:
+      UserError: a control character, or a lone surrogate, which is how Python decodes bytes of the
+        command line that are not UTF-8.
     """
     for prompt in found:
         strange = [c for c in prompt if unicodedata.category(c) in ("Cc", "Cs") and c != "\t"]

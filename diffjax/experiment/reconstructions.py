@@ -1,4 +1,4 @@
-"""The pictures that a first stage leaves in its workdir."""
+"""The pictures in a first stage's workdir."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = 8  # pairs of an image and its reconstruction in a row
 
 
 def reconstructions(setup: Autoencoding, params: StageParams, path: Path) -> np.ndarray:
-    """Writes test images (training images where there are none), each beside its reconstruction.
+    """Writes test images (or training images without a test set) next to their reconstructions.
 
     Returns:
       The picture: uint8 (H, W, C).
@@ -45,7 +45,7 @@ def reconstructions(setup: Autoencoding, params: StageParams, path: Path) -> np.
 def reconstructed(
     setup: Autoencoding, params: StageParams, images: np.ndarray, *, batch_size: int
 ) -> np.ndarray:
-    """uint8 (N, H, W, C) through the latents' means and back, in batches of one size."""
+    """Reconstructions from the latents' means: uint8 (N, H, W, C), in batches of one size."""
     reconstruct = jax.jit(lambda params, x: setup.stage.reconstruct(params, to_model_range(x)))
     size = min(batch_size, len(images))
     parts = []

@@ -1,6 +1,6 @@
-"""What is stored of a run: its config as this version has it, and the parameters that it averaged.
+"""Reads a stored run: its config in this version's form, and its averaged parameters.
 
-A folder is a workdir, or what `--mode=export` wrote.
+A folder is a workdir, or one written by `--mode=export`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from diffjax.errors import UserError
 from diffjax.experiment import schema
 from diffjax.experiment.spec import is_path
 
-FIELDS = ("ema_params",)  # of a diffusion model's state, for whoever samples it
-STAGE_FIELDS = ("ema_params", "codebook", "scaling")  # of an autoencoder's
+# Fields of a stored state that inference needs: of a diffusion model, of an autoencoder.
+FIELDS = ("ema_params",)
+STAGE_FIELDS = ("ema_params", "codebook", "scaling")
 
 
 def read_config(folder: Path) -> Any:
-    """The config of a run, complete; None where there is none.
+    """The complete config of a run; None if there is none.
 
     Raises:
       UserError: it can't be read.
@@ -35,12 +36,12 @@ def read_config(folder: Path) -> Any:
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     if not schema.is_autoencoder(config) and not is_path(config.model.name):
-        config.model.remat = "none"  # whoever reads a run goes forwards only
+        config.model.remat = "none"  # inference has no backward pass
     return config
 
 
 class Owner(Protocol):
-    """A resolved config, and what else its model was trained on."""
+    """A resolved config, and what its model depends on besides config and data."""
 
     @property
     def config(self) -> Any: ...
@@ -49,10 +50,10 @@ class Owner(Protocol):
 
 
 def owns(setup: Owner, folder: Path) -> bool:
-    """Whether a workdir holds a run of this config to go on with; nothing is written.
+    """Whether a workdir holds a run of this config to resume; nothing is written.
 
     Returns:
-      False where it is new or empty.
+      False if it is new or empty.
 
     Raises:
       UserError: it holds a run of another config or identity, is a file, or can't be read.
@@ -61,7 +62,7 @@ def owns(setup: Owner, folder: Path) -> bool:
 
 
 def _as_now(stored: dict[str, Any]) -> Any:
-    """A stored config with this version's keys; as it is where it is no config."""
+    """A stored config with this version's keys; unchanged if it is not a config."""
     try:
         return schema.complete(ConfigDict(from_json(stored)))
     except UserError:
@@ -75,24 +76,25 @@ def read_model(
     fields: Sequence[str] = FIELDS,
     shapes: Callable[[], Any] | None = None,
 ) -> Parameters | None:
-    """Fields of the checkpoint "latest", "best", "ema" (what --mode=ema rebuilt) or of a step.
+    """Fields of a stored checkpoint.
 
     Args:
-      folder: the run's, or an exported model's.
-      wanted: which checkpoint.
-      fields: of its state.
-      shapes: of the parameters, as the network makes them; called for "ema".
+      folder: a workdir or an exported model.
+      wanted: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
+      fields: the fields of the state to read.
+      shapes: returns the parameters' shapes; called for "ema".
 
     Returns:
-      None where there is no checkpoint at all.
+      The fields; None if there is no checkpoint at all.
 
     Raises:
-      UserError: no such checkpoint or average, or a damaged one.
+      UserError: no such checkpoint or average, or a corrupt one.
     """
     if exported.is_exported(folder):
         if wanted != "latest":
             raise UserError(
-                f"{folder} is an exported model, with one set of parameters: not {wanted}"
+                f"{folder} is an exported model with one set of parameters: expected checkpoint "
+                f"'latest', not {wanted!r}"
             )
         return exported.read(folder, fields)
     if wanted != "ema":
@@ -108,7 +110,7 @@ def read_model(
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What a run knows of its data; None where it says nothing, as those of older versions."""
+    """The data description that a run stores; None for runs of older versions."""
     if exported.is_exported(folder):
         return exported.read(folder, ()).about
     return parameters.read_about(folder)

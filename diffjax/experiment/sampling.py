@@ -1,4 +1,4 @@
-"""`config.sample` and `config.edit` as functions: sampler, grid, guidance, thresholding, task."""
+"""`config.sample` and `config.edit`: sampler, grid, guidance, thresholding and task."""
 
 import inspect
 import math
@@ -53,20 +53,20 @@ THRESHOLDS: Mapping[str, Callable[..., Any]] = {
 
 
 def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[..., Guide]:
-    """A maker of guidance that compares a condition with none."""
+    """A maker of guidance that compares a conditional with an unconditional prediction."""
     make = with_options(function)
 
     def of_options(**options: Any) -> Guide:
         for name in ("scale", "papers_scale", "rescale", "parallel", "norm_limit"):
             _check_number(name, options.get(name))
         guide = make(**options)
-        guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # what the options are worth
+        guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # validates the options now
 
         def guided(model: GuidanceModel) -> denoisers.Denoiser:
             if not model.conditional:
                 raise ValueError(
-                    f"{function.__name__} compares a condition with none, but the model is not "
-                    "class-conditional and takes no text or map: take "
+                    f"{function.__name__} needs a conditional model, but this one is not "
+                    "class-conditional and takes no text or map: use "
                     "config.sample.guidance='none', or train with "
                     "config.model.class_conditional=True or config.condition.text"
                 )
@@ -79,10 +79,7 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
 
 
 def _check_number(name: str, value: Any) -> None:
-    """Raises ValueError for what is neither a number nor None, "not given".
-
-    A limit may be infinite, which is none.
-    """
+    """Raises ValueError unless the value is a finite number or None; norm_limit may be infinite."""
     if value is None:
         return
     number = type(value) in (int, float)
@@ -91,9 +88,9 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
-    """`guidance.compose` of classes, whatever config.sample.labels says."""
+    """`guidance.compose` of classes; ignores config.sample.labels."""
     if not labels or len(labels) != len(weights):
-        raise ValueError(f"labels {labels} and weights {weights} must be as many, and at least one")
+        raise ValueError(f"labels {labels} and weights {weights} must have the same length >= 1")
     if any(type(label) is not int for label in labels):
         raise ValueError(f"labels must be whole numbers, not {labels}")
     for weight in weights:
@@ -102,17 +99,17 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
     def guide(model: GuidanceModel) -> denoisers.Denoiser:
         if not model.num_classes:
             raise ValueError(
-                "compose guides by classes, but the model is not class-conditional: take "
+                "compose guides by classes, but the model is not class-conditional: use "
                 "config.sample.guidance='none', or train with config.model.class_conditional=True"
             )
         bad = [label for label in labels if not 0 <= label < model.num_classes]
         if bad:
-            raise ValueError(f"compose has the label {bad[0]}: take of 0..{model.num_classes - 1}")
+            raise ValueError(f"compose has the label {bad[0]}: expected 0..{model.num_classes - 1}")
 
         def guided(x_t: Array, t: Times, cond: Any = None) -> parametrisations.Estimates:
-            given = cond if isinstance(cond, Condition) else Condition()
+            base = cond if isinstance(cond, Condition) else Condition()
             conditions = [
-                (weight, given._replace(label=jnp.full(len(x_t), label)))
+                (weight, base._replace(label=jnp.full(len(x_t), label)))
                 for weight, label in zip(weights, labels, strict=True)
             ]
             return guidance.compose(model.denoise, conditions=conditions, null=model.null)(
@@ -127,10 +124,10 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
 def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
     """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint.
 
-    `model.with_weak` reads that model, before anything is sampled.
+    `model.with_weak` reads that model before sampling.
     """
     if not isinstance(workdir, str):
-        raise ValueError(f"workdir must be a text, not {workdir!r}")
+        raise ValueError(f"workdir must be a string, not {workdir!r}")
     _check_number("scale", scale)
 
     def guide(model: GuidanceModel) -> denoisers.Denoiser:
@@ -159,12 +156,12 @@ def _perturbed_attention(
         if not (hasattr(network, "attention_blocks") and hasattr(network, "perturbed")):
             raise ValueError(
                 "perturbed_attention needs a network with attention_blocks(shape) and "
-                "perturbed(blocks), such as the U-Net: take config.sample.guidance='none'"
+                "perturbed(blocks), such as the U-Net: use config.sample.guidance='none'"
             )
         known = network.attention_blocks(model.shape)
         if not blocks or set(blocks) - set(known):
             raise ValueError(
-                f"perturbed_attention needs blocks with attention, of {known}, not {blocks}"
+                f"perturbed_attention needs blocks with attention, some of {known}, not {blocks}"
             )
         perturbed = model.denoiser_of(network.perturbed(blocks))
         return guidance.perturbed_attention(
@@ -182,7 +179,7 @@ GUIDANCE: Mapping[str, Callable[..., Guide]] = {
     "autoguidance": _autoguidance,
     "perturbed_attention": _perturbed_attention,
 }
-# What --mode=edit does; see `inference.edit_tasks`.
+# The tasks of --mode=edit; see `inference.edit_tasks`.
 EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
     task.__name__: task
     for task in (
@@ -194,7 +191,7 @@ EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
 
 
 def sampling(config: Any, schedule: Schedule) -> Sampling:
-    """The sampler, grid, guidance and thresholding that `config.sample` names.
+    """The sampler, grid, guidance and thresholding of `config.sample`.
 
     Raises:
       UserError: an unknown name, or a number of steps that the schedule does not have.
@@ -235,7 +232,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
 
 
 def _guide(text: str) -> tuple[Guide, bool]:
-    """The guidance, and whether it compares with no condition."""
+    """The guidance, and whether it uses the unconditional prediction."""
     key = "sample.guidance"
     spec = parse_spec(text, key=key)
     if not spec.module:
@@ -261,22 +258,22 @@ def generator(
     examples: Callable[[], Examples] | None = None,
     weak: Weak | None = None,
 ) -> Generator:
-    """What `config.sample` asks for; nothing is compiled yet.
+    """The generator of `config.sample`; nothing is compiled yet.
 
     Args:
       config: the config.
-      network, diffusion, space, conditions: what it was resolved to.
-      examples: called where the config leaves prompts or maps open.
-      weak: the weaker model, where config.sample.guidance asks for one.
+      network, diffusion, space, conditions: the resolved model.
+      examples: called if the config leaves prompts or maps open.
+      weak: the weaker model, if config.sample.guidance needs one.
 
     Raises:
       UserError: an unknown sampler, grid, guidance or threshold, or a label, prompt or map that
-        the model has no use for.
+        the model does not take.
     """
     c = config.sample
-    found = sampling(config, diffusion.schedule)
-    wanted = prompts.read(c.prompt, key="sample.prompt")
-    if wanted and not conditions.texts:
+    resolved = sampling(config, diffusion.schedule)
+    texts = prompts.read(c.prompt, key="sample.prompt")
+    if texts and not conditions.texts:
         raise UserError(
             f"config.sample.prompt = {c.prompt!r} but the model takes no text: leave it empty"
         )
@@ -285,21 +282,21 @@ def generator(
             f"config.sample.negative_prompt = {c.negative_prompt!r} but the model takes no text: "
             "leave it empty"
         )
-    if c.negative_prompt and not found.uses_null:
+    if c.negative_prompt and not resolved.uses_null:
         raise UserError(
             f"config.sample.negative_prompt = {c.negative_prompt!r} but config.sample.guidance = "
-            f"{c.guidance!r} ignores it: take classifier_free(scale=3.0), for example"
+            f"{c.guidance!r} ignores it: use for example classifier_free(scale=3.0)"
         )
     return Generator(
         network,
         diffusion,
-        found,
+        resolved,
         space=space,
         conditions=conditions,
         seed=c.seed,
         batch_size=c.batch_size,
         labels=tuple(c.labels),
-        prompts=wanted,
+        prompts=texts,
         negative_prompt=c.negative_prompt,
         map_images=read_map_images(c.maps, space, key="sample.maps"),
         examples=examples,
@@ -308,10 +305,10 @@ def generator(
 
 
 def with_scale(text: str, scale: float, *, key: str) -> str:
-    """A choice of guidance with another scale in place of its own.
+    """A guidance string with its scale replaced.
 
     Raises:
-      UserError: the text is no choice, or one without a scale.
+      UserError: the string is invalid, or the guidance has no scale.
 
     >>> with_scale("classifier_free(papers_scale=2, rescale=0.7)", 1.5, key="sample.guidance")
     'classifier_free(rescale=0.7, scale=1.5)'
@@ -320,15 +317,15 @@ def with_scale(text: str, scale: float, *, key: str) -> str:
     name, arguments = spec.path, spec.arguments
     if name in ("none", "compose"):
         raise UserError(
-            f"config.{key} = {text!r} has no scale to vary: take classifier_free(scale=1.5), say, "
-            "or leave config.evaluate.scales empty"
+            f"config.{key} = {text!r} has no scale to vary: use for example "
+            "classifier_free(scale=1.5), or leave config.evaluate.scales empty"
         )
     arguments = {k: v for k, v in arguments.items() if k != "papers_scale"} | {"scale": scale}
     return f"{name}({', '.join(f'{k}={_literal(v)}' for k, v in arguments.items())})"
 
 
 def _literal(value: Any) -> str:
-    """What `parse_spec` reads as the value; Python has no literal for infinity."""
+    """A literal that `parse_spec` reads as the value; Python has none for infinity."""
     if isinstance(value, tuple):
         return f"({''.join(_literal(v) + ',' for v in value)})"
     return repr(value).replace("inf", "1e999") if isinstance(value, float) else repr(value)

@@ -1,8 +1,8 @@
 """Every key of a config: its type, default, bounds and meaning.
 
-A config states what differs from these defaults. `complete` adds the rest, for an experiment file
-and for the config.json of an old run alike, and `check` refuses what is unknown or out of bounds.
-The section `config.user` is the user's own: nothing in it is looked at.
+A config sets only the keys that differ from these defaults. `complete` adds the rest, for an
+experiment file and for the config.json of an old run alike, and `check` rejects unknown keys and
+values out of bounds. The section `config.user` is free for the user's own keys.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from diffjax.errors import UserError
 
 
 class Rule(NamedTuple):
-    """What the value of a key must be."""
+    """The type and the bounds of a value."""
 
     kind: type | tuple[type, ...]
     expected: str
@@ -53,13 +53,13 @@ CHECKPOINT = Rule(
         or (value.isascii() and value.isdecimal() and int(value[:11]) <= LARGEST)
     ),
 )
-# A diffusion model's average can be rebuilt, too.
+# A diffusion model also has the average that --mode=ema rebuilds.
 MODEL_CHECKPOINT = Rule(
     str,
     "'latest', 'best', 'ema' or a step",
     lambda value: value == "ema" or CHECKPOINT.holds(value),
 )
-TEXT = Rule(str, "a text")
+TEXT = Rule(str, "a string")
 SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
 NAME = Rule(
     str,
@@ -83,13 +83,13 @@ SIZES = Rule(
     "a tuple of at least one whole number >= 1",
     lambda v: len(v) > 0 and all(type(x) is int and 1 <= x <= LARGEST for x in v),
 )
-# 2^n pi of a float32 in [-1, 1] has no digits left long before.
+# Beyond n = 24, sin(2^n pi x) of a float32 x in [-1, 1] has no significant digits.
 EXPONENTS = Rule(
     tuple,
     "a tuple of whole numbers in [0, 24]",
     lambda v: all(type(x) is int and 0 <= x <= 24 for x in v),
 )
-# The memory of an image or of a table of steps is taken before anything tells that it is too much.
+# Bounds for values that are allocated before any other check could reject them.
 IMAGE_SIZE = _whole(0, 8192)
 STEPS = _whole(1, 10**6)
 CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
@@ -111,13 +111,13 @@ def _overrides(value: Any) -> bool:
 
 OVERRIDES = Rule(tuple, "a tuple of (regular expression, axis or None) pairs", _overrides)
 
-# In the order in which --mode=config prints them. `_SHARED` are both kinds of config's.
-_SEED = {"seed": Key(SEED, 0, "what all randomness of the training follows from")}
+# In the order in which --mode=config prints them.
+_SEED = {"seed": Key(SEED, 0, "seed of all randomness in training")}
 _DATA = {
     "data.name": Key(
         NAME, "", "digits, fashion_mnist, tfds:<name>, folder:<path>, or a path to your own"
     ),
-    "data.dir": Key(TEXT, "", "where a TFDS set is, or your own; empty for $TFDS_DATA_DIR"),
+    "data.dir": Key(TEXT, "", "folder of a TFDS or custom set; empty: $TFDS_DATA_DIR"),
     "data.image_size": Key(IMAGE_SIZE, 0, "side that images are resized to; 0: as stored"),
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
@@ -125,16 +125,16 @@ _DATA = {
 }
 _TRAIN = {
     "train.steps": Key(_whole(1), 40_000, "updates of the parameters"),
-    "train.batch_size": Key(_whole(1), 256, "examples a step, over all devices"),
+    "train.batch_size": Key(_whole(1), 256, "examples per step, over all devices"),
     "train.optimizer": Key(
         SPEC, "adamw(b2=0.99)", "adam, adamw, or a path to learning_rate -> optax transformation"
     ),
-    "train.learning_rate": Key(POSITIVE, 5e-4, "after the warm-up"),
-    "train.schedule": Key(SPEC, "cosine", "of the learning rate after the warm-up"),
+    "train.learning_rate": Key(POSITIVE, 5e-4, "peak learning rate, after the warm-up"),
+    "train.schedule": Key(SPEC, "cosine", "schedule of the learning rate after the warm-up"),
     "train.warmup_steps": Key(_whole(0), 500, "steps of linear warm-up"),
     "train.grad_clip": Key(NOT_NEGATIVE, 1.0, "largest global norm of the gradient; 0: no limit"),
     "train.on_not_finite": Key(
-        ON_NOT_FINITE, "stop", "whether a step with a NaN stops the run or is skipped"
+        ON_NOT_FINITE, "stop", "whether a step with a NaN or infinity stops the run or is skipped"
     ),
     "train.ema_decay": Key(SHARE, 0.9995, "decay of the averaged parameters"),
     "train.log_every": Key(_whole(1), 100, "steps between lines of the log"),
@@ -143,86 +143,90 @@ _TRAIN = {
     "train.sample_every": Key(_whole(1), 5000, "steps between pictures"),
 }
 _PARALLEL = {
-    "parallel.strategy": Key(SPEC, "pmap", "pmap (a copy a device) or fsdp (parameters split)"),
-    "parallel.fsdp": Key(_whole(0), 0, "devices that parameters are split among; 0: all"),
-    "parallel.min_size": Key(_whole(1), 65536, "smaller arrays are not split"),
-    "parallel.overrides": Key(OVERRIDES, (), "(regular expression, axis or None) of array names"),
-    "parallel.devices": Key(_whole(0), 0, "devices that --mode=plan plans for; 0: those here"),
+    "parallel.strategy": Key(SPEC, "pmap", "pmap (replicated) or fsdp (parameters sharded)"),
+    "parallel.fsdp": Key(_whole(0), 0, "devices that parameters are sharded over; 0: all"),
+    "parallel.min_size": Key(_whole(1), 65536, "smaller arrays are not sharded"),
+    "parallel.overrides": Key(
+        OVERRIDES, (), "(regular expression of array names, sharded axis or None) pairs"
+    ),
+    "parallel.devices": Key(_whole(0), 0, "devices that --mode=plan plans for; 0: local ones"),
     "parallel.compile": Key(SWITCH, True, "whether --mode=plan compiles, for temporary memory"),
 }
 DIFFUSION: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
-    "first_stage.workdir": Key(TEXT, "", "of a trained autoencoder; empty: diffusion of the data"),
-    "first_stage.checkpoint": Key(CHECKPOINT, "latest", "of that run"),
+    "first_stage.workdir": Key(TEXT, "", "workdir of a trained autoencoder; empty: no first stage"),
+    "first_stage.checkpoint": Key(CHECKPOINT, "latest", "checkpoint of the first stage"),
     "first_stage.tile": Key(_whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
     "condition.text": Key(SPEC, "none", "text encoder: none, minilm, clip, t5, transformer"),
     "condition.map": Key(
         SPEC, "none", "map given to the network: low_resolution, silhouette, edges"
     ),
     "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
-    "model.class_conditional": Key(SWITCH, True, "whether the network is given the class"),
+    "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
     "diffusion.schedule": Key(SPEC, "cosine", "the noise schedule"),
-    "diffusion.zero_terminal_snr": Key(SWITCH, False, "make a discrete schedule end at noise"),
+    "diffusion.zero_terminal_snr": Key(SWITCH, False, "rescale a discrete schedule to SNR 0 at T"),
     "diffusion.log_snr_shift": Key(NUMBER, 0.0, "added to a continuous schedule's log-SNR"),
     "diffusion.parametrisation": Key(SPEC, "v", "what the network predicts"),
     "diffusion.loss_target": Key(SPEC, "same", "what the squared error is measured in"),
     "diffusion.weighting": Key(SPEC, "uniform", "weight of the squared error by noise level"),
-    "diffusion.time_sampling": Key(SPEC, "low_discrepancy", "which times a batch is trained at"),
+    "diffusion.time_sampling": Key(SPEC, "low_discrepancy", "distribution of training times"),
     "diffusion.learned_weighting": Key(SWITCH, False, "learn a log-variance by noise level (EDM2)"),
-    "diffusion.self_conditioning": Key(SHARE, 0.0, "share of examples shown the own estimate"),
-    "diffusion.offset_noise": Key(NOT_NEGATIVE, 0.0, "strength of noise that an image shares"),
+    "diffusion.self_conditioning": Key(SHARE, 0.0, "share of examples with self-conditioning"),
+    "diffusion.offset_noise": Key(NOT_NEGATIVE, 0.0, "strength of noise shared by all pixels"),
     "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
     **_TRAIN,
-    "train.accumulate": Key(_whole(1), 1, "micro-batches that a batch is computed in"),
+    "train.accumulate": Key(_whole(1), 1, "micro-batches per batch"),
     "train.ema": Key(SPEC, "warmed_up", "the average: warmed_up, constant, inverse, power"),
     "train.ema_snapshots": Key(NUMBERS, (), "sigma_rel of power averages kept for --mode=ema"),
     **_PARALLEL,
     "sample.sampler": Key(SPEC, "dpm_solver_pp_2m", "the sampler"),
     "sample.grid": Key(SPEC, "trailing", "the times of its steps"),
     "sample.steps": Key(STEPS, 40, "number of steps"),
-    "sample.guidance": Key(SPEC, "none", "such as classifier_free(scale=1.5)"),
-    "sample.threshold": Key(SPEC, "clip", "what keeps x_0 in range: none, clip, dynamic"),
-    "sample.count": Key(_whole(1), 100, "how many samples"),
-    "sample.batch_size": Key(_whole(1), 250, "how many at once"),
+    "sample.guidance": Key(SPEC, "none", "guidance, such as classifier_free(scale=1.5)"),
+    "sample.threshold": Key(SPEC, "clip", "how x_0 is kept in range: none, clip, dynamic"),
+    "sample.count": Key(_whole(1), 100, "number of samples"),
+    "sample.batch_size": Key(_whole(1), 250, "samples per batch"),
     "sample.labels": Key(WHOLES, (), "classes, in turn; -1 for none; empty: every class"),
-    "sample.prompt": Key(TEXT, "", "prompts with | between them, or file:PATH"),
-    "sample.negative_prompt": Key(TEXT, "", "what guidance moves away from"),
-    "sample.maps": Key(TEXT, "", "image files that maps are made of"),
-    "sample.seed": Key(SEED, 0, "of the noise"),
-    "sample.checkpoint": Key(MODEL_CHECKPOINT, "latest", "which parameters"),
-    "edit.task": Key(SPEC, "vary(strength=0.5)", "what --mode=edit does"),
+    "sample.prompt": Key(TEXT, "", "prompts separated by |, or file:PATH"),
+    "sample.negative_prompt": Key(TEXT, "", "prompt that guidance moves away from"),
+    "sample.maps": Key(TEXT, "", "image files that maps are made from"),
+    "sample.seed": Key(SEED, 0, "seed of the noise"),
+    "sample.checkpoint": Key(MODEL_CHECKPOINT, "latest", "checkpoint to sample from"),
+    "edit.task": Key(SPEC, "vary(strength=0.5)", "the task of --mode=edit"),
     "edit.images": Key(TEXT, "", "image files"),
     "edit.mask": Key(TEXT, "", "image file, white where the image is kept"),
     "edit.labels": Key(WHOLES, (), "classes of the images"),
-    "edit.prompt": Key(TEXT, "", "prompts, one or one an image"),
-    "edit.count": Key(_whole(1), 5, "variants, or pictures between two images"),
-    "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are measured of"),
+    "edit.prompt": Key(TEXT, "", "one prompt, or one per image separated by |"),
+    "edit.count": Key(_whole(1), 5, "number of variants, or of pictures between two images"),
+    "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are computed from"),
     "evaluate.scales": Key(NUMBERS, (), "guidance scales to compare"),
     "evaluate.likelihood": Key(SPEC, "none", "none, vlb, vdm or ode"),
-    "evaluate.images": Key(_whole(0), 0, "images that a likelihood is measured of; 0: all"),
+    "evaluate.images": Key(_whole(0), 0, "images that a likelihood is computed for; 0: all"),
     "ema.sigma_rel": Key(POSITIVE, 0.1, "width of the average that --mode=ema rebuilds"),
-    "ema.step": Key(_whole(0), 0, "the step it ends at; 0: the last"),
+    "ema.step": Key(_whole(0), 0, "last step of that average; 0: the last of the run"),
 }
-# The fields of `model` that each network of diffjax has; another's are its own.
+# The fields of `model` for each network of diffjax.
 NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     "unet": {
         "model.channels": Key(_whole(1), 96, "channels of the first level"),
-        "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level over those"),
-        "model.blocks": Key(_whole(1), 2, "residual blocks a level"),
+        "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level / model.channels"),
+        "model.blocks": Key(_whole(1), 2, "residual blocks per level"),
         "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
         "model.transformer_depth": Key(_whole(1), 1, "transformer blocks in a row, with text"),
-        "model.head_channels": Key(_whole(1), 32, "channels an attention head"),
+        "model.head_channels": Key(_whole(1), 32, "channels per attention head"),
         "model.dropout": Key(SHARE, 0.1, "rate in the residual blocks"),
         "model.fourier": Key(EXPONENTS, (), "n of input features sin(2^n pi x), cos(2^n pi x)"),
         "model.patch": Key(_whole(1), 1, "side of patches folded into channels"),
         "model.block": Key(SPEC, "resnet", "resnet or convnext"),
-        "model.scale_shift": Key(SWITCH, True, "whether time scales and shifts (ADM) or is added"),
+        "model.scale_shift": Key(
+            SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
+        ),
         "model.attention": Key(SPEC, "softmax", "softmax or linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
-        "model.kernels": Key(SPEC, "auto", "what computes convolutions: auto, onednn, xla"),
-        "model.remat": Key(SPEC, "none", "what is recomputed: none, dots, layers, full"),
+        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },
 }
 _AUTOENCODER_TRAIN = _TRAIN | {
@@ -237,31 +241,33 @@ AUTOENCODER: Mapping[str, Key] = {
     **_DATA,
     "autoencoder.latent_channels": Key(_whole(1), 4, "channels of the latents"),
     "autoencoder.channels": Key(_whole(1), 64, "channels of the first level"),
-    "autoencoder.multipliers": Key(SIZES, (1, 2, 4), "channels of each level over those"),
-    "autoencoder.blocks": Key(_whole(1), 2, "residual blocks a level"),
+    "autoencoder.multipliers": Key(
+        SIZES, (1, 2, 4), "channels of each level / autoencoder.channels"
+    ),
+    "autoencoder.blocks": Key(_whole(1), 2, "residual blocks per level"),
     "autoencoder.patch": Key(_whole(1), 1, "side of patches folded into channels"),
     "autoencoder.regulariser": Key(SPEC, "kl(weight=1e-3)", "kl or vq"),
     "autoencoder.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
-    "autoencoder.kernels": Key(SPEC, "auto", "what computes convolutions: auto, onednn, xla"),
-    "loss.reconstruction": Key(SPEC, "l1", "error of pixels"),
+    "autoencoder.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+    "loss.reconstruction": Key(SPEC, "l1", "pixel error: l1 or l2"),
     "loss.perceptual": Key(SPEC, "classifier", "network whose features are compared, or none"),
-    "loss.perceptual_weight": Key(NOT_NEGATIVE, 0.1, "of that distance"),
+    "loss.perceptual_weight": Key(NOT_NEGATIVE, 0.1, "weight of the perceptual distance"),
     "loss.adversarial": Key(SPEC, "patch(channels=64, layers=2)", "discriminator, or none"),
-    "loss.adversarial_weight": Key(NOT_NEGATIVE, 0.2, "of its loss"),
-    "loss.adversarial_start": Key(_whole(0), 4000, "the step from which it is trained"),
+    "loss.adversarial_weight": Key(NOT_NEGATIVE, 0.2, "weight of the adversarial loss"),
+    "loss.adversarial_start": Key(_whole(0), 4000, "first step with the discriminator"),
     **_AUTOENCODER_TRAIN,
     **_PARALLEL,
     "sample.count": Key(_whole(1), 40, "images that are reconstructed"),
-    "sample.batch_size": Key(_whole(1), 250, "how many at once"),
-    "sample.checkpoint": Key(CHECKPOINT, "latest", "which parameters"),
-    "evaluate.num_samples": Key(_whole(2), 10_000, "images that distances are measured of"),
+    "sample.batch_size": Key(_whole(1), 250, "images per batch"),
+    "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to reconstruct with"),
+    "evaluate.num_samples": Key(_whole(2), 10_000, "images that distances are computed from"),
 }
 
-# What keys of older versions are called now.
+# Keys of older versions -> their current names.
 RENAMED: Mapping[str, str] = {
     "diffusion.label_dropout": "diffusion.condition_dropout",
 }
-# Values of older versions, by the key's name now.
+# Current key -> {value of older versions: current value}.
 _OLD_VALUES: Mapping[str, Mapping[Any, Any]] = {
     "model.remat": {True: "full", False: "none"},
 }
@@ -274,9 +280,9 @@ def is_autoencoder(config: Any) -> bool:
 
 
 def keys_of(config: Any) -> dict[str, Key]:
-    """The keys that a config has, in order: its network's fields among them.
+    """The keys of a config in order, with its network's fields.
 
-    Those of a network that is the user's own are not known, and not among them.
+    The fields of a user-defined network are not included.
     """
     if is_autoencoder(config):
         return dict(AUTOENCODER)
@@ -296,7 +302,7 @@ def complete(config: Any) -> Any:
       config: an ml_collections ConfigDict.
 
     Raises:
-      UserError: a section's name where a value belongs, or the other way round.
+      UserError: a value in place of a section.
     """
     done = config.copy_and_resolve_references()
     done.unlock()
@@ -329,10 +335,10 @@ def _rename(config: Any) -> None:
             for part in others:
                 target = target[part]
             if new_name in target:
-                raise UserError(f"config.{old} is now config.{new}, which is set, too: remove one")
+                raise UserError(f"config.{old} is now config.{new}, which is also set: remove one")
             target[new_name] = section[name]
             del section[name]
-    if _has_own_network(config):  # whose fields may have these names
+    if _has_own_network(config):  # its fields may have these names
         return
     for key, values in _OLD_VALUES.items():
         section_name, name = key.split(".")
@@ -344,13 +350,13 @@ def _rename(config: Any) -> None:
 
 
 def check(config: Any) -> None:
-    """Each key is known, and each value is of its kind.
+    """Checks that every key is known and every value has its type and bounds.
 
     Args:
       config: a complete config.
 
     Raises:
-      UserError: names the first key that is not so.
+      UserError: the first unknown or missing key, or invalid value.
     """
     found = flatten(config)
     keys = keys_of(config)
@@ -362,7 +368,7 @@ def check(config: Any) -> None:
             raise UserError(
                 f"config.{key} is not a key of diffjax's configs: "
                 + (f"expected config.{near[0]}, or " if near else "")
-                + "remove it; a key of your own goes into config.user"
+                + "remove it; put your own keys into config.user"
             )
     for key, (rule, _, _) in keys.items():
         if key not in found:
@@ -381,7 +387,7 @@ def _has_own_network(config: Any) -> bool:
 
 
 def _network_name(config: Any) -> str:
-    """What `model.name` says, or the default; "" where it is no text."""
+    """`model.name` or its default; "" if it is not a string."""
     model = config.get("model", {})
     name = model.get("name", "unet") if hasattr(model, "items") else ""
     return name if isinstance(name, str) else ""

@@ -1,10 +1,10 @@
-"""A config's string as an object: a name in a table or a path into the user's own code.
+"""The object of a config string: a name in a table or a path into user code.
 
     "cosine"   "linear_beta(T=500)"   "my_package.nets:DiT(depth=12)"   "optax:lion(b1=0.95)"
 
-A path stands where a name stands. It is `module:Name`, found on sys.path, to which the command line
-adds the config file's own folder. Arguments are literals; nothing is evaluated. There are two
-kinds of door:
+A path `module:Name` may replace a name. The module is found on sys.path, to which the command line
+adds the config file's folder. Arguments are literals; nothing is evaluated. A path names one of two
+kinds of object:
 
     makers      the named class or function is called with the arguments and returns the object:
                 networks, data sets, objectives, schedules, parametrisations, text encoders,
@@ -13,7 +13,7 @@ kinds of door:
                 samplers, grids, guidance, thresholds, weightings, time sampling, maps, optimizers
                 (`function_from_spec`)
 
-A maker's path may also name a finished object, no class or function, which takes no arguments.
+In place of a maker a path may also name the object itself, without arguments.
 """
 
 import ast
@@ -28,16 +28,16 @@ from typing import Any, NamedTuple
 
 from diffjax.errors import UserError
 
-# What an argument must be, by the type of its default.
+# Allowed types of an argument, by the type of its default.
 _KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
-    str: ((str,), "a text"),
+    str: ((str,), "a string"),
     tuple: ((tuple, list), "values in parentheses"),
 }
 
-# What a function of the core gets from elsewhere than its config string.
+# Parameters of core functions that a config string does not set.
 _GIVEN = ("grid", "key", "cond", "keep_trajectory", "schedule", "null")
 _PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\(.*\))?", re.DOTALL)
 
@@ -46,9 +46,9 @@ class Spec(NamedTuple):
     """A parsed config string.
 
     Attributes:
-      name: of a table, or the object's name in its module.
+      name: a table's key, or the object's name in its module.
       arguments: literals by keyword.
-      module: "" for a name of a table.
+      module: "" for a table's key.
       called: whether there were parentheses.
     """
 
@@ -64,7 +64,7 @@ class Spec(NamedTuple):
 
 
 def is_path(text: str) -> bool:
-    """Whether a config string is a path into someone's code.
+    """Whether a config string is a path `module:Name`.
 
     >>> is_path("my_package.nets:DiT(depth=12)"), is_path("tfds:cifar10"), is_path("unet")
     (True, True, False)
@@ -73,10 +73,10 @@ def is_path(text: str) -> bool:
 
 
 def parse_spec(text: str, *, key: str) -> Spec:
-    """Splits "name", "name(argument=literal, ...)" or either behind "module:".
+    """Parses "name", "name(argument=literal, ...)" or either with a prefix "module:".
 
     Raises:
-      UserError: the text is none of them.
+      UserError: the text has another form.
 
     >>> parse_spec("min_snr(gamma=3)", key="diffusion.weighting")
     Spec(name='min_snr', arguments={'gamma': 3}, module='', called=True)
@@ -109,15 +109,15 @@ def import_path(spec: Spec, *, text: str, key: str) -> Any:
     """The object that a path names.
 
     Raises:
-      UserError: the module can't be imported or lacks the name; the reason is in the line.
+      UserError: the module can't be imported or lacks the name; the message has the reason.
     """
     try:
         found = importlib.import_module(spec.module)
-    except (Exception, SystemExit) as error:  # argparse at import, for one
+    except (Exception, SystemExit) as error:  # SystemExit: argparse at import, for example
         top = spec.module.split(".")[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == top
         reason = (
-            f"there is no module {top!r} beside the config file or on sys.path: add its "
+            f"there is no module {top!r} next to the config file or on sys.path: add its "
             "folder to PYTHONPATH"
             if missing
             else f"importing {spec.module} failed: {_where(error)}{type(error).__name__}: {error}"
@@ -134,7 +134,7 @@ def import_path(spec: Spec, *, text: str, key: str) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """The file and line of an error in the user's code, where that is known."""
+    """The file and line of an error in user code, if known."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -158,7 +158,7 @@ def parameters_of(text: str, *, key: str) -> frozenset[str]:
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A maker that binds those keywords of a core function that a config may set."""
+    """A maker that binds the keywords of a core function that a config may set."""
     parameters = inspect.signature(function).parameters.values()
     allowed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
 
@@ -182,15 +182,15 @@ def from_spec(
     given: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The object that a config string names in a table, or that the maker of a path returns.
+    """The object of a config string, from a table's maker or the maker of a path.
 
     Args:
-      text: see the module.
+      text: see the module docstring.
       table: name -> maker.
-      key: the config's key, for the error.
-      given: what a path's maker is handed where it has parameters of these names and the text
+      key: the config key, for error messages.
+      given: arguments for a path's maker, passed if it has parameters of these names and the text
         does not set them.
-      extra: further arguments of the config, such as the fields of its section.
+      extra: further arguments, such as the fields of the key's section.
 
     Raises:
       UserError: an unknown name or path, or arguments that the maker does not take.
@@ -211,7 +211,7 @@ def from_spec(
 
 
 def from_table(text: str, table: Mapping[str, Callable[..., Any]], *, key: str) -> Any:
-    """The object that a config string names in a table, for a key that takes no path.
+    """The object of a config string in a table, for a key that takes no path.
 
     Raises:
       UserError: an unknown name, or arguments that the maker does not take.
@@ -234,10 +234,10 @@ def call_maker(
     given: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Any:
-    """What a spec's maker returns; see `from_spec`.
+    """Calls a spec's maker; see `from_spec`.
 
     Raises:
-      UserError: arguments that it does not take, or an error of its own.
+      UserError: arguments that the maker does not take, or an error inside it.
     """
     arguments = dict(extra or {})
     if both := sorted(arguments.keys() & spec.arguments.keys()):
@@ -257,11 +257,10 @@ def call_maker(
 def function_from_spec(
     text: str, table: Mapping[str, Callable[..., Any]], *, key: str
 ) -> Callable[..., Any]:
-    """The function that a config string names: from a table's maker, or a path with keywords bound.
+    """The function of a config string, from a table's maker or a path with its keywords bound.
 
     Raises:
-      UserError: an unknown name or path, an object that is no function, or a keyword that it does
-        not take.
+      UserError: an unknown name or path, an object that is not callable, or an unknown keyword.
 
     >>> function_from_spec("math:isclose(rel_tol=0.5)", {}, key="some.key")(1.0, 1.4)
     True
@@ -271,7 +270,7 @@ def function_from_spec(
         return from_spec(text, table, key=key)
     function = import_path(spec, text=text, key=key)
     if not callable(function):
-        raise UserError(f"config.{key} = {text!r}: {spec.path} is no function")
+        raise UserError(f"config.{key} = {text!r}: {spec.path} is not a function")
     try:
         parameters = inspect.signature(function).parameters
     except (ValueError, TypeError):
@@ -293,8 +292,8 @@ def function_from_spec(
 
 def _unknown(text: str, table: Mapping[str, Any], *, key: str) -> UserError:
     return UserError(
-        f"config.{key} = {text!r}: expected one of {', '.join(table)}, or 'module:Name' for one of "
-        "your own"
+        f"config.{key} = {text!r}: expected one of {', '.join(table)}, or 'module:Name' for your "
+        "own"
     )
 
 
@@ -325,14 +324,14 @@ def _call(make: Callable[..., Any], arguments: Mapping[str, Any], *, text: str, 
     except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise UserError(f"config.{key} = {text!r}: {_plain(error)}") from error
     except Exception as error:
-        if ":" not in text:  # the core's own: a fault, not the user's
+        if ":" not in text:  # a bug in diffjax, not in user code
             raise
         reason = f"{_where(error)}{type(error).__name__}: {error}"
         raise UserError(f"config.{key} = {text!r}: {' '.join(reason.split())}") from error
 
 
 def _check_kinds(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError for an argument that is not of its default's kind, or not finite."""
+    """Raises ValueError for an argument that is not of its default's type, or not finite."""
     parameters = _parameters(make)
     for name in arguments.keys() & parameters.keys():
         value, parameter = arguments[name], parameters[name]
@@ -342,7 +341,7 @@ def _check_kinds(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None
             kinds, expected = (int, float, type(None)), "a number"
         if not kinds:
             continue
-        # Infinity may be said where it is the default: no limit.
+        # Infinity is allowed if it is the default.
         finite = not isinstance(value, float) or math.isfinite(value) or default == math.inf
         if type(value) not in kinds or not finite:
             such = "" if default is None else f" such as {default!r}"
@@ -350,11 +349,11 @@ def _check_kinds(make: Callable[..., Any], arguments: Mapping[str, Any]) -> None
 
 
 def _plain(error: Exception) -> str:
-    """Python's words for a wrong call without the names of functions that a config can't see."""
+    """Python's message for a wrong call, without the name of the internal function."""
     return re.sub(r"^[\w.<>]+\(\) ", "", " ".join(str(error).split()))
 
 
 def add_to_path(folder: str) -> None:
-    """Lets modules in a folder be imported, after everything that is found already."""
+    """Appends a folder to sys.path, if it is not there."""
     if folder not in sys.path:
         sys.path.append(folder)

@@ -1,4 +1,4 @@
-"""`config.parallel` becomes the strategy that runs a training on several devices."""
+"""`config.parallel`: the strategy for training on several devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,10 +25,10 @@ STRATEGIES: Mapping[str, Callable[[], Callable[[Any], Strategy]]] = {
 
 
 def strategy(config: Any) -> Strategy:
-    """What `config.parallel.strategy` names, over all devices.
+    """The strategy of `config.parallel`, over all devices.
 
     Raises:
-      UserError: an unknown name, or a batch or mesh that does not divide among the devices.
+      UserError: an unknown name, or a batch or mesh that the number of devices does not divide.
     """
     made = from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy")(config)
     accumulate = config.train.get("accumulate", 1)  # an autoencoder's config has none
@@ -37,7 +37,7 @@ def strategy(config: Any) -> Strategy:
 
 
 def is_sharded(config: Any) -> bool:
-    """Whether the arrays of a model are cut into parts under this config.
+    """Whether the config shards a model's arrays.
 
     Raises:
       UserError: an unknown strategy.
@@ -46,10 +46,10 @@ def is_sharded(config: Any) -> bool:
 
 
 def to_compute(tree: Any, config: Any) -> Any:
-    """Parameters on the devices that sample and evaluate: replicated, or cut among all of them.
+    """Parameters on the devices that sample and evaluate: replicated, or sharded over all of them.
 
-    A model may be sampled on other devices than it was trained on, so the mesh and the overrides of
-    its training are not used.
+    A model may be sampled on other devices than those of its training, so the mesh and overrides of
+    training are not used.
 
     Raises:
       UserError: an unknown strategy.

@@ -361,7 +361,7 @@ def test_a_plan_from_the_command_line_writes_nothing(tiny_flags, tmp_path, capsy
     assert main(flags) == 0
     said = capsys.readouterr().out
     assert said.startswith("fsdp on 16 devices (data 1 x fsdp 16), a batch of 16")
-    assert "temporary: not known" in said
+    assert "temporary: unknown" in said
     assert not folder.exists()
     assert main([*flags, "--config.train.batch_size=20"]) == 2
     said = capsys.readouterr().err

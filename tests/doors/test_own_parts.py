@@ -181,7 +181,7 @@ def test_paths_and_names_are_told_apart():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nowhere_at_all:x", "there is no module 'nowhere_at_all' beside the config file"),
+        ("nowhere_at_all:x", "there is no module 'nowhere_at_all' next to the config file"),
         ("own_parts:nothing", "own_parts.py) has no 'nothing'"),
         ("own_broken:x", "own_broken.py:2: RuntimeError: no GPU here"),
         ("own_parts:schedule(size=3)", "got an unexpected keyword argument 'size'"),

@@ -190,7 +190,7 @@ def test_what_can_not_be_rebuilt_is_one_line(workdir, call, tmp_path):
         assert expected in call("--mode=ema", *more, code=2)
     nothing = "--config.train.ema_snapshots=()"
     error = call("--mode=ema", f"--workdir={tmp_path / 'new'}", code=2, stored=nothing)
-    assert "config.train.ema_snapshots = (): nothing is stored" in error
+    assert "config.train.ema_snapshots = (): there are no snapshots" in error
     error = call("--mode=ema", code=2, stored=nothing)
     assert "holds a run with config.train.ema_snapshots = [0.05, 0.1], not []" in error
     for path in (workdir / "ema").iterdir():

@@ -105,7 +105,7 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
         ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='77')", "no checkpoint of step 77"),
         ("autoguidance(workdir='OTHER',scale=2.0)", "must share its data, condition and noise"),
         ("autoguidance(workdir='WEAK',scale=2.0,checkpoint='lates')", "'best', 'ema' or a step"),
-        ("autoguidance(workdir=3,scale=2.0)", "workdir must be a text"),
+        ("autoguidance(workdir=3,scale=2.0)", "workdir must be a string"),
         ("classifier_free(scale='a')", "scale must be a number, not 'a'"),
         (
             "perturbed_attention(scale=2.0,blocks='middle_0')",
@@ -116,8 +116,8 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
         ("classifier_free(scale={[]:1})", "expected 'name', "),
         ("perturbed_attention(scale=2.0,blocks=('up9_9',))", "needs blocks with attention"),
         ("perturbed_attention", "one of scale"),
-        ("compose(labels=(3,),weights=(1.0,2.0))", "must be as many"),
-        ("compose(labels=(30,),weights=(1.0,))", "take of 0..9"),
+        ("compose(labels=(3,),weights=(1.0,2.0))", "must have the same length"),
+        ("compose(labels=(30,),weights=(1.0,))", "expected 0..9"),
         ("classifier_free(null=3,scale=2.0)", "takes scale"),
     ],
 )
