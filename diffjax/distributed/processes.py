@@ -56,7 +56,7 @@ SINGLE_PROCESS = ProcessAddress()
 
 
 def check(place: ProcessAddress) -> None:
-    """Raises UserError for inconsistent --cluster, --coordinator, --processes and --process."""
+    """Raises UserError for invalid --cluster, --coordinator, --processes and --process."""
     cluster, coordinator, processes, process = place
     if cluster and cluster not in CLUSTERS:
         raise UserError(f"--cluster={cluster}: expected one of {', '.join(CLUSTERS)}")

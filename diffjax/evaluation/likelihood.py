@@ -81,8 +81,8 @@ def evaluate_likelihood(
     if invalid:
         raise UserError(
             f"{invalid} of {count} images have no finite likelihood: the model's estimates are not "
-            "finite, or the ODE solver did not converge: raise its rtol and atol, or use another "
-            "config.sample.checkpoint"
+            "finite, or the ODE solver did not reach its tolerance: raise rtol and atol, or use "
+            "another config.sample.checkpoint"
         )
     total = summarise(each["total"])
     shape = tuple(int(n) for n in batch["image"].shape[1:])
