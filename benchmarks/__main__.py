@@ -70,12 +70,12 @@ def run(options: argparse.Namespace) -> str:
                     rounds=options.rounds,
                     device=device,
                     hopeless=hopeless(contests),
-                    say=_say,
+                    log=_say,
                 )
             )
     rows = []
     if options.extras:
-        rows = extras.measure(device, training_rate=_demo_rate(contests), say=_say)
+        rows = extras.measure(device, training_rate=_demo_rate(contests), log=_say)
     return report.document(contests, rows, device=device, rounds=options.rounds)
 
 

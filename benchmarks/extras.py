@@ -20,7 +20,7 @@ STARTS = 3
 
 
 def measure(
-    device: str, *, training_rate: float | None, say: Callable[[str], None]
+    device: str, *, training_rate: float | None, log: Callable[[str], None]
 ) -> list[tuple[str, str]]:
     """(what, figure) pairs.
 
@@ -33,7 +33,7 @@ def measure(
     rows = []
 
     def row(what: str, figure: Callable[[], str]) -> None:
-        say(what)
+        log(what)
         try:
             rows.append((what, figure()))
         except _Failed as error:

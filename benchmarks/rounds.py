@@ -140,7 +140,7 @@ def contest(
     rounds: int,
     device: str,
     hopeless: Mapping[Side, str],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Contest:
     """Times every side.
 
@@ -158,7 +158,7 @@ def contest(
     trials: dict[Side, float] = {}
 
     def fail(side: Side, error: WorkerFailed) -> None:
-        say(f"{case.name} {task} {side.name}: {error}")
+        log(f"{case.name} {task} {side.name}: {error}")
         entries[side] = Entry(side, failed=str(error))
         workers.pop(side).close()
 
@@ -171,7 +171,7 @@ def contest(
             try:
                 entries[side] = Entry(side, **workers[side].answer())
                 trials[side] = workers[side].measure(TRIAL_SECONDS)
-                say(f"{case.name} {task} {side.name}: about {trials[side]:.3g} s")
+                log(f"{case.name} {task} {side.name}: about {trials[side]:.3g} s")
             except WorkerFailed as error:
                 fail(side, error)
         for side in list(workers):
@@ -182,7 +182,7 @@ def contest(
                 workers.pop(side).close()
                 entries[side] = entries[side]._replace(seconds=(trials[side],), left_out=factor)
         for i in range(rounds):
-            say(f"{case.name} {task}: round {i + 1} of {rounds}")
+            log(f"{case.name} {task}: round {i + 1} of {rounds}")
             for side in list(workers):
                 try:
                     seconds = workers[side].measure(MEASURE_SECONDS)

@@ -28,7 +28,7 @@ def main() -> int:
     """Serves until stdin ends."""
     answers = _own_stdout()
 
-    def say(answer: dict[str, Any]) -> None:
+    def log(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
@@ -36,7 +36,7 @@ def main() -> int:
         case = cases.load(name, device)
         workload = _build(case, task, cases.Side(family, mode, dtype), device)
         estimate = _warm_up(workload)
-        say(
+        log(
             {
                 "parameters": workload.parameters,
                 "forward_flops": workload.forward_flops,
@@ -46,11 +46,11 @@ def main() -> int:
         for line in sys.stdin:
             repetitions = max(1, math.ceil(json.loads(line)["seconds"] / estimate))
             estimate = _time(workload, repetitions)
-            say({"seconds": estimate, "repetitions": repetitions})
+            log({"seconds": estimate, "repetitions": repetitions})
     except Exception as error:  # the parent shows it in the table
         traceback.print_exc()
         lines = str(error).strip().splitlines() or [""]
-        say({"error": f"{type(error).__name__}: {lines[0]}"})
+        log({"error": f"{type(error).__name__}: {lines[0]}"})
         return 1
     return 0
 

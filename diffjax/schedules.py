@@ -193,7 +193,7 @@ class ContinuousSchedule:
       t_min: the smallest time at which a network is asked; above 0 where log_snr(0) is infinite.
     """
 
-    # Numbers -> Numbers, which a Callable has no way to say.
+    # Numbers -> Numbers, which a Callable cannot express.
     log_snr: Callable[[Any], Any]
     time: Callable[[Any], Any]
     geometry: Callable[[Any], Scales]
@@ -346,7 +346,7 @@ def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
     An eps or score network can't be inverted at t = T: use v, x0 or velocity.
 
     Raises:
-      ValueError: a schedule of one step, which can't be both t = 1 and t = T.
+      ValueError: a schedule of one step, where t = 1 and t = T coincide.
     """
     if schedule.T < 2:
         raise ValueError("zero_terminal_snr needs a schedule of at least 2 steps")
@@ -444,7 +444,7 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
 
 
 def shift_log_snr(schedule: ContinuousSchedule, shift: float) -> ContinuousSchedule:
-    """Adds a constant to log_snr(t): a change of resolution, say.
+    """Adds a constant to log_snr(t): e.g. for a change of resolution.
 
     Averaging k x k pixels divides the noise's variance by k^2, so the schedule of a base resolution
     d keeps its meaning at resolution D with shift = 2 log(d / D) (Hoogeboom et al. 2023, equation

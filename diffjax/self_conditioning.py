@@ -47,7 +47,7 @@ def training_network(
     schedule: Schedule,
     *,
     t: TimePerExample,
-    coins: Bool[Array, " batch"],
+    use_estimate: Bool[Array, " batch"],
     parametrisation: Parametrisation,
     limit: float | None = None,
 ) -> Network:
@@ -56,31 +56,35 @@ def training_network(
     Examples whose coin is true get (2), the others (1). No gradient goes through the first pass,
     which costs an evaluation more, and no backward pass.
 
-        network = training_network(net, schedule, t=t, coins=coins, parametrisation=v)
+        network = training_network(net, schedule, t=t, use_estimate=use_estimate, parametrisation=v)
         loss = diffusion_loss(network, x_0, t=t, eps=eps, schedule=schedule, parametrisation=v)
 
     Args:
       network: (x (B, ..., 2C), time_input, cond) -> (B, ..., C).
       schedule: the noise schedule.
       t: (B,) times, those of the loss.
-      coins: (B,) bool: `rng.per_example(key, indices, jax.random.bernoulli)`.
+      use_estimate: (B,) bool: `rng.per_example(key, indices, jax.random.bernoulli)`.
       parametrisation: what the network predicts, as in the loss.
       limit: the largest magnitude of an estimate that the network is shown. An eps or a score
         network needs one (1 for images in [-1, 1]): its error in x_0 grows as 1 / signal_scale.
 
     Raises:
-      ValueError: coins that are not a bool an example, or a limit of 0 or less; when called, times
-        or coins of another batch, or an output not of x_t's shape.
+      ValueError: use_estimate that is not one bool per example, or a limit of 0 or less; when
+        called, times or use_estimate of another batch, or an output not of x_t's shape.
     """
     _check_limit(limit)
-    if coins.ndim != 1 or coins.dtype != bool:
+    if use_estimate.ndim != 1 or use_estimate.dtype != bool:
         raise ValueError(
-            f"coins must be one bool an example, (B,), not {coins.dtype} of shape {coins.shape}"
+            f"use_estimate must be one bool per example, (B,), not {use_estimate.dtype} of shape "
+            f"{use_estimate.shape}"
         )
 
     def plain(x: Data, time_input: PerExample, cond: Any) -> Data:
-        if coins.shape != x.shape[:1]:
-            raise ValueError(f"{len(coins)} coins for a batch of {len(x)}: expected one an example")
+        if use_estimate.shape != x.shape[:1]:
+            raise ValueError(
+                f"use_estimate has {len(use_estimate)} values for a batch of {len(x)}: "
+                "expected one per example"
+            )
         none = jnp.zeros_like(x)
         scales = scales_like(schedule, t, x)
         output = jax.lax.stop_gradient(_showing(network, none, limit)(x, time_input, cond))
@@ -89,7 +93,7 @@ def training_network(
         x_t = x / parametrisation.input_scale(scales)
         estimate = parametrisation.estimates(output.astype(x.dtype), x_t, scales).x_0
         # A choice, not a product: where the signal is zero an estimate may be infinite.
-        estimate = jax.lax.stop_gradient(jnp.where(broadcast(coins, x), estimate, none))
+        estimate = jax.lax.stop_gradient(jnp.where(broadcast(use_estimate, x), estimate, none))
         return _showing(network, estimate, limit)(x, time_input, cond)
 
     return plain

@@ -26,9 +26,14 @@ def linear(a, b):
     return network
 
 
-def trained(coins, a=A, b=B, t=T, schedule=FLOW, parametrisation=p.x0, **options):
+def trained(use_estimate, a=A, b=B, t=T, schedule=FLOW, parametrisation=p.x0, **options):
     return self_conditioning.training_network(
-        linear(a, b), schedule, t=t, coins=coins, parametrisation=parametrisation, **options
+        linear(a, b),
+        schedule,
+        t=t,
+        use_estimate=use_estimate,
+        parametrisation=parametrisation,
+        **options,
     )
 
 
@@ -66,16 +71,16 @@ def test_the_input_scale_is_on_x_t_alone():
 
     seen.clear()
     plain = self_conditioning.training_network(
-        network, schedule, t=t, coins=YES, parametrisation=p.edm()
+        network, schedule, t=t, use_estimate=YES, parametrisation=p.edm()
     )
     plain(np.sqrt(2) * X_T, t, None)
     jax.effects_barrier()
     np.testing.assert_allclose(seen[1][..., 2:], X_T / 2 + 8**-0.5, rtol=1e-4, atol=1e-5)
 
 
-def loss(a, b, coins):
+def loss(a, b, use_estimate):
     return dj.diffusion_loss(
-        trained(coins, a, b), X_0, t=T, eps=EPS, schedule=FLOW, parametrisation=p.x0
+        trained(use_estimate, a, b), X_0, t=T, eps=EPS, schedule=FLOW, parametrisation=p.x0
     ).mean()
 
 
@@ -109,9 +114,9 @@ def curved(x, time_input, cond):
 @pytest.mark.parametrize("parametrisation", [p.eps, p.v, p.edm()], ids=lambda q: q.name)
 def test_the_denoiser_shows_the_network_what_training_does(parametrisation):
     cond = jnp.float32(0.8)
-    for coins, passes in ((YES, 2), (NO, 1)):
+    for use_estimate, passes in ((YES, 2), (NO, 1)):
         plain = self_conditioning.training_network(
-            curved, FLOW, t=T, coins=coins, parametrisation=parametrisation
+            curved, FLOW, t=T, use_estimate=use_estimate, parametrisation=parametrisation
         )
         expected = dj.denoiser(plain, FLOW, parametrisation=parametrisation)(X_T, T, cond)
         denoise = self_conditioning.self_conditioned(
@@ -169,9 +174,11 @@ def test_the_limit_is_on_what_the_network_sees():
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"one bool an example, \(B,\), not float32 of shape \(3,"):
+    with pytest.raises(
+        ValueError, match=r"one bool per example, \(B,\), not float32 of shape \(3,"
+    ):
         trained(jnp.ones(3))
-    with pytest.raises(ValueError, match="2 coins for a batch of 3"):
+    with pytest.raises(ValueError, match="use_estimate has 2 values for a batch of 3"):
         trained(YES[:2])(X_T, T, None)
     with pytest.raises(ValueError, match="limit must be above 0, or None, not 0"):
         trained(YES, limit=0)
@@ -183,7 +190,7 @@ def test_bad_arguments_are_refused():
         self_conditioning.self_conditioned(curved, FLOW, parametrisation=p.v, limit=-1)
     same = lambda x, time_input, cond: x  # noqa: E731, all 2C channels come back
     with pytest.raises(ValueError, match=r"returned \(3, 4, 4, 4\) for x_t of \(3, 4, 4, 2\)"):
-        self_conditioning.training_network(same, FLOW, t=T, coins=YES, parametrisation=p.v)(
+        self_conditioning.training_network(same, FLOW, t=T, use_estimate=YES, parametrisation=p.v)(
             X_T, T, None
         )
     with pytest.raises(ValueError, match=r"returned \(3, 4, 4, 4\) for x_t of \(3, 4, 4, 2\)"):

@@ -121,12 +121,12 @@ def measure(case: Case) -> Cost:
     )  # fmt: skip
 
 
-def measure_all(say: Callable[[str], None]) -> list[Cost]:
+def measure_all(log: Callable[[str], None]) -> list[Cost]:
     """All cases, in float32. XLA's cache is off from here on."""
     jax.config.update("jax_enable_compilation_cache", False)
     costs = []
     with jax.enable_x64(False):
         for case in cases():
             costs.append(measure(case))
-            say(str(costs[-1]))
+            log(str(costs[-1]))
     return costs

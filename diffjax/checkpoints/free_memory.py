@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 
 
-def give_back() -> None:
+def malloc_trim() -> None:
     """Calls glibc's malloc_trim; does nothing with other C libraries.
 
     glibc keeps an arena for each of many threads, and the threads that write a checkpoint grow

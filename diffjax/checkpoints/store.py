@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from diffjax.checkpoints import checksums
 from diffjax.checkpoints.checksums import Damaged, Manifest
-from diffjax.checkpoints.free_memory import give_back
+from diffjax.checkpoints.free_memory import malloc_trim
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 
@@ -151,7 +151,7 @@ class Checkpoints:
             if not self._failures:
                 _logger.warning("warning: %s; training continues until the next one", error)
             self._failures.append(error)
-        give_back()
+        malloc_trim()
 
     def _join(self) -> None:
         if self._writer is not None:

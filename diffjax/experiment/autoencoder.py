@@ -218,10 +218,10 @@ class Autoencoding(NamedTuple):
         return pictures.reconstructions(self, params, path)
 
     def write_final_pictures(
-        self, params: StageParams, folder: Path, *, say: Callable[[str], None]
+        self, params: StageParams, folder: Path, *, log: Callable[[str], None]
     ) -> None:
         """Writes reconstructions.png and loss.png."""
-        pictures.final(self, params, folder, say=say)
+        pictures.final(self, params, folder, log=log)
 
 
 @gc_disabled()

@@ -35,7 +35,7 @@ from diffjax.experiment.model import (
 )
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.inference.generator import Examples, Generator
-from diffjax.inference.sampling import Weak
+from diffjax.inference.sampling import WeakModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
@@ -69,7 +69,7 @@ class Experiment(NamedTuple):
     network: Network
     diffusion: Prediction
     objective: HeldOutObjective
-    weak: Weak | None
+    weak: WeakModel | None
     generator: Generator
 
     @property
@@ -253,10 +253,10 @@ class Experiment(NamedTuple):
         return pictures.samples(self, params, path)
 
     def write_final_pictures(
-        self, params: Any, folder: Path, *, say: Callable[[str], None]
+        self, params: Any, folder: Path, *, log: Callable[[str], None]
     ) -> None:
         """Writes the pictures of a finished run."""
-        pictures.final(self, params, folder, say=say)
+        pictures.final(self, params, folder, log=log)
 
 
 @gc_disabled()

@@ -118,7 +118,7 @@ def _vdm(samples: int = 8) -> _Kind:
         # images cover each part evenly.
         offset = (numbers * _GOLDEN) % 1.0
 
-        def draw(k: Array) -> vdm.DiffusionDraw:
+        def draw(k: Array) -> vdm.DiffusionSample:
             t = (offset + k) / samples
             return vdm.diffusion_draw(
                 model.denoise, x, schedule=model.schedule, t=t, eps=eps(k + 1)

@@ -26,7 +26,7 @@ from diffjax.experiment.schema import MODEL_CHECKPOINT
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.generator import Examples, Generator
-from diffjax.inference.sampling import Weak
+from diffjax.inference.sampling import WeakModel
 from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
@@ -67,7 +67,7 @@ class Model(NamedTuple):
     conditions: Conditions
     network: Network
     diffusion: Prediction
-    weak: Weak | None
+    weak: WeakModel | None
     examples: Callable[[], Examples] | None
 
     @property
@@ -230,7 +230,7 @@ def with_weak(model: Model) -> Model:
         what=f"config.{key}: the model in {folder}",
     )
     placed = strategies.to_compute(params, config)
-    return model._replace(weak=Weak(weak.network, weak.diffusion, placed))
+    return model._replace(weak=WeakModel(weak.network, weak.diffusion, placed))
 
 
 def captioned(config: Any, source: Any) -> Any:

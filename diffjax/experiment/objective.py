@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from diffjax.errors import UserError
-from diffjax.experiment.process import ends, parametrisation_of
+from diffjax.experiment.process import log_snr_range, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
 from diffjax.losses import learned_schedules, learned_variance, time_sampling, weightings
@@ -226,7 +226,7 @@ def _vdm(config: Any, chosen: DenoisingObjective, *, gamma: str, learn_ends: boo
             f"config.diffusion.objective = {c.objective!r} is a bound, which is incompatible with "
             "learned_weighting, self_conditioning and offset_noise: set them to False and 0"
         )
-    form = SCHEDULE_FORMS[gamma](**ends(schedule))
+    form = SCHEDULE_FORMS[gamma](**log_snr_range(schedule))
     return VdmObjective(chosen.network, chosen.prediction, form, learn_ends, chosen.sample_times)
 
 

@@ -18,7 +18,7 @@ from diffjax.experiment.model import Model
 from diffjax.figures import to_uint8
 from diffjax.files import atomic_write
 from diffjax.images import to_model_range
-from diffjax.inference.generator import Draw, Generator
+from diffjax.inference.generator import Generated, Generator
 from diffjax.training import loss_picture
 
 LONGEST_STEM = 180
@@ -63,7 +63,7 @@ def pixel_scale(shape: tuple[int, ...]) -> int:
     return max(1, round(48 / max(shape[:2])))
 
 
-def draw_grid(setup: Drawing, draw: Draw, *, start: int) -> np.ndarray:
+def draw_grid(setup: Drawing, draw: Generated, *, start: int) -> np.ndarray:
     """The samples as one picture: with their prompts, next to their maps, or by class."""
     images = draw.images
     if not setup.about.images:
@@ -175,9 +175,9 @@ def generated(setup: Drawing, params: Any, folder: Path, *, step: int) -> tuple[
     return picture, archive
 
 
-def final(setup: Drawing, params: Any, folder: Path, *, say: Callable[[str], None]) -> None:
+def final(setup: Drawing, params: Any, folder: Path, *, log: Callable[[str], None]) -> None:
     """Writes samples.png, denoising.png, denoising.gif and loss.png."""
-    say("drawing samples")
+    log("drawing samples")
     samples(setup, params, folder / "samples.png")
     count = DENOISED if setup.about.images else setup.config.sample.count
     draw = setup.generator(params, start=0, count=count, keep_trajectory=True)
@@ -194,4 +194,4 @@ def final(setup: Drawing, params: Any, folder: Path, *, say: Callable[[str], Non
         figures.save_array_pictures(sheet, animation, draw.trajectory)
     loss_picture.write(folder)
     written = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
-    say(f"wrote {', '.join(str(folder / name) for name in written)}")
+    log(f"wrote {', '.join(str(folder / name) for name in written)}")

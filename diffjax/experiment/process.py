@@ -79,7 +79,7 @@ def parametrisation_of(text: str, *, key: str) -> parametrisations.Parametrisati
     return found
 
 
-def ends(schedule: Schedule) -> dict[str, float]:
+def log_snr_range(schedule: Schedule) -> dict[str, float]:
     """The log-SNR at both ends of a continuous schedule, as keyword arguments of its maker."""
     log_snr_max, log_snr_min = (float(schedule.log_snr(t)) for t in (0.0, 1.0))
     return {"log_snr_min": log_snr_min, "log_snr_max": log_snr_max}
@@ -116,7 +116,7 @@ def _time_input(
     schedule: Schedule, parametrisation: parametrisations.Parametrisation, objective: str
 ) -> denoisers.TimeInput:
     if objective == "vdm" and not schedule.discrete:
-        return denoisers.scaled_log_snr(**ends(schedule))
+        return denoisers.scaled_log_snr(**log_snr_range(schedule))
     if parametrisation.name == "edm":
         return denoisers.quarter_log_sigma
     return denoisers.scaled_time

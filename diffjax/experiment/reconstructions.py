@@ -57,10 +57,10 @@ def reconstructed(
 
 
 def final(
-    setup: Autoencoding, params: StageParams, folder: Path, *, say: Callable[[str], None]
+    setup: Autoencoding, params: StageParams, folder: Path, *, log: Callable[[str], None]
 ) -> None:
     """Writes reconstructions.png and loss.png."""
     reconstructions(setup, params, folder / "reconstructions.png")
     if processes.is_primary():
         loss_picture.write(folder)
-    say(f"wrote {folder / 'reconstructions.png'}, {folder / 'loss.png'}")
+    log(f"wrote {folder / 'reconstructions.png'}, {folder / 'loss.png'}")

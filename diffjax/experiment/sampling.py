@@ -16,7 +16,7 @@ from diffjax.experiment.image_files import read_map_images
 from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, with_options
 from diffjax.inference import edit_tasks
 from diffjax.inference.generator import Examples, Generator
-from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, Weak
+from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, WeakModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
@@ -256,7 +256,7 @@ def generator(
     space: DiffusionSpace,
     conditions: Conditions = UNCONDITIONAL,
     examples: Callable[[], Examples] | None = None,
-    weak: Weak | None = None,
+    weak: WeakModel | None = None,
 ) -> Generator:
     """The generator of `config.sample`; nothing is compiled yet.
 

@@ -15,7 +15,7 @@ from diffjax.distributed.placement import Placement
 from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.images import to_model_range
-from diffjax.inference.sampling import GuidanceModel, Sampling, Weak, apply_network
+from diffjax.inference.sampling import GuidanceModel, Sampling, WeakModel, apply_network
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.models.network import Network
@@ -24,7 +24,7 @@ from diffjax.sampling import guidance
 from diffjax.types import Array
 
 
-class Draw(NamedTuple):
+class Generated(NamedTuple):
     """A batch of samples.
 
     Attributes:
@@ -70,7 +70,7 @@ class Generator:
         negative_prompt: str = "",
         map_images: np.ndarray | None = None,
         examples: Callable[[], Examples] | None = None,
-        weak: Weak | None = None,
+        weak: WeakModel | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -240,7 +240,7 @@ class Generator:
         count: int,
         keep_trajectory: bool = False,
         batch_size: int | None = None,
-    ) -> Draw:
+    ) -> Generated:
         """Samples start .. start + count - 1, in batches of one size, split among all devices.
 
         Args:
@@ -280,7 +280,7 @@ class Generator:
                 "the sampler returned values that are not finite: use more config.sample.steps, "
                 "config.sample.threshold='clip', or another config.sample.checkpoint"
             )
-        return Draw(
+        return Generated(
             self.finished(images), np.concatenate(paths, axis=1) if keep_trajectory else None
         )
 

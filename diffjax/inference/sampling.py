@@ -39,7 +39,7 @@ class GuidanceModel(NamedTuple):
 Guide = Callable[[GuidanceModel], denoisers.Denoiser]
 
 
-class Weak(NamedTuple):
+class WeakModel(NamedTuple):
     """The weaker model of autoguidance: a network, its prediction, and its parameters."""
 
     network: Network

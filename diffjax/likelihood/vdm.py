@@ -120,7 +120,7 @@ def vdm_bound(
     return VdmBound(prior, reconstruction, diffusion, prior + reconstruction + diffusion)
 
 
-class DiffusionDraw(NamedTuple):
+class DiffusionSample(NamedTuple):
     """Equation (3)'s integrand in nats per dimension, and where it was drawn: (B,) each.
 
     value / fall is the same per unit of log-SNR, which does not depend on the schedule.
@@ -139,7 +139,7 @@ def diffusion_draw(
     t: TimePerExample,
     eps: Data,
     cond: Any = None,
-) -> DiffusionDraw:
+) -> DiffusionSample:
     """The diffusion term at one time an example; arguments and errors as in `vdm_bound`."""
     if schedule.discrete:
         raise ValueError("this bound is of continuous time: for a discrete schedule take vlb")
@@ -151,4 +151,4 @@ def diffusion_draw(
     log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
     estimate = denoise(q_sample(schedule, x, t=t, eps=eps), t, cond).x_0
     value = diffusion_term(x, estimate, log_snr=log_snr, fall=-slope)
-    return DiffusionDraw(value, log_snr, -slope)
+    return DiffusionSample(value, log_snr, -slope)

@@ -46,10 +46,10 @@ from diffjax.parametrisations import interpolated_log_variance
 from diffjax.process import posterior_coefficients, transition
 from diffjax.sampling.samplers.loop import (
     check_variance,
-    ends,
     learned_mix,
     per_example_keys,
     step_noise,
+    step_scales,
 )
 from diffjax.types import Array, Data, PerExample, PRNGKeys
 
@@ -94,7 +94,7 @@ def step_table(grid: Grid) -> StepTable:
     """
     if grid.noise_scale[-1] != 0 or grid.signal_scale[-1] != 1:
         raise ValueError("the bound needs a grid that ends at clean data, not one that stops early")
-    now, after = ends(grid)
+    now, after = step_scales(grid)
     _, of_x_0, small = posterior_coefficients(after, now)
     large = transition(after, now)[1]
     if not (np.all(large > 0) and np.all(small[:-1] > 0)):

@@ -28,7 +28,7 @@ class History(NamedTuple):
     """The last losses at each time of a discrete schedule; row i is that of t = i + 1.
 
     Attributes:
-      values: (T, length) float32, a ring: loss number n since the start lies in n mod length.
+      values: (T, length) float32, a ring: loss number n is at index n mod length.
       count: (T,) int32: losses seen so far.
     """
 

@@ -1,7 +1,7 @@
 r"""Learned variances: losses of networks that return 2C channels.
 
 Improved DDPM (Nichol & Dhariwal 2021): the first C channels are what `losses` trains, the last C
-say where a step's log-variance lies between those of beta-tilde and beta (their equation 15;
+give where a step's log-variance lies between those of beta-tilde and beta (their equation 15;
 `denoisers.predict_with_variance`). The squared error has no use for a variance, the variational
 bound has:
 

@@ -2,7 +2,7 @@ r"""Loss weightings: (schedule, t, target) -> the factor on the squared error of
 
 A weighting is a statement about noise levels, so each is written once as a weight w on the squared
 error of x_0, a function of the SNR, and divided by `gain(target)` (the factor between a squared
-error in x_0 and in the target at the same x_t). So min-SNR, say, is min(SNR, gamma) for x0,
+error in x_0 and in the target at the same x_t). So min-SNR is min(SNR, gamma) for x0,
 min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a table. Weight on x_0:
 
     uniform        gain(target): the plain squared error of whatever is predicted        (1)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Real
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.process import posterior_coefficients, transition
-from diffjax.sampling.samplers.loop import Draw, Samples, ends, require_key, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, require_key, run, step_scales
 from diffjax.sampling.thresholding import map_x0
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, ArrayLike, Data, PRNGKeys
@@ -107,7 +107,7 @@ def repaint(
         if grid.noise_scale[bottom] > 0:
             path += ([top, *stretch]) * (resamples - 1)
     walk = Grid(*(column[path] for column in grid))
-    now, after = ends(walk)
+    now, after = step_scales(walk)
     up = np.diff(path) < 0
 
     def where_up(a: np.ndarray) -> np.ndarray:
@@ -127,8 +127,8 @@ def repaint(
         "noise": after.noise_scale,
     }  # fmt: skip
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
-        fresh, of_known = draw(0), draw(1)
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
+        fresh, of_known = draw_noise(0), draw_noise(1)
 
         def down(x_t: Data) -> Data:
             x_0 = denoise(x_t, c["t"], cond).x_0

@@ -295,7 +295,7 @@ def compose(
 def add_score(pair: Estimates, x_t: Data, t: Times, schedule: Schedule, more: Data) -> Estimates:
     """The pair whose score, -eps / noise, is larger by `more`."""
     signal, noise = scales_like(schedule, t, x_t)
-    # Where the signal vanishes nothing can be told of x_0 from the score: the pair stays.
+    # Where the signal vanishes, the score determines no x_0: the pair stays.
     lift = jnp.where(signal > 0, noise**2 / jnp.where(signal > 0, signal, 1.0), 0.0)
     x_0 = pair.x_0 + lift * more
     eps = jnp.where(signal > 0, pair.eps - noise * more, pair.eps)

@@ -135,7 +135,7 @@ class DenoisingObjective(NamedTuple):
             network,
             self.prediction.schedule,
             t=t,
-            coins=use_estimate,
+            use_estimate=use_estimate,
             parametrisation=self.prediction.parametrisation,
             limit=X0_CLIP,
         )

@@ -133,15 +133,15 @@ class Progress:
             return
         if step == self._start + 1:  # mostly compile time, so no estimate of the time left
             seconds = self._batch_size / images_per_second
-            self.say(f"step {step}/{self._total}  loss {loss:.4f}  after {seconds:.1f} s")
+            self.log(f"step {step}/{self._total}  loss {loss:.4f}  after {seconds:.1f} s")
             return
         left = (self._total - step) * self._batch_size / images_per_second
-        self.say(
+        self.log(
             f"step {step}/{self._total}  loss {loss:.4f}  {images_per_second:.0f} images/s  "
             f"{clock(left)} left"
         )
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         # Output may go to a file on a full disk, which must not end the run.
         with contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ class NoProgress:
     def update(self, step: int, *, loss: float, images_per_second: float) -> None:
         """Does nothing."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Does nothing."""
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class Stopped(Exception):
 
 
 def train(
-    task: TrainingTask, folder: Path, *, profile: bool = False, say: Callable[[str], None] = print
+    task: TrainingTask, folder: Path, *, profile: bool = False, log: Callable[[str], None] = print
 ) -> None:
     """Trains from scratch or from the workdir's latest checkpoint, and draws the final pictures.
 
@@ -45,14 +45,14 @@ def train(
       task: the model, its data and its settings.
       folder: the workdir.
       profile: whether to write a trace of a few steps, to <workdir>/profile.
-      say: prints a line for the user.
+      log: prints a line for the user.
 
     Raises:
       UserError: invalid input, a full disk, or a loss that is not finite; with
         config.train.on_not_finite "skip", MOST_IN_A_ROW of them in a row.
       Stopped: on SIGINT or SIGTERM; a checkpoint is saved.
     """
-    say(task.kernels.line)
+    log(task.kernels.line)
     strategy = task.strategy()
     strategy.check(task)
     processes.check_same("the config", json.dumps(task.config_dict, sort_keys=True))
@@ -68,14 +68,14 @@ def train(
         processes.run_on_primary(open_alone)
         checkpoints = opened[0] if opened else Checkpoints(folder, read_only=True)
         try:
-            state = _train(task, folder, strategy, checkpoints, held_out, profile, say)
+            state = _train(task, folder, strategy, checkpoints, held_out, profile, log)
         except BaseException:
             # Report what ended the run, rather than that the disk is still full.
             with contextlib.suppress(UserError):
                 checkpoints.close()
             raise
         processes.run_on_primary(checkpoints.close)  # the others wait for the last save
-        task.write_final_pictures(task.to_compute(task.averaged(state)), folder, say=say)
+        task.write_final_pictures(task.to_compute(task.averaged(state)), folder, log=log)
 
 
 def _train(
@@ -85,7 +85,7 @@ def _train(
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
     profile: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Any:
     batches = task.batches()
     processes.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
@@ -93,7 +93,7 @@ def _train(
     if restored is not None:
         state = task.from_stored(restored.state)
         batches.set_state(restored.data)
-        say(f"resuming from step {restored.step} of {folder}")
+        log(f"resuming from step {restored.step} of {folder}")
     else:
         state = strategy.init_state(task)
     start = int(state.step)
@@ -104,7 +104,7 @@ def _train(
 
     processes.run_on_primary(prepare)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    say(
+    log(
         f"{parameters / 1e6:.2f} M parameters, {task.description}, {len(strategy.devices)} x "
         f"{strategy.devices[0].device_kind} ({strategy.name}), "
         + (f"{jax.process_count()} processes, " if processes.is_multiprocess() else "")
@@ -199,7 +199,7 @@ class _Run:
                     self.timer.step(metrics)
                     self.pending.append((step, metrics))
                     if traced := self.profiler.after(step, metrics):
-                        self.progress.say(f"wrote a trace of steps to {traced}")
+                        self.progress.log(f"wrote a trace of steps to {traced}")
                     last = step == settings.steps
                     # Polled once: a signal may arrive at any line below.
                     stopped_by = votes.poll(stop.signal, after=metrics)
@@ -328,7 +328,7 @@ class _Run:
         try:
             yield
         except (UserError, OSError) as error:
-            self.progress.say(f"warning: no {what} at step {step}: {error}")
+            self.progress.log(f"warning: no {what} at step {step}: {error}")
 
     def on_disk(self) -> None:
         """Waits until the last checkpoint and then all rows of metrics are written.

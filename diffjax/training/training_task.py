@@ -135,7 +135,7 @@ class TrainingTask(Protocol):
         ...
 
     def write_final_pictures(
-        self, averaged: Any, folder: Path, *, say: Callable[[str], None]
+        self, averaged: Any, folder: Path, *, log: Callable[[str], None]
     ) -> None:
         """Writes the pictures of a finished run."""
         ...

@@ -2,8 +2,8 @@
 
     waving hand, medium skin tone, twitter style
 
-Two kinds of combinations are held out in test/, so that what a model has learnt of the parts can
-be told from what it has memorised of the wholes:
+Two kinds of combinations are held out in test/, to tell what a model has learnt of the parts
+from what it has memorised of the wholes:
 
     skin_tone   a name in a skin tone that it never has in train/, in all styles at once, though
                 it has at least three others there;

@@ -42,7 +42,7 @@ _NAMES = {
     "WHITE RIGHT POINTING BACKHAND INDEX": "backhand index pointing right",
     "WHITE UP POINTING BACKHAND INDEX": "backhand index pointing up",
     "WHITE UP POINTING INDEX": "index pointing up",
-    # People: those with a man and a woman beside them are persons
+    # People: those with a man and a woman variant are persons
     "ADULT": "person",
     "BATH": "person taking bath",
     "BICYCLIST": "person biking",

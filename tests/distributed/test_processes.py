@@ -57,7 +57,7 @@ def together(folder):
         config = tiny(**parallel)
         config.train.steps = count
         setup = small(config)
-        loop.train(setup, folder / "run", say=said.append)
+        loop.train(setup, folder / "run", log=said.append)
         return drawn(config, folder / "run").tolist()
 
     by_pmap = train(2)
@@ -87,7 +87,7 @@ def stopped(folder):
     config = tiny()
     config.train.steps = 10**6
     try:
-        loop.train(small(config), folder, say=lambda text: None)
+        loop.train(small(config), folder, log=lambda text: None)
     except loop.Stopped as error:
         return [error.signal, error.step]
     finally:
@@ -104,7 +104,7 @@ def refused(folder):
             (folder / "file").touch()
         processes.run_on_primary(lambda: "the file is there")
         try:
-            loop.train(setup, place, say=lambda text: None)
+            loop.train(setup, place, log=lambda text: None)
         except UserError as error:
             said.append(str(error))
     return said
@@ -203,7 +203,7 @@ def test_they_make_the_numbers_of_one_device_which_goes_on_with_them(reports, mo
         found = Checkpoints(run, read_only=True).restore(like, step=step)
         assert_close(task.from_stored(found.state), states[step - 1])
     monkeypatch.setattr(experiment.pictures, "final", lambda *args, **options: None)
-    loop.train(task, run, say=lambda text: None)
+    loop.train(task, run, log=lambda text: None)
     last = Checkpoints(run, read_only=True).restore(like)
     assert_close(task.from_stored(last.state), states[-1])
 

@@ -140,7 +140,7 @@ def resumed(folder, alone):
         config = tiny(**parallel)
         config.train.steps = count
         processes.devices = lambda: devices
-        loop.train(small(config), folder, say=said.append)
+        loop.train(small(config), folder, log=said.append)
 
     train(2, every)
     train(4, every, **FSDP)

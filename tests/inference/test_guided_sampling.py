@@ -18,7 +18,7 @@ from diffjax.experiment.diffusion import resolve
 from diffjax.experiment.restore import restore_params
 from diffjax.experiment.sampling import with_scale
 from diffjax.experiment.spec import parse_spec
-from diffjax.inference.generator import Draw
+from diffjax.inference.generator import Generated
 from diffjax.inference.sampling import apply_network
 from diffjax.main import main
 
@@ -228,7 +228,7 @@ def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
         ),
         about=DataInfo("two", (8, 8, 1), class_names=("a", "b")),
     )
-    sheet = pictures.draw_grid(setup, Draw(images, None), start=0)
+    sheet = pictures.draw_grid(setup, Generated(images, None), start=0)
     tile = 8 * pictures.pixel_scale((8, 8, 1)) + 2
     assert sheet.shape[0] == 2 + rows * tile
     assert (sheet[2 + tile // 2] == 0).sum() == columns * (tile - 2)

@@ -39,7 +39,7 @@ def compiled():
 
 
 def train(config, folder):
-    loop.train(experiment.resolve(config), folder, say=lambda line: None)
+    loop.train(experiment.resolve(config), folder, log=lambda line: None)
 
 
 def test_a_run_compiles_nothing_twice(tiny_config, tmp_path, compiled):

@@ -200,7 +200,7 @@ def config(tiny_config):
 
 
 def train(setup, folder):
-    loop.train(setup, folder, say=lambda line: None)
+    loop.train(setup, folder, log=lambda line: None)
 
 
 def restored(setup, folder):

@@ -62,7 +62,7 @@ def test_rows_wait_while_the_disk_is_full_and_none_is_lost(
             disk.free()
 
     monkeypatch.setattr(loop.MetricsLog, "write", then_free)
-    loop.train(Line(config), tmp_path, say=lambda line: None)
+    loop.train(Line(config), tmp_path, log=lambda line: None)
     assert steps(tmp_path) == [0, 1, 2, 3, 3, 4, 5, 6, 6]
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "File too large" in line and str(tmp_path / "metrics.jsonl") in line
@@ -73,14 +73,14 @@ def test_rows_without_room_at_the_end_are_an_error_and_the_checkpoint_is_there(
 ):
     line = Line(config)
     with pytest.raises(UserError, match=r"metrics of steps 1 to 6 to .*: File too large") as error:
-        loop.train(line, tmp_path, say=lambda line: None)
+        loop.train(line, tmp_path, log=lambda line: None)
     assert "\n" not in str(error.value)
     assert steps(tmp_path) == [0]
     assert (tmp_path / "metrics.jsonl").read_text().endswith('"}\n')  # no half row
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
     assert restored(line, tmp_path).step == 6
     disk.free()
-    loop.train(line, tmp_path, say=lambda line: None)  # nothing is left to do
+    loop.train(line, tmp_path, log=lambda line: None)  # nothing is left to do
 
 
 def test_the_command_ends_with_one_line(config, disk, tmp_path, monkeypatch, capsys):
@@ -99,12 +99,12 @@ def test_a_picture_that_finds_no_room_is_told_and_ends_nothing(config, tmp_path,
     class Drawing(Line):
         identity = workdir.NOTHING
 
-        def draw(self, frozen, path):
+        def write_samples(self, averaged, path):
             if path.name == "step_0000002.png":
                 raise OSError(28, "No space left on device", str(path))
             return np.zeros((4, 4, 3), np.uint8)
 
-    loop.train(Drawing(config), tmp_path, say=lambda line: None)
+    loop.train(Drawing(config), tmp_path, log=lambda line: None)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert len(told) == 1
     assert told[0].startswith("warning: no samples at step 2: ") and "No space left" in told[0]
@@ -116,14 +116,14 @@ def test_loss_png_without_room_ends_nothing(config, tmp_path, capsys, monkeypatc
     config.train.sample_every = 2
 
     class Drawing(Line):
-        def draw(self, frozen, path):
+        def write_samples(self, averaged, path):
             return np.zeros((4, 4, 3), np.uint8)
 
     def refuse(folder):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(loop.loss_picture, "write", refuse)
-    loop.train(Drawing(config), tmp_path, say=lambda line: None)
+    loop.train(Drawing(config), tmp_path, log=lambda line: None)
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert [line.split(":")[1] for line in told] == [
         " no loss.png at step 2", " no loss.png at step 4",

@@ -132,7 +132,7 @@ def test_rows_wait_up_to_a_limit(tmp_path, monkeypatch):
 def test_a_line_for_the_user_is_not_worth_a_run():
     with open("/dev/full", "w") as out:
         progress = Progress(start=0, total=100, batch_size=10, out=out)
-        progress.say("no room for this")
+        progress.log("no room for this")
         progress.close()
         with contextlib.suppress(OSError):
             out.close()
@@ -143,7 +143,7 @@ def test_plain_lines_when_not_a_terminal():
     progress = Progress(start=0, total=100, batch_size=10, out=out)
     progress.update(1, loss=1.5, images_per_second=0.5)
     progress.update(50, loss=0.25, images_per_second=20.0)
-    progress.say("hello")
+    progress.log("hello")
     progress.close()
     assert out.getvalue().splitlines() == [
         "step 1/100  loss 1.5000  after 20.0 s",

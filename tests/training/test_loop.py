@@ -20,7 +20,7 @@ PICTURES = ("samples.png", "denoising.png", "denoising.gif", "loss.png")
 
 def train(config, folder):
     lines = []
-    loop.train(experiment.resolve(config), folder, say=lines.append)
+    loop.train(experiment.resolve(config), folder, log=lines.append)
     return lines
 
 

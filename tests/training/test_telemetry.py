@@ -98,7 +98,7 @@ def small(tiny_config):
 def test_a_run_logs_its_cost_compiles_once_and_traces_when_asked(small, tmp_path, monkeypatch):
     setup = experiment.resolve(small)
     monkeypatch.setattr(experiment.pictures, "final", lambda *args, **more: None)
-    loop.train(setup, tmp_path, profile=True, say=lambda line: None)
+    loop.train(setup, tmp_path, profile=True, log=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
     assert {row["step"] for row in rows} == {1, 2, 4, 6, 8, 10, 12, 14}
@@ -122,7 +122,7 @@ from diffjax.training import loop, telemetry
 
 
 class Drawing(Line):
-    def draw(self, frozen, path):
+    def write_samples(self, averaged, path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(np.asarray(frozen))
         return np.zeros((4, 4, 3), np.uint8)
@@ -164,4 +164,4 @@ def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DataParallel, "shard", forgetful)
     with pytest.raises(Exception, match=r"(?i)disallowed"):
-        loop.train(setup, tmp_path, say=lambda line: None)
+        loop.train(setup, tmp_path, log=lambda line: None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.sampling.samplers.loop import Draw, Samples, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, run
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, PRNGKeys
 
@@ -71,7 +71,9 @@ def adaptive(
         x_0, eps, _ = denoise((signal + noise) * z, t, cond)
         return x_0, eps - x_0
 
-    def step(carry: _Carry, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[_Carry, Data]:
+    def step(
+        carry: _Carry, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn
+    ) -> tuple[_Carry, Data]:
         x_0, slope, h, tries = carry
 
         def attempt(state: tuple[Array, ...]) -> tuple[Array, ...]:

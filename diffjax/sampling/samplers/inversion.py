@@ -7,7 +7,7 @@ import numpy as np
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.sampling.samplers.loop import Draw, Samples, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, run
 from diffjax.types import Array, Data
 
 
@@ -39,8 +39,8 @@ def ddim_inversion(
       Samples, whose x_0 is x_T.
 
     Raises:
-      ValueError: negative iterations, or a grid that begins at pure noise, from which no data can
-        be told.
+      ValueError: negative iterations, or a grid that begins at pure noise, from which no data
+        can be recovered.
     """
     if iterations < 0:
         raise ValueError(f"iterations must be at least 0, not {iterations}")
@@ -60,7 +60,7 @@ def ddim_inversion(
         "t_at": np.where(clean, rising.t[1:], rising.t[:-1]),
     }
 
-    def step(carry: None, x_s: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_s: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         def up(eps: Data) -> Data:
             return c["ratio"] * x_s + c["of_eps"] * eps
 

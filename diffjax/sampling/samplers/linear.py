@@ -28,7 +28,7 @@ from jaxtyping import Float64
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
-from diffjax.sampling.samplers.loop import Draw, Samples, require_key, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, require_key, run
 from diffjax.types import Array, Data, PRNGKeys
 
 # Below this lambda there is next to no signal, and ratios of signals are in the hundreds.
@@ -103,7 +103,7 @@ def linear(
         require_key(key, "this sampler")
 
     def step(
-        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw_noise: NoiseFn
     ) -> tuple[tuple[Data, tuple[Data, ...]], Data]:
         anchor, past = carry
         x_0, eps, _ = denoise(x_t, c["t"], cond)
@@ -118,7 +118,7 @@ def linear(
         if "x_0" in columns:
             x_s += c["x_0"] * x_0
         if "std" in columns:
-            x_s += c["std"] * draw(0)
+            x_s += c["std"] * draw_noise(0)
         return (anchor, recent[: order - 1]), x_s
 
     zeros = jnp.zeros_like(x_T)

@@ -27,10 +27,10 @@ class Samples(NamedTuple):
     trajectory: Float[Array, "N+1 batch *shape"] | None
 
 
-# draw(k) -> standard normal noise of x_t's shape; another for every k, step and example.
-Draw = Callable[[int], Data]
-# (carry, x_t, coefficients of this step, draw) -> (carry, x_s)
-Step = Callable[[Any, Data, dict[str, Array], Draw], tuple[Any, Data]]
+# draw_noise(k) -> standard normal noise of x_t's shape; another for every k, step and example.
+NoiseFn = Callable[[int], Data]
+# (carry, x_t, coefficients of this step, draw_noise) -> (carry, x_s)
+Step = Callable[[Any, Data, dict[str, Array], NoiseFn], tuple[Any, Data]]
 
 
 def run(
@@ -68,11 +68,11 @@ def run(
         carry, x_t = state
         i, row = inputs
 
-        def draw(k: int) -> Data:
+        def draw_noise(k: int) -> Data:
             assert keys is not None
             return step_noise(keys, i, k, x_t)
 
-        carry, x_s = step(carry, x_t, row, draw)
+        carry, x_s = step(carry, x_t, row, draw_noise)
         return (carry, x_s), (x_s if keep_trajectory else None)
 
     (_, x_0), visited = jax.lax.scan(body, (carry, x_T), (jnp.arange(steps), table))
@@ -100,16 +100,16 @@ def per_example_keys(key: PRNGKeys, batch: int) -> Key[Array, " batch"]:
 def step_noise(keys: Key[Array, " batch"], i: Integer[Array, ""], k: int, x: Data) -> Data:
     """The k-th standard normal noise of step i, of x's shape; keys (B,)."""
 
-    def draw(key: PRNGKey) -> Array:
+    def draw_noise(key: PRNGKey) -> Array:
         key = jax.random.fold_in(key, i)
         if k:
             key = jax.random.fold_in(key, k)
         return jax.random.normal(key, x.shape[1:], x.dtype)
 
-    return jax.vmap(draw)(keys)
+    return jax.vmap(draw_noise)(keys)
 
 
-def ends(grid: Grid) -> tuple[Scales[np.ndarray], Scales[np.ndarray]]:
+def step_scales(grid: Grid) -> tuple[Scales[np.ndarray], Scales[np.ndarray]]:
     """The pairs at the present times and at the next times: (N,) each."""
     signal, noise = grid.scales
     return Scales(signal[:-1], noise[:-1]), Scales(signal[1:], noise[1:])

@@ -46,8 +46,8 @@ def _groups(orders: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def _exponential_adams(grid: Grid, order: int, *, eta: float, corrected: bool) -> Columns:
     """(2) of linear.py with polynomials in lambda; as an SDE's solver for eta > 0.
 
-    The SDE's noise has eta times its usual variance; exp((1 + eta) lambda) stands in place of
-    exp(lambda), and x_t is forgotten by exp(-eta h). Corrected, the second step starts anew from
+    The SDE's noise has eta times its usual variance; exp((1 + eta) lambda) takes the place of
+    exp(lambda), and x_t is forgotten by exp(-eta h). Corrected, the second step restarts from
     x_T and integrates the line through both estimates over both steps: the first one's error falls
     from h^2 to h^3, at no evaluation.
     """

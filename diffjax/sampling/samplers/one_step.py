@@ -10,13 +10,13 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.process import posterior_coefficients, transition
 from diffjax.sampling.samplers.loop import (
-    Draw,
+    NoiseFn,
     Samples,
     check_variance,
-    ends,
     learned_mix,
     require_key,
     run,
+    step_scales,
 )
 from diffjax.schedules import Scales
 from diffjax.types import Array, Data, PRNGKeys, Times
@@ -35,7 +35,7 @@ def ancestral(
     """DDPM's sampler: x_s ~ N(posterior mean at the estimate of x_0, variance).
 
     Ho et al. 2020, algorithm 2 and section 3.2, for any grid: "beta_tilde" is the variance of
-    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large), "learned" lies
+    q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large), "learned" is
     between their logarithms as the denoiser's `variance_mix` says (Nichol & Dhariwal 2021, equation
     15). The last step adds no noise.
 
@@ -55,7 +55,7 @@ def ancestral(
     """
     require_key(key, "ancestral")
     check_variance(variance)
-    now, after = ends(grid)
+    now, after = step_scales(grid)
     of_x_t, of_x_0, small = posterior_coefficients(after, now)
     large = transition(after, now)[1]
     std = np.sqrt(large if variance == "beta" else small)
@@ -63,9 +63,9 @@ def ancestral(
     # The logarithm of the ratio of standard deviations; where there is no noise, nothing to widen.
     widening = np.log(np.divide(large, small, out=np.ones_like(small), where=small > 0)) / 2
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         pair = denoise(x_t, c["t"], cond)
-        noise = c["std"] * draw(0)
+        noise = c["std"] * draw_noise(0)
         if variance == "learned":
             noise *= jnp.exp(learned_mix(pair) * c["widening"])
         return carry, c["of_x_t"] * x_t + c["of_x_0"] * pair.x_0 + noise
@@ -103,7 +103,7 @@ def ddim(
         raise ValueError(f"eta must be in [0, 1], not {eta}")
     if eta > 0:
         require_key(key, "ddim with eta > 0")
-    now, after = ends(grid)
+    now, after = step_scales(grid)
     std = eta * np.sqrt(posterior_coefficients(after, now)[2])
     coefficients = {
         "of_x_0": after.signal_scale,
@@ -111,10 +111,10 @@ def ddim(
         "std": std,
     }
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         x_s = c["of_x_0"] * x_0 + c["of_eps"] * eps
-        return carry, x_s + c["std"] * draw(0) if eta > 0 else x_s
+        return carry, x_s + c["std"] * draw_noise(0) if eta > 0 else x_s
 
     return run(
         step, x_T, grid=grid, coefficients=coefficients,
@@ -171,7 +171,7 @@ def euler(
     u = grid.noise_scale / total
     coefficients = {"into": 1 / total[:-1], "out": total[1:], "du": np.diff(u)}
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         x_0, eps, _ = denoise(x_t, c["t"], cond)
         return carry, c["out"] * (c["into"] * x_t + c["du"] * (eps - x_0))
 
@@ -206,11 +206,11 @@ def heun(
     """
     del key
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         return carry, heun_step(denoise, x_t, c["t"], c["t_next"], cond, c)
 
     return run(
-        step, x_T, grid=grid, coefficients=heun_columns(*ends(grid)), key=None,
+        step, x_T, grid=grid, coefficients=heun_columns(*step_scales(grid)), key=None,
         keep_trajectory=keep_trajectory,
     )  # fmt: skip
 

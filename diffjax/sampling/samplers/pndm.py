@@ -16,7 +16,7 @@ import numpy as np
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.linear import NEARLY_PURE_NOISE, half_log_snr, noise_to_signal
-from diffjax.sampling.samplers.loop import Draw, Samples, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, run
 from diffjax.sampling.samplers.multistep import ADAMS_BASHFORTH
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, PRNGKeys
@@ -122,7 +122,10 @@ def _pseudo(
     walk = _walk(grid, np.array([n + start.places[j] for n, j in stages] + [grid.steps]), schedule)
 
     def step(
-        carry: tuple[Data, Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+        carry: tuple[Data, Data, tuple[Data, ...]],
+        x_t: Data,
+        c: dict[str, Array],
+        draw_noise: NoiseFn,
     ) -> tuple[tuple[Data, Data, tuple[Data, ...]], Data]:
         begin, mean, past = carry
         x_0, eps, _ = denoise(x_t, c["t"], cond)

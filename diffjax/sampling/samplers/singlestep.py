@@ -69,7 +69,7 @@ def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
         for stage in range(1, k):
             m = n + stage
             h = lam[m + 1] - lam[n]
-            r = (lam[m] - lam[n]) / h  # where the stage before this step lies
+            r = (lam[m] - lam[n]) / h  # of the stage before this step
             if estimate == "x_0":
                 c["anchor"][m] = noise[m + 1] / noise[n]
                 whole = -signal[m + 1] * np.expm1(-h)
@@ -263,7 +263,7 @@ def rk4(
     """The classical Runge-Kutta method along straight paths, for flows. Order 4.
 
     It takes the grid two steps at a time, the point between half-way in
-    u = noise / (signal + noise), and evaluates four times: an even grid of a rectified flow, say.
+    u = noise / (signal + noise), and evaluates four times, e.g. an even grid of a rectified flow.
     The last two steps, whose end is clean data where there is no velocity, are `midpoint`'s; a
     single step that is left over is `euler`'s.
 
@@ -290,7 +290,7 @@ def rk4(
         if abs((u[n + 1] - u[n]) / du - 0.5) > 1e-6:
             raise ValueError(
                 f"rk4 needs every second point of the grid half-way in noise / (signal + noise), "
-                f"and point {n + 1} lies at {(u[n + 1] - u[n]) / du:.4g} of its step: take "
+                f"and point {n + 1} is at {(u[n + 1] - u[n]) / du:.4g} of its step: take "
                 'grids.with_stages(even_in="u") or an even grid of a flow'
             )
         if grid.noise_scale[n + 2] == 0:

@@ -11,7 +11,7 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.process import posterior_coefficients, transition
 from diffjax.sampling.samplers.linear import noise_to_signal
-from diffjax.sampling.samplers.loop import Draw, Samples, ends, require_key, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, require_key, run, step_scales
 from diffjax.sampling.samplers.one_step import heun_columns, heun_step
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, Data, PRNGKeys
@@ -58,7 +58,7 @@ def edm_stochastic(
     raised = np.where(gamma > 0, np.minimum(rho * (1 + gamma), np.maximum(rho, ceiling)), rho)
     moved = raised > rho
     t_up = np.where(moved, np.asarray(schedule.time(-2 * np.log(raised))), grid.t[:-1])
-    now, after = ends(grid)
+    now, after = step_scales(grid)
     at = schedule(t_up)
     signal: Any = np.where(moved, at.signal_scale, now.signal_scale)
     noise = np.where(moved, at.noise_scale, now.noise_scale)
@@ -67,9 +67,9 @@ def edm_stochastic(
         up = np.where(moved, signal / now.signal_scale, 1.0)
     columns = heun_columns(Scales(signal, noise), after) | {"t_up": t_up, "up": up, "std": std}
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         if churn > 0:
-            x_t = c["up"] * x_t + c["std"] * draw(0)
+            x_t = c["up"] * x_t + c["std"] * draw_noise(0)
         return carry, heun_step(denoise, x_t, c["t_up"], c["t_next"], cond, c)
 
     return run(
@@ -109,7 +109,7 @@ def predictor_corrector(
         raise ValueError(
             f"corrections must be at least 0 and snr positive, not {corrections} and {snr}"
         )
-    now, after = ends(grid)
+    now, after = step_scales(grid)
     of_x_t, of_x_0, variance = posterior_coefficients(after, now)
     columns = {
         "of_x_t": of_x_t, "of_x_0": of_x_0, "std": np.sqrt(variance),
@@ -120,14 +120,14 @@ def predictor_corrector(
     def norm(x: Data) -> Array:
         return jnp.sqrt(jnp.square(x).sum(tuple(range(1, x.ndim)), keepdims=True))
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         x_0 = denoise(x_t, c["t"], cond).x_0
-        x_s = c["of_x_t"] * x_t + c["of_x_0"] * x_0 + c["std"] * draw(0)
+        x_s = c["of_x_t"] * x_t + c["of_x_0"] * x_0 + c["std"] * draw_noise(0)
 
         def corrected(x: Data) -> Data:
             for k in range(corrections):
                 score = -denoise(x, c["t_next"], cond).eps * c["inverse_noise"]
-                z = draw(k + 1)
+                z = draw_noise(k + 1)
                 size = 2 * jnp.square(snr * norm(z) / norm(score))
                 x = x + size * score + jnp.sqrt(2 * size) * z
             return x
@@ -183,7 +183,7 @@ def restart(
         for top in returns.get(i, []):
             path += range(top, i + 1)
     walk = Grid(*(column[path] for column in grid))
-    now, after = ends(walk)
+    now, after = step_scales(walk)
     up = np.diff(path) < 0
     signal_ts, variance = transition(
         Scales(*(np.where(up, a, 1.0) for a in now)), Scales(*(np.where(up, a, 1.0) for a in after))
@@ -192,8 +192,8 @@ def restart(
         "up": up, "of_x_t": signal_ts, "std": np.sqrt(variance)
     }  # fmt: skip
 
-    def step(carry: None, x_t: Data, c: dict[str, Array], draw: Draw) -> tuple[None, Data]:
-        noise = draw(0)
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
+        noise = draw_noise(0)
         return carry, jax.lax.cond(
             c["up"] > 0,
             lambda x: c["of_x_t"] * x + c["std"] * noise,

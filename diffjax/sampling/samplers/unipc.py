@@ -8,7 +8,7 @@ import numpy as np
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.linear import check_order, half_log_snr
-from diffjax.sampling.samplers.loop import Draw, Samples, run
+from diffjax.sampling.samplers.loop import NoiseFn, Samples, run
 from diffjax.types import Array, Data, PRNGKeys
 
 
@@ -47,7 +47,7 @@ def unipc(
     columns = _columns(grid, order, variant)
 
     def step(
-        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw: Draw
+        carry: tuple[Data, tuple[Data, ...]], x_t: Data, c: dict[str, Array], draw_noise: NoiseFn
     ) -> tuple[tuple[Data, tuple[Data, ...]], Data]:
         before, past = carry
         recent = (denoise(x_t, c["t"], cond).x_0, *past)
