@@ -4,13 +4,10 @@
 the run directory, and --mode the command.
 """
 
-import contextlib
-import logging
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,14 @@ import jax
 
 from diffjax import flags
 from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, Request, command
+from diffjax.commands.process_setup import (
+    configure_logging,
+    print_error_line,
+    quiet_unless_primary,
+    use_compilation_cache,
+)
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.files import cache_folder
-
-# Characters of an error line. A longer one is cut in the middle: the expected value is at its end.
-LONGEST_LINE = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    _configure_logging()  # before other packages configure the root logger
+    configure_logging()  # before other packages configure the root logger
     try:
         if (key := flags.help_wanted(arguments)) is not None:
             print(flags.help_text(__doc__ or "") if not key else flags.explain(key))
@@ -57,20 +56,20 @@ def _main(arguments: Sequence[str]) -> int:
         # Before the config is read: its imports may initialise JAX, after which no process joins.
         processes.initialize(flags.place(arguments))
         config, workdir, mode, profile, out = flags.parse(arguments)
-        with _quiet_unless_primary():
+        with quiet_unless_primary():
             code = run(config, workdir, mode, profile, out)
         processes.barrier()  # a process still running at shutdown counts as lost
         return code
     except UserError as error:
         if "--debug" in arguments:
             raise
-        _print_line(f"error: {error}")
+        print_error_line(f"error: {error}")
         return 2
     except OSError as error:
         if "--debug" in arguments:
             raise
         where = error.filename or "a file"
-        _print_line(
+        print_error_line(
             f"error: {where}: {error.strerror or error}: free space or choose another folder, then "
             "run the same command again; earlier checkpoints are kept"
         )
@@ -78,7 +77,7 @@ def _main(arguments: Sequence[str]) -> int:
     except jax.errors.JaxRuntimeError as error:
         if "--debug" in arguments or not processes.is_multiprocess():
             raise
-        _print_line(
+        print_error_line(
             f"error: {str(error).splitlines()[0][:300]}: most likely another process of this run "
             "is gone: see its output, and restart all processes to resume"
         )
@@ -86,7 +85,7 @@ def _main(arguments: Sequence[str]) -> int:
     except MemoryError as error:
         if "--debug" in arguments:
             raise
-        _print_line(
+        print_error_line(
             f"error: out of memory{f' ({error})' if str(error) else ''}: use smaller images, a "
             "smaller batch or a smaller model"
         )
@@ -94,26 +93,6 @@ def _main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
-
-
-@contextlib.contextmanager
-def _quiet_unless_primary() -> Iterator[None]:
-    """Process 0 prints everything; the other processes log warnings and errors only."""
-    if processes.is_primary():
-        yield
-        return
-    logging.getLogger("diffjax").setLevel(logging.WARNING)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-def _print_line(line: str) -> None:
-    """Prints one line to stderr, with unprintable characters escaped as in repr."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    if len(shown) > LONGEST_LINE:
-        half = LONGEST_LINE // 2
-        shown = f"{shown[:half]} ... {shown[-half:]}"
-    print(shown, file=sys.stderr)
 
 
 def run(
@@ -159,52 +138,6 @@ def run(
     if mode not in ("plan", "config"):
         use_compilation_cache()
     return command(mode)(Request(config, Path(workdir), profile, out and Path(out)))
-
-
-def _configure_logging() -> None:
-    """Shows diffjax's own log lines and hides the repeated errors of a failed save.
-
-    When a disk is full, orbax logs every array that it could not write, and tensorstore's threads
-    report to a closed event loop; the raised error already reports the cause.
-    """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("diffjax").setLevel(logging.INFO)
-    for noisy in ("absl", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    # Pillow warns about images that diffjax rejects.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
-    report = sys.unraisablehook
-
-    def without_closed_loops(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = without_closed_loops
-
-
-def use_compilation_cache() -> None:
-    """Stores compiled programs in the user's cache folder, unless JAX has another one configured.
-
-    A program's key covers its code, the compiler's version and flags and the kind of device, and
-    XLA compares a CPU program's instruction sets with the machine's when it loads one. Programs
-    that can't be stored are compiled every time.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    folder = cache_folder() / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logging.getLogger("diffjax").info(
-            "%s: %s: compiled programs are not kept for the next run", folder, error.strerror
-        )
-        return
-    # JAX would warn for each program that it can't store, for example on a full disk.
-    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # A run has dozens of small programs, which take longer to compile than to read.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import warnings
 import numpy as np
 import pytest
 
-from diffjax.main import main, use_compilation_cache
+from diffjax.commands.process_setup import use_compilation_cache
+from diffjax.main import main
 
 
 def one_error(capsys, *arguments):

@@ -84,7 +84,9 @@ def cases() -> list[Case]:
 
 def measure(case: Case) -> Cost:
     """Compiles the case afresh with FEW and with MANY steps, in turn."""
-    network = UNet(channels=64, multipliers=(1,), blocks=1, attention_resolutions=())
+    network = UNet(
+        base_channels=64, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=()
+    )
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.ones(SHAPE), jnp.ones(SHAPE[:1]))
 
     def compiled(steps: int) -> Any:

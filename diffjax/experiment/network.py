@@ -68,9 +68,9 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
     """The U-Net of `config.model`; `given` follows from the data and the diffusion."""
     c = config.model
     return UNet(
-        channels=c.channels,
-        multipliers=tuple(c.multipliers),
-        blocks=c.blocks,
+        base_channels=c.channels,
+        channel_multipliers=tuple(c.multipliers),
+        num_res_blocks=c.blocks,
         attention_resolutions=tuple(c.attention_resolutions),
         transformer_depth=c.transformer_depth,
         head_channels=c.head_channels,
@@ -79,7 +79,7 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         patch=c.patch,
         block=from_table(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
-        mix=from_table(c.attention, ATTENTIONS, key="model.attention"),
+        attention_fn=from_table(c.attention, ATTENTIONS, key="model.attention"),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in ("shape",)},
@@ -120,7 +120,7 @@ def network(
         "text_encoder": texts.module if texts else None,
         "map_channels": map_channels,
         "out_channels": shape[-1] * (2 if diffusion.learned_variance else 1),
-        "levels": outputs if outputs > 1 else 0,
+        "num_pixel_levels": outputs if outputs > 1 else 0,
         "ops": ops,
     }
     name = config.model.name

@@ -1,6 +1,6 @@
 """A Linen module as a network.
 
-network = from_linen(UNet(channels=64, num_classes=10))
+network = from_linen(UNet(base_channels=64, num_classes=10))
 params = network.init(key, x, t, cond)
 """
 

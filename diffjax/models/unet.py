@@ -30,19 +30,19 @@ class UNet(nn.Module):
     """A U-Net over images of any size, conditioned on time and optionally on class, text or a map.
 
     Ho et al. 2020, appendix B, with Dhariwal & Nichol 2021's scale-shift normalisation. Level i has
-    multipliers[i] * channels channels at 1 / (patch 2^i) of the image's size. Each level has
-    `blocks` blocks and a downsampling in the encoder, `blocks` + 1 blocks and an upsampling in the
-    decoder, and every encoder map is concatenated to its counterpart in the decoder. Odd sizes are
-    rounded up in the encoder and cropped in the decoder.
+    base_channels channel_multipliers[i] channels, at 1 / (patch 2^i) of the image's size. Each
+    level has `num_res_blocks` blocks and a downsampling in the encoder, one block more and an
+    upsampling in the decoder, and every encoder map is concatenated to its counterpart in the
+    decoder. Odd sizes are rounded up in the encoder and cropped in the decoder.
 
     Text is attended to by transformer blocks with cross-attention, which replace self-attention
     (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time embedding; a map
     is concatenated to the image. Supported conditions that are not passed are treated as dropped.
 
     Attributes:
-      channels: channels at the first level.
-      multipliers: channels of each level over `channels`.
-      blocks: residual blocks per level.
+      base_channels: channels at the first level.
+      channel_multipliers: channels of each level over `base_channels`.
+      num_res_blocks: residual blocks per level.
       attention_resolutions: heights of the maps (after the patch stem) with self-attention or
         transformer blocks; the first middle block always has it.
       transformer_depth: transformer blocks in a row, for a network with text.
@@ -59,12 +59,12 @@ class UNet(nn.Module):
       patch: patch side of the space-to-depth stem; 1 for none.
       block: `ResNetBlock` or `ConvNeXtBlock`.
       scale_shift: as in `ResNetBlock`.
-      mix: `jax.nn.dot_product_attention` or `attention.linear_attention`.
+      attention_fn: `jax.nn.dot_product_attention` or `attention.linear_attention`.
       perturbed: blocks whose attention is replaced by `attention.no_attention`, by name:
         "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
       out_channels: None for the input's.
-      levels: 0, or the number of levels whose logits are returned for each of the out_channels;
-        see `LevelHead`.
+      num_pixel_levels: 0, or the number of pixel values whose logits are returned for each of the
+        out_channels; see `LevelHead`.
       level_features: features per channel of the `LevelHead`.
       dtype: compute type; parameters stay float32.
       ops: kernels of convolutions and normalisation: `ops.XLA`, or an accelerator's.
@@ -72,9 +72,9 @@ class UNet(nn.Module):
         `models.remat`, or any policy of `jax.checkpoint`; None keeps all.
     """
 
-    channels: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 2)
-    blocks: int = 2
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = ()
     transformer_depth: int = 1
     head_channels: int = 32
@@ -87,10 +87,10 @@ class UNet(nn.Module):
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
-    mix: Mixer = jax.nn.dot_product_attention
+    attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
-    levels: int = 0
+    num_pixel_levels: int = 0
     level_features: int = 32
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
@@ -109,7 +109,7 @@ class UNet(nn.Module):
           train: whether dropout is on, which needs a "dropout" key.
 
         Returns:
-          (B, H, W, out_channels) float32; (B, H, W, out_channels levels) with levels.
+          (B, H, W, out_channels) float32; (B, H, W, out_channels num_pixel_levels) logits.
 
         Raises:
           ValueError: a condition that the network does not support, an attention resolution that
@@ -132,14 +132,14 @@ class UNet(nn.Module):
 
         def residual(h: Array, level: int, name: str) -> Array:
             h = block(
-                self.channels * self.multipliers[level],
+                self.base_channels * self.channel_multipliers[level],
                 dropout=self.dropout,
                 scale_shift=self.scale_shift,
                 name=name,
                 **common,
             )(h, embedding, train)
             if name in attending:
-                mix = no_attention if name in self.perturbed else self.mix
+                mix = no_attention if name in self.perturbed else self.attention_fn
                 heads: dict[str, Any] = {"head_channels": self.head_channels, "mix": mix, **common}
                 if context is None:
                     h = attention(name=f"{name}_attention", **heads)(h)
@@ -148,13 +148,13 @@ class UNet(nn.Module):
                     h = transformer(self.transformer_depth, **named)(h, context)
             return h
 
-        levels = range(len(self.multipliers))
+        levels = range(len(self.channel_multipliers))
         h = fourier_features(self._with_map(x, condition.map), x, self.fourier)
         h = space_to_depth(h, self.patch).astype(self.dtype)
-        h = Conv3x3(self.channels, name="stem", **common)(h)
+        h = Conv3x3(self.base_channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
-            for i in range(self.blocks):
+            for i in range(self.num_res_blocks):
                 h = residual(h, level, f"down{level}_{i}")
                 skips.append(h)
             if level != levels[-1]:
@@ -165,7 +165,7 @@ class UNet(nn.Module):
         h = residual(h, levels[-1], "middle_1")
 
         for level in reversed(levels):
-            for i in range(self.blocks + 1):
+            for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = residual(h, level, f"up{level}_{i}")
             if level:
@@ -173,11 +173,11 @@ class UNet(nn.Module):
 
         h = GroupNorm(silu=True, name="norm", **common)(h)
         out_channels = self.out_channels or channels
-        features = out_channels * (self.level_features if self.levels else 1)
+        features = out_channels * (self.level_features if self.num_pixel_levels else 1)
         h = Conv3x3(features * self.patch**2, zero=True, name="head", **common)(h)
         h = depth_to_space(h, self.patch, height, width).astype(jnp.float32)
-        if self.levels:
-            h = LevelHead(out_channels, self.levels, name="levels")(h)
+        if self.num_pixel_levels:
+            h = LevelHead(out_channels, self.num_pixel_levels, name="levels")(h)
         return h
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
@@ -205,8 +205,8 @@ class UNet(nn.Module):
         return Condition(label, text, spatial)
 
     def _embedding(self, t: Array, label: Array | None, pooled: Array | None) -> Array:
-        width = 4 * self.channels
-        embedding = TimeEmbedding(self.channels, width, dtype=self.dtype, name="time")(t)
+        width = 4 * self.base_channels
+        embedding = TimeEmbedding(self.base_channels, width, dtype=self.dtype, name="time")(t)
         if label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
             embedding = embedding + embed(label)
@@ -251,7 +251,7 @@ class UNet(nn.Module):
           ValueError: an attention resolution that no level has.
         """
         heights = [-(-height // self.patch)]
-        for _ in self.multipliers[1:]:
+        for _ in self.channel_multipliers[1:]:
             heights.append(-(-heights[-1] // 2))
         missing = set(self.attention_resolutions) - set(heights)
         if missing:
@@ -260,6 +260,8 @@ class UNet(nn.Module):
                 f"heights {heights} for images {height} high"
             )
         levels = [i for i, h in enumerate(heights) if h in self.attention_resolutions]
-        down = [f"down{level}_{i}" for level in levels for i in range(self.blocks)]
-        up = [f"up{level}_{i}" for level in reversed(levels) for i in range(self.blocks + 1)]
+        down = [f"down{level}_{i}" for level in levels for i in range(self.num_res_blocks)]
+        up = [
+            f"up{level}_{i}" for level in reversed(levels) for i in range(self.num_res_blocks + 1)
+        ]
         return (*down, "middle_0", *up)

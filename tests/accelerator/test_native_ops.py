@@ -251,9 +251,9 @@ def test_pmap_and_sharding_give_one_devices_numbers() -> None:
 def test_a_network_and_its_gradient_are_those_of_xla() -> None:
     x, t = _normal(0, 3, 9, 7, 2), jnp.asarray([1.0, 50.0, 900.0])
     options: Any = {
-        "channels": 8,
-        "multipliers": (1, 2),
-        "blocks": 1,
+        "base_channels": 8,
+        "channel_multipliers": (1, 2),
+        "num_res_blocks": 1,
         "attention_resolutions": (5,),
     }
     network = UNet(**options, head_channels=8, num_classes=3)

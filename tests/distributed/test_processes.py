@@ -111,7 +111,8 @@ def refused(folder):
 
 
 if __name__ == "__main__":
-    from diffjax.main import main, use_compilation_cache
+    from diffjax.commands.process_setup import use_compilation_cache
+    from diffjax.main import main
     from diffjax.training.gc_pause import gc_disabled
 
     what, place, *flags = sys.argv[1:]

@@ -172,7 +172,7 @@ def planned():
 
 
 if __name__ == "__main__":
-    from diffjax.main import use_compilation_cache
+    from diffjax.commands.process_setup import use_compilation_cache
     from diffjax.training.gc_pause import gc_disabled
 
     use_compilation_cache()

@@ -56,12 +56,12 @@ PARTS = """
 
     class Gated(nn.Module):
         kernels: tuple = (3, 3)
-        levels: int = 4
+        num_pixel_levels: int = 4
 
         @nn.compact
         def __call__(self, x, t, cond, train):
             gate = self.param("gate", nn.initializers.ones, ())
-            assert self.levels == 4
+            assert self.num_pixel_levels == 4
             return gate * nn.Conv(x.shape[-1], self.kernels)(x)
 
     def stax():

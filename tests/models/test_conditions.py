@@ -15,7 +15,7 @@ from tests.weights import moved
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 T = jnp.array([3.0, 700.0])
 MASK = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
-SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
+SMALL = {"base_channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "head_channels": 8}
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def loss_of(**options):
         tokens = jax.random.normal(jax.random.key(1), (2, 3, options["text_width"]))
         cond = Condition(text=Text(tokens, jnp.ones((2, 3), bool)))
     network = UNet(
-        channels=8, multipliers=(1,), blocks=1, head_channels=8, dropout=0.3,
+        base_channels=8, channel_multipliers=(1,), num_res_blocks=1, head_channels=8, dropout=0.3,
         attention_resolutions=(SIDE,), **options,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from diffjax.models import ConvNeXtBlock, UNet, linear_attention, no_attention
 from diffjax.models.embeddings import timestep_embedding
 from tests.weights import normal_like
 
-SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "head_channels": 8}
+SMALL = {"base_channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "head_channels": 8}
 T = jnp.array([3.0, 700.0])
 
 
@@ -39,7 +39,10 @@ def randomised(module, *inputs, scale=0.2):
     ids=str,
 )  # fmt: skip
 def test_any_size_comes_back_at_its_size(shape, patch):
-    network, x = UNet(**(SMALL | {"multipliers": (1, 2, 2), "patch": patch})), images(*shape)
+    network, x = (
+        UNet(**(SMALL | {"channel_multipliers": (1, 2, 2), "patch": patch})),
+        images(*shape),
+    )
     params = shapes(network, x, T)
     out = jax.eval_shape(network.apply, params, x, T)
     assert out.shape == x.shape and out.dtype == jnp.float32
@@ -68,7 +71,9 @@ def test_out_channels():
 
 
 def test_levels_give_a_run_of_logits_a_channel():
-    network = UNet(**(SMALL | {"multipliers": (1,)}), levels=16, level_features=4, patch=2)
+    network = UNet(
+        **(SMALL | {"channel_multipliers": (1,)}), num_pixel_levels=16, level_features=4, patch=2
+    )
     x = images(7, 6, 3)
     out = jax.jit(network.apply)(randomised(network, x, T), x, T)
     assert out.shape == (2, 7, 6, 3 * 16) and out.dtype == jnp.float32
@@ -79,7 +84,7 @@ def test_levels_give_a_run_of_logits_a_channel():
 
 def test_too_few_level_features_are_refused():
     with pytest.raises(ValueError, match="level_features must be at least 3, not 2"):
-        shapes(UNet(**SMALL, levels=16, level_features=2), images(8, 8, 1), T)
+        shapes(UNet(**SMALL, num_pixel_levels=16, level_features=2), images(8, 8, 1), T)
 
 
 def test_fourier_features_widen_the_stem_and_nothing_else():
@@ -132,7 +137,7 @@ def test_time_matters_and_examples_are_apart():
 
 @pytest.mark.parametrize(
     "options",
-    [{"block": ConvNeXtBlock}, {"mix": linear_attention, "attention_resolutions": (8, 4)},
+    [{"block": ConvNeXtBlock}, {"attention_fn": linear_attention, "attention_resolutions": (8, 4)},
      {"scale_shift": False}, {"block": functools.partial(ConvNeXtBlock, expansion=3)}],
     ids=["convnext", "linear attention", "scale_shift False", "partial"],
 )  # fmt: skip

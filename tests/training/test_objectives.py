@@ -115,7 +115,7 @@ def on_a_batch(setup, state):
 def test_the_plain_objective_is_the_core_s_loss_and_nothing_is_learned(small_config):
     setup, unet, shape = resolved(small_config)
     states, metrics = trained(setup, 1)
-    assert shape == (1, 8, 8, 1) and unet.levels == 0
+    assert shape == (1, 8, 8, 1) and unet.num_pixel_levels == 0
     assert states[0].objective_state == ObjectiveState({}, None)
     assert states[0].power_emas == ()
     found, given, eps = on_a_batch(setup, states[0])
@@ -288,7 +288,7 @@ def test_the_bound_s_objective_is_the_bound(small_config):
 def test_networks_of_logits_train_and_sample(small_config, changes):
     target = {"diffusion.loss_target": "same" if changes else "x0"}
     setup, unet, shape = resolved(small_config, changes=changes | CATEGORICAL | target)
-    assert shape == (1, 8, 8, 256) and unet.levels == 256
+    assert shape == (1, 8, 8, 256) and unet.num_pixel_levels == 256
     states, _ = trained(setup)
     assert {"in/kernel", "out/kernel", "out/bias"} <= changed(states[0].params, states[2].params)
     assert setup.generator(states[2].params, start=0, count=2).images.shape == (2, 8, 8, 1)

@@ -28,7 +28,9 @@ SHAPE = (8, 8, 1)
 
 def smallest(config, **more):
     """The parts of a step for the least U-Net, trained as a config says."""
-    unet = UNet(channels=8, multipliers=(1,), blocks=1, head_channels=8, num_classes=10)
+    unet = UNet(
+        base_channels=8, channel_multipliers=(1,), num_res_blocks=1, head_channels=8, num_classes=10
+    )
     network, prediction = from_linen(unet), process.diffusion(config)
 
     def init_params(key):
