@@ -106,7 +106,7 @@ def train_classifier(
         )
     check_labelled(train)
     num_classes = len(train.class_names)
-    state = _first_state(num_classes, recipe, train.image_shape)
+    state = first_state(num_classes, recipe, train.image_shape)
 
     passes = recipe.steps * recipe.batch_size / len(train)
     log(
@@ -114,7 +114,7 @@ def train_classifier(
         f"classes) for {recipe.steps} steps of {recipe.batch_size} ({passes:.1f} passes)"
     )
     started = time.monotonic()
-    for step, indices in enumerate(_order(len(train), recipe)):
+    for step, indices in enumerate(example_order(len(train), recipe)):
         images, labels = read_examples(train, indices)
         check_labels(labels, train)
         state, loss = _train_step(num_classes, recipe, state, step, images, labels)
@@ -196,7 +196,8 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _first_state(num_classes: int, recipe: Recipe, image_shape: tuple[int, ...]) -> Any:
+def first_state(num_classes: int, recipe: Recipe, image_shape: tuple[int, ...]) -> Any:
+    """(variables, optimizer state) of the classifier at step 0."""
     blank = jnp.zeros((1, *image_shape), jnp.float32)
     variables = Classifier(num_classes).init(rng.stream(recipe.seed, "init"), blank, train=False)
     return variables, _optimizer(recipe).init(variables["params"])
@@ -241,7 +242,7 @@ def _shift(key: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(crop)(padded, corners)
 
 
-def _order(count: int, recipe: Recipe) -> Iterator[npt.NDArray[np.int64]]:
+def example_order(count: int, recipe: Recipe) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of each step's batch: consecutive slices of one permutation per pass."""
     left = np.empty(0, np.int64)
     epoch = 0

@@ -124,7 +124,7 @@ def as_text(plan: Plan) -> str:
     ])  # fmt: skip
 
 
-def _plan_here(config: Any) -> Plan:
+def plan_here(config: Any) -> Plan:
     """The plan for this process's devices."""
     strategy = strategies.strategy(config)
     setup = _resolved(config)
@@ -188,7 +188,7 @@ def _main() -> int:
         sys.path[:0] = json.loads(sys.argv[1])  # where the user's own code may be
         config = ConfigDict(from_json(json.load(sys.stdin)))
         check(config)
-        print(json.dumps(_plan_here(config)._asdict()))
+        print(json.dumps(plan_here(config)._asdict()))
         return 0
     except UserError as error:
         print(error, file=sys.stderr)

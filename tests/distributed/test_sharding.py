@@ -164,9 +164,8 @@ def planned():
     shapes, batch = setup.state_shapes(), setup.batch_shapes(config.train.batch_size)
     step = parallel.compile(setup.train_step())
     compiled = step.lower(*parallel.abstract_inputs(shapes, batch)).compile()
-    plan._resolved = small
     return {
-        "plan": plan._plan_here(config)._asdict(),
+        "plan": plan.plan_here(config)._asdict(),
         "arguments": compiled.memory_analysis().argument_size_in_bytes,
     }
 

@@ -123,7 +123,7 @@ def test_shipped_file_is_small_plain_and_says_where_it_is_from():
 
 
 def test_a_few_steps_beat_none_by_far_and_chance_by_farther(digits, trained):
-    first = classifier_features._first_state(10, SHORT, (8, 8, 1))[0]
+    first = classifier_features.first_state(10, SHORT, (8, 8, 1))[0]
     untrained = dataclasses.replace(trained, weights=round_weights(first))
     assert trained.accuracy > 0.6
     assert trained.accuracy > accuracy(untrained, digits[1]) + 0.3
@@ -137,12 +137,12 @@ def test_training_depends_on_the_seed_and_on_nothing_else(digits, trained):
     assert streamed.weights_digest == trained.weights_digest
     assert streamed.accuracy_split == "train"
     kernels = [
-        classifier_features._first_state(10, recipe, (8, 8, 1))[0]["params"]["logits"]["kernel"]
+        classifier_features.first_state(10, recipe, (8, 8, 1))[0]["params"]["logits"]["kernel"]
         for recipe in (SHORT, dataclasses.replace(SHORT, seed=4))
     ]
     assert not np.array_equal(*kernels)
     orders = [
-        next(iter(classifier_features._order(100, recipe)))
+        next(iter(classifier_features.example_order(100, recipe)))
         for recipe in (SHORT, dataclasses.replace(SHORT, seed=4))
     ]
     assert not np.array_equal(*orders)
@@ -150,7 +150,7 @@ def test_training_depends_on_the_seed_and_on_nothing_else(digits, trained):
 
 def test_every_image_is_seen_once_a_pass():
     recipe = Recipe(steps=7, batch_size=30)
-    seen = np.concatenate(list(classifier_features._order(70, recipe)))
+    seen = np.concatenate(list(classifier_features.example_order(70, recipe)))
     assert len(seen) == 210
     for start in (0, 70, 140):
         assert sorted(seen[start : start + 70]) == list(range(70))

@@ -15,7 +15,7 @@ def test_what_is_computed_anew_is_work_and_no_memory(tiny_config):
 
     def planned(remat):
         tiny_config.model.remat = remat
-        return plan._plan_here(tiny_config)
+        return plan.plan_here(tiny_config)
 
     plain, saving = planned("none"), planned("full")
     assert plain.of_temporaries > 1.5 * saving.of_temporaries
