@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Real
+from jaxtyping import Bool, Float, Real
 
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
@@ -176,7 +176,11 @@ def image_to_image(
     return sampler(denoise, x_t, grid=rest, **options)
 
 
-def slerp(a: Data, b: Data, weight: Real[ArrayLike, ""] | Real[ArrayLike, " batch"]) -> Data:
+def slerp(
+    a: Float[Array, "#batch *shape"],
+    b: Float[Array, "#batch *shape"],
+    weight: Real[ArrayLike, ""] | Real[ArrayLike, " #batch"],
+) -> Float[Array, "_ *shape"]:
     """From a to b along a great circle: sin((1 - w) angle) a + sin(w angle) b, over sin(angle).
 
     Shoemake 1985. Between two draws of normal noise, whose lengths are nearly the same, it keeps

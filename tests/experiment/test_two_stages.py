@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -143,7 +144,7 @@ def test_latents_are_encoded_once(latent_config, caplog):
     assert encoded and any("latents read" in r for r in caplog.messages)
     np.testing.assert_array_equal(first["image"], again["image"])
     images = np.stack([setup.source[i]["image"] for i in range(4)])
-    direct = setup.space.stage.encode(setup.space.params, to_model_range(images))
+    direct = setup.space.stage.encode(setup.space.params, to_model_range(jnp.asarray(images)))
     source = setup.space.source(setup.source)
     np.testing.assert_allclose(source.images[:4], direct, atol=2e-2)
 
@@ -161,7 +162,7 @@ def test_latents_that_were_half_written_are_encoded_again(latent_config, monkeyp
 
 def test_what_a_model_trains_on_has_unit_variance(latent_config):
     setup = experiment.resolve(latent_config)
-    batch = next(setup.batches())
+    batch = {name: jnp.asarray(x) for name, x in next(setup.batches()).items()}
     x_0, _ = setup.space.read(
         batch, key=lambda name: jax.random.key(0), indices=np.arange(16), flip=False
     )
