@@ -180,7 +180,7 @@ def slerp(
     a: Float[Array, "#batch *shape"],
     b: Float[Array, "#batch *shape"],
     weight: Real[ArrayLike, ""] | Real[ArrayLike, " #batch"],
-) -> Float[Array, "_ *shape"]:
+) -> Data:
     """From a to b along a great circle: sin((1 - w) angle) a + sin(w angle) b, over sin(angle).
 
     Shoemake 1985. Between two draws of normal noise, whose lengths are nearly the same, it keeps
