@@ -30,7 +30,7 @@ TABLES = {
     "train.optimizer": "optimisation:OPTIMIZERS",
     "train.schedule": "optimisation:LEARNING_RATES",
     "train.ema": "optimisation:AVERAGES",
-    "parallel.strategy": "parallel:STRATEGIES",
+    "parallel.strategy": "strategies:STRATEGIES",
     "sample.sampler": "sampling:SAMPLERS",
     "sample.grid": "sampling:GRIDS",
     "sample.guidance": "sampling:GUIDANCE",

@@ -208,7 +208,7 @@ def test_schedules_parametrisations_and_finished_objects(parts, tiny_config):
     )
     found = process.diffusion(tiny_config)
     assert found.parametrisation.name == "mine" and not found.schedule.discrete
-    assert objective.weighted(tiny_config, found).target.name == "mine"
+    assert objective.squared_error(tiny_config, found, None).target.name == "mine"
     tiny_config.diffusion.schedule = "own_parts:schedule(power=3.0)"
     assert float(process.diffusion(tiny_config).schedule.log_snr(0.25)) == pytest.approx(5.0)
 
@@ -218,7 +218,7 @@ def test_functions_are_bound_to_their_keywords(parts, tiny_config):
         weighting="own_parts:half", time_sampling="own_parts:late(share=0.9)"
     )
     found = process.diffusion(tiny_config)
-    weighted = objective.weighted(tiny_config, found)
+    weighted = objective.squared_error(tiny_config, found, None)
     assert weighted.weighting(found.schedule, jnp.arange(3), None).tolist() == [0.5] * 3
     t = weighted.sample_times(
         jax.random.key(0), found.schedule, indices=jnp.arange(50), batch_size=50
@@ -363,7 +363,7 @@ def test_what_is_held_out_is_the_set_s_own(parts, tiny_config):
     assert set(np.unique(batch["image"])) == {29}
     assert set(np.unique(setup.model.examples().images)) == {29}
     tiny_config.data.image_size = 4
-    expected = r"config\.data\.image_size = 4 has no meaning .* no parameter 'image_size'"
+    expected = r"config\.data\.image_size = 4 has no effect .* no parameter 'image_size'"
     with pytest.raises(UserError, match=expected):
         resolve(tiny_config)
 

@@ -159,7 +159,7 @@ def test_floor_for_fewer_samples_is_higher_and_draws_from_all_classes(bars_set, 
 def test_more_samples_than_test_images_is_said(bars_set, shared_cache):
     result, lines = report(from_source(SETS["train"]), shared_cache, num_samples=600)
     assert result["floor_equal_count_images"] == 300
-    assert any("only 300 test images" in line for line in lines)
+    assert any("from 300 test images only" in line for line in lines)
 
 
 def test_without_a_test_split_there_is_no_floor_and_the_log_says_why(bars_set, tmp_path):

@@ -81,7 +81,7 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
             process.diffusion(tiny_config)
         return
     diffusion = process.diffusion(tiny_config)
-    weighted = objective.weighted(tiny_config, diffusion)
+    weighted = objective.squared_error(tiny_config, diffusion, None)
     x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
     t = jnp.asarray([diffusion.schedule.t_min, diffusion.schedule.T])
     outputs = diffusion.parametrisation.outputs

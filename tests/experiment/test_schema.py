@@ -171,7 +171,7 @@ def test_every_key_has_a_default_that_it_may_have_and_a_meaning():
 
 def test_a_workdir_belongs_to_one_config(tmp_path, tiny_config):
     assert not workdir.check(tmp_path, tiny_config)
-    workdir.prepare(tmp_path, tiny_config)
+    workdir.prepare(tmp_path, tiny_config.to_dict())
     assert not workdir.check(tmp_path, tiny_config)  # nothing to go on with yet
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     assert workdir.check(tmp_path, tiny_config)

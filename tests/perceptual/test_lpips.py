@@ -3,6 +3,7 @@ import types
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def pair():
 
 def distance(network, x, y):
     features = jax.jit(partial(network.apply, network.params))
-    return perceptual_distance(features, x, y, weights=network.weights)
+    return perceptual_distance(features, jnp.asarray(x), jnp.asarray(y), weights=network.weights)
 
 
 def torch_lpips(torch, module, heads, x, y):

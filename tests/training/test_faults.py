@@ -126,7 +126,7 @@ class Line:
     def power_emas(self, stored):
         return {0.1: stored.ema_params}
 
-    def write_final_pictures(self, averaged, folder, *, say):
+    def write_final_pictures(self, averaged, folder, *, log):
         pass
 
 

@@ -157,7 +157,7 @@ def test_handles_and_programs_stay_the_same_once_each_part_had_its_turn(tmp_path
 
 def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
     setup = experiment.resolve(small)
-    put = DataParallel.shard
+    put = DataParallel.shard_batch
 
     def forgetful(self, batch):
         return {name: np.asarray(x) for name, x in put(self, batch).items()}
