@@ -71,8 +71,8 @@ def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutO
         isinstance(made, VdmObjective) or not prediction.schedule.discrete
     ):
         raise UserError(
-            f"config.diffusion.time_sampling = {c.time_sampling!r} stores a loss per step and "
-            "needs a discrete schedule: use 'low_discrepancy'"
+            f"config.diffusion.time_sampling = {c.time_sampling!r} needs a discrete schedule, to "
+            "store a loss per step: use 'low_discrepancy'"
         )
     return made
 
