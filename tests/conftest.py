@@ -87,6 +87,8 @@ SLOW = (
     "perceptual/test_networks",
     "golden/test_golden",
     "training/test_compiles",
+    "evaluation/test_classifier_features",
+    "evaluation/test_report",
 )
 # Of the others, those that take longest.
 LONGEST = (

@@ -173,6 +173,7 @@ def test_help(capsys):
     assert "--workdir" in printed and "--config.key.name=value" in printed
 
 
+@pytest.mark.slow
 def test_train_sample_and_evaluate_one_after_the_other(capsys, tmp_path, tiny_flags, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the workdir is runs/digits by default
     # A classifier good enough for a test: the recipe itself is tested beside its module.
