@@ -119,7 +119,7 @@ def test_a_model_of_arrays_encodes_and_has_a_density_but_no_edits(run):
             call()
     assert diffjax.load(workdir, checkpoint=4).step == 4
     if name != "digits_transformer":
-        with pytest.raises(diffjax.UserError, match="edits images"):
+        with pytest.raises(diffjax.UserError, match="edits are of images"):
             model.edit(x, "vary(strength=0.5)")
 
 

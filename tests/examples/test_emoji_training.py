@@ -132,7 +132,7 @@ def test_a_run_on_the_folder_itself_goes_on(runs, pictures, tmp_path, capsys):
     assert "holds a run with config.data.name = 'folder:" in capsys.readouterr().err
     arguments += [f"--config.data.name=folder:{pictures}", "--config.data.dir="]
     assert main(arguments) == 0
-    assert "going on from step 4" in capsys.readouterr().out
+    assert "resuming from step 4" in capsys.readouterr().out
     assert diffjax.load(run).step == 6
 
 

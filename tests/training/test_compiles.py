@@ -46,7 +46,7 @@ def test_a_run_compiles_nothing_twice(tiny_config, tmp_path, compiled):
     tiny_config.train.sample_every = 2
     train(tiny_config, tmp_path)
     names = compiled.names
-    assert names["_fun"] == 1  # pmap's name for the train step
+    assert names["step"] == 1  # the train step, as the strategy compiles it
     assert names["init"] == 1
     assert names["eval_loss"] == 1  # 360 held-out digits: three batches of 120, not 128, 128, 104
     assert names["generate"] == 2  # the grid, and fewer samples with all that led to them

@@ -124,7 +124,7 @@ from diffjax.training import loop, telemetry
 class Drawing(Line):
     def write_samples(self, averaged, path):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(np.asarray(frozen))
+        path.write_bytes(np.asarray(averaged))
         return np.zeros((4, 4, 3), np.uint8)
 
 
