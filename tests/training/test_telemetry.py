@@ -162,6 +162,6 @@ def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
     def forgetful(self, batch):
         return {name: np.asarray(x) for name, x in put(self, batch).items()}
 
-    monkeypatch.setattr(DataParallel, "shard", forgetful)
+    monkeypatch.setattr(DataParallel, "shard_batch", forgetful)
     with pytest.raises(Exception, match=r"(?i)disallowed"):
         loop.train(setup, tmp_path, log=lambda line: None)
