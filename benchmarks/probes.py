@@ -71,7 +71,7 @@ def sampler(_: str) -> dict[str, float]:
     setup = setup_of(case, side)
     params = setup.init_state().params
     indices = jnp.arange(case.sample_size)
-    labels = setup.generator.condition(0, case.sample_size)
+    labels = setup.generator.conditions.batch(0, case.sample_size)
     whole = jax.jit(setup.generator.function())
     x_t = jnp.zeros((case.sample_size, *case.image_shape))
 

@@ -57,12 +57,12 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
       UserError: a schedule, parametrisation or time sampling that was not written for PyTorch.
     """
     ours = process.diffusion(config)
-    loss = objective.squared_error(config, ours, None)  # type: ignore[arg-type]
+    target = objective.loss_target(config, ours)
     times = config.diffusion.time_sampling
     supported = {
         "diffusion.schedule": ours.schedule.discrete,
         "diffusion.parametrisation": ours.parametrisation.name != "edm",
-        "diffusion.loss_target": loss.target.name != "edm",
+        "diffusion.loss_target": target.name != "edm",
         "diffusion.time_sampling": times in ("uniform", "low_discrepancy"),
     }
     for key, is_supported in supported.items():
@@ -73,7 +73,7 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
             )
     T = int(ours.schedule.T)
     scales = ours.schedule(np.arange(T + 1))
-    weights = loss.weighting(ours.schedule, jnp.arange(1, T + 1), loss.target)
+    weights = objective.weighting(config)(ours.schedule, jnp.arange(1, T + 1), target)
     weight = np.concatenate([[0.0], np.asarray(weights)])  # t = 0 is not asked for
 
     def table(x: np.ndarray) -> Tensor:
@@ -81,7 +81,7 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
 
     return Diffusion(
         table(scales.signal_scale), table(scales.noise_scale), table(weight),
-        ours.parametrisation, loss.target, times == "low_discrepancy",
+        ours.parametrisation, target, times == "low_discrepancy",
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from diffjax.losses import (
     weightings,
 )
 from diffjax.parametrisations import Estimates, convert
+from diffjax.prediction import Prediction
 from diffjax.process import q_posterior, q_sample, q_step
 from diffjax.sampling import (
     editing,
@@ -77,6 +78,7 @@ def load(
 
 __all__ = [
     "Estimates",
+    "Prediction",
     "Samples",
     "Scales",
     "UserError",

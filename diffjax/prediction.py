@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from diffjax import denoisers, self_conditioning
-from diffjax.denoisers import Denoiser, Network, TimeInput
+from diffjax.denoisers import Denoiser, Network, TimeInput, scaled_time
 from diffjax.parametrisations import Parametrisation
 from diffjax.schedules import Schedule
 
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
 
     schedule: Schedule
     parametrisation: Parametrisation
-    time_input: TimeInput
+    time_input: TimeInput = scaled_time
     learned_variance: bool = False
     self_conditioned: bool = False
 

@@ -57,7 +57,7 @@ def training_network(
     which costs an evaluation more, and no backward pass.
 
         network = training_network(net, schedule, t=t, use_estimate=use_estimate, parametrisation=v)
-        loss = diffusion_loss(network, x_0, t=t, eps=eps, schedule=schedule, parametrisation=v)
+        loss = diffusion_loss(network, x_0, prediction=Prediction(schedule, v), t=t, eps=eps)
 
     Args:
       network: (x (B, ..., 2C), time_input, cond) -> (B, ..., C).

@@ -86,6 +86,7 @@ SLOW = (
     "experiment/test_ema_mode",
     "perceptual/test_networks",
     "golden/test_golden",
+    "golden/test_old_run",
     "training/test_compiles",
     "evaluation/test_classifier_features",
     "evaluation/test_report",

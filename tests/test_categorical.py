@@ -162,8 +162,8 @@ def test_logits_are_trained_in_another_space_than_their_own():
     schedule = schedules.cosine(10)
     x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
     call = dict(
-        t=jnp.array([3, 7]), eps=x_0[::-1], schedule=schedule,
-        parametrisation=categorical.categorical(4),
+        t=jnp.array([3, 7]), eps=x_0[::-1],
+        prediction=dj.Prediction(schedule, categorical.categorical(4)),
     )  # fmt: skip
     network = lambda x, t, cond: jnp.zeros((2, 12))  # noqa: E731
     with pytest.raises(ValueError, match="no target of a squared error: set loss_target to x0"):

@@ -80,7 +80,7 @@ def test_the_input_scale_is_on_x_t_alone():
 
 def loss(a, b, use_estimate):
     return dj.diffusion_loss(
-        trained(use_estimate, a, b), X_0, t=T, eps=EPS, schedule=FLOW, parametrisation=p.x0
+        trained(use_estimate, a, b), X_0, prediction=dj.Prediction(FLOW, p.x0), t=T, eps=EPS
     ).mean()
 
 
@@ -99,7 +99,7 @@ def test_without_coins_training_is_that_of_zeros():
     plain = lambda x, time_input, cond: linear(A, B)(  # noqa: E731
         jnp.concatenate([x, 0 * x], -1), time_input, cond
     )
-    expected = dj.diffusion_loss(plain, X_0, t=T, eps=EPS, schedule=FLOW, parametrisation=p.x0)
+    expected = dj.diffusion_loss(plain, X_0, prediction=dj.Prediction(FLOW, p.x0), t=T, eps=EPS)
     np.testing.assert_allclose(loss(A, B, NO), expected.mean(), rtol=1e-6)
     assert jax.grad(loss, argnums=1)(A, B, NO) == 0
 

@@ -37,8 +37,9 @@ def test_another_shape_or_type_is_caught(t, eps, argument):
 def test_a_result_of_another_shape_is_caught():
     with pytest.raises(TypeCheckError, match="return value"):
         dj.diffusion_loss(
-            lambda x, time, cond: x, X, t=jnp.full(3, 0.5), eps=X, schedule=FLOW,
-            parametrisation=dj.parametrisations.v, weighting=lambda *_: jnp.ones((3, 1)),
+            lambda x, time, cond: x, X, t=jnp.full(3, 0.5), eps=X,
+            prediction=dj.Prediction(FLOW, dj.parametrisations.v),
+            weighting=lambda *_: jnp.ones((3, 1)),
         )  # fmt: skip
 
 

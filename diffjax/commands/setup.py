@@ -9,7 +9,7 @@ from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
 from diffjax.experiment.schema import is_autoencoder
-from diffjax.inference.generator import Examples
+from diffjax.inference.sample_conditions import Examples
 
 
 def resolve(config: Any) -> Any:

@@ -6,6 +6,7 @@ and inserts the collectives (Xu et al. 2021, GSPMD), such as the mean of gradien
 `DataParallel` keeps a copy of the state on each device, `fsdp.Fsdp` cuts it into parts.
 """
 
+import abc
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class HasState(Protocol):
         ...
 
 
-class Strategy:
+class Strategy(abc.ABC):
     """Places states and batches on all devices of the run, and compiles a step over them.
 
     Attributes:
@@ -51,10 +52,11 @@ class Strategy:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
+    @abc.abstractmethod
     def shardings(self, tree: Any) -> Any:
         """The sharding of each array of a state, or of a part of it; only shapes are read."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def check(self, task: HasState) -> None:
         """Raises UserError for options that are incompatible with the state."""
 
@@ -124,6 +126,9 @@ class DataParallel(Strategy):
     def __init__(self) -> None:
         mesh = Mesh(np.asarray(processes.devices()), (AXIS,))
         super().__init__(mesh, name="pmap", description="a copy of the state each")
+
+    def check(self, task: HasState) -> None:
+        """Every state fits."""
 
     def shardings(self, tree: Any) -> Any:
         """All arrays on every device."""

@@ -12,15 +12,15 @@ from diffjax import data, ema
 from diffjax.accelerator import Kernels
 from diffjax.checkpoints import workdir
 from diffjax.conditioning.conditions import UNCONDITIONAL
-from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
 from diffjax.experiment import autoencoder_objective, optimisation, run, schema, strategies
 from diffjax.experiment import reconstructions as pictures
 from diffjax.experiment.autoencoder_networks import stage as make_stage
-from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
+from diffjax.experiment.dataset import held_out_batches, load_train
 from diffjax.experiment.first_stage import params_from_fields
 from diffjax.experiment.model import kept
 from diffjax.experiment.network import kernels as choose_kernels
+from diffjax.experiment.task import ConfiguredTask
 from diffjax.images import to_model_range
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import PixelSpace
@@ -35,56 +35,33 @@ from diffjax.training.stored_state import (
 from diffjax.training.train_step import (
     StepParts,
     TrainState,
-    TrainStep,
-    init_state,
-    make_train_step,
-    state_shapes,
 )
-from diffjax.training.training_task import LoopSettings
 
 # Training images whose latents the scaling is measured on.
 SCALING_IMAGES = 1024
 SCALING_BATCH = 32
 
 
-class Autoencoding(NamedTuple):
-    """An autoencoder with its data and its objective; see `training_task.TrainingTask`."""
-
+class _Fields(NamedTuple):
     config: Any
     source: data.ImageSource
     kernels: Kernels
     stage: FirstStage
     objective: AutoencoderObjective
 
+
+class Autoencoding(_Fields, ConfiguredTask):
+    """An autoencoder with its data and its objective; see `training_task.TrainingTask`."""
+
     @property
     def about_data(self) -> dict[str, Any]:
         """The data description that checkpoints store."""
         return kept(data.describe(self.source), self.identity)
 
-    def parameter_shapes(self) -> Any:
-        """The averaged networks with jax.ShapeDtypeStruct for arrays."""
-        return self.state_shapes().ema_params
-
     @property
     def identity(self) -> workdir.Identity:
         """Empty: an autoencoder depends on its config and data only."""
         return workdir.Identity()
-
-    def owns(self, folder: Path) -> bool:
-        """Whether the workdir holds a run of this config to resume."""
-        return run.owns(self, folder)
-
-    def strategy(self) -> Strategy:
-        """The strategy of `config.parallel`."""
-        return strategies.strategy(self.config)
-
-    def learning_rate(self) -> Callable[[Any], Any]:
-        """step -> learning rate."""
-        return optimisation.learning_rate(self.config)
-
-    def to_compute(self, tree: Any) -> Any:
-        """The averaged parameters on the devices that sample and evaluate."""
-        return strategies.to_compute(tree, self.config)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -94,21 +71,6 @@ class Autoencoding(NamedTuple):
     def from_fields(self, fields: dict[str, Any], *, what: str) -> StageParams:
         """The averaged networks, the codebook and the scaling."""
         return params_from_fields(fields, self.stage, what=what)
-
-    @property
-    def settings(self) -> LoopSettings:
-        """The settings of the training loop."""
-        return optimisation.loop_settings(self.config)
-
-    @property
-    def config_dict(self) -> dict[str, Any]:
-        """The config as it is stored."""
-        return self.config.to_dict()
-
-    @property
-    def description(self) -> str:
-        """The training set, for the log."""
-        return f"{len(self.source)} examples {self.source.image_shape}"
 
     @property
     def parts(self) -> StepParts:
@@ -127,19 +89,6 @@ class Autoencoding(NamedTuple):
             flip=c.data.flip,
         )
 
-    @gc_disabled()
-    def init_state(self, *, shardings: Any = None) -> TrainState:
-        """The state of step 0, placed by a tree of shardings."""
-        return init_state(self.parts, shardings=shardings)
-
-    def state_shapes(self) -> TrainState:
-        """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        return state_shapes(self.parts)
-
-    def train_step(self) -> TrainStep:
-        """The config's train step; see `make_train_step`."""
-        return make_train_step(self.parts)
-
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch with jax.ShapeDtypeStruct for arrays."""
         shape = (batch_size, *self.source.image_shape)
@@ -147,18 +96,7 @@ class Autoencoding(NamedTuple):
 
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
-        c = self.config
-        return data.batches(
-            self.source,
-            batch_size=c.train.batch_size,
-            seed=c.seed,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-        )
-
-    def load_held_out(self) -> data.ImageSource | None:
-        """The held-out images, or None."""
-        return load_held_out(self.config, self.source)
+        return self.own_rows(self.source)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
         """Batches of test images."""

@@ -14,7 +14,6 @@ from diffjax.accelerator import Kernels
 from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
-from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
@@ -34,7 +33,9 @@ from diffjax.experiment.model import (
     with_weak,
 )
 from diffjax.experiment.spec import is_path, parse_spec
-from diffjax.inference.generator import Examples, Generator
+from diffjax.experiment.task import ConfiguredTask
+from diffjax.inference.generator import Generator
+from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import WeakModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
@@ -45,21 +46,14 @@ from diffjax.training.stored_state import StoredDiffusion, restore_diffusion, st
 from diffjax.training.train_step import (
     StepParts,
     TrainState,
-    TrainStep,
-    init_state,
     make_eval_loss,
-    make_train_step,
-    state_shapes,
 )
-from diffjax.training.training_task import LoopSettings
 from diffjax.types import Array
 
 CLIP_EXAMPLES = 512  # examples used to check that config.sample.threshold does not clip the data
 
 
-class Experiment(NamedTuple):
-    """A diffusion model with its data and its objective; see `training_task.TrainingTask`."""
-
+class _Fields(NamedTuple):
     config: Any
     source: data.ImageSource
     about: DataInfo
@@ -71,6 +65,10 @@ class Experiment(NamedTuple):
     objective: HeldOutObjective
     weak: WeakModel | None
     generator: Generator
+
+
+class Experiment(_Fields, ConfiguredTask):
+    """A diffusion model with its data and its objective; see `training_task.TrainingTask`."""
 
     @property
     def model(self) -> Model:
@@ -89,39 +87,15 @@ class Experiment(NamedTuple):
         setup = self._replace(config=with_scale(self.config, scale))
         return setup._replace(generator=setup.model.generator())
 
-    def load_held_out(self) -> data.ImageSource | None:
-        """The held-out examples, or None."""
-        return load_held_out(self.config, self.source)
-
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
         return identity(self.space, self.conditions)
 
-    def owns(self, folder: Path) -> bool:
-        """Whether the workdir holds a run of this config to resume."""
-        return run.owns(self, folder)
-
-    def strategy(self) -> Strategy:
-        """The strategy of `config.parallel`."""
-        return strategies.strategy(self.config)
-
-    def learning_rate(self) -> Callable[[Any], Any]:
-        """step -> learning rate."""
-        return optimisation.learning_rate(self.config)
-
-    def to_compute(self, tree: Any) -> Any:
-        """The averaged parameters on the devices that sample and evaluate."""
-        return strategies.to_compute(tree, self.config)
-
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of a state that inference needs."""
         return (*run.FIELDS, "learned")
-
-    def parameter_shapes(self) -> Any:
-        """The averaged parameters with jax.ShapeDtypeStruct for arrays."""
-        return self.state_shapes().ema_params
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
         """The averaged parameters."""
@@ -137,21 +111,6 @@ class Experiment(NamedTuple):
     def about_data(self) -> dict[str, Any]:
         """The data description that checkpoints store."""
         return kept(self.about, self.identity)
-
-    @property
-    def settings(self) -> LoopSettings:
-        """The settings of the training loop."""
-        return optimisation.loop_settings(self.config)
-
-    @property
-    def config_dict(self) -> dict[str, Any]:
-        """The config as it is stored."""
-        return self.config.to_dict()
-
-    @property
-    def description(self) -> str:
-        """The training set, for the log."""
-        return f"{len(self.source)} examples {self.source.image_shape}"
 
     @property
     def parts(self) -> StepParts:
@@ -178,19 +137,6 @@ class Experiment(NamedTuple):
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
         return self.network.init(key, x, jnp.zeros((1,)), zeros)
 
-    @gc_disabled()
-    def init_state(self, *, shardings: Any = None) -> TrainState:
-        """The state of step 0, placed by a tree of shardings."""
-        return init_state(self.parts, shardings=shardings)
-
-    def state_shapes(self) -> TrainState:
-        """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""
-        return state_shapes(self.parts)
-
-    def train_step(self) -> TrainStep:
-        """The config's train step; see `make_train_step`."""
-        return make_train_step(self.parts)
-
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch with jax.ShapeDtypeStruct for arrays."""
         one = _one_example(self)
@@ -200,15 +146,8 @@ class Experiment(NamedTuple):
 
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
-        c = self.config
         source = self.space.source(self.source)
-        drawn = data.batches(
-            source,
-            batch_size=c.train.batch_size,
-            seed=c.seed,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-        )
+        drawn = self.own_rows(source)
         return self.conditions.with_text(drawn, source.captions)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:

@@ -167,7 +167,7 @@ def _ode(
         result = ode.ode_bits_per_dim(
             model.denoise, x, schedule=model.schedule, key=keys,
             dequantise=dequantisers[dequantise](model.schedule), samples=samples,
-            divergence=divergence, rtol=rtol, atol=atol,
+            solver=ode.OdeSolver(divergence, rtol=rtol, atol=atol),
         )  # fmt: skip
         evaluations = jnp.full(len(x), result.evaluations)
         return {"total": result.bits_per_dim, "evaluations": evaluations}

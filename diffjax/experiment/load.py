@@ -13,8 +13,9 @@ from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.edit_tasks import Task
-from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.generator import Generator
 from diffjax.inference.pipeline import Pipeline
+from diffjax.inference.sample_conditions import Examples
 
 # Settings of config.sample that a call may change.
 SETTINGS = (

@@ -25,7 +25,8 @@ from diffjax.experiment.run import FIELDS, read_config, read_model
 from diffjax.experiment.schema import MODEL_CHECKPOINT
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.files import expanded
-from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.generator import Generator
+from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import WeakModel
 from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
@@ -310,7 +311,7 @@ def check_sampling(model: Any, generator: Generator) -> None:
     params = {"weight": jax.ShapeDtypeStruct((), jnp.float32)}
     cond = model.example_condition()
     if cond is not None:
-        cond = cond._replace(label=generator.labels(0, 1))
+        cond = cond._replace(label=generator.conditions.labels(0, 1))
         cond = None if cond == (None, None, None) else cond
     own = is_path(model.config.sample.sampler)
     function = generator.around(network).function(keep_trajectory=own)

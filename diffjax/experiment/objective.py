@@ -10,7 +10,10 @@ from diffjax.experiment.process import log_snr_range, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
 from diffjax.losses import learned_schedules, learned_variance, time_sampling, weightings
+from diffjax.losses.denoising import diffusion_loss
+from diffjax.losses.weightings import Weighting
 from diffjax.models.network import Network
+from diffjax.parametrisations import Parametrisation
 from diffjax.prediction import Prediction
 from diffjax.schedules import variance_preserving
 from diffjax.training.denoising_objective import DenoisingObjective
@@ -98,22 +101,36 @@ def squared_error(config: Any, prediction: Prediction, network: Network) -> Deno
     Raises:
       UserError: an unknown name or path.
     """
-    c = config.diffusion
-    target = prediction.parametrisation
-    if c.loss_target != "same":
-        target = parametrisation_of(c.loss_target, key="diffusion.loss_target")
-    key = "diffusion.time_sampling"
+    c, key = config.diffusion, "diffusion.time_sampling"
+    loss = partial(
+        diffusion_loss, target=loss_target(config, prediction), weighting=weighting(config)
+    )
     return DenoisingObjective(
         network,
         prediction,
-        target,
-        function_from_spec(c.weighting, WEIGHTINGS, key="diffusion.weighting"),
         function_from_spec(c.time_sampling, TIME_SAMPLERS, key=key),
+        loss,
         by_importance=parse_spec(c.time_sampling, key=key).path == "loss_second_moment",
         learned_weighting=c.learned_weighting,
         self_conditioning=c.self_conditioning,
         offset_noise=c.offset_noise,
     )
+
+
+def loss_target(config: Any, prediction: Prediction) -> Parametrisation:
+    """`config.diffusion.loss_target`: in which space the squared error is measured."""
+    text = config.diffusion.loss_target
+    if text == "same":
+        return prediction.parametrisation
+    return parametrisation_of(text, key="diffusion.loss_target")
+
+
+def weighting(config: Any) -> Weighting:
+    """`config.diffusion.weighting`."""
+    made: Weighting = function_from_spec(
+        config.diffusion.weighting, WEIGHTINGS, key="diffusion.weighting"
+    )
+    return made
 
 
 def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
@@ -140,9 +157,9 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
         )
     given = {
         "prediction": chosen.prediction,
-        "weighting": chosen.weighting,
+        "weighting": weighting(config),
         "sample_times": chosen.sample_times,
-        "target": chosen.target,
+        "target": loss_target(config, chosen.prediction),
     }
     training, evaluating = (
         from_spec(text, {}, key=key, given={"network": of, **given})
@@ -158,7 +175,7 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
 
 def _squared_error(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
     c = config.diffusion
-    if chosen.target.name == "categorical":
+    if loss_target(config, chosen.prediction).name == "categorical":
         raise UserError(
             f"config.diffusion.loss_target = {c.loss_target!r}: logits are not a target of a "
             "squared error: use x0, eps or v"
@@ -245,7 +262,12 @@ def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
 def _make_hybrid(vlb_weight: float = 0.001) -> Make:
     if vlb_weight < 0:
         raise ValueError(f"vlb_weight must be at least 0, not {vlb_weight}")
-    return partial(_with_variance, partial(learned_variance.hybrid_loss, vlb_weight=vlb_weight))
+
+    def make(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
+        loss = partial(learned_variance.hybrid_loss, simple_loss=chosen.loss, vlb_weight=vlb_weight)
+        return _with_variance(loss, config, chosen)
+
+    return make
 
 
 OBJECTIVES: Mapping[str, Callable[..., Make]] = {

@@ -67,13 +67,13 @@ def draw_grid(setup: Drawing, draw: Generated, *, start: int) -> np.ndarray:
     """The samples as one picture: with their prompts, next to their maps, or by class."""
     images = draw.images
     if not setup.about.images:
-        labels = setup.generator.labels(start, len(images))
+        labels = setup.generator.conditions.labels(start, len(images))
         return figures.array_sheet(images, labels, setup.about.class_names)
-    maps = setup.generator.map_images(start, len(images))
-    captions = setup.generator.captions(start, len(images))
+    maps = setup.generator.conditions.map_images(start, len(images))
+    captions = setup.generator.conditions.captions(start, len(images))
     if captions is not None or maps is not None:
         return _conditioned_grid(setup, images, captions, maps)
-    labels = setup.generator.labels(start, len(images))
+    labels = setup.generator.conditions.labels(start, len(images))
     names = setup.about.class_names
     scale = pixel_scale(setup.about.shape)
     if labels is None:
@@ -155,15 +155,15 @@ def generated(setup: Drawing, params: Any, folder: Path, *, step: int) -> tuple[
     """
     config = setup.config.sample
     draw = setup.generator(params, start=0, count=config.count)
-    labels = setup.generator.labels(0, config.count)
+    labels = setup.generator.conditions.labels(0, config.count)
     texts = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
     stem = file_stem(
         config, f"n{config.count}", class_part(config.labels), *texts, f"step{step}",
         exact=any(texts),
     )  # fmt: skip
     arrays: dict[str, Any] = {"images" if setup.about.images else "x_0": draw.images}
-    captions = setup.generator.captions(0, config.count)
-    maps = setup.generator.map_images(0, config.count)
+    captions = setup.generator.conditions.captions(0, config.count)
+    maps = setup.generator.conditions.map_images(0, config.count)
     for name, array in (("labels", labels), ("prompts", captions), ("map_images", maps)):
         if array is not None:
             arrays[name] = np.asarray(array)

@@ -15,7 +15,8 @@ from diffjax.experiment import prompts
 from diffjax.experiment.image_files import read_map_images
 from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, with_options
 from diffjax.inference import edit_tasks
-from diffjax.inference.generator import Examples, Generator
+from diffjax.inference.generator import Generator
+from diffjax.inference.sample_conditions import Choice, Examples, SampleConditions
 from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, WeakModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
@@ -287,19 +288,22 @@ def generator(
             f"config.sample.negative_prompt = {c.negative_prompt!r} but config.sample.guidance = "
             f"{c.guidance!r} ignores it: use for example classifier_free(scale=3.0)"
         )
+    maps = read_map_images(c.maps, space, key="sample.maps")
+    of_samples = SampleConditions(
+        space,
+        conditions,
+        Choice(tuple(c.labels), texts, c.negative_prompt, maps),
+        uses_labels=resolved.uses_labels,
+        examples=examples,
+    )
     return Generator(
         network,
         diffusion,
         resolved,
         space=space,
-        conditions=conditions,
+        conditions=of_samples,
         seed=c.seed,
         batch_size=c.batch_size,
-        labels=tuple(c.labels),
-        prompts=texts,
-        negative_prompt=c.negative_prompt,
-        map_images=read_map_images(c.maps, space, key="sample.maps"),
-        examples=examples,
         weak=weak,
     )
 

@@ -142,7 +142,9 @@ class Editing:
     def _condition(self, i: int) -> Condition | None:
         """The condition of row i, for one example."""
         label = None if self._labels is None else self._labels[i : i + 1]
-        text = None if self._captions is None else self._generator.text([self._captions[i]])
+        text = None
+        if self._captions is not None:
+            text = self._generator.conditions.text([self._captions[i]])
         made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
         spatial = None if made is None else SpatialMap(made, np.ones(1, bool))  # its own
         if label is None and text is None and spatial is None:

@@ -1,7 +1,7 @@
 """Samples from a trained network with the settings of a config's `sample` section."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,18 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import denoisers, rng
-from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
 from diffjax.distributed import processes
 from diffjax.distributed.placement import Placement
 from diffjax.errors import UserError
 from diffjax.figures import to_uint8
-from diffjax.images import to_model_range
+from diffjax.inference.sample_conditions import OPEN, Choice, SampleConditions
 from diffjax.inference.sampling import GuidanceModel, Sampling, WeakModel, apply_network
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.sampling import guidance
 from diffjax.types import Array
 
 
@@ -34,18 +31,6 @@ class Generated(NamedTuple):
 
     images: np.ndarray
     trajectory: np.ndarray | None
-
-
-class Examples(NamedTuple):
-    """Held-out examples that supply prompts and maps if the config sets none.
-
-    captions: (n,) texts, or (); images: uint8 (n, H, W, C), from which maps are made; labels: int32
-    (n,), -1 for none.
-    """
-
-    captions: tuple[str, ...]
-    images: np.ndarray
-    labels: np.ndarray
 
 
 class Generator:
@@ -62,90 +47,38 @@ class Generator:
         sampling: Sampling,
         *,
         space: DiffusionSpace,
-        conditions: Conditions = UNCONDITIONAL,
+        conditions: SampleConditions,
         seed: int = 0,
         batch_size: int = 250,
-        labels: tuple[int, ...] = (),
-        prompts: tuple[str, ...] = (),
-        negative_prompt: str = "",
-        map_images: np.ndarray | None = None,
-        examples: Callable[[], Examples] | None = None,
         weak: WeakModel | None = None,
     ) -> None:
         """Compiles nothing yet.
 
         Args:
-          network, diffusion, sampling, space, conditions: the model and its sampling settings.
+          network, diffusion, space: the model.
+          sampling: its sampler, grid, guidance and thresholding.
+          conditions: of the samples.
           seed: of the noise.
-          batch_size: samples per batch.
-          labels, prompts: used cyclically; () for every class, and for the captions of `examples`.
-          negative_prompt: "" for none.
-          map_images: uint8 (n, H, W, C), from which maps are made; None for those of `examples`.
-          examples: called if prompts or maps are not given.
-          weak: the weaker model, if the guidance needs one.
-
-        Raises:
-          UserError: a label outside of the model's classes.
+          batch_size: samples computed at once.
+          weak: the weaker model, where the guidance needs one.
         """
-        self._network = network
-        self._diffusion = diffusion
-        self._space = space
-        self._conditions = conditions
-        self.weak = weak
-        self._seed = seed
-        self._batch_size = batch_size
-        self.sampling = sampling
-        num_classes = conditions.num_classes if sampling.uses_labels else 0
-        self._labels = _labels(labels, num_classes)
-        self._names_labels = bool(labels)
-        self._prompts = prompts
-        self._texts = conditions.texts
-        self._map_images = map_images
-        self._examples = examples
-        self._loaded: Examples | None = None
-        self._tables: dict[str, Any] = {}
+        self.sampling, self.conditions, self.weak = sampling, conditions, weak
+        self._network, self._diffusion, self._space = network, diffusion, space
+        self._seed, self._batch_size = seed, batch_size
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
-        # Encoded here, since `null` is called inside traces.
-        self._negative = self.text([negative_prompt]) if negative_prompt else None
 
-    def of(
-        self,
-        *,
-        prompts: tuple[str, ...] = (),
-        labels: tuple[int, ...] = (),
-        map_images: np.ndarray | None = None,
-        seed: int | None = None,
-    ) -> "Generator":
+    def of(self, choice: Choice = OPEN, *, seed: int | None = None) -> "Generator":
         """A generator with other conditions and the same compiled programs.
 
-        Empty or None arguments keep the config's values.
-
         Args:
-          prompts, labels: see config.sample.
-          map_images: uint8 (n, H, W, C), from which maps are made, n at least 1.
-          seed: of the noise.
+          choice: see `SampleConditions.of`.
+          seed: of the noise; None for the same.
 
         Raises:
           UserError: a condition that the model does not take, or images of another shape.
         """
         other = copy.copy(self)
-        if prompts:
-            if not self._texts:
-                raise UserError(f"prompts = {prompts}, but the model takes no text")
-            other._prompts = prompts
-        if labels:
-            num_classes = self._conditions.num_classes if self.sampling.uses_labels else 0
-            other._labels, other._names_labels = _labels(labels, num_classes), True
-        if map_images is not None:
-            if not self._space.map_channels:
-                raise UserError("map_images were passed, but the model takes no map")
-            fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
-            if not fits or map_images.dtype != np.uint8:
-                raise UserError(
-                    f"map_images is {map_images.dtype} {map_images.shape}: expected uint8 "
-                    f"(n, {', '.join(map(str, self._space.image_shape))})"
-                )
-            other._map_images = map_images
+        other.conditions = self.conditions.of(choice)
         if seed is not None:
             other._seed = seed
         return other
@@ -160,77 +93,6 @@ class Generator:
     def weak_params(self) -> Any:
         """The weaker model's parameters, or None."""
         return self.weak and self.weak.params
-
-    def labels(self, start: int, count: int) -> np.ndarray | None:
-        """The labels of samples start .. start + count - 1: int32 (count,), or None."""
-        if self._labels is None:
-            return None
-        labels = self._labels
-        if not self._names_labels and self._takes_own():
-            labels = self._own().labels  # those of the images that supply captions or maps
-        return labels[np.arange(start, start + count) % len(labels)]
-
-    def _takes_own(self) -> bool:
-        """Whether captions or maps are taken from held-out examples."""
-        needs_map = bool(self._space.map_channels)
-        return (self._texts is not None and not self._prompts) or (
-            needs_map and self._map_images is None
-        )
-
-    def captions(self, start: int, count: int) -> list[str] | None:
-        """The prompts of samples start .. start + count - 1, or None."""
-        if self._texts is None:
-            return None
-        prompts = self._prompts or self._own().captions
-        return [prompts[i % len(prompts)] for i in range(start, start + count)]
-
-    def map_images(self, start: int, count: int) -> np.ndarray | None:
-        """The images from which the maps of samples start .. start + count - 1 are made: uint8."""
-        if not self._space.map_channels:
-            return None
-        images = self._own().images if self._map_images is None else self._map_images
-        return images[np.arange(start, start + count) % len(images)]
-
-    def condition(self, start: int, count: int) -> Condition | None:
-        """The condition of samples start .. start + count - 1; None for an unconditional model."""
-        if not self._conditions.any:
-            return None
-        labels = self.labels(start, count)
-        text = None
-        captions = self.captions(start, count)
-        if captions is not None:
-            text = self.text(captions)
-        spatial = None
-        images = self.map_images(start, count)
-        if images is not None:
-            spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
-        if labels is None and text is None and spatial is None:
-            return None
-        return Condition(labels, text, spatial)
-
-    def text(self, captions: Sequence[str]) -> Text:
-        """Encoded prompts; each distinct one is encoded once."""
-        assert self._texts is not None
-        distinct = tuple(dict.fromkeys(captions))
-        new = [caption for caption in distinct if caption not in self._tables]
-        if new:
-            encoded = self._texts.encode(new)
-            for i, caption in enumerate(new):
-                self._tables[caption] = Text(*(x if x is None else x[i] for x in encoded))
-        rows = [self._tables[caption] for caption in captions]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-
-    def _own(self) -> Examples:
-        if self._examples is None:
-            raise UserError("no condition: set config.sample.prompt or config.sample.maps")
-        if self._loaded is None:
-            self._loaded = self._examples()
-        return self._loaded
-
-    def _map_of(self, images: np.ndarray) -> Array:
-        made = self._space.map_of(to_model_range(jnp.asarray(images)))
-        assert made is not None
-        return made
 
     def __call__(
         self,
@@ -265,7 +127,9 @@ class Generator:
         for first in range(start, start + count, size):
             number = min(size, start + count - first)
             indices = first + np.arange(size)  # the last batch is padded: one compiled shape
-            indices, condition = placement.shard_batch((indices, self.condition(first, size)))
+            indices, condition = placement.shard_batch(
+                (indices, self.conditions.batch(first, size))
+            )
             x_0, trajectory = self._compile(size, keep_trajectory)(
                 params, indices, condition, self.weak_params, np.uint32(self._seed)
             )
@@ -287,16 +151,6 @@ class Generator:
     def finished(self, images: np.ndarray) -> np.ndarray:
         """Samples in their final type: uint8 images, or float32 data."""
         return to_uint8(images) if self._space.images else images
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether samples have labels."""
-        return self._labels is not None
-
-    @property
-    def has_texts(self) -> bool:
-        """Whether samples have prompts."""
-        return self._texts is not None
 
     def _compile(self, size: int, keep_trajectory: bool) -> Callable[..., Any]:
         if (size, keep_trajectory) not in self._compiled:
@@ -362,9 +216,9 @@ class Generator:
         model = GuidanceModel(
             denoise=_denoiser(self._network, self._diffusion, params),
             schedule=self._diffusion.schedule,
-            conditional=self._conditions.any,
-            num_classes=self._conditions.num_classes,
-            null=self.null,
+            conditional=self.conditions.model.any,
+            num_classes=self.conditions.model.num_classes,
+            null=self.conditions.null,
             network=self._network,
             shape=self._space.shape,
             denoiser_of=lambda network: _denoiser(network, self._diffusion, params),
@@ -376,16 +230,6 @@ class Generator:
             raise UserError(
                 f"config.sample.guidance = {self.sampling.guidance!r}: {error}"
             ) from error
-
-    def null(self, condition: Any) -> Any:
-        """The null condition of guidance, or the negative prompt in its place."""
-        if not isinstance(condition, Condition):
-            return guidance.no_label(condition)
-        nothing = null(condition)
-        if self._negative is None or nothing.text is None:
-            return nothing
-        text = broadcast(self._negative, len(nothing.text.mask))
-        return nothing._replace(text=text)
 
 
 def _denoiser(network: Network, diffusion: Prediction, params: Any) -> denoisers.Denoiser:
@@ -403,20 +247,3 @@ def _check_samples(samples: Any, shape: tuple[int, ...], *, keep_trajectory: boo
             "the sampler returned no trajectory with keep_trajectory=True: expected "
             f"(steps + 1, *{shape}), from x_T to x_0"
         )
-
-
-def _labels(labels: tuple[int, ...], num_classes: int) -> np.ndarray | None:
-    if not num_classes:
-        if labels:
-            raise UserError(
-                f"config.sample.labels = {labels} but the model is not class-conditional: leave "
-                "it empty"
-            )
-        return None
-    bad = [label for label in labels if not -1 <= label < num_classes]
-    if bad:
-        raise UserError(
-            f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
-            "no class; leave it empty for every class in turn"
-        )
-    return np.asarray(labels or range(num_classes), np.int32)

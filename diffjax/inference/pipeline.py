@@ -26,6 +26,7 @@ from diffjax.images import to_model_range
 from diffjax.inference.edit import Editing
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
+from diffjax.inference.sample_conditions import Choice
 from diffjax.latent.space import DiffusionSpace
 from diffjax.likelihood.ode import start_time
 from diffjax.parametrisations import Estimates
@@ -108,9 +109,8 @@ class Pipeline:
         number = max(1, *map(len, conditions)) if count is None else count
         if type(number) is not int or number < 1:
             raise UserError(f"count is {count!r}: expected a whole number of at least 1")
-        generator = self.generator(**how).of(
-            prompts=tuple(prompts), labels=tuple(labels), map_images=map_images, seed=_seed(seed)
-        )
+        choice = Choice(tuple(labels), tuple(prompts), map_images=map_images)
+        generator = self.generator(**how).of(choice, seed=_seed(seed))
         return generator(self.params, start=0, count=number).images
 
     def edit(
@@ -154,8 +154,8 @@ class Pipeline:
                 )
             kept = kept.reshape(*images.shape[1:3], 1).astype(np.float32)
         _check_conditions(prompts, labels, None)
-        numbers = self._for_each(labels, images, "labels", generator.has_labels)
-        texts = self._for_each(prompts, images, "prompts", generator.has_texts)
+        numbers = self._for_each(labels, images, "labels", generator.conditions.has_labels)
+        texts = self._for_each(prompts, images, "prompts", generator.conditions.has_texts)
         editing = Editing(
             self._make_task(task), generator, self.diffusion, self.space, images=images,
             count=count, mask=kept, captions=texts, what=task,
@@ -306,14 +306,12 @@ class Pipeline:
         how = {"guidance": "none", "threshold": "none"}
         generator = self.generator(**how)
         schedule, size = self.diffusion.schedule, math.prod(self.space.shape)
-        options: dict[str, Any] = {
-            "schedule": schedule, "rtol": rtol, "atol": atol, "divergence": divergence,
-        }  # fmt: skip
+        solver = likelihood.OdeSolver(divergence, rtol=rtol, atol=atol)
 
         def of_images(params: Any, data: Array, keys: Array, cond: Any) -> Array:
             result = likelihood.ode_bits_per_dim(
                 generator.denoiser(params), data, key=keys, cond=cond,
-                dequantise=likelihood.truncated_normal(schedule), **options,
+                schedule=schedule, dequantise=likelihood.truncated_normal(schedule), solver=solver,
             )  # fmt: skip
             return -result.bits_per_dim * size * math.log(2)
 
@@ -323,7 +321,7 @@ class Pipeline:
             eps = jax.vmap(lambda k: jax.random.normal(k, self.space.shape))(for_noise)
             result = likelihood.ode_log_likelihood(
                 generator.denoiser(params), signal * data + noise * eps, key=for_probes, cond=cond,
-                **options,
+                schedule=schedule, solver=solver,
             )  # fmt: skip
             return result.log_prob + size * jnp.log(signal)
 
@@ -374,10 +372,9 @@ class Pipeline:
         for name, values in conditions:
             if values is not None and len(values) not in (0, 1, count):
                 raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
-        classes = tuple(labels) or ((-1,) if generator.has_labels else ())
-        return generator.of(
-            prompts=tuple(prompts), labels=classes, map_images=map_images
-        ).condition(0, count)
+        classes = tuple(labels) or ((-1,) if generator.conditions.has_labels else ())
+        choice = Choice(classes, tuple(prompts), map_images=map_images)
+        return generator.conditions.of(choice).batch(0, count)
 
     def _for_each(
         self, values: Sequence[Any], images: np.ndarray, name: str, has: bool

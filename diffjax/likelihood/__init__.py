@@ -10,11 +10,12 @@ Three of them, each for any denoiser:
 from diffjax.likelihood.bits import Summary, bits_per_dim, summarise
 from diffjax.likelihood.dequantisation import truncated_normal, uniform, variational
 from diffjax.likelihood.discretised import discretised_gaussian_log_prob
-from diffjax.likelihood.ode import ode_bits_per_dim, ode_log_likelihood
+from diffjax.likelihood.ode import OdeSolver, ode_bits_per_dim, ode_log_likelihood
 from diffjax.likelihood.vdm import vdm_bound
 from diffjax.likelihood.vlb import vlb
 
 __all__ = [
+    "OdeSolver",
     "Summary",
     "bits_per_dim",
     "discretised_gaussian_log_prob",

@@ -58,6 +58,38 @@ _ROWS_AT_ONCE = 16  # of the Jacobian, in an exact divergence.
 _Point = tuple[Array, Array]
 
 
+class OdeSolver(NamedTuple):
+    """How the ODE of a likelihood is solved.
+
+    Attributes:
+      divergence: "hutchinson" or "exact".
+      probe: of Hutchinson's: "rademacher" (signs; exact for a diagonal Jacobian) or "gaussian".
+      rtol, atol: relative and absolute tolerance of a step, about in nats per dimension.
+      max_steps: tries in all, six evaluations each, after which the result is NaN; also where no
+        step is small enough.
+    """
+
+    divergence: str = "hutchinson"
+    probe: str = "rademacher"
+    rtol: float = 1e-4
+    atol: float = 1e-4
+    max_steps: int = 1000
+
+    def check(self) -> None:
+        """Raises ValueError for an invalid option."""
+        if self.divergence not in ("hutchinson", "exact"):
+            raise ValueError(f"divergence must be 'hutchinson' or 'exact', not {self.divergence!r}")
+        if self.probe not in ("rademacher", "gaussian"):
+            raise ValueError(f"probe must be 'rademacher' or 'gaussian', not {self.probe!r}")
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"rtol and atol must be positive, not {self.rtol} and {self.atol}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, not {self.max_steps}")
+
+
+DEFAULT_SOLVER = OdeSolver()
+
+
 class OdeLikelihood(NamedTuple):
     """log p(x), and what it is made of; log_prob = prior + divergence.
 
@@ -100,11 +132,7 @@ def ode_log_likelihood(
     key: PRNGKeys | None = None,
     cond: Any = None,
     t_start: float | None = None,
-    divergence: str = "hutchinson",
-    probe: str = "rademacher",
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
-    max_steps: int = 1000,
+    solver: OdeSolver = DEFAULT_SOLVER,
 ) -> OdeLikelihood:
     """log p(x) by equation (1), x at the noise level of t_start.
 
@@ -133,31 +161,20 @@ def ode_log_likelihood(
       key: for "hutchinson": a PRNG key, or (B,) keys, one an example.
       cond: passed to the denoiser.
       t_start: in [t_min, T); by default t_min.
-      divergence: "hutchinson" or "exact".
-      probe: "rademacher" (signs; exact for a diagonal Jacobian) or "gaussian".
-      rtol, atol: relative and absolute tolerance of a step, about in nats a dimension.
-      max_steps: tries in all, six evaluations each, after which the result is NaN; also where no
-        step is small enough.
+      solver: how the ODE is solved.
 
     Raises:
       ValueError: a bad option or time, x not of a float type, or no key where one is needed.
     """
-    if divergence not in ("hutchinson", "exact"):
-        raise ValueError(f"divergence must be 'hutchinson' or 'exact', not {divergence!r}")
-    if probe not in ("rademacher", "gaussian"):
-        raise ValueError(f"probe must be 'rademacher' or 'gaussian', not {probe!r}")
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
+    solver.check()
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be of a float type, not {x.dtype}")
     t_start = start_time(schedule, t_start)
     with_divergence: Callable[[Callable[[Data], Data], Data], _Point] = _exact
-    if divergence == "hutchinson":
+    if solver.divergence == "hutchinson":
         if key is None:
             raise ValueError("a Hutchinson divergence draws probes: pass key=jax.random.key(seed)")
-        draw = jax.random.rademacher if probe == "rademacher" else jax.random.normal
+        draw = jax.random.rademacher if solver.probe == "rademacher" else jax.random.normal
         keys = per_example_keys(key, len(x))
         probes = jax.vmap(lambda k: draw(k, x.shape[1:], x.dtype))(keys)
         with_divergence = functools.partial(_hutchinson, probes=probes)
@@ -179,7 +196,13 @@ def ode_log_likelihood(
     signal, noise = (jnp.asarray(scale, x.dtype) for scale in schedule(ends))
     scale = jnp.hypot(signal, noise)
     (y, mean_divergence), tries, finished = _solve(
-        slope, x / scale[0], tau[0], tau[1], rtol=rtol, atol=atol, max_steps=max_steps
+        slope,
+        x / scale[0],
+        tau[0],
+        tau[1],
+        rtol=solver.rtol,
+        atol=solver.atol,
+        max_steps=solver.max_steps,
     )
     given_up = jnp.where(finished, 0.0, math.nan).astype(x.dtype)
     dimensions = math.prod(x.shape[1:])
@@ -295,11 +318,7 @@ def ode_bits_per_dim(
     dequantise: Dequantiser,
     samples: int = 1,
     cond: Any = None,
-    divergence: str = "hutchinson",
-    probe: str = "rademacher",
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
-    max_steps: int = 1000,
+    solver: OdeSolver = DEFAULT_SOLVER,
 ) -> OdeBitsPerDim:
     """Bits per dimension of discrete data: an upper bound on -log2 P(x_0) / D.
 
@@ -310,7 +329,7 @@ def ode_bits_per_dim(
     zero; more samples average exponentials of that noise, which flatters the model: take "exact".
 
     Args:
-      denoise, schedule, cond, divergence, probe, rtol, atol, max_steps: as in `ode_log_likelihood`.
+      denoise, schedule, cond, solver: as in `ode_log_likelihood`.
       x_0: (B, ...) float: clean data, levels of [-1, 1].
       key: a PRNG key, or (B,) keys, one an example.
       dequantise: `dequantisation.uniform(schedule)` or another; its t_start is where the ODE
@@ -330,7 +349,7 @@ def ode_bits_per_dim(
         z, log_q = dequantise(x_0, key=to_bin)
         likelihood = ode_log_likelihood(
             denoise, z, schedule=schedule, key=to_probe, cond=cond, t_start=dequantise.t_start,
-            divergence=divergence, probe=probe, rtol=rtol, atol=atol, max_steps=max_steps,
+            solver=solver,
         )  # fmt: skip
         return likelihood.log_prob - log_q, likelihood.evaluations, likelihood.finished
 

@@ -87,21 +87,20 @@ def vdm_bound(
     eps: Data,
     eps_0: Data,
     cond: Any = None,
-    decode: Decoder | None = None,
-    levels: int = 256,
+    decoder: Callable[[Scales], Decoder] | None = None,
 ) -> VdmBound:
     """One draw of the bound for each example; its mean over t, eps and eps_0 is the bound.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
-      x: (B, ...) data on `levels` even levels in [-1, 1].
+      x: (B, ...) data on even levels in [-1, 1].
       schedule: continuous and variance preserving; its ends are the model's.
       t: (B,) times, uniform in [0, 1]: stratified over the batch for a lower variance.
       eps: (B, ...) standard normal noise, of x_t.
       eps_0: (B, ...) standard normal noise, of the reconstruction.
       cond: passed to the denoiser.
-      decode: equation (2)'s distribution; (4) by default.
-      levels: of the data.
+      decoder: the pair at t = 0 -> equation (2)'s distribution; by default `level_decoder`, which
+        is (4) with 256 levels.
 
     Raises:
       ValueError: a discrete schedule, noise of another shape than x, or t not one an example.
@@ -110,7 +109,7 @@ def vdm_bound(
         raise ValueError(f"eps_0 {eps_0.shape} must have x's shape, {x.shape}")
     drawn = diffusion_draw(denoise, x, schedule=schedule, t=t, eps=eps, cond=cond)
     start = scales_like(schedule, jnp.zeros(()), x)
-    decode = decode or level_decoder(start, levels=levels)
+    decode = (decoder or level_decoder)(start)
     parts = (
         prior_term(x, schedule.log_snr(jnp.ones(()))),
         -_mean(decode(x, start.signal_scale * x + start.noise_scale * eps_0)),

@@ -1,4 +1,4 @@
-"""The training loss: a weighted squared error between a network's statement and the truth.
+"""The training loss: a weighted squared error between a network's prediction and its target.
 
     L = E_{t, eps} w(t) || target(x_0, eps) - target(network(x_t, t)) ||^2
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax.denoisers import Network, TimeInput, predict, scaled_time
+from diffjax.denoisers import Network, predict
 from diffjax.losses.weightings import Weighting, uniform
 from diffjax.parametrisations import Parametrisation, convert
+from diffjax.prediction import Prediction
 from diffjax.process import q_sample
-from diffjax.schedules import Schedule
 from diffjax.types import Data, PerExample, TimePerExample
 
 
@@ -22,38 +22,35 @@ def diffusion_loss(
     network: Network,
     x_0: Data,
     *,
+    prediction: Prediction,
     t: TimePerExample,
     eps: Data,
     cond: Any = None,
-    schedule: Schedule,
-    parametrisation: Parametrisation,
     target: Parametrisation | None = None,
     weighting: Weighting = uniform,
-    time_input: TimeInput = scaled_time,
 ) -> PerExample:
     """The weighted squared error of each example, averaged over its pixels and channels.
 
-    Ho et al. 2020, equation 14, is parametrisation = eps with the uniform weighting.
+    Ho et al. 2020, equation 14, is Prediction(schedule, eps) with the uniform weighting.
 
     Args:
       network: (x, time_input, cond) -> output of x's shape.
       x_0: (B, ...) data, float32.
+      prediction: the schedule, what the network predicts, and its time input.
       t: (B,) times.
       eps: (B, ...) standard normal noise.
       cond: what the network is conditioned on, or None.
-      schedule: the noise schedule.
-      parametrisation: what the network predicts.
       target: in which space the error is measured; by default the one that is predicted.
       weighting: the factor on the squared error of `target`.
-      time_input: what the network's time embedding is fed.
 
     Returns:
       (B,) float32; in nats per dimension for `weightings.vlb`.
 
     Raises:
-      ValueError: eps or the network's output not of x_0's shape, or t not one an example: all of
-        them would broadcast without a word.
+      ValueError: eps or the network's output not of x_0's shape, or t not one per example: all of
+        them would broadcast silently.
     """
+    schedule, parametrisation, time_input = prediction[:3]
     if eps.shape != x_0.shape:
         raise ValueError(f"eps of shape {eps.shape} for x_0 of {x_0.shape}: they must be the same")
     if jnp.shape(t) != x_0.shape[:1]:

@@ -14,6 +14,7 @@ reconstruction. All are in nats per dimension. Improved DDPM's code has the boun
 as large: its loss is that of vlb_weight = 0.001 / log 2 here.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +23,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from diffjax import grids
-from diffjax.denoisers import Network, TimeInput, predict_with_variance, scaled_time
+from diffjax.denoisers import Network, predict_with_variance
 from diffjax.likelihood.discretised import discretised_gaussian_log_prob
 from diffjax.likelihood.vlb import step_kl, step_table
 from diffjax.losses.denoising import diffusion_loss
-from diffjax.losses.weightings import Weighting, uniform
-from diffjax.parametrisations import Estimates, Parametrisation, interpolated_log_variance
+from diffjax.parametrisations import Estimates, interpolated_log_variance
+from diffjax.prediction import Prediction
 from diffjax.process import broadcast, q_sample
 from diffjax.sampling.samplers.loop import learned_mix
 from diffjax.schedules import Schedule
@@ -85,14 +86,11 @@ def hybrid_loss(
     network: Network,
     x_0: Data,
     *,
+    prediction: Prediction,
     t: Integer[Array, " batch"],
     eps: Data,
     cond: Any = None,
-    schedule: Schedule,
-    parametrisation: Parametrisation,
-    weighting: Weighting = uniform,
-    target: Parametrisation | None = None,
-    time_input: TimeInput = scaled_time,
+    simple_loss: Callable[..., PerExample] = diffusion_loss,
     vlb_weight: float = 0.001,
 ) -> PerExample:
     """L_hybrid of each example, equation (1), by one evaluation of the network.
@@ -103,11 +101,13 @@ def hybrid_loss(
     Args:
       network: (x, time_input, cond) -> output of x's shape with twice its channels.
       x_0: (B, ...) data on 256 levels in [-1, 1], float32.
-      t: (B,) integer times in 1..T; drawn otherwise than evenly, the loss is to be divided by T
+      prediction: as in `losses.diffusion_loss`, with a discrete schedule.
+      t: (B,) integer times in 1..T; if drawn other than uniformly, the loss is to be divided by T
         times their probability.
       eps: (B, ...) standard normal noise.
-      cond, parametrisation, weighting, target, time_input: as in `losses.diffusion_loss`.
-      schedule: a discrete schedule.
+      cond: what the network is conditioned on, or None.
+      simple_loss: `diffusion_loss`, with its target and weighting bound where they are not the
+        default ones.
       vlb_weight: lambda of equation (1).
 
     Returns:
@@ -116,32 +116,20 @@ def hybrid_loss(
     Raises:
       ValueError: as `losses.diffusion_loss`, or a schedule that is not discrete.
     """
-    value, pair = _evaluate(
-        network, x_0, t=t, eps=eps, cond=cond,
-        schedule=schedule, parametrisation=parametrisation, time_input=time_input,
-    )  # fmt: skip
-    simple = diffusion_loss(
-        lambda x, time, cond: value, x_0, t=t, eps=eps, schedule=schedule,
-        parametrisation=parametrisation, target=target, weighting=weighting,
-        time_input=time_input,
-    )  # fmt: skip
+    value, pair = _evaluate(network, x_0, prediction=prediction, t=t, eps=eps, cond=cond)
+    simple = simple_loss(lambda x, time, cond: value, x_0, prediction=prediction, t=t, eps=eps)
     pair = pair._replace(x_0=jax.lax.stop_gradient(pair.x_0))
-    return simple + vlb_weight * _scaled_term(pair, x_0, t=t, schedule=schedule)
+    return simple + vlb_weight * _scaled_term(pair, x_0, t=t, schedule=prediction.schedule)
 
 
 def vlb_loss(
     network: Network,
     x_0: Data,
     *,
+    prediction: Prediction,
     t: Integer[Array, " batch"],
     eps: Data,
     cond: Any = None,
-    schedule: Schedule,
-    parametrisation: Parametrisation,
-    weighting: Weighting = uniform,
-    target: Parametrisation | None = None,
-    time_input: TimeInput = scaled_time,
-    vlb_weight: float = 0.001,
 ) -> PerExample:
     """L_vlb of each example, equation (2): T L_{t-1}, which trains mean and variance.
 
@@ -149,8 +137,7 @@ def vlb_loss(
     section 3.3, draw t by importance, since the terms differ by orders of magnitude.
 
     Args:
-      network, x_0, t, eps, cond, schedule, parametrisation, time_input: as in `hybrid_loss`.
-      weighting, target, vlb_weight: not used, since the bound weighs its errors itself.
+      network, x_0, prediction, t, eps, cond: as in `hybrid_loss`.
 
     Returns:
       (B,) float32, in nats per dimension.
@@ -158,26 +145,21 @@ def vlb_loss(
     Raises:
       ValueError: as `hybrid_loss`.
     """
-    del weighting, target, vlb_weight
-    _, pair = _evaluate(
-        network, x_0, t=t, eps=eps, cond=cond,
-        schedule=schedule, parametrisation=parametrisation, time_input=time_input,
-    )  # fmt: skip
-    return _scaled_term(pair, x_0, t=t, schedule=schedule)
+    _, pair = _evaluate(network, x_0, prediction=prediction, t=t, eps=eps, cond=cond)
+    return _scaled_term(pair, x_0, t=t, schedule=prediction.schedule)
 
 
 def _evaluate(
     network: Network,
     x_0: Data,
     *,
+    prediction: Prediction,
     t: Integer[Array, " batch"],
     eps: Data,
     cond: Any,
-    schedule: Schedule,
-    parametrisation: Parametrisation,
-    time_input: TimeInput,
 ) -> tuple[Data, Estimates]:
-    """The network's value and estimates at (x_t, t), once all shapes are known to be right."""
+    """The network's value and estimates at (x_t, t), after all shapes are checked."""
+    schedule, parametrisation, time_input = prediction[:3]
     if not schedule.discrete:
         raise ValueError("a learned variance's bound needs a discrete schedule, with steps 1..T")
     if eps.shape != x_0.shape:

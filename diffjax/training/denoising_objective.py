@@ -11,9 +11,7 @@ from diffjax.losses import importance_sampling, learned_weighting
 from diffjax.losses.denoising import diffusion_loss
 from diffjax.losses.offset_noise import offset_noise
 from diffjax.losses.time_sampling import TimeSampler
-from diffjax.losses.weightings import Weighting
 from diffjax.models.network import Network
-from diffjax.parametrisations import Parametrisation
 from diffjax.prediction import X0_CLIP, Prediction
 from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.types import Array
@@ -25,10 +23,9 @@ class DenoisingObjective(NamedTuple):
     Attributes:
       network: the network trained.
       prediction: its schedule, parametrisation and time input.
-      target, weighting: see `losses.diffusion_loss`.
       sample_times: distribution of the times of a batch.
-      loss: `losses.diffusion_loss`, or `learned_variance.hybrid_loss` or `vlb_loss` with their
-        options bound.
+      loss: (network, x_0, prediction=, t=, eps=, cond=) -> (B,): `losses.diffusion_loss`, or
+        `learned_variance.hybrid_loss` or `vlb_loss`, with their options bound.
       by_importance: whether times are drawn by past losses instead of by `sample_times`.
       learned_weighting: whether a log-variance for each noise level is learned.
       self_conditioning: share of examples conditioned on the network's own estimate.
@@ -37,8 +34,6 @@ class DenoisingObjective(NamedTuple):
 
     network: Network
     prediction: Prediction
-    target: Parametrisation
-    weighting: Weighting
     sample_times: TimeSampler
     loss: Callable[..., Array] = diffusion_loss
     by_importance: bool = False
@@ -143,12 +138,7 @@ class DenoisingObjective(NamedTuple):
     def _each(
         self, network: denoisers.Network, x_0: Array, *, t: Array, eps: Array, cond: Any
     ) -> Array:
-        schedule, parametrisation, time_input = self.prediction[:3]
-        return self.loss(
-            network, x_0, t=t, eps=eps, cond=cond,
-            schedule=schedule, parametrisation=parametrisation, target=self.target,
-            weighting=self.weighting, time_input=time_input,
-        )  # fmt: skip
+        return self.loss(network, x_0, prediction=self.prediction, t=t, eps=eps, cond=cond)
 
 
 def in_training(network: Network, params: Any, inputs: LossInputs) -> denoisers.Network:

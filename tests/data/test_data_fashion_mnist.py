@@ -269,6 +269,7 @@ def test_splits(tiny):
         load("fashion_mnist", split="val", data_dir=str(write(tiny)))
 
 
+@pytest.mark.slow
 def test_the_real_set_is_the_original():
     if not fashion_mnist.DEBIAN_DIR.is_dir():
         pytest.skip("the package dataset-fashion-mnist is not installed")

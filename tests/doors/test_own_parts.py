@@ -208,7 +208,7 @@ def test_schedules_parametrisations_and_finished_objects(parts, tiny_config):
     )
     found = process.diffusion(tiny_config)
     assert found.parametrisation.name == "mine" and not found.schedule.discrete
-    assert objective.squared_error(tiny_config, found, None).target.name == "mine"
+    assert objective.loss_target(tiny_config, found).name == "mine"
     tiny_config.diffusion.schedule = "own_parts:schedule(power=3.0)"
     assert float(process.diffusion(tiny_config).schedule.log_snr(0.25)) == pytest.approx(5.0)
 
@@ -218,9 +218,9 @@ def test_functions_are_bound_to_their_keywords(parts, tiny_config):
         weighting="own_parts:half", time_sampling="own_parts:late(share=0.9)"
     )
     found = process.diffusion(tiny_config)
-    weighted = objective.squared_error(tiny_config, found, None)
-    assert weighted.weighting(found.schedule, jnp.arange(3), None).tolist() == [0.5] * 3
-    t = weighted.sample_times(
+    weight = objective.weighting(tiny_config)
+    assert weight(found.schedule, jnp.arange(3), None).tolist() == [0.5] * 3
+    t = objective.squared_error(tiny_config, found, None).sample_times(
         jax.random.key(0), found.schedule, indices=jnp.arange(50), batch_size=50
     )
     assert int(t.min()) >= 900

@@ -81,16 +81,12 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
             process.diffusion(tiny_config)
         return
     diffusion = process.diffusion(tiny_config)
-    weighted = objective.squared_error(tiny_config, diffusion, None)
+    loss = objective.squared_error(tiny_config, diffusion, None).loss
     x_0 = jnp.linspace(-1, 1, 6).reshape(2, 3)
     t = jnp.asarray([diffusion.schedule.t_min, diffusion.schedule.T])
     outputs = diffusion.parametrisation.outputs
-    loss = dj.diffusion_loss(
-        lambda x, t, cond: jnp.tile(x, outputs), x_0, t=t, eps=x_0[::-1],
-        schedule=diffusion.schedule, parametrisation=diffusion.parametrisation,
-        target=weighted.target, weighting=weighted.weighting, time_input=diffusion.time_input,
-    )  # fmt: skip
-    assert np.isfinite(loss).all()
+    network = lambda x, t, cond: jnp.tile(x, outputs)  # noqa: E731
+    assert np.isfinite(loss(network, x_0, prediction=diffusion, t=t, eps=x_0[::-1])).all()
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_the_negative_prompt_is_what_guidance_extrapolates_from(text_config):
     with text_config.unlocked():
         text_config.sample.negative_prompt = "a blue square"
     generator = experiment.resolve(text_config).generator
-    condition = generator.condition(0, 2)
+    condition = generator.conditions.batch(0, 2)
     nothing = generator.null(condition)
-    wanted = generator.text(["a blue square"] * 2)
+    wanted = generator.conditions.text(["a blue square"] * 2)
     np.testing.assert_array_equal(nothing.text.tokens, wanted.tokens)
     np.testing.assert_array_equal(nothing.text.mask, wanted.mask)
     assert not nothing.map.present.any() and condition.map.present.all()

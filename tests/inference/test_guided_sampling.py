@@ -92,7 +92,7 @@ def test_the_weaker_models_parameters_are_no_constants_of_the_program(
     )
     generator = setup.generator
     program = jax.make_jaxpr(generator.function())(
-        params, np.arange(2), generator.condition(0, 2), generator.weak_params
+        params, np.arange(2), generator.conditions.batch(0, 2), generator.weak_params
     )
     assert sum(np.size(constant) for constant in program.consts) < 5000  # the schedule's tables
 

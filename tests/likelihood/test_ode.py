@@ -12,7 +12,7 @@ import scipy.stats
 import diffjax as dj
 from diffjax import grids, samplers, schedules
 from diffjax.likelihood import dequantisation
-from diffjax.likelihood.ode import ode_bits_per_dim, ode_log_likelihood
+from diffjax.likelihood.ode import OdeSolver, ode_bits_per_dim, ode_log_likelihood
 from tests.sampling.samplers.known import gaussian_denoiser, mixture_denoiser
 
 KEY = jax.random.key(0)
@@ -66,7 +66,7 @@ def test_gaussian_data_have_scipys_density(schedule, t_start):
         result = jax.jit(
             lambda x: ode_log_likelihood(
                 correlated_denoiser(schedule), x, schedule=schedule, t_start=t_start,
-                divergence="exact", rtol=1e-7, atol=1e-7,
+                solver=OdeSolver("exact", rtol=1e-7, atol=1e-7),
             )
         )(jnp.asarray(x))  # fmt: skip
     assert result.finished and result.evaluations < 1500
@@ -86,8 +86,8 @@ def test_hutchinsons_divergence_is_unbiased(probe):
     @jax.jit
     def log_prob(x, keys):
         return ode_log_likelihood(
-            correlated_denoiser(COSINE), x, schedule=COSINE, key=keys, probe=probe,
-            rtol=1e-5, atol=1e-5,
+            correlated_denoiser(COSINE), x, schedule=COSINE, key=keys,
+            solver=OdeSolver(probe=probe, rtol=1e-5, atol=1e-5),
         ).log_prob  # fmt: skip
 
     with jax.enable_x64(True):
@@ -116,7 +116,7 @@ def test_float32_keeps_the_likelihood_of_thin_data(divergence, shape):
     result = jax.jit(
         lambda x: ode_log_likelihood(
             gaussian_denoiser(schedule, mean=0.3, std=std), x, schedule=schedule, key=KEY,
-            divergence=divergence,
+            solver=OdeSolver(divergence),
         )
     )(x)  # fmt: skip
     signal_T, noise_T = schedule(1.0)
@@ -138,8 +138,8 @@ def mixture_solution(tolerance):
     with jax.enable_x64(True):
         return x, jax.jit(
             lambda x: ode_log_likelihood(
-                mixture_denoiser(COSINE, CENTRES, WIDTH), x, schedule=COSINE, divergence="exact",
-                rtol=tolerance, atol=tolerance,
+                mixture_denoiser(COSINE, CENTRES, WIDTH), x, schedule=COSINE,
+                solver=OdeSolver("exact", rtol=tolerance, atol=tolerance),
             )
         )(jnp.asarray(x))  # fmt: skip
 
@@ -190,7 +190,10 @@ def test_an_examples_density_does_not_depend_on_the_batch():
     with jax.enable_x64(True):
         alone = jax.jit(
             lambda x: ode_log_likelihood(
-                mixture_denoiser(COSINE, CENTRES, WIDTH), x, schedule=COSINE, divergence="exact"
+                mixture_denoiser(COSINE, CENTRES, WIDTH),
+                x,
+                schedule=COSINE,
+                solver=OdeSolver("exact"),
             )
         )(jnp.asarray(x[75:76]))
     np.testing.assert_allclose(alone.log_prob[0], together.log_prob[75], atol=1e-3)
@@ -206,7 +209,7 @@ def test_evaluations_are_counted_and_too_many_give_nan():
     def solve(denoise, max_steps):
         return jax.jit(
             lambda x: ode_log_likelihood(
-                denoise, x, schedule=flow, divergence="exact", max_steps=max_steps
+                denoise, x, schedule=flow, solver=OdeSolver("exact", max_steps=max_steps)
             )
         )(jnp.ones((2, 1)))
 
@@ -223,9 +226,8 @@ def test_evaluations_are_counted_and_too_many_give_nan():
 def test_a_network_that_is_not_finite_is_given_up_soon():
     flow = schedules.rectified_flow()
     broken = lambda x, t, cond=None: dj.Estimates(x * jnp.nan, x * jnp.nan)  # noqa: E731
-    result = jax.jit(lambda x: ode_log_likelihood(broken, x, schedule=flow, divergence="exact"))(
-        jnp.ones((2, 1))
-    )
+    solve = functools.partial(ode_log_likelihood, schedule=flow, solver=OdeSolver("exact"))
+    result = jax.jit(lambda x: solve(broken, x))(jnp.ones((2, 1)))
     assert not result.finished and np.isnan(result.log_prob).all() and result.evaluations < 100
 
 
@@ -262,11 +264,11 @@ def test_bits_per_dim_bound_the_mass_of_a_bin_and_more_samples_tighten_the_bound
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence": "half"}, "'hutchinson' or 'exact', not 'half'"),
-        ({"probe": "uniform"}, "'rademacher' or 'gaussian', not 'uniform'"),
-        ({"rtol": 0.0}, "rtol and atol must be positive, not 0.0"),
-        ({"atol": float("nan")}, "positive, not 0.0001 and nan"),
-        ({"max_steps": 0}, "max_steps must be at least 1, not 0"),
+        ({"solver": OdeSolver("half")}, "'hutchinson' or 'exact', not 'half'"),
+        ({"solver": OdeSolver(probe="uniform")}, "'rademacher' or 'gaussian', not 'uniform'"),
+        ({"solver": OdeSolver(rtol=0.0)}, "rtol and atol must be positive, not 0.0"),
+        ({"solver": OdeSolver(atol=float("nan"))}, "positive, not 0.0001 and nan"),
+        ({"solver": OdeSolver(max_steps=0)}, "max_steps must be at least 1, not 0"),
         ({"t_start": 1.0}, r"t_start must lie in \[t_min, T\), \[0.001, 1.0\) here, not 1.0"),
         ({"t_start": 0.0}, r"\[0.001, 1.0\) here, not 0.0"),
         ({"key": None}, "draws probes: pass key="),

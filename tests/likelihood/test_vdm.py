@@ -1,5 +1,7 @@
 """The continuous bound on one pixel of a known law: with the exact denoiser it is -log p(x)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,11 +54,10 @@ def parts_of_each_level(schedule, *, knows_law=True):
     eps = jnp.broadcast_to(jnp.asarray(eps, jnp.float32)[:, None], (LEVELS * TIMES, DRAWS, 1))
     x = jnp.repeat(jnp.asarray(VALUES, jnp.float32), TIMES)[:, None, None] * jnp.ones((DRAWS, 1))
     t = jnp.tile((jnp.arange(TIMES) + 0.5) / TIMES, LEVELS)
-    start = schedule(jnp.zeros(()))
     bound = jax.jit(
         lambda x, t, eps: vdm.vdm_bound(
             exact_denoiser(schedule), x, schedule=schedule, t=t, eps=eps, eps_0=eps[:, ::-1],
-            decode=law_decoder(start) if knows_law else None, levels=LEVELS,
+            decoder=law_decoder if knows_law else partial(vdm.level_decoder, levels=LEVELS),
         )
     )(x, t, eps)  # fmt: skip
     return jax.tree.map(lambda part: np.asarray(part).reshape(LEVELS, TIMES).mean(1), bound)

@@ -44,7 +44,7 @@ def loss_of(schedule, time, parametrisation, **options):
     t = jnp.full(N, time)
     return dj.diffusion_loss(
         exact_network(schedule, t, parametrisation), x_0, t=t, eps=eps,
-        schedule=schedule, parametrisation=parametrisation, **options,
+        prediction=dj.Prediction(schedule, parametrisation), **options,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_a_perfect_answer_costs_nothing_and_gradients_are_those_of_a_mean():
     def loss(scale):
         return dj.diffusion_loss(
             lambda x, t, cond: scale * cond, x_0, t=t, eps=eps, cond=eps,
-            schedule=schedule, parametrisation=p.eps,
+            prediction=dj.Prediction(schedule, p.eps),
         )  # fmt: skip
 
     np.testing.assert_array_equal(loss(1.0), np.zeros(3))
@@ -105,7 +105,7 @@ def test_network_sees_x_t_the_scaled_time_and_cond():
         return x
 
     dj.diffusion_loss(
-        network, x_0, t=t, eps=eps, cond="label", schedule=schedule, parametrisation=p.eps
+        network, x_0, prediction=dj.Prediction(schedule, p.eps), t=t, eps=eps, cond="label"
     )
     np.testing.assert_allclose(seen["x"], dj.q_sample(schedule, x_0, t=t, eps=eps))
     np.testing.assert_allclose(seen["time_input"], [100.0, 1000.0])
@@ -133,5 +133,5 @@ def test_shapes_that_would_broadcast_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dj.diffusion_loss(
             network, jnp.zeros((2, 4, 4, 1)),
-            schedule=schedules.cosine(10), parametrisation=p.eps, **arguments,
+            prediction=dj.Prediction(schedules.cosine(10), p.eps), **arguments,
         )  # fmt: skip

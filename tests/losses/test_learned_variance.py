@@ -21,6 +21,7 @@ from diffjax.losses.learned_variance import (
 )
 
 SCHEDULE = schedules.linear_beta(50)
+FLOW = dj.Prediction(schedules.rectified_flow(), p.eps)
 KEY = jax.random.key(0)
 B = 3
 X_0 = jnp.round(jax.random.uniform(KEY, (B, 4, 4, 2), minval=0, maxval=255)) / 127.5 - 1
@@ -35,7 +36,7 @@ def network(params, x, time_input, cond):
 
 
 def loss(which, params, **options):
-    options = {"t": T, "eps": EPS, "schedule": SCHEDULE, "parametrisation": p.eps} | options
+    options = {"t": T, "eps": EPS, "prediction": dj.Prediction(SCHEDULE, p.eps)} | options
     return which(functools.partial(network, params), X_0, **options)
 
 
@@ -46,7 +47,7 @@ def test_the_hybrid_loss_trains_the_mean_as_the_simple_one_and_the_variance_by_t
     def slopes(params):
         simple = lambda m: dj.diffusion_loss(  # noqa: E731
             lambda x, t, c: m * jnp.tanh(x), X_0, t=T, eps=EPS,
-            schedule=SCHEDULE, parametrisation=p.eps,
+            prediction=dj.Prediction(SCHEDULE, p.eps),
         ).sum()  # fmt: skip
         return (
             jax.grad(lambda q: loss(hybrid_loss, q, vlb_weight=0.5).sum())(params),
@@ -62,10 +63,14 @@ def test_the_hybrid_loss_trains_the_mean_as_the_simple_one_and_the_variance_by_t
 
 
 def test_weight_0_is_the_simple_loss_with_its_weighting_and_target():
-    options = {"weighting": dj.weightings.min_snr(), "target": p.v, "parametrisation": p.x0}
-    ours = jax.jit(lambda q: loss(hybrid_loss, q, vlb_weight=0.0, **options))((0.8, 0.2))
-    simple = dj.diffusion_loss(
-        lambda x, t, c: 0.8 * jnp.tanh(x), X_0, t=T, eps=EPS, schedule=SCHEDULE, **options
+    prediction = dj.Prediction(SCHEDULE, p.x0)
+    simple_loss = functools.partial(
+        dj.diffusion_loss, weighting=dj.weightings.min_snr(), target=p.v
+    )
+    options = {"prediction": prediction, "simple_loss": simple_loss, "vlb_weight": 0.0}
+    ours = jax.jit(lambda q: loss(hybrid_loss, q, **options))((0.8, 0.2))
+    simple = simple_loss(
+        lambda x, t, c: 0.8 * jnp.tanh(x), X_0, prediction=prediction, t=T, eps=EPS
     )
     assert ours.shape == (B,) and ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, simple, rtol=1e-5)
@@ -78,7 +83,7 @@ def test_the_mean_over_all_times_is_the_bound_without_its_prior():
     said = lambda x, t, c: jnp.concatenate([0.9 * x_0[: len(x)], 0 * x + 0.4], -1)  # noqa: E731
     terms = jax.jit(
         lambda t: vlb_loss(
-            said, x_0, t=t, eps=jnp.zeros_like(x_0), schedule=schedule, parametrisation=p.x0
+            said, x_0, prediction=dj.Prediction(schedule, p.x0), t=t, eps=jnp.zeros_like(x_0)
         )
     )(jnp.arange(1, steps + 1))
     denoise = denoisers.learned_variance_denoiser(said, schedule, parametrisation=p.x0)
@@ -110,7 +115,7 @@ def test_the_best_mix_is_the_true_variance_of_a_step(t):
     def bound(v):
         return vlb_loss(
             functools.partial(exact, v), x_0, t=jnp.array([t]), eps=eps,
-            schedule=SCHEDULE, parametrisation=p.x0,
+            prediction=dj.Prediction(SCHEDULE, p.x0),
         )[0]  # fmt: skip
 
     v = np.linspace(-1.5, 2.0, 701)
@@ -266,7 +271,10 @@ def test_a_learned_variance_that_is_not_there_is_refused():
         ({"eps": EPS[:1]}, r"eps of shape \(1, 4, 4, 2\) for x_0 of \(3, 4, 4, 2\)"),
         ({"t": jnp.array(3)}, r"t must be one time an example, \(3,\), not \(\)"),
         ({"t": jnp.ones(B)}, r"integers in 1..50, not float32"),
-        ({"schedule": schedules.rectified_flow()}, "needs a discrete schedule"),
+        (
+            {"prediction": dj.Prediction(schedules.rectified_flow(), p.eps)},
+            "needs a discrete schedule",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -280,7 +288,7 @@ def test_outputs_and_estimates_of_another_shape_are_refused():
     plain = lambda x, t, c: x  # noqa: E731
     expected = r"returned \(3, 4, 4, 2\) for x_t of .*: expected \(3, 4, 4, 4\)"
     with pytest.raises(ValueError, match=expected):
-        hybrid_loss(plain, X_0, t=T, eps=EPS, schedule=SCHEDULE, parametrisation=p.eps)
+        hybrid_loss(plain, X_0, prediction=dj.Prediction(SCHEDULE, p.eps), t=T, eps=EPS)
     with pytest.raises(ValueError, match=expected):
         denoisers.learned_variance_denoiser(plain, SCHEDULE, parametrisation=p.eps)(X_0, 3)
     grid = grids.trailing(SCHEDULE, 5)

@@ -108,13 +108,11 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(tiny_config, tmp_path):
     assert steps == sorted(steps) and max(steps) == 4
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
-    tiny_config, tmp_path, monkeypatch
-):
-    real = experiment.make_train_step
+class Poisoned(experiment.Experiment):
+    """An experiment whose fifth loss is NaN."""
 
-    def poisoned(*args, **kwargs):
-        step = real(*args, **kwargs)
+    def train_step(self):
+        step = super().train_step()
 
         def train_step(state, batch):
             state, metrics = step(state, batch)
@@ -123,9 +121,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
 
         return train_step
 
-    monkeypatch.setattr(experiment, "make_train_step", poisoned)
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
+    tiny_config, tmp_path
+):
+    setup = Poisoned(*experiment.resolve(tiny_config))
     with pytest.raises(UserError, match=r"step 5: loss = nan: .* checkpoint of step 3 is kept"):
-        train(tiny_config, tmp_path)
+        loop.train(setup, tmp_path, log=lambda line: None)
     found = restored(tiny_config, tmp_path)
     assert found.step == 3
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.state))
@@ -164,9 +166,10 @@ def test_samples_do_not_depend_on_how_they_are_batched(tiny_config, whole):
 def test_labels_of_samples(tiny_config):
     tiny_config.sample.labels = (3, -1)
     generator = experiment.resolve(tiny_config).generator
-    assert generator.labels(1, 3).tolist() == [-1, 3, -1]
+    assert generator.conditions.labels(1, 3).tolist() == [-1, 3, -1]
     tiny_config.sample.labels = ()
-    assert experiment.resolve(tiny_config).generator.labels(8, 4).tolist() == [8, 9, 0, 1]
+    conditions = experiment.resolve(tiny_config).generator.conditions
+    assert conditions.labels(8, 4).tolist() == [8, 9, 0, 1]
     tiny_config.sample.labels = (10,)
     with pytest.raises(UserError, match=r"config\.sample\.labels has 10: expected classes 0\.\.9"):
         experiment.resolve(tiny_config)

@@ -125,8 +125,8 @@ def test_the_plain_objective_is_the_core_s_loss_and_nothing_is_learned(small_con
 
     def loss(params):
         return dj.diffusion_loss(
-            applied(setup, params), given.x_0, t=t, eps=eps, schedule=d.schedule,
-            parametrisation=d.parametrisation, weighting=objective.weighting,
+            applied(setup, params), given.x_0, prediction=d, t=t, eps=eps,
+            weighting=objectives.weighting(setup.config),
         ).mean()  # fmt: skip
 
     value, grads = jax.jit(jax.value_and_grad(loss))(states[0].params)

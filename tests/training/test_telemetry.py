@@ -95,6 +95,7 @@ def small(tiny_config):
     return tiny_config
 
 
+@pytest.mark.slow
 def test_a_run_logs_its_cost_compiles_once_and_traces_when_asked(small, tmp_path, monkeypatch):
     setup = experiment.resolve(small)
     monkeypatch.setattr(experiment.pictures, "final", lambda *args, **more: None)

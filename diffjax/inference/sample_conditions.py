@@ -1,0 +1,217 @@
+"""What samples are conditioned on: labels, prompts and maps by the number of a sample."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
+from diffjax.errors import UserError
+from diffjax.images import to_model_range
+from diffjax.latent.space import DiffusionSpace
+from diffjax.models.condition import Condition, SpatialMap, Text, null
+from diffjax.sampling import guidance
+from diffjax.types import Array
+
+
+class Examples(NamedTuple):
+    """Held-out examples that supply prompts and maps if the config sets none.
+
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), from which maps are made; labels: int32
+    (n,), -1 for none.
+    """
+
+    captions: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Choice(NamedTuple):
+    """Which conditions; what is empty or None is left open.
+
+    Attributes:
+      labels: in turn; () for every class.
+      prompts: in turn; () for the captions of the examples.
+      negative_prompt: "" for none.
+      map_images: uint8 (n, H, W, C), from which maps are made; None for those of the examples.
+    """
+
+    labels: tuple[int, ...] = ()
+    prompts: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    map_images: np.ndarray | None = None
+
+
+OPEN = Choice()
+
+
+class SampleConditions:
+    """The condition of sample number i, for any i: labels, prompts and maps each go round."""
+
+    def __init__(
+        self,
+        space: DiffusionSpace,
+        conditions: Conditions = UNCONDITIONAL,
+        choice: Choice = OPEN,
+        *,
+        uses_labels: bool = True,
+        examples: Callable[[], Examples] | None = None,
+    ) -> None:
+        """Encodes the negative prompt, since `null` is called inside traces.
+
+        Args:
+          space: the model's.
+          conditions: what the model is conditioned on.
+          choice: see `Choice`.
+          uses_labels: whether the guidance uses a sample's label.
+          examples: called where prompts or maps are left open.
+
+        Raises:
+          UserError: a label that the model does not have.
+        """
+        self.model = conditions
+        self._space, self._examples = space, examples
+        self._num_classes = conditions.num_classes if uses_labels else 0
+        self._labels = _labels(choice.labels, self._num_classes)
+        self._names_labels = bool(choice.labels)
+        self._prompts, self._map_images = choice.prompts, choice.map_images
+        self._texts = conditions.texts
+        self._loaded: Examples | None = None
+        self._tables: dict[str, Any] = {}
+        self._negative = self.text([choice.negative_prompt]) if choice.negative_prompt else None
+
+    def of(self, choice: Choice) -> "SampleConditions":
+        """The same with what a choice names; its empty or None fields keep the values of now.
+
+        Raises:
+          UserError: a condition that the model does not take, or images of another shape.
+        """
+        other, (labels, prompts, _, map_images) = copy.copy(self), choice
+        if prompts:
+            if not self._texts:
+                raise UserError(f"prompts = {prompts}, but the model takes no text")
+            other._prompts = prompts
+        if labels:
+            other._labels, other._names_labels = _labels(labels, self._num_classes), True
+        if map_images is not None:
+            if not self._space.map_channels:
+                raise UserError("map_images were passed, but the model takes no map")
+            fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
+            if not fits or map_images.dtype != np.uint8:
+                raise UserError(
+                    f"map_images is {map_images.dtype} {map_images.shape}: expected uint8 "
+                    f"(n, {', '.join(map(str, self._space.image_shape))})"
+                )
+            other._map_images = map_images
+        return other
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether samples have labels."""
+        return self._labels is not None
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether samples have prompts."""
+        return self._texts is not None
+
+    def labels(self, start: int, count: int) -> np.ndarray | None:
+        """The labels of samples start .. start + count - 1: int32 (count,), or None."""
+        if self._labels is None:
+            return None
+        labels = self._labels
+        if not self._names_labels and self._takes_own():
+            labels = self._own().labels  # those of the images that supply captions or maps
+        return labels[np.arange(start, start + count) % len(labels)]
+
+    def _takes_own(self) -> bool:
+        """Whether captions or maps are taken from held-out examples."""
+        needs_map = bool(self._space.map_channels)
+        return (self._texts is not None and not self._prompts) or (
+            needs_map and self._map_images is None
+        )
+
+    def captions(self, start: int, count: int) -> list[str] | None:
+        """The prompts of samples start .. start + count - 1, or None."""
+        if self._texts is None:
+            return None
+        prompts = self._prompts or self._own().captions
+        return [prompts[i % len(prompts)] for i in range(start, start + count)]
+
+    def map_images(self, start: int, count: int) -> np.ndarray | None:
+        """The images from which the maps of samples start .. start + count - 1 are made: uint8."""
+        if not self._space.map_channels:
+            return None
+        images = self._own().images if self._map_images is None else self._map_images
+        return images[np.arange(start, start + count) % len(images)]
+
+    def batch(self, start: int, count: int) -> Condition | None:
+        """The condition of samples start .. start + count - 1; None for an unconditional model."""
+        if not self.model.any:
+            return None
+        labels = self.labels(start, count)
+        text = None
+        captions = self.captions(start, count)
+        if captions is not None:
+            text = self.text(captions)
+        spatial = None
+        images = self.map_images(start, count)
+        if images is not None:
+            spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
+        if labels is None and text is None and spatial is None:
+            return None
+        return Condition(labels, text, spatial)
+
+    def text(self, captions: Sequence[str]) -> Text:
+        """Encoded prompts; each distinct one is encoded once."""
+        assert self._texts is not None
+        distinct = tuple(dict.fromkeys(captions))
+        new = [caption for caption in distinct if caption not in self._tables]
+        if new:
+            encoded = self._texts.encode(new)
+            for i, caption in enumerate(new):
+                self._tables[caption] = Text(*(x if x is None else x[i] for x in encoded))
+        rows = [self._tables[caption] for caption in captions]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def _own(self) -> Examples:
+        if self._examples is None:
+            raise UserError("no condition: set config.sample.prompt or config.sample.maps")
+        if self._loaded is None:
+            self._loaded = self._examples()
+        return self._loaded
+
+    def _map_of(self, images: np.ndarray) -> Array:
+        made = self._space.map_of(to_model_range(jnp.asarray(images)))
+        assert made is not None
+        return made
+
+    def null(self, condition: Any) -> Any:
+        """The null condition of guidance, or the negative prompt in its place."""
+        if not isinstance(condition, Condition):
+            return guidance.no_label(condition)
+        nothing = null(condition)
+        if self._negative is None or nothing.text is None:
+            return nothing
+        text = broadcast(self._negative, len(nothing.text.mask))
+        return nothing._replace(text=text)
+
+
+def _labels(labels: tuple[int, ...], num_classes: int) -> np.ndarray | None:
+    if not num_classes:
+        if labels:
+            raise UserError(
+                f"config.sample.labels = {labels} but the model is not class-conditional: leave "
+                "it empty"
+            )
+        return None
+    bad = [label for label in labels if not -1 <= label < num_classes]
+    if bad:
+        raise UserError(
+            f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
+            "no class; leave it empty for every class in turn"
+        )
+    return np.asarray(labels or range(num_classes), np.int32)
