@@ -122,8 +122,6 @@ def bert(
         tokenizer=read_tokenizer(folder),
         length=length,
         longest=module.positions,
-        width=module.width,
-        vocabulary=module.vocabulary,
         config=config,
     )
 

@@ -166,8 +166,6 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
         tokenizer=clip_tokenizer(folder),
         length=length,
         longest=module.positions,
-        width=module.width,
-        vocabulary=module.vocabulary,
         config=config,
     )
 

@@ -337,22 +337,19 @@ def frozen_encoder(
     tokenizer: Tokenizer,
     length: int,
     longest: int | None,
-    width: int,
-    vocabulary: int,
     config: Config,
 ) -> TextEncoder:
     """A `TextEncoder` from its parts.
 
     Args:
       name: for logs.
-      module: (ids, mask) -> tokens (B, L, D).
+      module: (ids, mask) -> tokens (B, L, D); D is its `width`, and `vocabulary` the number of its
+        embeddings.
       params: the module's variables.
       pool: computes one vector from a caption's tokens.
-      tokenizer: with ids below `vocabulary`.
+      tokenizer: with ids below the number of embeddings.
       length: number of tokens.
       longest: the network's maximal number of tokens, None for no limit.
-      width: D.
-      vocabulary: number of the network's embeddings.
       config: the config that the module was built from.
 
     Raises:
@@ -366,11 +363,11 @@ def frozen_encoder(
             f"got length={length} for {name}; expected {limits} tokens; choose one of them"
         )
     biggest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if biggest >= vocabulary:
+    if biggest >= module.vocabulary:
         # JAX would clamp an out-of-range id to the last embedding.
         raise UserError(
             f"found the id {biggest} in the tokenizer of {config.path.parent}; expected ids below "
-            f"vocab_size={vocabulary} of its config.json; use both files of the same model"
+            f"vocab_size={module.vocabulary} of its config.json; use both files of the same model"
         )
     tokenise = tokenise_with(tokenizer, length=length, name=name)
 
@@ -385,4 +382,4 @@ def frozen_encoder(
     for path, array in sorted(traverse_util.flatten_dict(params, sep="/").items()):
         digest.update(f"{path} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return TextEncoder(name, width, length, tokenise, encode, params, digest.hexdigest())
+    return TextEncoder(name, module.width, length, tokenise, encode, params, digest.hexdigest())

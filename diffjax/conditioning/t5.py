@@ -165,8 +165,6 @@ def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
         tokenizer=read_tokenizer(folder),
         length=length,
         longest=None,
-        width=module.width,
-        vocabulary=module.vocabulary,
         config=config,
     )
 

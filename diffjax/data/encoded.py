@@ -202,8 +202,7 @@ def build_source(
     channels: int | None,
     memory_limit_mb: int,
     scan_limit: int | None = None,
-    captions: Sequence[str] = (),
-    caption_numbers: np.ndarray | None = None,
+    captions: tuple[Sequence[str], np.ndarray | None] = ((), None),
 ) -> ImageSource:
     """Makes a source from encoded images: decoded into memory if it fits, else streamed.
 
@@ -215,8 +214,8 @@ def build_source(
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
       scan_limit: number of headers that are checked in a streamed set; None checks all.
-      captions: the distinct captions, sorted; () if there are none.
-      caption_numbers: integers (N,), indices into `captions`; None if there are none.
+      captions: the distinct captions, sorted, and integers (N,) of the images' captions, as
+        `number_captions` returns them; ((), None) if there are none.
 
     Returns:
       The set. For a streamed one the headers are checked first, unless both `image_size` and
@@ -225,7 +224,7 @@ def build_source(
     Raises:
       UserError: images cannot be read, or differ in size and `image_size` is None.
     """
-    length = len(encoded)
+    length, (texts, numbers) = len(encoded), captions
     size = (image_size, image_size) if image_size is not None else _first_size(encoded)
     height, width = size or (1, 1)
 
@@ -252,8 +251,8 @@ def build_source(
             labels,
             name=name,
             class_names=class_names,
-            captions=captions,
-            caption_numbers=caption_numbers,
+            captions=texts,
+            caption_numbers=numbers,
         )
 
     def read(row: int) -> tuple[np.ndarray, int]:
@@ -269,6 +268,6 @@ def build_source(
         image_shape=(height, width, depth or 3),
         name=name,
         class_names=class_names,
-        captions=captions,
-        caption_numbers=caption_numbers,
+        captions=texts,
+        caption_numbers=numbers,
     )

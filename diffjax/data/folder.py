@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from diffjax.data import encoded
 from diffjax.data.images import SUFFIXES
 from diffjax.data.metadata import METADATA_FILES, read_metadata
@@ -304,10 +306,9 @@ def load_folder(
                 "lacks; the splits need the same classes"
             )
         labels = [numbers[label] for label in listing.classes]
-    captions: tuple[str, ...] = ()
-    caption_numbers = None
+    captions: tuple[tuple[str, ...], np.ndarray | None] = ((), None)
     if listing.captions is not None:
-        captions, caption_numbers = number_captions(listing.captions)
+        captions = number_captions(listing.captions)
     _logger.info("%s: %d images read from %s", name, len(listing.files), listing.root)
     return encoded.build_source(
         _Files(listing, labels),
@@ -317,5 +318,4 @@ def load_folder(
         channels=channels,
         memory_limit_mb=memory_limit_mb,
         captions=captions,
-        caption_numbers=caption_numbers,
     )

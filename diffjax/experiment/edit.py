@@ -16,7 +16,7 @@ from diffjax.experiment.pictures import class_part, file_stem, pixel_scale
 from diffjax.experiment.sampling import EDITS
 from diffjax.experiment.spec import from_table
 from diffjax.files import atomic_write, expanded
-from diffjax.inference.edit import Editing, row_names
+from diffjax.inference.edit import Editing, EditInputs, row_names
 from diffjax.inference.edit_tasks import Task
 
 _logger = logging.getLogger("diffjax")
@@ -66,10 +66,10 @@ class Edit:
             tuple(c.labels), len(self.files), num_classes, key="config.edit.labels"
         )
         captions = self._read_prompts(c.prompt, takes_text=model.conditions.texts is not None)
+        inputs = EditInputs(self.images, self.mask, self.labels, captions)
         self.editing = Editing(
-            self.task, generator, model.diffusion, model.space, images=self.images, count=c.count,
-            mask=self.mask, labels=self.labels, captions=captions, what=what,
-        )  # fmt: skip
+            self.task, generator, model.diffusion, model.space, inputs, count=c.count, what=what
+        )
 
     def _read_prompts(self, text: str, *, takes_text: bool) -> list[str] | None:
         """One prompt per image, or None for a model without text."""

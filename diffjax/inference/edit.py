@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,22 @@ from diffjax.prediction import Prediction
 from diffjax.types import Array
 
 
+class EditInputs(NamedTuple):
+    """What is edited, and under which conditions.
+
+    Attributes:
+      images: uint8 (n, H, W, C), n at least `task.images`.
+      mask: float32 (H, W, 1), 1 where the image is kept; None for a task without one.
+      labels: int (n,), -1 for no class; None for a model without classes.
+      captions: n texts, or None.
+    """
+
+    images: np.ndarray
+    mask: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    captions: Sequence[str] | None = None
+
+
 class Editing:
     """An editing task on images, as a function of the parameters; `run` computes it."""
 
@@ -28,12 +44,9 @@ class Editing:
         generator: Generator,
         diffusion: Prediction,
         space: DiffusionSpace,
+        inputs: EditInputs,
         *,
-        images: np.ndarray,
         count: int,
-        mask: np.ndarray | None = None,
-        labels: np.ndarray | None = None,
-        captions: Sequence[str] | None = None,
         what: str = "the edit",
     ) -> None:
         """Checks the inputs of all rows.
@@ -42,11 +55,8 @@ class Editing:
           task: see `edit_tasks`.
           generator: the model's sampler and guidance.
           diffusion, space: the model's.
-          images: uint8 (n, H, W, C), n at least `task.images`.
+          inputs: see `EditInputs`.
           count: variants, or images between two images.
-          mask: float32 (H, W, 1), 1 where the image is kept; None for a task without one.
-          labels: int (n,), -1 for no class; None for a model without classes.
-          captions: n texts, or None.
           what: the task's name in messages.
 
         Raises:
@@ -54,6 +64,7 @@ class Editing:
         """
         self.task, self.what = task, what
         self._generator, self._diffusion, self._space = generator, diffusion, space
+        images, mask, labels, captions = inputs
         self._images, self._count, self._mask = images, count, mask
         self._labels, self._captions = labels, captions
         if not space.images:

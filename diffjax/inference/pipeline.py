@@ -23,7 +23,7 @@ from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.grids import Grid
 from diffjax.images import to_model_range
-from diffjax.inference.edit import Editing
+from diffjax.inference.edit import Editing, EditInputs
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Choice
@@ -156,10 +156,11 @@ class Pipeline:
         _check_conditions(prompts, labels, None)
         numbers = self._for_each(labels, images, "labels", generator.conditions.has_labels)
         texts = self._for_each(prompts, images, "prompts", generator.conditions.has_texts)
+        classes = None if numbers is None else np.asarray(numbers, np.int32)
+        inputs = EditInputs(images, kept, classes, texts)
         editing = Editing(
-            self._make_task(task), generator, self.diffusion, self.space, images=images,
-            count=count, mask=kept, captions=texts, what=task,
-            labels=None if numbers is None else np.asarray(numbers, np.int32),
+            self._make_task(task), generator, self.diffusion, self.space, inputs,
+            count=count, what=task,
         )  # fmt: skip
         return editing.run(self.params)
 
