@@ -108,7 +108,7 @@ def test_the_negative_prompt_is_what_guidance_extrapolates_from(text_config):
         text_config.sample.negative_prompt = "a blue square"
     generator = experiment.resolve(text_config).generator
     condition = generator.conditions.batch(0, 2)
-    nothing = generator.null(condition)
+    nothing = generator.conditions.null(condition)
     wanted = generator.conditions.text(["a blue square"] * 2)
     np.testing.assert_array_equal(nothing.text.tokens, wanted.tokens)
     np.testing.assert_array_equal(nothing.text.mask, wanted.mask)
