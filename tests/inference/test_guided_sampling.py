@@ -222,9 +222,11 @@ def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
     labels = np.arange(2 * each) % 2
     setup = types.SimpleNamespace(
         generator=types.SimpleNamespace(
-            labels=lambda start, count: labels,
-            captions=lambda start, count: None,
-            map_images=lambda start, count: None,
+            conditions=types.SimpleNamespace(
+                labels=lambda start, count: labels,
+                captions=lambda start, count: None,
+                map_images=lambda start, count: None,
+            )
         ),
         about=DataInfo("two", (8, 8, 1), class_names=("a", "b")),
     )
