@@ -33,7 +33,7 @@ from diffjax.experiment.diffusion import Experiment, resolve
 from diffjax.experiment.restore import restore_params
 from diffjax.files import atomic_write
 from diffjax.images import to_model_range
-from diffjax.perceptual.network import Network
+from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.vgg16 import vgg16
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
@@ -74,7 +74,7 @@ def read_rows(folder: Path, size: int) -> Rows:
 class Judge(NamedTuple):
     """Heads over a network's features; `answers` are the names in the order of the logits."""
 
-    network: Network
+    network: FeatureNetwork
     mean: np.ndarray
     std: np.ndarray
     heads: Any
@@ -100,7 +100,7 @@ def _features(apply: Any, params: Any, images: Any) -> Any:
     return jnp.concatenate(parts, -1)
 
 
-def features_of(network: Network, images: np.ndarray) -> np.ndarray:
+def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
     """float32 (N, D), in batches of one size."""
     found = []
     for start in range(0, len(images), BATCH):

@@ -16,7 +16,7 @@ from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, Data, PerExample, Times
 
 # network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32.
-Network = Callable[[Data, PerExample, Any], Array]
+NetworkFn = Callable[[Data, PerExample, Any], Array]
 # (t, schedule) -> what the network's time embedding is fed.
 TimeInput = Callable[[Times, Schedule], Array]
 
@@ -57,7 +57,7 @@ def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
 
 
 def predict(
-    network: Network,
+    network: NetworkFn,
     x_t: Data,
     *,
     t: Times,
@@ -79,7 +79,7 @@ def predict(
 
 
 def predict_with_variance(
-    network: Network,
+    network: NetworkFn,
     x_t: Data,
     *,
     t: Times,
@@ -107,7 +107,7 @@ def predict_with_variance(
 
 
 def _predict(
-    network: Network,
+    network: NetworkFn,
     x_t: Data,
     shape: tuple[int, ...],
     *,
@@ -132,7 +132,7 @@ def _predict(
 
 
 def denoiser(
-    network: Network,
+    network: NetworkFn,
     schedule: Schedule,
     *,
     parametrisation: Parametrisation,
@@ -160,7 +160,7 @@ def denoiser(
 
 
 def learned_variance_denoiser(
-    network: Network,
+    network: NetworkFn,
     schedule: Schedule,
     *,
     parametrisation: Parametrisation,
@@ -190,7 +190,7 @@ def learned_variance_denoiser(
     return denoise
 
 
-def edm_denoiser(network: Network, schedule: Schedule, *, sigma_data: float = 0.5) -> Denoiser:
+def edm_denoiser(network: NetworkFn, schedule: Schedule, *, sigma_data: float = 0.5) -> Denoiser:
     """EDM's preconditioned denoiser, D = c_skip x + c_out F(c_in x; c_noise).
 
     Karras et al. 2022, equation 7 and table 1; on a schedule other than `karras` it is the same

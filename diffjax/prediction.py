@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from diffjax import denoisers, self_conditioning
-from diffjax.denoisers import Denoiser, Network, TimeInput, scaled_time
+from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, scaled_time
 from diffjax.parametrisations import Parametrisation
 from diffjax.schedules import Schedule
 
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
         """Shape of the network's output for x_0 of `shape`."""
         return (*shape[:-1], shape[-1] * self.outputs)
 
-    def denoiser(self, network: Network) -> Denoiser:
+    def denoiser(self, network: NetworkFn) -> Denoiser:
         """The denoiser of a network with fixed parameters, (x, time, cond) -> output."""
         make: Callable[..., Denoiser] = denoisers.denoiser
         if self.learned_variance:

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from diffjax.denoisers import Denoiser, Network, TimeInput, predict, scaled_time
+from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, predict, scaled_time
 from diffjax.parametrisations import Estimates, Parametrisation
 from diffjax.process import broadcast, scales_like
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, PerExample, TimePerExample, Times
 
 
-def _showing(network: Network, estimate: Data, limit: float | None) -> Network:
+def _showing(network: NetworkFn, estimate: Data, limit: float | None) -> NetworkFn:
     """The plain network (x, time_input, cond) -> output that is shown one estimate."""
     if limit is not None:
         estimate = jnp.clip(estimate, -limit, limit)
@@ -43,14 +43,14 @@ def _check_limit(limit: float | None) -> None:
 
 
 def training_network(
-    network: Network,
+    network: NetworkFn,
     schedule: Schedule,
     *,
     t: TimePerExample,
     use_estimate: Bool[Array, " batch"],
     parametrisation: Parametrisation,
     limit: float | None = None,
-) -> Network:
+) -> NetworkFn:
     """A self-conditioned network as the plain one that `losses.diffusion_loss` takes.
 
     Examples whose coin is true get (2), the others (1). No gradient goes through the first pass,
@@ -100,7 +100,7 @@ def training_network(
 
 
 def self_conditioned(
-    network: Network,
+    network: NetworkFn,
     schedule: Schedule,
     *,
     parametrisation: Parametrisation,

@@ -295,12 +295,17 @@ class StopVotes:
         """
         if not is_multiprocess():
             return signal
-        if jax.default_backend() == "cpu":
-            # After a failed step gloo still expects its messages, and aborts at those of a vote.
+        # Gloo aborts if a message meets one of another size, as after a process died: on CPUs, a
+        # vote begins after its step, and the next step after the vote.
+        in_order = jax.default_backend() == "cpu"
+        if in_order:
             jax.block_until_ready(after)
         mine = np.full(jax.local_device_count(), signal or 0, np.int32)
         cast = jax.make_array_from_process_local_data(self._spread, mine)
-        self._under_way.append(self._highest(cast))
+        vote = self._highest(cast)
+        if in_order:
+            jax.block_until_ready(vote)
+        self._under_way.append(vote)
         if len(self._under_way) <= self._behind:
             return None
         return int(self._under_way.popleft()) or None

@@ -15,7 +15,7 @@ from diffjax.experiment.spec import from_spec, from_table, is_path
 from diffjax.latent.first_stage import FirstStage
 from diffjax.models.discriminator import PatchDiscriminator
 from diffjax.models.ops import XLA, Ops
-from diffjax.perceptual import Network
+from diffjax.perceptual import FeatureNetwork
 from diffjax.training.autoencoder_objective import AutoencoderObjective, ReconstructionLoss
 from diffjax.types import Array
 
@@ -24,25 +24,25 @@ def _patch(*, channels: int = 64, layers: int = 3) -> Callable[..., nn.Module]:
     return partial(PatchDiscriminator, whole("channels", channels, 1), whole("layers", layers, 0))
 
 
-def _classifier(*, file: str = "") -> Network:
+def _classifier(*, file: str = "") -> FeatureNetwork:
     from diffjax.perceptual.classifier import classifier
 
     return classifier(file)
 
 
-def _efficientnet_lite0() -> Network:
+def _efficientnet_lite0() -> FeatureNetwork:
     from diffjax.perceptual.efficientnet_lite0 import efficientnet_lite0
 
     return efficientnet_lite0()
 
 
-def _vgg16(*, file: str = "") -> Network:
+def _vgg16(*, file: str = "") -> FeatureNetwork:
     from diffjax.perceptual.vgg16 import vgg16
 
     return vgg16(file)
 
 
-def _lpips(*, vgg: str, heads: str = "") -> Network:
+def _lpips(*, vgg: str, heads: str = "") -> FeatureNetwork:
     from diffjax.perceptual.lpips import lpips
 
     return lpips(vgg, heads)
@@ -52,7 +52,7 @@ DIFFERENCES: Mapping[str, Callable[..., Any]] = {
     "l1": lambda: lambda x, y: jnp.abs(x - y).mean((1, 2, 3)),
     "l2": lambda: lambda x, y: jnp.square(x - y).mean((1, 2, 3)),
 }
-PERCEPTUAL: Mapping[str, Callable[..., Network | None]] = {
+PERCEPTUAL: Mapping[str, Callable[..., FeatureNetwork | None]] = {
     "none": lambda: None,
     "classifier": _classifier,
     "efficientnet_lite0": _efficientnet_lite0,
@@ -71,10 +71,10 @@ def objective(config: Any, *, stage: FirstStage, ops: Ops = XLA) -> AutoencoderO
     """
     c = config.loss
     network = from_spec(c.perceptual, PERCEPTUAL, key="loss.perceptual")
-    if is_path(c.perceptual) and not isinstance(network, Network):
+    if is_path(c.perceptual) and not isinstance(network, FeatureNetwork):
         raise UserError(
             f"config.loss.perceptual = {c.perceptual!r} is a {type(network).__name__}: expected a "
-            "diffjax.perceptual.Network"
+            "diffjax.perceptual.FeatureNetwork"
         )
     discriminator = adversary(config, ops=ops)
     images = jax.ShapeDtypeStruct((1, *stage.image_shape), jnp.float32)

@@ -65,7 +65,7 @@ DOORS = {
     "sample.grid": "a function (schedule, steps) -> diffjax.grids.Grid",
     "sample.guidance": "a function (denoise, schedule[, null=]) -> denoiser",
     "sample.threshold": "a function (denoise, schedule) -> denoiser",
-    "loss.perceptual": "a maker of a diffjax.perceptual.Network",
+    "loss.perceptual": "a maker of a diffjax.perceptual.FeatureNetwork",
 }
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from diffjax.errors import UserError
-from diffjax.figures.files import save_gif, save_png
-from diffjax.figures.grids import image_grid
+from diffjax.figures.image_files import save_gif, save_png
+from diffjax.figures.image_grids import image_grid
 
 LINES = 16  # samples drawn as lines, one per panel
 PANELS = 4  # per row

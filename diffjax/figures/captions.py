@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from diffjax.errors import UserError
-from diffjax.figures.grids import BACKGROUND, INK
+from diffjax.figures.image_grids import BACKGROUND, INK
 
 FONT_SIZE = 11
 LINE_HEIGHT = 13

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
-from diffjax.figures.grids import image_grid, to_uint8
+from diffjax.figures.image_grids import image_grid, to_uint8
 
 
 def denoising_strip(

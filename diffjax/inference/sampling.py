@@ -68,6 +68,6 @@ class Sampling(NamedTuple):
     uses_null: bool = False
 
 
-def apply_network(network: Network, params: Any) -> denoisers.Network:
+def apply_network(network: Network, params: Any) -> denoisers.NetworkFn:
     """The network with fixed parameters, (x, time, cond) -> output."""
     return lambda x, t, cond: network.apply(params, x, t, cond)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax.denoisers import Network, predict
+from diffjax.denoisers import NetworkFn, predict
 from diffjax.losses.weightings import Weighting, uniform
 from diffjax.parametrisations import Parametrisation, convert
 from diffjax.prediction import Prediction
@@ -19,7 +19,7 @@ from diffjax.types import Data, PerExample, TimePerExample
 
 
 def diffusion_loss(
-    network: Network,
+    network: NetworkFn,
     x_0: Data,
     *,
     prediction: Prediction,

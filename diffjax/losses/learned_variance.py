@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from diffjax import grids
-from diffjax.denoisers import Network, predict_with_variance
+from diffjax.denoisers import NetworkFn, predict_with_variance
 from diffjax.likelihood.discretised import discretised_gaussian_log_prob
 from diffjax.likelihood.vlb import step_kl, step_table
 from diffjax.losses.denoising import diffusion_loss
@@ -83,7 +83,7 @@ def vlb_term(
 
 
 def hybrid_loss(
-    network: Network,
+    network: NetworkFn,
     x_0: Data,
     *,
     prediction: Prediction,
@@ -123,7 +123,7 @@ def hybrid_loss(
 
 
 def vlb_loss(
-    network: Network,
+    network: NetworkFn,
     x_0: Data,
     *,
     prediction: Prediction,
@@ -150,7 +150,7 @@ def vlb_loss(
 
 
 def _evaluate(
-    network: Network,
+    network: NetworkFn,
     x_0: Data,
     *,
     prediction: Prediction,

@@ -1,9 +1,9 @@
 """Frozen feature networks for perceptual distances.
 
-Each module reads one network's weights and returns a `Network`, for
+Each module reads one network's weights and returns a `FeatureNetwork`, for
 `autoencoding.perceptual_distance`.
 """
 
-from diffjax.perceptual.network import Network
+from diffjax.perceptual.feature_network import FeatureNetwork
 
-__all__ = ["Network"]
+__all__ = ["FeatureNetwork"]

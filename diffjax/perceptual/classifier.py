@@ -4,12 +4,12 @@ from typing import Any
 
 from diffjax.models.classifier import SMALLEST_SIDE, Classifier
 from diffjax.perceptual.classifier_weights import SHIPPED_WEIGHTS, load_classifier
+from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.images import check_sides
-from diffjax.perceptual.network import Network
 from diffjax.types import Array
 
 
-def classifier(file: str = "") -> Network:
+def classifier(file: str = "") -> FeatureNetwork:
     """A trained `models.classifier.Classifier`, with its running batch statistics.
 
     Args:
@@ -40,4 +40,4 @@ def classifier(file: str = "") -> Network:
         _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
         return list(sown["intermediates"]["maps"])
 
-    return Network(name, trained.variables, apply)
+    return FeatureNetwork(name, trained.variables, apply)

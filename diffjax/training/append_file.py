@@ -4,12 +4,17 @@ import collections
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 LIMIT = 2**24  # bytes of records buffered in memory; a row of metrics has about 500
 
 _logger = logging.getLogger("diffjax")
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("ab", buffering=0)
 
 
 class AppendFile:
@@ -19,16 +24,19 @@ class AppendFile:
     logged when buffering begins, and one when all buffered records are written.
     """
 
-    def __init__(self, path: Path, *, what: str) -> None:
+    def __init__(
+        self, path: Path, *, what: str, open_file: Callable[[Path], BinaryIO] = _open
+    ) -> None:
         """The file is opened at the first record.
 
         Args:
           path: the file, whose last record is whole; it and its folder are created if missing.
           what: the records' name in warnings.
+          open_file: opens it for appending, without a buffer.
         """
         self.path = path
         self.waiting: collections.deque[bytes] = collections.deque()
-        self._what = what
+        self._what, self._open = what, open_file
         self._file: BinaryIO | None = None
         self._size = self._bytes = 0  # of the records in the file; of those buffered
         self._failure: OSError | None = None
@@ -86,7 +94,7 @@ class AppendFile:
     def _put(self, record: bytes) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            self._file = self._open(self.path)
             self._size = os.fstat(self._file.fileno()).st_size
         elif self._failure is not None:
             self._file.truncate(self._size)  # truncation may have failed the last time

@@ -124,8 +124,8 @@ class DenoisingObjective(NamedTuple):
         )
 
     def _self_conditioned(
-        self, network: denoisers.Network, t: Array, use_estimate: Array
-    ) -> denoisers.Network:
+        self, network: denoisers.NetworkFn, t: Array, use_estimate: Array
+    ) -> denoisers.NetworkFn:
         return self_conditioning.training_network(
             network,
             self.prediction.schedule,
@@ -136,18 +136,18 @@ class DenoisingObjective(NamedTuple):
         )
 
     def _each(
-        self, network: denoisers.Network, x_0: Array, *, t: Array, eps: Array, cond: Any
+        self, network: denoisers.NetworkFn, x_0: Array, *, t: Array, eps: Array, cond: Any
     ) -> Array:
         return self.loss(network, x_0, prediction=self.prediction, t=t, eps=eps, cond=cond)
 
 
-def in_training(network: Network, params: Any, inputs: LossInputs) -> denoisers.Network:
+def in_training(network: Network, params: Any, inputs: LossInputs) -> denoisers.NetworkFn:
     """The network with its parameters as a function of (x, t, cond), with this batch's dropout."""
     dropout_key = jax.random.fold_in(inputs.key("dropout"), inputs.indices[0])
     return lambda x, t, cond: network.apply(params, x, t, cond, train=True, key=dropout_key)
 
 
-def in_evaluation(network: Network, params: Any) -> denoisers.Network:
+def in_evaluation(network: Network, params: Any) -> denoisers.NetworkFn:
     """The network with its parameters as a function of (x, t, cond), without dropout."""
     return lambda x, t, cond: network.apply(params, x, t, cond)
 

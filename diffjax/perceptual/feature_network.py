@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from diffjax.types import Array
 
 
-class Network(NamedTuple):
+class FeatureNetwork(NamedTuple):
     """A frozen feature network.
 
     Attributes:
