@@ -113,7 +113,7 @@ def find_idx(directory: Path) -> dict[str, Path]:
     return paths
 
 
-def _read_all(paths: dict[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_all(paths: dict[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns {"train": (images (N, 28, 28), labels (N,)), "test": ...}, checked."""
     arrays = {name: read_idx(paths[name], sha256=sha256) for name, sha256 in CHECKSUMS.items()}
     return {
@@ -122,7 +122,8 @@ def _read_all(paths: dict[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]
     }
 
 
-def _encode_png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
+    """The PNG file of (28, 28) uint8 levels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png")
     return buffer.getvalue()
@@ -146,15 +147,14 @@ def _builder_class() -> Any:
                 tfds_sets.check_reachable(list(urls.values()))
                 paths = {name: Path(p) for name, p in dl_manager.download(urls).items()}
             return {
-                split: self._generate_examples(*arrays)
-                for split, arrays in _read_all(paths).items()
+                split: self._generate_examples(*arrays) for split, arrays in read_all(paths).items()
             }
 
         def _generate_examples(
             self, images: np.ndarray, labels: np.ndarray
         ) -> Iterator[tuple[int, dict[str, Any]]]:
             for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield index, {"image": _encode_png(image), "label": int(label)}
+                yield index, {"image": encode_png(image), "label": int(label)}
 
     return FashionMNIST
 
@@ -169,7 +169,7 @@ def _sync(paths: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
-def _prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
+def prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
     """Prepares the set under a TFDS data directory; returns the version's directory.
 
     It is written to a temporary directory, synced and then renamed, so that an interruption
@@ -256,7 +256,7 @@ def locate(data_dir: str | None = None) -> Path:
             _log_source(prepared)
             return prepared
         # Checked even if a prepared set exists: corrupt files given by the user are reported.
-        _read_all(idx_files)
+        read_all(idx_files)
     root = tfds_sets.default_dir()
     prepared = tfds_sets.find_prepared(NAME, root)
     if prepared is not None:
@@ -266,7 +266,7 @@ def locate(data_dir: str | None = None) -> Path:
         debian = find_idx(DEBIAN_DIR)
         idx_files = debian if len(debian) == len(CHECKSUMS) else None
     try:
-        directory = _prepare(root, idx_files)
+        directory = prepare(root, idx_files)
     except UserError:
         raise
     except Exception as error:

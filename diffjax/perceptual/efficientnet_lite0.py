@@ -152,7 +152,7 @@ def _blocks() -> Iterator[_Block]:
 
 def _apply(params: Any, images: Array) -> list[Array]:
     check_sides(images, SMALLEST_SIDE, NAME)
-    x = jax.nn.relu6(_conv(params["stem"], _normalise(to_rgb(images, NAME)), stride=2))
+    x = jax.nn.relu6(stem(params["stem"], to_rgb(images, NAME)))
     maps = []
     for block, convolutions in zip(_blocks(), params["blocks"], strict=True):
         h = x
@@ -167,8 +167,14 @@ def _apply(params: Any, images: Array) -> list[Array]:
     return maps
 
 
-def _normalise(images: Array) -> Array:
-    return ((images + 1) * 127.5 - 127) / 128
+def stem(params: Any, images: Array) -> Array:
+    """The first convolution of (B, H, W, 3) images in [-1, 1], before its ReLU.
+
+    Args:
+      params: {"kernel", "bias"}, as `read_params` returns them for "stem".
+      images: scaled here as in training, by Lite0's own mean 127 and deviation 128 of 8 bits.
+    """
+    return _conv(params, ((images + 1) * 127.5 - 127) / 128, stride=2)
 
 
 def _conv(params: Any, x: Array, *, stride: int = 1) -> Array:

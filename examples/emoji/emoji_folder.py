@@ -167,7 +167,7 @@ def build(
     identity = {"set": "emoji", "version": _VERSION, "size": size, "sources": sources}
     if (done := _already(out, identity)) is not None:
         return f"already there: {done}"
-    entries, encoded = _read_archives(styles, archives)
+    entries, encoded = read_archives(styles, archives)
     pictures = _pictures(entries, encoded, size=size)
     train, test, dropped = _divide(pictures)
     counts = Counter(picture.held_out for picture in test)
@@ -202,7 +202,7 @@ def _already(out: Path, identity: dict[str, Any]) -> str | None:
     raise UserError(f"--out={out} holds {what}; choose a new folder or delete this one")
 
 
-def _read_archives(
+def read_archives(
     styles: Sequence[str], archives: Path | None
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, bytes]]]:
     """Returns emoji.json, and {style: {code points, as files are called: encoded image}}."""
@@ -279,7 +279,7 @@ def _pictures(
                     f"{STYLES[style].package.file_name}: cannot read {emoji.unified.lower()} "
                     f"({'no PNG or WebP' if unknown else error}); fetch the archive again"
                 ) from error
-            pictures.append(_Picture(emoji, style, _to_size(pixels, size)))
+            pictures.append(_Picture(emoji, style, to_size(pixels, size)))
     return sorted(pictures, key=lambda picture: picture.file_name)
 
 
@@ -291,7 +291,7 @@ def _on_white(data: bytes) -> np.ndarray:
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
 
-def _to_size(pixels: np.ndarray, size: int) -> np.ndarray:
+def to_size(pixels: np.ndarray, size: int) -> np.ndarray:
     """Returns uint8 (size, size, 3): set in the middle of a white square, then resized."""
     height, width, _ = pixels.shape
     if (height, width) == (size, size):

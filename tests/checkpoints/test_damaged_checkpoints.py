@@ -1,6 +1,7 @@
 """A checkpoint that is not what was written is never taken for it."""
 
 import json
+import logging
 import shutil
 import threading
 
@@ -204,14 +205,20 @@ def gate(monkeypatch):
     return event
 
 
-def test_a_slow_disk_stops_nobody_until_the_next_save_which_waits(tmp_path, gate, monkeypatch):
+def test_a_slow_disk_stops_nobody_until_the_next_save_which_waits(tmp_path, gate, caplog, request):
     said = []
 
-    def info(text, *values):  # the disk is held back until the second save says that it waits
-        said.append(text % values)
-        gate.set()
+    class OpensTheGate(logging.Handler):
+        """The disk is held back until the second save says that it waits."""
 
-    monkeypatch.setattr(module._logger, "info", info)
+        def emit(self, record):
+            said.append(record.getMessage())
+            gate.set()
+
+    caplog.set_level(logging.INFO, logger="diffjax")
+    handler = OpensTheGate()
+    request.addfinalizer(lambda: logging.getLogger("diffjax").removeHandler(handler))
+    logging.getLogger("diffjax").addHandler(handler)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state(1), {"position": 1}, loss=1.0)
     assert not checkpoints.steps() and not said

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets
 
-from diffjax.data import ArraySource, decoded, encoded, fashion_mnist, load, tfds_sets
+from diffjax.data import ArraySource, decoded, encoded, fashion_mnist, load
 from diffjax.data.batches import batches
 from diffjax.files import cache_folder
 
@@ -24,9 +25,9 @@ def _own_cache(tmp_path, monkeypatch):
 def root(tmp_path, monkeypatch) -> Path:
     """A TFDS data directory with six Fashion-MNIST images in each split."""
     parts = {"train": (PIXELS, LABELS), "test": (PIXELS[::-1], LABELS[::-1])}
-    monkeypatch.setattr(fashion_mnist, "_read_all", lambda paths: parts)
+    monkeypatch.setattr(fashion_mnist, "read_all", lambda paths: parts)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    fashion_mnist._prepare(tmp_path / "tfds", {})
+    fashion_mnist.prepare(tmp_path / "tfds", {})
     return tmp_path / "tfds"
 
 
@@ -55,7 +56,8 @@ def entries() -> list[Path]:
 def test_the_second_load_decodes_nothing_and_gives_the_same(root, decodings, monkeypatch):
     first = load("fashion_mnist")
     assert by_label(first) == [image.tobytes() for image in PIXELS]
-    monkeypatch.setattr(tfds_sets, "_builder", lambda directory: pytest.fail("TFDS was asked"))
+    asked = lambda directory: pytest.fail("TFDS was asked")  # noqa: E731
+    monkeypatch.setattr(tensorflow_datasets, "builder_from_directory", asked)
     second = load("fashion_mnist")
     assert decodings == ["fashion_mnist"]
     assert isinstance(second, ArraySource) and not second.images.flags.owndata

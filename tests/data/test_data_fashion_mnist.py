@@ -184,7 +184,7 @@ def test_no_idx_file():
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left on device")])
 def test_an_interruption_leaves_nothing(tiny, monkeypatch, error):
     write(tiny)
-    encode, calls = fashion_mnist._encode_png, []
+    encode, calls = fashion_mnist.encode_png, []
 
     def interrupted(pixels):
         calls.append(1)
@@ -193,7 +193,7 @@ def test_an_interruption_leaves_nothing(tiny, monkeypatch, error):
         return encode(pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fashion_mnist, "_encode_png", interrupted)
+        patch.setattr(fashion_mnist, "encode_png", interrupted)
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else UserError):
             load("fashion_mnist", data_dir=str(tiny))
     assert not list(default_dir().rglob("*"))

@@ -257,7 +257,7 @@ def test_all_styles_at_a_smaller_size(archives, tmp_path):
 
 def test_a_tall_picture_is_set_in_the_middle_of_white():
     tall = np.zeros((12, 8, 3), np.uint8)
-    small = emoji._to_size(tall, 6)
+    small = emoji.to_size(tall, 6)
     assert small.shape == (6, 6, 3)
     assert (small[:, 0] > 200).all() and (small[:, 2:4] < 20).all()
 
@@ -267,7 +267,7 @@ def test_a_tall_picture_is_set_in_the_middle_of_white():
 
 def test_a_second_call_finds_it(out, archives, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    monkeypatch.setattr(emoji, "_read_archives", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(emoji, "read_archives", lambda *_: pytest.fail("read again"))
     assert emoji.build(out, archives=archives).startswith("already there: ")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 

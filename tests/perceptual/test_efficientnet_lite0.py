@@ -55,7 +55,7 @@ def test_pixels_enter_as_in_training(path):
     photographs = photographs[:, :426:2, ::2] / 127.5 - 1
     stored = read_state_dict(path)
     variance, scale = stored["_bn0.running_var"], stored["_bn0.weight"]
-    stem = module._conv(read_params(path)["stem"], module._normalise(photographs), stride=2)
+    stem = module.stem(read_params(path)["stem"], photographs)
     # After the folded normalisation, a map's variance is `scale` squared. Some channels are dead.
     alive = variance > 1e-6
     normalised = np.var(np.asarray(stem), axis=(0, 1, 2))[alive] / np.square(scale[alive])
