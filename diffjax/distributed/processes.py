@@ -295,8 +295,8 @@ class StopVotes:
         """
         if not is_multiprocess():
             return signal
-        # Gloo aborts where two collectives meet, as after one of them failed: on CPUs, a vote begins
-        # after its step, and the next step after the vote.
+        # Gloo aborts where two collectives meet, as after one of them failed: on CPUs, a vote
+        # begins after its step, and the next step after the vote.
         in_order = jax.default_backend() == "cpu"
         if in_order:
             jax.block_until_ready(after)
