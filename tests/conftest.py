@@ -13,14 +13,18 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-# Most of a test's time is XLA compiling: optimise little, and compile nothing twice (own_caches).
-# XLA's older emitters of fused loops take half the time of those through MLIR.
 # Before jax is imported; the runs that tests start in processes of their own inherit it.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    + " --xla_cpu_use_fusion_emitters=false"
-).strip()
+if os.environ.get("TEST_DEVICE", "cpu") == "gpu":
+    # Tolerances are those of float32, and a GPU multiplies in TF32 by default.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+else:
+    # Most of a test's time is XLA compiling: optimise little, and compile nothing twice
+    # (own_caches). XLA's older emitters of fused loops take half the time of those through MLIR.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "")
+        + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        + " --xla_cpu_use_fusion_emitters=false"
+    ).strip()
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,6 +94,9 @@ SLOW = (
     "training/test_compiles",
     "evaluation/test_classifier_features",
     "evaluation/test_report",
+    "examples/test_emoji",
+    "accelerator/test_native_ops",
+    "accelerator/test_library",
 )
 # Of the others, those that take longest.
 LONGEST = (
@@ -105,13 +112,35 @@ LONGEST = (
 )
 
 
+# What `-m gpu` runs on a GPU: the maths and the train step, in files whose tests need no CPU.
+GPU = (
+    "test_process",
+    "test_schedules",
+    "test_parametrisations",
+    "test_denoisers",
+    "test_grids",
+    "test_ema",
+    "test_rng",
+    "losses/test_weightings",
+    "losses/test_denoising",
+    "sampling/samplers/test_every_sampler",
+    "sampling/test_guidance",
+    "likelihood/test_ode",
+    "likelihood/test_vlb",
+    "models/test_unet",
+    "training/test_train_step",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """Marks the files of SLOW; the longest files come first, and xdist hands them out so."""
-    slow = {f"tests/{name}.py" for name in SLOW}
+    """Marks the files of SLOW and GPU; the longest come first, and xdist hands them out so."""
+    slow, gpu = ({f"tests/{name}.py" for name in names} for names in (SLOW, GPU))
     place = {f"tests/{name}.py": number for number, name in enumerate((*SLOW, *LONGEST))}
     for item in items:
         if item.nodeid.split("::")[0] in slow:
             item.add_marker("slow")
+        if item.nodeid.split("::")[0] in gpu:
+            item.add_marker("gpu")
     items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(place)))
 
 

@@ -106,6 +106,7 @@ def test_a_map_of_another_size_is_refused(network):
         net.apply({"params": params}, X, T, cond._replace(map=wrong))
 
 
+@pytest.mark.slow
 def test_a_text_network_is_trained_along():
     encoder = TextTransformer(7, width=8, layers=1, heads=2, length=4)
     net = UNet(**SMALL, text_width=8, text_encoder=encoder)

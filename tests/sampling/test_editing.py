@@ -60,6 +60,7 @@ def test_the_known_region_comes_back_to_the_bit_from_every_sampler(name):
     assert abs(float(x[:, rest[0]].mean()) - mean[0]) < abs(MEAN[0] - mean[0])
 
 
+@pytest.mark.slow
 def test_repaint_nears_the_posterior_and_keeps_what_is_known():
     n = 3000
     known, x_T = jnp.tile(KNOWN, (n, 1)), jax.random.normal(KEY, (n, 3))

@@ -294,6 +294,7 @@ def test_networks_of_logits_train_and_sample(small_config, changes):
     assert setup.generator(states[2].params, start=0, count=2).images.shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_the_whole_network_trains_and_samples_with_everything_at_once(small_config):
     changes = VDM | CATEGORICAL | {
         "diffusion.loss_target": "same",

@@ -156,6 +156,7 @@ def test_handles_and_programs_stay_the_same_once_each_part_had_its_turn(tmp_path
         assert len({row["open_files"] for row in later}) == 1
 
 
+@pytest.mark.slow
 def test_a_step_that_needs_the_host_is_refused(small, tmp_path, monkeypatch):
     setup = experiment.resolve(small)
     put = DataParallel.shard_batch
