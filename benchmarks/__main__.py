@@ -23,7 +23,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--cases", nargs="+", choices=(*cases.CASES, "smoke"), default=cases.CASES,
+        "--cases", nargs="+", choices=(*cases.CASES, *cases.OTHERS), default=cases.CASES,
         help="which networks; smoke: a tiny one, to see that everything runs",
     )  # fmt: skip
     parser.add_argument("--tasks", nargs="+", choices=cases.TASKS, default=cases.TASKS)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.variants import VARIANTS
 from diffjax.experiment import schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +19,7 @@ SAMPLING_STEPS = 20
 BATCHES = 4  # different ones, used in turn
 TASKS = ("train", "sample")
 CASES = ("demo", "28x28", "cifar10")
+OTHERS = ("smoke", "fashion", "cifar10-512")  # not in a complete run of `python -m benchmarks`
 
 
 class Case(NamedTuple):
@@ -54,15 +56,17 @@ class Side(NamedTuple):
       mode: "eager" or "compile" for PyTorch; the value of config.model.kernels for diffjax; "flax"
         for stock, the same network of flax's own layers.
       dtype: "float32" or "bfloat16".
+      variant: one of `variants.VARIANTS`, for diffjax.
     """
 
     family: str
     mode: str
     dtype: str
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return "-".join(self).lower()
+        return "-".join(filter(None, self)).lower()
 
 
 DTYPES = ("float32", "bfloat16")
@@ -72,7 +76,7 @@ def load(name: str, device: str) -> Case:
     """The case of a name.
 
     Args:
-      name: one of CASES, or "smoke".
+      name: one of CASES or OTHERS.
       device: "cpu" or "gpu"; the large case has a batch that suits it.
     """
     if name == "demo":
@@ -99,7 +103,14 @@ def load(name: str, device: str) -> Case:
         config.model.update(channels=8, head_channels=8)
         config.train.batch_size = 16
         return Case(name, "a tiny network, to see that everything runs", config, (8, 8, 1), 16)
+    if name == "fashion":
+        config = _config("fashion_mnist.py")
+        title = "`experiments/fashion_mnist.py`"
+        return Case(name, title, config, (28, 28, 1), config.train.batch_size)
     config = _config("cifar10.py")
+    if name == "cifar10-512":
+        config.train.batch_size = 512
+        return Case(name, "DDPM's U-Net, batches of 512", config, (32, 32, 3), 512)
     config.train.batch_size = 128 if device == "gpu" else 16
     title = "`experiments/cifar10.py`, DDPM's U-Net"
     # 20 passes of 16 images would take a CPU half a minute: 4 tell as much.
@@ -118,6 +129,7 @@ def config_of(case: Case, side: Side) -> Any:
     """The case's config as a side runs it, with the sampler that is timed."""
     config = case.config.copy_and_resolve_references()
     config.model.dtype = side.dtype
+    config.update_from_flattened_dict(VARIANTS[side.variant].config)
     config.model.kernels = side.mode if side.family == "diffjax" else "xla"
     config.sample.update(
         sampler="ddim", grid="trailing", steps=SAMPLING_STEPS, threshold="clip",

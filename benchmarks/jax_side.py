@@ -1,5 +1,6 @@
 """Training and sampling as `python -m diffjax.main` does them, on one device."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,14 +9,17 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases
+from benchmarks import cases, feeds
 from benchmarks.cases import Case, Side
+from benchmarks.variants import VARIANTS
 from benchmarks.workload import Workload
 from diffjax import data
 from diffjax.distributed.strategy import DataParallel
 from diffjax.experiment import network as networks
 from diffjax.experiment.diffusion import Experiment, resolve
 from diffjax.experiment.schema import check
+from diffjax.models.linen import from_linen
+from diffjax.models.ops import Ops
 
 
 @contextmanager
@@ -41,30 +45,48 @@ def setup_of(case: Case, side: Side) -> Experiment:
         from benchmarks import stock
 
         setup = stock.of(setup)
-    return setup
+    ops = VARIANTS[side.variant].ops
+    return setup if ops is None else with_ops(setup, ops)
+
+
+def with_ops(setup: Experiment, ops: Ops) -> Experiment:
+    """The experiment with other operations in its network."""
+    network: Any = setup.network
+    return setup.with_network(from_linen(network.module.clone(ops=ops)))
 
 
 def train(case: Case, side: Side, device: str) -> Workload:
     """The config's train step, with a batch put on the device for each."""
     del device  # JAX_PLATFORMS has chosen
     setup = setup_of(case, side)
+    variant = VARIANTS[side.variant]
     strategy = DataParallel()
     state = strategy.init_state(setup)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    train_step = strategy.compile(setup.train_step())
-    batches = cases.batches(case)
+    feed = feeds.FEEDS[variant.feed](cases.batches(case), strategy.shard_batch)
+    fed = feed.around(setup.train_step())
+    train_step = strategy.compile(fed) if variant.donate else jax.jit(fed)
+    lowered = train_step.lower(state, feed.batch(0))
+    # A scan's body is counted once.
+    flops = (lowered.cost_analysis() or {}).get("flops")
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - start
     metrics: Any = None
     done = 0
 
     def step() -> None:
         nonlocal state, metrics, done
-        state, metrics = train_step(state, strategy.shard_batch(batches[done % len(batches)]))
+        state, metrics = compiled(state, feed.batch(done))
         done += 1
 
     def wait() -> None:
         jax.block_until_ready((state, metrics))
 
-    return Workload(step, wait, parameters, _forward_flops(setup, side), _device(setup, side))
+    return Workload(
+        step, wait, parameters, _forward_flops(setup, side), _device(setup, side),
+        steps=feed.steps, step_flops=flops, compile_seconds=compile_seconds,
+    )  # fmt: skip
 
 
 def sample(case: Case, side: Side, device: str) -> Workload:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import cases
 from benchmarks.cases import Case, Side
+from benchmarks.variants import VARIANTS
 
 TRIAL_SECONDS = 0.5
 MEASURE_SECONDS = 1.5
@@ -28,6 +30,9 @@ class Entry(NamedTuple):
       parameters: of its network.
       forward_flops: of one pass of one image, or None.
       device: what it ran on.
+      step_flops: of one training step of a whole batch, or None.
+      compile_seconds: XLA's for the step, or None.
+      cold_seconds: from the process's first line to the end of the first repetition.
       left_out: how many times slower than its family's best it is; None for one in the rounds.
       failed: why there are no figures; None where there are.
       not_run: the same, where it was not tried since it was hopeless before.
@@ -38,6 +43,9 @@ class Entry(NamedTuple):
     parameters: int = 0
     forward_flops: float | None = None
     device: str = ""
+    step_flops: float | None = None
+    compile_seconds: float | None = None
+    cold_seconds: float = 0.0
     left_out: float | None = None
     failed: str | None = None
     not_run: str | None = None
@@ -81,16 +89,20 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", case.name, task, *side, device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            text=True, cwd=cases.ROOT, env=environment(device, side.family),
+            text=True, cwd=cases.ROOT, env=environment(device, side),
         )  # fmt: skip
 
-    def answer(self) -> dict[str, Any]:
-        """The next line; waits for it.
+    def answer(self, *, within: float | None = None) -> dict[str, Any]:
+        """The next line; waits for it, `within` seconds at most.
 
         Raises:
-          WorkerFailed: it holds an error, or the process has ended.
+          WorkerFailed: it holds an error, the process has ended, or it was too late.
         """
         assert self._process.stdout is not None
+        if within is not None:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(within, 0.0))
+            if not ready:
+                raise WorkerFailed(f"no answer in {within:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise WorkerFailed(f"ended with code {self._process.wait()}: {self._last_words()}")
@@ -99,12 +111,12 @@ class Worker:
             raise WorkerFailed(answer["error"])
         return answer
 
-    def measure(self, seconds: float) -> float:
-        """Seconds of one repetition, as the mean over about `seconds`."""
+    def measure(self, seconds: float, *, within: float | None = None) -> float:
+        """Seconds of one step, as the mean over about `seconds`; see `answer` for `within`."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died: the answer says so
             print(json.dumps({"seconds": seconds}), file=self._process.stdin, flush=True)
-        return float(self.answer()["seconds"])
+        return float(self.answer(within=within)["seconds"])
 
     def close(self) -> None:
         """Ends the process; its memory is free when this returns."""
@@ -118,7 +130,7 @@ class Worker:
         return lines[-1] if lines else "nothing on stderr"
 
 
-def environment(device: str, family: str = "diffjax") -> dict[str, str]:
+def environment(device: str, side: Side | None = None) -> dict[str, str]:
     """For a process that runs one side on one device."""
     chosen = dict(os.environ)
     if device == "cpu":
@@ -127,8 +139,10 @@ def environment(device: str, family: str = "diffjax") -> dict[str, str]:
         first = chosen.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         # All sides are alive at once, so none may take the memory of the others.
         chosen |= {"CUDA_VISIBLE_DEVICES": first, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    if family == "PyTorch":
+    if side and side.family == "PyTorch":
         chosen["JAX_PLATFORMS"] = "cpu"  # it computes a table with jax, and no more
+    for name, value in VARIANTS[side.variant].environment.items() if side else ():
+        chosen[name] = f"{chosen.get(name, '')} {value}".strip()
     return chosen
 
 
@@ -151,7 +165,7 @@ def contest(
       rounds: measurements of each side.
       device: "cpu" or "gpu".
       hopeless: sides that are not worth their time, with the reason.
-      say: where progress goes.
+      log: where progress goes.
     """
     entries = {side: Entry(side, not_run=hopeless[side]) for side in sides if side in hopeless}
     workers: dict[Side, Worker] = {}

@@ -1,12 +1,10 @@
 """The same U-Net with flax's own layers: what a user of plain Flax has, the baseline of diffjax."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 
+from benchmarks.jax_side import with_ops
 from diffjax.experiment.diffusion import Experiment
-from diffjax.models.linen import from_linen
 from diffjax.models.ops import Ops
 from diffjax.types import Array
 
@@ -43,6 +41,4 @@ def group_norm(
 
 def of(setup: Experiment) -> Experiment:
     """The experiment with flax's layers in its network."""
-    network: Any = setup.network
-    with_flax = network.module.clone(ops=Ops(conv, dense, group_norm))
-    return setup.with_network(from_linen(with_flax))
+    return with_ops(setup, Ops(conv, dense, group_norm))

@@ -1,10 +1,10 @@
 """A process that holds one side of one task, and times it when asked.
 
-    python -m benchmarks.worker CASE TASK FAMILY MODE DTYPE DEVICE
+    python -m benchmarks.worker CASE TASK FAMILY MODE DTYPE VARIANT DEVICE
 
-Says {"parameters": ..., "forward_flops": ..., "device": ...} on stdout when it is ready, then for
-each line {"seconds": s} on stdin repeats the task for about that long and answers
-{"seconds": one repetition's, "repetitions": n}. Where it fails, it says {"error": why} and ends.
+Says {"parameters": ..., "forward_flops": ..., "device": ..., ...} on stdout when it is ready, then
+for each line {"seconds": s} on stdin repeats the task for about that long and answers
+{"seconds": one step's, "repetitions": n}. Where it fails, it says {"error": why} and ends.
 """
 
 import importlib
@@ -32,21 +32,27 @@ def main() -> int:
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
-        name, task, family, mode, dtype, device = sys.argv[1:]
+        name, task, family, mode, dtype, variant, device = sys.argv[1:]
+        start = time.perf_counter()
         case = cases.load(name, device)
-        workload = _build(case, task, cases.Side(family, mode, dtype), device)
+        workload = _build(case, task, cases.Side(family, mode, dtype, variant), device)
+        _time(workload, 1)
+        cold = time.perf_counter() - start
         estimate = _warm_up(workload)
         log(
             {
                 "parameters": workload.parameters,
                 "forward_flops": workload.forward_flops,
                 "device": workload.device,
+                "step_flops": workload.step_flops,
+                "compile_seconds": workload.compile_seconds,
+                "cold_seconds": cold,
             }
         )
         for line in sys.stdin:
             repetitions = max(1, math.ceil(json.loads(line)["seconds"] / estimate))
             estimate = _time(workload, repetitions)
-            log({"seconds": estimate, "repetitions": repetitions})
+            log({"seconds": estimate / workload.steps, "repetitions": repetitions})
     except Exception as error:  # the parent shows it in the table
         traceback.print_exc()
         lines = str(error).strip().splitlines() or [""]
@@ -78,7 +84,7 @@ def _time(workload: Workload, repetitions: int) -> float:
 
 def _warm_up(workload: Workload) -> float:
     """Seconds of one warm repetition, roughly."""
-    seconds = _time(workload, 1)
+    seconds = 0.0
     for _ in range(WARM_UP):
         seconds = _time(workload, 1)
         if seconds > SLOW:

@@ -13,6 +13,10 @@ class Workload(NamedTuple):
       parameters: of the network.
       forward_flops: of one pass of one image, or None where the side does not count them.
       device: where it runs, in words.
+      steps: how many steps a repetition is.
+      step_flops: of one training step, by XLA's cost analysis of the program before it is
+        optimised; None where nobody counts them.
+      compile_seconds: that XLA took for the step, None where it is not known apart.
     """
 
     step: Callable[[], None]
@@ -20,3 +24,6 @@ class Workload(NamedTuple):
     parameters: int
     forward_flops: float | None
     device: str
+    steps: int = 1
+    step_flops: float | None = None
+    compile_seconds: float | None = None

@@ -39,12 +39,25 @@ def _convnext(expansion: int = 2) -> Callable[..., Any]:
     return partial(ConvNeXtBlock, expansion=expansion)
 
 
+def _softmax(implementation: str = "auto") -> Callable[..., Any]:
+    """`jax.nn.dot_product_attention`; "auto" leaves the choice to JAX."""
+    if implementation not in ("auto", "xla", "cudnn"):
+        raise ValueError(f"implementation must be 'auto', 'xla' or 'cudnn', not {implementation!r}")
+    if implementation == "auto":
+        return jax.nn.dot_product_attention
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            f"implementation='cudnn' needs an NVIDIA GPU, and this is a {jax.default_backend()}"
+        )
+    return partial(jax.nn.dot_product_attention, implementation=implementation)
+
+
 BLOCKS: Mapping[str, Callable[..., Any]] = {
     "resnet": lambda: ResNetBlock,
     "convnext": _convnext,
 }
 ATTENTIONS: Mapping[str, Callable[..., Any]] = {
-    "softmax": lambda: jax.nn.dot_product_attention,
+    "softmax": _softmax,
     "linear": lambda: linear_attention,
 }
 DTYPES: Mapping[str, Callable[..., Any]] = {

@@ -223,7 +223,7 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.scale_shift": Key(
             SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
         ),
-        "model.attention": Key(SPEC, "softmax", "softmax or linear"),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
