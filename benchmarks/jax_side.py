@@ -9,7 +9,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from benchmarks import cases, feeds
+from benchmarks import cases, feeds, stock
 from benchmarks.cases import Case, Side
 from benchmarks.variants import VARIANTS
 from benchmarks.workload import Workload
@@ -41,11 +41,7 @@ def setup_of(case: Case, side: Side) -> Experiment:
     check(config)
     with synthetic_data(case, size=cases.BATCHES * case.batch_size):
         setup = resolve(config)
-    if side.family == "stock":
-        from benchmarks import stock
-
-        setup = stock.of(setup)
-    ops = VARIANTS[side.variant].ops
+    ops = stock.OPS if side.family == "stock" else VARIANTS[side.variant].ops
     return setup if ops is None else with_ops(setup, ops)
 
 

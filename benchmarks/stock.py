@@ -3,8 +3,6 @@
 import flax.linen as nn
 import jax
 
-from benchmarks.jax_side import with_ops
-from diffjax.experiment.diffusion import Experiment
 from diffjax.models.ops import Ops
 from diffjax.types import Array
 
@@ -39,6 +37,4 @@ def group_norm(
     return (jax.nn.silu(y) if silu else y).astype(x.dtype)
 
 
-def of(setup: Experiment) -> Experiment:
-    """The experiment with flax's layers in its network."""
-    return with_ops(setup, Ops(conv, dense, group_norm))
+OPS = Ops(conv, dense, group_norm)

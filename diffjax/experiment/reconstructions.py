@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,16 +14,32 @@ from diffjax.distributed import processes
 from diffjax.experiment.dataset import load_held_out
 from diffjax.experiment.pictures import pixel_scale
 from diffjax.images import to_model_range
-from diffjax.latent.first_stage import StageParams
+from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.training import loss_picture
-
-if TYPE_CHECKING:
-    from diffjax.experiment.autoencoder import Autoencoding
 
 COLUMNS = 8  # pairs of an image and its reconstruction in a row
 
 
-def reconstructions(setup: Autoencoding, params: StageParams, path: Path) -> np.ndarray:
+class Reconstructing(Protocol):
+    """The part of an autoencoder's experiment that its pictures show."""
+
+    @property
+    def config(self) -> Any:
+        """The run's config."""
+        ...
+
+    @property
+    def source(self) -> data.ImageSource:
+        """The training images."""
+        ...
+
+    @property
+    def stage(self) -> FirstStage:
+        """Encodes and decodes."""
+        ...
+
+
+def reconstructions(setup: Reconstructing, params: StageParams, path: Path) -> np.ndarray:
     """Writes test images (or training images without a test set) next to their reconstructions.
 
     Returns:
@@ -43,7 +59,7 @@ def reconstructions(setup: Autoencoding, params: StageParams, path: Path) -> np.
 
 
 def reconstructed(
-    setup: Autoencoding, params: StageParams, images: np.ndarray, *, batch_size: int
+    setup: Reconstructing, params: StageParams, images: np.ndarray, *, batch_size: int
 ) -> np.ndarray:
     """Reconstructions from the latents' means: uint8 (N, H, W, C), in batches of one size."""
     reconstruct = jax.jit(lambda params, x: setup.stage.reconstruct(params, to_model_range(x)))
@@ -57,7 +73,7 @@ def reconstructed(
 
 
 def final(
-    setup: Autoencoding, params: StageParams, folder: Path, *, log: Callable[[str], None]
+    setup: Reconstructing, params: StageParams, folder: Path, *, log: Callable[[str], None]
 ) -> None:
     """Writes reconstructions.png and loss.png."""
     reconstructions(setup, params, folder / "reconstructions.png")
