@@ -96,8 +96,8 @@ def _cifar10(part: Part) -> None:
     if not archive.exists():
         part.record("cifar10", failed=f"{archive} is missing")
         return
-    _unpack(archive, part.work / "cifar10_jpeg")
-    (folder,) = [path for path in (part.work / "cifar10_jpeg").iterdir() if path.is_dir()]
+    folder = part.work / "cifar10_jpeg"
+    _unpack(archive, folder)
     cifar10 = Run(
         "cifar10", "experiments/cifar10.py",
         [f"--config.data.name=folder:{folder}", "--config.train.ema_decay=0.999",
