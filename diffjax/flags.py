@@ -66,6 +66,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
     if values.workdir == "":  # most likely an unset shell variable
         raise UserError(f"--workdir= is empty: give a folder, or omit it for runs/{name}")
+    for flag, folder in (("workdir", values.workdir), ("out", values.out)):
+        if "\0" in (folder or ""):
+            raise UserError(f"--{flag}={folder}: no path has a null character: give another name")
     workdir = Path(values.workdir) if values.workdir else Path("runs") / name
     if values.out == "":
         raise UserError("--out= is empty: give a new folder")
