@@ -52,7 +52,7 @@ def run(part: Part) -> None:
     if part.dry:
         digits = Run("digits", "experiments/digits.py", ["--config.model.channels=16"])
         with part.attempt(digits.name):
-            _learn(part, digits, seconds=25.0, calibration=8)
+            _learn(part, digits, seconds=part.left() / 2, calibration=8, most=10)
             _evaluate(part, digits, "--config.evaluate.num_samples=64")
         return
     fashion = Run(
@@ -119,14 +119,18 @@ def _measured(part: Part, what: str) -> float | None:
 
 def _learn(
     part: Part, run: Run, *, seconds: float, rate: float | None = None,
-    calibration: int = CALIBRATION,
+    calibration: int = CALIBRATION, most: int | None = None,
 ) -> None:  # fmt: skip
-    """Trains for about `seconds`; `rate` is in images a second, and measured where it is None."""
+    """Trains for about `seconds`, and for `most` steps where these are fewer.
+
+    `rate` is in images a second; where it is None, a few steps of a run of its own measure it.
+    """
     started = time.monotonic()
     if rate is None:
         rate = _calibrate(part, run, calibration)
     left = seconds - (time.monotonic() - started)
     steps = max(int(SHARE * left * rate / _batch_size(run)), calibration)
+    steps = min(steps, most or steps)
     flags = [
         f"--config.train.steps={steps}", f"--config.train.eval_every={max(steps // 4, 1)}",
         f"--config.train.checkpoint_every={max(steps // 2, 1)}",
