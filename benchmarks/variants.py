@@ -39,7 +39,7 @@ def norm_in_half(
 ) -> Array:
     """`ops.group_norm`, but with the image scaled and shifted in its own type.
 
-    Mean and variance stay float32; what is saved is a float32 copy of the image.
+    Mean and variance stay float32; no float32 copy of the image is made.
     """
     batch, channels = x.shape[0], x.shape[-1]
     space = tuple(range(1, x.ndim - 1))

@@ -4,14 +4,15 @@
     bundle/fashion_mnist.tar.xz    the four files of Fashion-MNIST (MIT licence)
     bundle/emoji.tar.xz      the emoji of examples/emoji, with CREDITS.txt (CC BY 4.0, Apache-2.0)
 
-What is there already is kept. A file that lies in bundle/ besides, such as cifar10_jpeg.tar.xz, is
-used where a part of the benchmark looks for it.
+An archive that exists is kept; the wheels are downloaded again. bundle/cifar10_jpeg.tar.xz, if you
+add it, is what the part "training" trains experiments/cifar10.py on.
 """
 
 import argparse
 import gzip
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -72,8 +73,7 @@ def collect(folder: Path, *, python: str, present: Sequence[str], emoji: Path) -
       UserError: Fashion-MNIST is not installed, pip fails, or the bundle is over LIMIT_MB.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "wheels").exists():
-        _wheels(folder / "wheels", python=python, present=present)
+    _wheels(folder / "wheels", python=python, present=present)
     if not (folder / "fashion_mnist.tar.xz").exists():
         _fashion_mnist(folder / "fashion_mnist.tar.xz")
     if (folder / "emoji.tar.xz").exists():
@@ -109,6 +109,9 @@ def _wheels(folder: Path, *, python: str, present: Sequence[str]) -> None:
             if package not in there and package not in NOT_NEEDED
         ]  # fmt: skip
         _pip("download", "--no-deps", *target, f"--dest={aside}", *wanted)
+        aside.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
         aside.rename(folder)
         aside.mkdir()  # which the context removes
 

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def append(folder: Path, row: Row) -> None:
-    """Adds a row to a folder's results, and writes the page anew."""
+    """Adds a row to a folder's results, and rewrites the page."""
     with open(folder / ROWS, "a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()

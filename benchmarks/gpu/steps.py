@@ -1,4 +1,4 @@
-"""Part "steps": images a second of the train step, beside torch.compile and in other ways.
+"""Part "steps": images a second of the train step, against torch.compile and variants.
 
 The sides of a group are alive at once: they compile side by side, and are timed in turn.
 """
@@ -109,7 +109,7 @@ def _time(part: Part, group: Group) -> None:
 
 
 def _record(part: Part, case: Case, entry: Entry, first: Entry | None) -> None:
-    """A side's row; `ratio` is its time over that of the group's first, round by round."""
+    """A side's row; `time_over_first` is the median over rounds of its time over the first side's."""
     rate = case.batch_size / entry.median
     flops = entry.step_flops
     peak = machine.peak(entry.device, entry.side.dtype)

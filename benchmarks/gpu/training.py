@@ -77,14 +77,15 @@ def _emoji(part: Part) -> None:
         part.record("emoji", failed=f"{archive} is missing: make gpu-bundle")
         return
     _unpack(archive, part.work / "emoji")
-    # The set's own code looks for data/emoji in the working folder.
-    os.chdir(part.work)
-    data = ["--config.data.name=emoji_set:pictures(dir='emoji')", "--config.loss.perceptual=none"]
-    first = Run("emoji_autoencoder", "examples/emoji/autoencoder.py:tiny", data)
+    data = f"--config.data.name=emoji_set:pictures(dir='{part.work / 'emoji'}')"
+    first = Run(
+        "emoji_autoencoder", "examples/emoji/autoencoder.py:tiny",
+        [data, "--config.loss.perceptual=none"],
+    )  # fmt: skip
     _learn(part, first, seconds=part.left() / 3, calibration=100)
     second = Run(
         "emoji_text_to_image", "examples/emoji/text_to_image.py:tiny",
-        [data[0], f"--config.first_stage.workdir={part.work / first.name}",
+        [data, f"--config.first_stage.workdir={part.work / first.name}",
          "--config.condition.text=transformer(length=24)"],
     )  # fmt: skip
     _learn(part, second, seconds=part.left() - EVALUATION / 3, calibration=100)
@@ -214,7 +215,7 @@ def _evaluate(part: Part, run: Run, *flags: str) -> None:
 
 
 def _show(part: Part, run: Run) -> None:
-    """Samples of the last checkpoint, beside the page."""
+    """Samples of the last checkpoint, in the folder of results."""
     folder = part.work / run.name
     steps = f"--config.train.steps={_rows(folder)[-1]['step']}"
     code = main.main(run.command(folder, steps, "--mode=sample"))
