@@ -109,7 +109,7 @@ def _time(part: Part, group: Group) -> None:
 
 
 def _record(part: Part, case: Case, entry: Entry, first: Entry | None) -> None:
-    """A side's row; `time_over_first` is the median over rounds of its time over the first side's."""
+    """A side's row; `time_over_first` is the median of the rounds' ratios to the first side."""
     rate = case.batch_size / entry.median
     flops = entry.step_flops
     peak = machine.peak(entry.device, entry.side.dtype)

@@ -1,5 +1,6 @@
 """A config's strings become functions, or one line that lists what is valid."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,3 +150,22 @@ def test_sampling_steps_out_of_range(tiny_config, steps):
     tiny_config.sample.steps = steps
     with pytest.raises(UserError, match=r"config\.sample\.steps = "):
         sampling.sampling(tiny_config, process.diffusion(tiny_config).schedule)
+
+
+def test_attention_is_the_named_implementation():
+    def attention(text):
+        return from_spec(text, network.ATTENTIONS, key="model.attention")
+
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 15, 4, 8)).astype(np.float32)
+    scores = np.einsum("blhd,bmhd->bhlm", q, k).astype(np.float64) / np.sqrt(8)
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    expected = np.einsum("bhlm,bmhd->blhd", weights, v)
+    for text in ("softmax", "softmax(implementation='xla')"):
+        np.testing.assert_allclose(
+            attention(text)(*map(jnp.asarray, (q, k, v))), expected, atol=1e-5
+        )
+    with pytest.raises(UserError, match="must be 'auto', 'xla' or 'cudnn', not 'flash'"):
+        attention("softmax(implementation='flash')")
+    if jax.default_backend() != "gpu":
+        with pytest.raises(UserError, match="'cudnn' needs an NVIDIA GPU, and this is a cpu"):
+            attention("softmax(implementation='cudnn')")
