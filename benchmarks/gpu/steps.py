@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import cases, machine
 from benchmarks.cases import Case, Side
+from benchmarks.gpu import choices, results
 from benchmarks.gpu.part import Part
 from benchmarks.rounds import Entry, Worker, WorkerFailed, environment
 
@@ -65,6 +66,8 @@ def run(part: Part) -> None:
             continue
         with part.attempt(what):
             _time(part, group)
+    for choice in choices.decide(results.read(part.out)):
+        part.record(f"default: {choice.variant}", decision=choice.decision, reason=choice.reason)
 
 
 def _pipeline(part: Part) -> None:
@@ -113,14 +116,16 @@ def _record(part: Part, case: Case, entry: Entry, first: Entry | None) -> None:
     rate = case.batch_size / entry.median
     flops = entry.step_flops
     peak = machine.peak(entry.device, entry.side.dtype)
-    ratio = None
+    ratio = work = None
     if first is not None and first is not entry and first.seconds:
         pairs = zip(entry.seconds, first.seconds, strict=True)
         ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+        work = flops and first.step_flops and flops / first.step_flops
     part.record(
         f"{case.name}, {entry.side.name}",
-        batch=case.batch_size, milliseconds=entry.median * 1e3, images_per_second=rate,
-        time_over_first=ratio, teraflops=flops and flops / entry.median / 1e12,
+        case=case.name, variant=entry.side.variant, batch=case.batch_size,
+        milliseconds=entry.median * 1e3, images_per_second=rate, time_over_first=ratio,
+        work_over_first=work, teraflops=flops and flops / entry.median / 1e12,
         share_of_peak=flops / entry.median / peak if flops and peak else None,
         compile_seconds=entry.compile_seconds, cold_seconds=entry.cold_seconds,
         million_parameters=entry.parameters / 1e6, device=entry.device,

@@ -101,10 +101,9 @@ def _cifar10(part: Part) -> None:
     _unpack(archive, folder)
     cifar10 = Run(
         "cifar10", "experiments/cifar10.py",
-        [f"--config.data.name=folder:{folder}", "--config.train.ema_decay=0.999",
-         "--config.train.warmup_steps=500"],
+        [f"--config.data.name=folder:{folder}", "--config.train.warmup_steps=200"],
     )  # fmt: skip
-    rate = _measured(part, "cifar10, diffjax-xla-bfloat16")
+    rate = _measured(part, "cifar10-512, diffjax-xla-bfloat16")
     _learn(part, cifar10, seconds=part.left() - EVALUATION / 3, rate=rate)
     _show(part, cifar10)
 

@@ -16,7 +16,7 @@ import pytest
 from benchmarks import cases, feeds, variants
 from benchmarks.cases import Side
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import results, training
+from benchmarks.gpu import choices, results, training
 from diffjax.errors import UserError
 from diffjax.experiment import schema
 from diffjax.models import ops
@@ -32,6 +32,24 @@ def test_rows_are_kept_as_they_come_and_a_cut_one_is_dropped(tmp_path):
     assert [row["part"] for row in results.read(tmp_path)] == ["steps", "training"]
     page = (tmp_path / results.PAGE).read_text()
     assert "| a \\| b | 1234 |" in page and "![grid.png](grid.png)" in page
+
+
+def test_a_variant_is_adopted_where_it_is_faster_on_every_case():
+    def row(variant, case, time, work=1.0):
+        figures = {"time_over_first": time, "work_over_first": work}
+        return {"part": "steps", "what": "", "variant": variant, "case": case, **figures}
+
+    rows = [
+        row("cudnn", "fashion", 0.90), row("cudnn", "cifar10", 0.95),
+        row("resident", "fashion", 0.90), row("resident", "28x28", 0.99),
+        row("channels-128", "fashion", 1.5, work=2.0), row("kept", "fashion", 0.5),
+        {"part": "steps", "what": "fashion", "failed": "no time was left"},
+    ]  # fmt: skip
+    decisions = {choice.variant: choice.decision for choice in choices.decide(rows)}
+    assert decisions.pop("cudnn") == decisions.pop("channels-128") == "adopt"
+    assert decisions.pop("resident") == "reject"
+    assert "kept" not in decisions
+    assert set(decisions.values()) == {"not measured"}
 
 
 @pytest.mark.parametrize(
