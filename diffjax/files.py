@@ -1,26 +1,97 @@
-"""The cache folder, and atomic file writes."""
+"""Paths as users write them, the cache folder, and atomic file writes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from diffjax.errors import UserError
 
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+# Errors of file systems that have no fsync, such as some FUSE and network mounts.
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+_logger = logging.getLogger("diffjax")
+
+
+@functools.cache
+def _writable(*candidates: Path) -> Path:
+    """The first folder that can be created and written to; the last one if none can."""
+    for i, folder in enumerate(candidates):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            if i + 1 < len(candidates):
+                _logger.info(
+                    "%s: %s: files are cached in %s", folder, error.strerror, candidates[i + 1]
+                )
+            continue
+        return folder
+    return candidates[-1]
+
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/diffjax, or ~/.cache/diffjax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffjax"
+    """The folder of cached files: $XDG_CACHE_HOME/diffjax, or ~/.cache/diffjax.
+
+    Where that can't be written to, or where there is no home folder, a folder of the user's in the
+    system's folder for temporary files.
+    """
+    temporary = Path(tempfile.gettempdir()) / f"diffjax-{_user()}"
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return _writable((Path(given) if given else Path.home() / ".cache") / "diffjax", temporary)
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        return _writable(temporary)
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """The path with a leading ~ or ~user expanded; unchanged for an unknown user."""
-    return Path(os.path.expanduser(path))
+    """The path with a leading ~ or ~user and variables ($NAME, ${NAME}) expanded.
+
+    An unknown user's ~ stays, and so does a name with a "$" that exists as it is.
+
+    Raises:
+      UserError: a variable that is not set.
+    """
+    text = os.fspath(path)
+    if "$" not in text or os.path.lexists(text):
+        return Path(os.path.expanduser(text))
+    if unset := [name for name in _VARIABLE.findall(text) if name.strip("{}") not in os.environ]:
+        raise UserError(
+            f"{text}: the environment variable {unset[0].strip('{}')} is not set: set it, or write "
+            "the path in full"
+        )
+    return Path(os.path.expanduser(os.path.expandvars(text)))
+
+
+def sync(file: BinaryIO) -> None:
+    """Flushes a file to disk, as far as its file system can."""
+    file.flush()
+    sync_descriptor(file.fileno())
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """Calls fsync, where the file system has it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
 
 
 def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -54,8 +125,7 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     try:
         with file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -23,6 +23,7 @@ from diffjax.distributed.processes import CLUSTERS, SINGLE_PROCESS, ProcessAddre
 from diffjax.errors import UserError
 from diffjax.experiment.schema import complete
 from diffjax.experiment.spec import add_to_path
+from diffjax.files import expanded
 
 EXAMPLE = "--config=experiments/fashion_mnist.py"
 
@@ -48,7 +49,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """
     flag = _config_flag(arguments)
     path, _, variant = flag.partition(":")
-    config = _completed(_load(Path(path), variant), arguments)
+    config = _completed(_load(expanded(path), variant), arguments)
     _check_overrides(arguments, config)
 
     values = flags.FlagValues()
@@ -69,10 +70,10 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     for flag, folder in (("workdir", values.workdir), ("out", values.out)):
         if "\0" in (folder or ""):
             raise UserError(f"--{flag}={folder}: no path has a null character: give another name")
-    workdir = Path(values.workdir) if values.workdir else Path("runs") / name
+    workdir = expanded(values.workdir) if values.workdir else Path("runs") / name
     if values.out == "":
         raise UserError("--out= is empty: give a new folder")
-    out = Path(values.out) if values.out else None
+    out = expanded(values.out) if values.out else None
     return CommandLine(values.config, workdir, values.mode, values.profile, out)
 
 

@@ -16,11 +16,13 @@ import jax
 from diffjax import flags
 from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, Request, command
 from diffjax.commands.process_setup import (
+    check_platforms,
     configure_logging,
     print_error_line,
     quiet_unless_primary,
     use_compilation_cache,
 )
+from diffjax.commands.streams import check_written, tolerant_streams
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 
@@ -28,17 +30,18 @@ from diffjax.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0: done; 2: bad input, reported in one line; 128 + signal: stopped by Ctrl-C or SIGTERM, saved.
+    0: done; 2: bad input, reported in one line; 128 + signal: stopped by a signal, saved.
 
     In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
-    try:
-        code = _main(sys.argv[1:] if arguments is None else arguments)
-    except Exception:
-        if not processes.is_multiprocess():
-            raise
-        traceback.print_exc()
-        code = 1
+    with tolerant_streams():
+        try:
+            code = _main(sys.argv[1:] if arguments is None else arguments)
+        except Exception:
+            if not processes.is_multiprocess():
+                raise
+            traceback.print_exc()
+            code = 1
     if code in (1, 2, 130) and processes.is_multiprocess():
         # A clean exit would wait for the other processes, which wait for this one in a step.
         sys.stdout.flush()
@@ -56,8 +59,11 @@ def _main(arguments: Sequence[str]) -> int:
         # Before the config is read: its imports may initialise JAX, after which no process joins.
         processes.initialize(flags.place(arguments))
         config, workdir, mode, profile, out = flags.parse(arguments)
+        check_platforms()
         with quiet_unless_primary():
             code = run(config, workdir, mode, profile, out)
+        if mode != "train":  # a run is saved, whether its lines were read or not
+            check_written()
         processes.barrier()  # a process still running at shutdown counts as lost
         return code
     except UserError as error:

@@ -4,7 +4,7 @@
 
 reads tensorflow_datasets' copy, or with --config.data.dir=<folder> a folder of images with one
 sub-folder per class, under train/ and test/ if these exist. The default is planned for half an hour
-of an H100 at a quarter of its peak; `:paper` is as long as Ho et al. 2020. Neither has been trained.
+of an H100 at a quarter of its peak; `:paper` is as long as Ho et al. 2020. Both are untrained.
 """
 
 from ml_collections import ConfigDict

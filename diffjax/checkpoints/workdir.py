@@ -1,9 +1,7 @@
 """The run directory: which config owns it, and which keys may change on resume."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,31 +142,6 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
             f"{what} was trained with another text encoder or vocabulary: use those of that run, "
             "or another --workdir"
         )
-
-
-@contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Locks the workdir for one training run; the system releases it when the process ends.
-
-    Raises:
-      UserError: another run holds the lock, or the folder can't be created.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} can't be written to: {error.strerror}; choose another folder"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--workdir={workdir} is in use by another training run: wait for it, or use "
-                "another --workdir"
-            ) from None
-        yield
 
 
 def prepare(workdir: Path, config: Mapping[str, Any], *, identity: Identity = NOTHING) -> None:

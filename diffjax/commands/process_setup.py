@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from diffjax.distributed import processes
+from diffjax.errors import UserError
 from diffjax.files import cache_folder
 
 # Characters of an error line. A longer one is cut in the middle: the expected value is at its end.
@@ -27,6 +28,8 @@ def configure_logging() -> None:
     logging.getLogger("diffjax").setLevel(logging.INFO)
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # Matplotlib warns where it can't keep its list of fonts, of which none is needed.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Pillow warns about images that diffjax rejects.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     report = sys.unraisablehook
@@ -61,6 +64,33 @@ def use_compilation_cache() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # A run has dozens of small programs, which take longer to compile than to read.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def check_platforms() -> None:
+    """Checks that JAX has the devices that JAX_PLATFORMS asks for.
+
+    Raises:
+      UserError: it has none of one of the platforms.
+    """
+    wanted = jax.config.values["jax_platforms"]
+    if not wanted:
+        return
+    try:
+        jax.devices()
+    except Exception as error:  # JAX fails by an assertion where a plugin is half installed
+        reason = " ".join(str(error).split())[:300] or "it has no such devices"
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}: this JAX can't use it ({reason}): unset it to run on the "
+            "devices that there are, or install JAX for the platform, as with pip install -U "
+            f'"jax[{_extra(wanted)}]"'
+        ) from error
+
+
+def _extra(platforms: str) -> str:
+    """The extra of JAX's package for the first platform that is not the CPU."""
+    others = [name for name in platforms.split(",") if name != "cpu"]
+    known = {"cuda": "cuda13", "gpu": "cuda13", "rocm": "rocm", "tpu": "tpu"}
+    return known.get(others[0], "cuda13") if others else "cpu"
 
 
 @contextlib.contextmanager

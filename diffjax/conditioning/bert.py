@@ -4,7 +4,6 @@ language understanding"), and its weights from a Hugging Face folder."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from diffjax.conditioning.hugging_face import (
     read_tokenizer,
 )
 from diffjax.conditioning.text_encoder import TextEncoder
+from diffjax.files import expanded
 from diffjax.types import Array
 
 
@@ -99,7 +99,7 @@ def bert(
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     config = read_config(folder, ["bert"])
     config.one_of("hidden_act", ["gelu"], "gelu")
     config.one_of("position_embedding_type", ["absolute"], "absolute")

@@ -24,6 +24,7 @@ from diffjax.conditioning.hugging_face import (
 )
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
+from diffjax.files import expanded
 from diffjax.types import Array
 
 BEGIN = "<|startoftext|>"
@@ -136,7 +137,7 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     config = read_config(folder, ["clip_text_model", "clip"])
     if config.values["model_type"] == "clip":
         text = config.values.get("text_config")

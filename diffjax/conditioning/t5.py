@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
@@ -21,6 +20,7 @@ from diffjax.conditioning.hugging_face import (
 )
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
+from diffjax.files import expanded
 from diffjax.types import Array
 
 
@@ -134,7 +134,7 @@ def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         below 2.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     config = read_config(folder, ["t5"])
     gated = config.one_of("feed_forward_proj", ["relu", "gated-gelu"], "relu") == "gated-gelu"
     buckets = config.get("relative_attention_num_buckets", 32)

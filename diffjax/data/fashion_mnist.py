@@ -32,7 +32,7 @@ from PIL import Image
 
 from diffjax.data import tfds_sets
 from diffjax.errors import UserError
-from diffjax.files import expanded
+from diffjax.files import expanded, sync_descriptor
 
 NAME = "fashion_mnist"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -164,7 +164,7 @@ def _sync(paths: Iterable[Path]) -> None:
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            sync_descriptor(descriptor)
         finally:
             os.close(descriptor)
 

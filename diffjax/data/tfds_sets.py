@@ -23,14 +23,21 @@ from diffjax.data import decoded, encoded
 from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
 from diffjax.data.tfrecords import TFRecordFiles
 from diffjax.errors import UserError
+from diffjax.files import cache_folder, expanded
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.\-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def default_dir() -> Path:
-    """Returns TFDS's data directory: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    """Returns TFDS's data directory: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Without a home folder, a folder of the cache.
+    """
+    if given := os.environ.get("TFDS_DATA_DIR"):
+        return expanded(given)
+    home = expanded("~")
+    return (cache_folder() if home == Path("~") else home) / "tensorflow_datasets"
 
 
 def parse_name(name: str) -> tuple[str, str | None, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffjax.data.images import SUFFIXES, UnreadableImage, decode
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 if TYPE_CHECKING:
     from diffjax.latent.space import DiffusionSpace
@@ -22,7 +22,7 @@ def image_files(name: str, *, key: str) -> list[Path]:
     """The image file `name`, or the image files of the folder `name` in alphabetical order."""
     if not name:
         raise UserError(f"config.{key} is empty: give an image file or a folder of them")
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not found:

@@ -1,10 +1,9 @@
 """Prompts in a config string or a file."""
 
-import os
 import unicodedata
-from pathlib import Path
 
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 FILE = "file:"
 
@@ -26,7 +25,7 @@ def read(text: str, *, key: str) -> tuple[str, ...]:
         if not all(found):
             raise UserError(f"config.{key} = {text!r}: one of the prompts is empty: remove a '|'")
         return _checked(found, key=key)
-    path = Path(os.path.expanduser(text.removeprefix(FILE)))
+    path = expanded(text.removeprefix(FILE))
     if path.exists() and not path.is_file():
         raise UserError(f"config.{key} = {text!r} can't be read: it is not a regular file")
     try:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from diffjax.files import sync
+
 LIMIT = 2**24  # bytes of records buffered in memory; a row of metrics has about 500
 
 _logger = logging.getLogger("diffjax")
@@ -59,7 +61,7 @@ class AppendFile:
         failure = self._write()
         if failure is None and self._file is not None:
             try:
-                os.fsync(self._file.fileno())  # network file systems may report errors only here
+                sync(self._file)  # network file systems may report errors only here
             except OSError as error:
                 return error
         return failure

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffjax import data
 from diffjax.checkpoints import ema_snapshots, workdir
+from diffjax.checkpoints.lock import lock
 from diffjax.checkpoints.store import Checkpoints
 from diffjax.distributed import processes
 from diffjax.distributed.strategy import Strategy
@@ -62,7 +63,7 @@ def train(
         opened = []
 
         def open_alone() -> None:
-            held.enter_context(workdir.lock(folder))
+            held.enter_context(lock(folder))
             opened.append(Checkpoints(folder))
 
         processes.run_on_primary(open_alone)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from diffjax import data
 from diffjax.checkpoints import workdir
+from diffjax.checkpoints.lock import lock
 from diffjax.checkpoints.store import Checkpoints
 from diffjax.errors import UserError
 from diffjax.experiment import optimisation, run, strategies
@@ -329,9 +330,9 @@ def test_an_image_that_breaks_while_it_trains_is_named(tmp_path):
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from diffjax.checkpoints import workdir
+from diffjax.checkpoints.lock import lock
 
-with workdir.lock(Path(sys.argv[1])):
+with lock(Path(sys.argv[1])):
     print("held", flush=True)
     signal.pause()
 """
@@ -344,10 +345,10 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="in use by another training"), workdir.lock(tmp_path):
+        with pytest.raises(UserError, match="in use by another training"), lock(tmp_path):
             pass
     finally:
         holder.kill()
         holder.communicate()
-    with workdir.lock(tmp_path):
+    with lock(tmp_path):
         assert (tmp_path / ".lock").exists()

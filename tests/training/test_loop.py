@@ -196,9 +196,9 @@ def test_batch_must_divide_among_devices(tiny_config, tmp_path, monkeypatch):
 
 
 def test_a_second_training_in_the_workdir_is_refused(tiny_config, whole):
-    from diffjax.checkpoints import workdir
+    from diffjax.checkpoints.lock import lock
 
-    with workdir.lock(whole), pytest.raises(UserError, match="in use by another training"):
+    with lock(whole), pytest.raises(UserError, match="in use by another training"):
         train(tiny_config, whole)
 
 
