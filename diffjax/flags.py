@@ -229,7 +229,7 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
         name = name.removeprefix("no") if negated else name
         if not argument.startswith("-") or not name.startswith("config."):
             continue
-        value = config
+        value = section = config
         for part in name.split(".")[1:]:
             known = list(value) if hasattr(value, "keys") else []
             if part not in known:
@@ -239,7 +239,7 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
                     + (f": expected {' or '.join(near)}" if near else "")
                     + _own_field(name, config)
                 )
-            value = value[part]
+            section, value = value, value[part]
         if hasattr(value, "keys"):
             raise UserError(f"--{name} is a section: set one of its keys, {', '.join(value)}")
         if negated:
@@ -248,7 +248,8 @@ def _check_overrides(arguments: Sequence[str], config: Any) -> None:
             continue
         if not equals and not isinstance(value, bool):
             text = "".join(arguments[i + 1 : i + 2])
-        _check_kind(name, text, value)
+        if section.get_type(part) is not object:  # the schema knows what it may be
+            _check_kind(name, text, value)
 
 
 def _own_field(name: str, config: Any) -> str:

@@ -13,9 +13,12 @@ If the set has captions, a batch also has "caption": indices into `source.captio
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 from diffjax.data.batches import BatchIterator, batches, epoch_permutation
+from diffjax.data.images import Size
 from diffjax.data.info import DataInfo, describe
 from diffjax.data.own import as_source
 from diffjax.data.sources import ArraySource, ImageSource, StreamedSource
@@ -62,7 +65,7 @@ def _unknown(name: str) -> UserError:
 
 def _locate_tfds(name: str, data_dir: str | None) -> tuple[Path, bool]:
     """Returns (directory, whether it is a TFDS set; else it is a folder of images)."""
-    from diffjax.data import fashion_mnist, folder, tfds_sets
+    from diffjax.data import fashion_mnist, listing, tfds_sets
 
     root = tfds_sets.default_dir() if data_dir is None else expanded(data_dir)
     if data_dir is not None and not root.is_dir():
@@ -73,7 +76,7 @@ def _locate_tfds(name: str, data_dir: str | None) -> tuple[Path, bool]:
     prepared = tfds_sets.find_prepared(name, root)
     if prepared is not None:
         return prepared, True
-    if data_dir is not None and folder.holds_images(root):
+    if data_dir is not None and listing.holds_images(root):
         _logger.info(
             "tfds:%s: %s has no such TFDS set; reading it as a folder of images", name, root
         )
@@ -88,10 +91,12 @@ def load(
     name: str,
     *,
     split: str = "train",
-    data_dir: str | None = None,
-    image_size: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: Size | None = None,
     channels: int | None = None,
     memory_limit_mb: int = 1024,
+    on_broken: str = "stop",
+    caption: str | None = None,
 ) -> ImageSource:
     """Loads one split of a data set.
 
@@ -101,87 +106,107 @@ def load(
         digits: scikit-learn's 8x8x1 digits, 10 classes;
         tfds:<name>: any image classification set prepared by TFDS; if `data_dir` has no such set
           but is a folder of images, that folder;
-        folder:<path>: PNG, JPEG and WebP files, with one sub-folder per class, a labels.csv, or a
-          metadata.jsonl with captions (layouts in `diffjax.data.folder`).
+        folder:<path>: PNG, JPEG and WebP files, with one sub-folder per class, a labels.csv, or
+          captions in a metadata.jsonl or in text files (layouts in `diffjax.data.folder`).
       split: "train", "test" or another split of the set.
       data_dir: the directory of the data; None is TFDS's default ($TFDS_DATA_DIR, else
         ~/tensorflow_datasets). There is no fallback for an explicit directory.
-      image_size: side of the square images in pixels: the shorter side is resized (bicubic,
-        antialiased) and the centre cropped. None keeps the images as they are; they must then
-        have one size.
+      image_size: side of the square images in pixels, or (height, width): the largest centred part
+        of these proportions is resized (bicubic, antialiased). None keeps the images as they are;
+        they must then have one size.
       channels: 1 (grey) or 3 (RGB); None keeps the set's own.
       memory_limit_mb: sets of more MiB than this, decoded, are streamed from disk.
+      on_broken: "stop" at images that can't be read, or "skip" them; both name them.
+      caption: the column of a folder's captions; None for the usual names.
 
     Returns:
       A source: `len`, indexing, `image_shape`, `class_names`, `captions`.
 
     Raises:
       UserError: an unknown name or split; missing, unreadable or corrupt data; images of
-        different sizes without `image_size`; an argument out of range.
+        different sizes without `image_size`; an argument of another type or out of range.
     """
-    if image_size is not None and (
-        isinstance(image_size, bool)
-        or not isinstance(image_size, int)
-        or not 1 <= image_size <= LARGEST_SIDE
-    ):
-        raise UserError(
-            f"image_size is {image_size!r}; expected an integer from 1 to {LARGEST_SIDE} (pixels)"
-        )
-    if channels not in (None, 1, 3):
+    _check_texts(name=name, split=split)
+    image_size = _checked_size(image_size)
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise UserError(f"channels is {channels!r}; expected 1 (grey) or 3 (RGB)")
+    if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int | float):
+        raise UserError(f"memory_limit_mb is {memory_limit_mb!r}; expected a number of MiB")
+    if on_broken not in ("stop", "skip"):
+        raise UserError(f"on_broken is {on_broken!r}; expected 'stop' or 'skip'")
     kind, _, rest = name.partition(":")
-    data_dir = data_dir or None
+    data_dir = os.fspath(data_dir) if data_dir else None
     if data_dir is not None and (name == "digits" or kind == "folder"):
         raise UserError(
             f"--config.data.dir={data_dir} does not apply to {name}, whose location is fixed; "
             "leave it unset"
         )
+    if caption is not None and kind not in ("folder", "tfds"):
+        raise UserError(f"caption is {caption!r}; expected None for {name}, which has none")
     # Imported per branch: reading a folder should not wait for TFDS's import.
     if name == "digits":
         from diffjax.data import digits
 
         return digits.load_digits(split=split, image_size=image_size, channels=channels)
-    if name == "fashion_mnist":
-        from diffjax.data import fashion_mnist, tfds_sets
+    directory, prepared = _locate(name, kind, rest, data_dir)
+    how: dict[str, Any] = {
+        "name": name, "split": split, "image_size": image_size, "channels": channels,
+        "memory_limit_mb": memory_limit_mb, "on_broken": on_broken,
+    }  # fmt: skip
+    if prepared:
+        from diffjax.data import tfds_sets
 
-        return tfds_sets.read_prepared(
-            fashion_mnist.locate(data_dir),
-            name=name,
-            split=split,
-            image_size=image_size,
-            channels=channels,
-            memory_limit_mb=memory_limit_mb,
-        )
-    if kind == "tfds" and rest:
-        directory, prepared = _locate_tfds(rest, data_dir)
-        if prepared:
-            from diffjax.data import tfds_sets
-
-            return tfds_sets.read_prepared(
-                directory,
-                name=name,
-                split=split,
-                image_size=image_size,
-                channels=channels,
-                memory_limit_mb=memory_limit_mb,
-            )
-    elif kind == "folder" and rest:
-        directory = expanded(rest)
-    else:
-        raise _unknown(name)
+        if caption is not None:
+            raise UserError(f"caption is {caption!r}; expected None for {name}, which has none")
+        return tfds_sets.read_prepared(directory, **how)
     from diffjax.data import folder
 
-    return folder.load_folder(
-        directory,
-        name=name,
-        split=split,
-        image_size=image_size,
-        channels=channels,
-        memory_limit_mb=memory_limit_mb,
-    )
+    return folder.load_folder(directory, caption=caption, **how)
 
 
-def has_split(name: str, *, split: str, data_dir: str | None = None) -> bool:
+def _check_texts(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} is {value!r}; expected a string")
+
+
+def _checked_size(size: Any) -> Size | None:
+    """A size in its one form: an integer for squares.
+
+    Raises:
+      UserError: neither an integer nor two, or out of range.
+    """
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(
+        type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides
+    ):
+        raise UserError(
+            f"image_size is {size!r}; expected an integer from 1 to {LARGEST_SIDE} (pixels), or "
+            "two: (height, width)"
+        )
+    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
+
+
+def _locate(name: str, kind: str, rest: str, data_dir: str | None) -> tuple[Path, bool]:
+    """Returns (directory, whether it is a TFDS set; else it is a folder of images).
+
+    Raises:
+      UserError: an unknown name, or the set is missing.
+    """
+    if name == "fashion_mnist":
+        from diffjax.data import fashion_mnist
+
+        return fashion_mnist.locate(data_dir), True
+    if kind == "tfds" and rest:
+        return _locate_tfds(rest, data_dir)
+    if kind == "folder" and rest:
+        return expanded(rest), False
+    raise _unknown(name)
+
+
+def has_split(name: str, *, split: str, data_dir: str | os.PathLike[str] | None = None) -> bool:
     """Returns whether `load` would find this split; reads no images.
 
     Args:
@@ -192,20 +217,15 @@ def has_split(name: str, *, split: str, data_dir: str | None = None) -> bool:
     Raises:
       UserError: an unknown name, or the data set is missing.
     """
-    kind, _, rest = name.partition(":")
-    data_dir = data_dir or None
+    _check_texts(name=name, split=split)
     if name in ("digits", "fashion_mnist"):
         return split in ("train", "test")
-    if kind == "tfds" and rest:
-        directory, prepared = _locate_tfds(rest, data_dir)
-        if prepared:
-            from diffjax.data import tfds_sets
+    kind, _, rest = name.partition(":")
+    directory, prepared = _locate(name, kind, rest, os.fspath(data_dir) if data_dir else None)
+    if prepared:
+        from diffjax.data import tfds_sets
 
-            return split in tfds_sets.splits(directory)
-    elif kind == "folder" and rest:
-        directory = expanded(rest)
-    else:
-        raise _unknown(name)
-    from diffjax.data import folder
+        return split in tfds_sets.splits(directory)
+    from diffjax.data import folder, listing
 
-    return split in folder.splits(directory)
+    return listing.SPLIT_NAMES.get(split.lower(), split) in folder.splits(directory)

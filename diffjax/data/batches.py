@@ -28,7 +28,19 @@ from diffjax.data.sources import ArraySource, ImageSource
 from diffjax.errors import UserError
 
 _CAPTIONS_KEY = "captions_crc32"
+_INDEX_KEY = "index_crc32"
 _SIDES = tuple(f"side_{axis}" for axis in range(8))  # for data other than images
+
+
+# What to do where a run can't go on with something else.
+INIT_FROM = (
+    "start a new run from the weights of this one: a new --workdir with "
+    "--config.train.init_from=<this workdir>"
+)
+
+
+def _crc32(text: str) -> int:
+    return zlib.crc32(text.encode(errors="surrogateescape"))
 
 
 class BatchIterator(Protocol):
@@ -115,9 +127,9 @@ class _Positioned:
     def __init__(self, source: ImageSource, *, batch_size: int, seed: int) -> None:
         self._position = 0
         self._name = source.name
-        # The class names distinguish sets of equal size and shape (MNIST and Fashion-MNIST);
+        # A set is known by its content, such as class names and the names and sizes of its files;
         # the path is left out, so that training can resume after a set was moved.
-        classes = zlib.crc32("\n".join(source.class_names).encode())
+        classes = _crc32("\n".join(source.class_names))
         shape = source.image_shape
         named = ("height", "width", "channels") if len(shape) == 3 else _SIDES[: len(shape)]
         self._identity = {
@@ -128,7 +140,9 @@ class _Positioned:
             "batch_size": batch_size,
         }
         if source.captions:
-            self._identity[_CAPTIONS_KEY] = zlib.crc32("\0".join(source.captions).encode())
+            self._identity[_CAPTIONS_KEY] = _crc32("\0".join(source.captions))
+        if (index := getattr(source, "index_crc32", None)) is not None:
+            self._identity[_INDEX_KEY] = index
 
     def get_state(self) -> dict[str, int]:
         """Returns {"position": examples taken} and the fields that identify this iterator."""
@@ -140,10 +154,18 @@ class _Positioned:
         for key in (*self._identity, _CAPTIONS_KEY):
             expected = self._identity.get(key, "missing")
             found = state.get(key, "missing")
+            if key == _INDEX_KEY and found == "missing":  # a state of an older version
+                continue
+            if key == _INDEX_KEY and found != expected:
+                raise UserError(
+                    f"the files of {self._name} are not those of the run: their names or sizes "
+                    f"differ; resume with the same files, or {INIT_FROM}"
+                )
             if found != expected:
                 raise UserError(
                     f"the saved data position has {key} {found}, but {self._name} now has "
-                    f"{expected}; resume with the data set, seed and batch size it was saved with"
+                    f"{expected}; resume with the data set, seed and batch size it was saved "
+                    f"with, or {INIT_FROM}"
                 )
         position = state.get("position")
         if not isinstance(position, int) or position < 0 or position % state["batch_size"]:

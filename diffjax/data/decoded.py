@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import PIL
 
+from diffjax.data.images import Size
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder, drop_unused, touch
@@ -28,7 +29,7 @@ LIMIT_MB = 4096
 _DECODING = 2  # increment when the decoding of the same files changes
 
 
-def key(directory: Path, *, split: str, image_size: int | None, channels: int | None) -> str:
+def key(directory: Path, *, split: str, image_size: Size | None, channels: int | None) -> str:
     """The cache key of a decoded split: 32 hexadecimal digits.
 
     Args:

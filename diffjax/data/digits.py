@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffjax.data.images import convert_array
+from diffjax.data.images import Size, convert_array, height_width
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
 
@@ -16,7 +16,7 @@ LARGEST_SIDE = 256  # the 1,437 resized images are always held in memory
 
 
 def load_digits(
-    *, split: str = "train", image_size: int | None = None, channels: int | None = None
+    *, split: str = "train", image_size: Size | None = None, channels: int | None = None
 ) -> ArraySource:
     """Loads the digits: 1,437 in "train", and 360, every fifth, in "test".
 
@@ -24,7 +24,7 @@ def load_digits(
 
     Args:
       split: "train" or "test".
-      image_size: side of the square images; None keeps 8.
+      image_size: side of the square images, or (height, width); None keeps 8.
       channels: 1 or 3; None keeps 1.
 
     Returns:
@@ -35,7 +35,7 @@ def load_digits(
     """
     if split not in SPLITS:
         raise UserError(f"digits has no split {split!r}; expected one of {', '.join(SPLITS)}")
-    if image_size is not None and image_size > LARGEST_SIDE:
+    if image_size is not None and max(height_width(image_size)) > LARGEST_SIDE:
         raise UserError(
             f"image_size is {image_size}; expected at most {LARGEST_SIDE} for digits, which are 8x8"
         )

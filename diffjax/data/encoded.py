@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
 from diffjax.data import images
-from diffjax.data.sources import ArraySource, ImageSource, StreamedSource
+from diffjax.data.images import Size
+from diffjax.data.sources import ArraySource, ImageSource, StreamedSource, number_captions
 from diffjax.errors import UserError
+from diffjax.files import atomic_write, cache_folder
 
 _CHUNK = 256
+NAMED = 5  # unreadable images that a message names; a file lists all
+
+_logger = logging.getLogger("diffjax")
 
 _T = TypeVar("_T")
 
@@ -66,13 +73,51 @@ def _map_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def _unreadable(name: str, failures: list[tuple[str, str]]) -> UserError:
-    first, reason = failures[0]
-    others = f" (and {len(failures) - 1} others)" if len(failures) > 1 else ""
-    return UserError(
-        f"{name}: cannot read {first}: {reason}{others}; replace or remove "
-        f"{'it' if len(failures) == 1 else 'them'}"
-    )
+class _Broken:
+    """Images that can't be read: the rows, and the reasons."""
+
+    def __init__(self, encoded: EncodedImages, *, name: str) -> None:
+        self._encoded, self._name = encoded, name
+        self.reasons: dict[int, str] = {}
+
+    def handle(self, on_broken: str) -> None:
+        """Stops, or says what is skipped, if there are any.
+
+        Raises:
+          UserError: `on_broken` is "stop", or no image is left.
+        """
+        if not self.reasons:
+            return
+        count, total = len(self.reasons), len(self._encoded)
+        lines = [f"{self._encoded.where(row)}: {why}" for row, why in self.reasons.items()]
+        listed = "" if count <= NAMED and on_broken == "stop" else _listed(lines, self._name)
+        few = "; ".join(lines[:NAMED]) + ("; ..." if count > NAMED else "")
+        if on_broken == "skip" and count < total:
+            _logger.warning(
+                "%s: left out: %d of %d images that can't be read: %s%s",
+                self._name, count, total, few, listed,
+            )  # fmt: skip
+            return
+        raise UserError(
+            f"{self._name}: cannot read {count} of {total} images: {few}{listed}; replace or "
+            f"remove {'it' if count == 1 else 'them'}, or set --config.data.on_broken=skip"
+        )
+
+    def kept(self) -> np.ndarray:
+        """The rows of the other images."""
+        return np.setdiff1d(np.arange(len(self._encoded)), list(self.reasons))
+
+
+def _listed(lines: Sequence[str], name: str) -> str:
+    """Writes a list to the cache folder; returns where, for a message."""
+    number = zlib.crc32(name.encode(errors="surrogateescape"))
+    path = cache_folder() / "unreadable_images" / f"{number:08x}.txt"
+    text = "\n".join(lines) + "\n"
+    try:
+        atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
+    except (OSError, UserError):
+        return ""
+    return f" (all are listed in {path})"
 
 
 def _size_mismatch(
@@ -105,7 +150,7 @@ def _first_size(encoded: EncodedImages) -> tuple[int, int] | None:
 
 
 def _scan_headers(
-    encoded: EncodedImages, *, name: str, same_size: bool, limit: int, threads: int
+    encoded: EncodedImages, broken: _Broken, *, name: str, same_size: bool, limit: int, threads: int
 ) -> bool:
     """Checks the headers of the first `limit` images; returns whether all are grey."""
 
@@ -118,7 +163,6 @@ def _scan_headers(
                 headers.append(str(error))
         return headers
 
-    failures: list[tuple[str, str]] = []
     first: tuple[int, tuple[int, int]] | None = None
     grey = True
     row = -1
@@ -126,7 +170,7 @@ def _scan_headers(
         for result in chunk:
             row += 1
             if isinstance(result, str):
-                failures.append((encoded.where(row), result))
+                broken.reasons[row] = result
                 continue
             size, is_grey = result
             grey &= is_grey
@@ -135,20 +179,40 @@ def _scan_headers(
                 raise _size_mismatch(
                     name, (encoded.where(first[0]), encoded.where(row)), (first[1], size)
                 )
-    if failures:
-        raise _unreadable(name, failures)
     return grey
+
+
+def _find_broken(encoded: EncodedImages, broken: _Broken, *, threads: int) -> None:
+    """Decodes all images, to know those that can't be read."""
+
+    def read(rows: range) -> list[str | None]:
+        reasons: list[str | None] = []
+        for data, _ in encoded.read(rows):
+            try:
+                images.decode(_readable(data))
+                reasons.append(None)
+            except images.UnreadableImage as error:
+                reasons.append(str(error))
+        return reasons
+
+    row = -1
+    for chunk in _map_chunks(read, len(encoded), threads):
+        for reason in chunk:
+            row += 1
+            if reason is not None:
+                broken.reasons[row] = reason
 
 
 def _decode_all(
     encoded: EncodedImages,
+    broken: _Broken,
     *,
     name: str,
-    image_size: int | None,
+    image_size: Size | None,
     channels: int | None,
     threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images, uint8 (N, H, W, C), and labels, int32 (N,)."""
+    """Returns all images, uint8 (N, H, W, C), and labels, int32 (N,); broken rows are empty."""
 
     def decode(rows: range) -> list[tuple[np.ndarray | str, int]]:
         decoded: list[tuple[np.ndarray | str, int]] = []
@@ -164,7 +228,6 @@ def _decode_all(
     labels = np.empty(length, np.int32)
     pixels: np.ndarray | None = None
     first = 0
-    failures: list[tuple[str, str]] = []
     grey = True
     row = -1
     for chunk in _map_chunks(decode, length, threads):
@@ -172,7 +235,7 @@ def _decode_all(
             row += 1
             labels[row] = label
             if isinstance(image, str):
-                failures.append((encoded.where(row), image))
+                broken.reasons[row] = image
                 continue
             height, width, depth = image.shape
             if pixels is None:
@@ -186,8 +249,8 @@ def _decode_all(
                 )
             pixels[row] = image
             grey &= depth == 1
-    if failures or pixels is None:
-        raise _unreadable(name, failures)
+    if pixels is None:  # every image is broken
+        pixels = np.empty((length, 1, 1, 1), np.uint8)
     if channels is None and grey:
         pixels = np.ascontiguousarray(pixels[..., :1])
     return pixels, labels
@@ -198,11 +261,13 @@ def build_source(
     *,
     name: str,
     class_names: tuple[str, ...],
-    image_size: int | None,
+    image_size: Size | None,
     channels: int | None,
     memory_limit_mb: int,
     scan_limit: int | None = None,
-    captions: tuple[Sequence[str], np.ndarray | None] = ((), None),
+    on_broken: str = "stop",
+    captions: Sequence[str] | None = None,
+    index: Callable[[Sequence[int]], int] | None = None,
 ) -> ImageSource:
     """Makes a source from encoded images: decoded into memory if it fits, else streamed.
 
@@ -210,23 +275,28 @@ def build_source(
       encoded: the images; at least one.
       name: the set's name.
       class_names: the classes in the order of the labels.
-      image_size: side of the square images; None requires that all have one size.
+      image_size: side of the square images, or (height, width); None requires that all have one
+        size.
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
       scan_limit: number of headers that are checked in a streamed set; None checks all.
-      captions: the distinct captions, sorted, and integers (N,) of the images' captions, as
-        `number_captions` returns them; ((), None) if there are none.
+      on_broken: "stop" at images that can't be read, or "skip" them, for which all images of a
+        streamed set are decoded once.
+      captions: of each image; None if there are none.
+      index: rows -> the checksum of the set that consists of them.
 
     Returns:
       The set. For a streamed one the headers are checked first, unless both `image_size` and
       `channels` are given; corrupt pixel data raises only when it is read.
 
     Raises:
-      UserError: images cannot be read, or differ in size and `image_size` is None.
+      UserError: images cannot be read and `on_broken` is "stop", none can be read, or they differ
+        in size and `image_size` is None.
     """
-    length, (texts, numbers) = len(encoded), captions
-    size = (image_size, image_size) if image_size is not None else _first_size(encoded)
+    length = len(encoded)
+    size = images.height_width(image_size) if image_size is not None else _first_size(encoded)
     height, width = size or (1, 1)
+    broken = _Broken(encoded, name=name)
 
     def fits(depth: int) -> bool:
         return length * height * width * depth <= memory_limit_mb * 2**20
@@ -236,6 +306,7 @@ def build_source(
     if not fits(depth or 3) and (image_size is None or depth is None):
         grey = _scan_headers(
             encoded,
+            broken,
             name=name,
             same_size=image_size is None,
             limit=scan_limit or length,
@@ -244,30 +315,42 @@ def build_source(
         depth = depth or (1 if grey else 3)
     if fits(depth or 3):
         pixels, labels = _decode_all(
-            encoded, name=name, image_size=image_size, channels=depth, threads=threads
+            encoded, broken, name=name, image_size=image_size, channels=depth, threads=threads
         )
+        broken.handle(on_broken)
+        rows = broken.kept()
+        if broken.reasons:
+            pixels, labels = pixels[rows], labels[rows]
         return ArraySource(
-            pixels,
-            labels,
-            name=name,
-            class_names=class_names,
-            captions=texts,
-            caption_numbers=numbers,
-        )
+            pixels, labels, name=name, class_names=class_names,
+            index_crc32=index(rows.tolist()) if index else None, **_numbered(captions, rows),
+        )  # fmt: skip
+    if on_broken == "skip":
+        _find_broken(encoded, broken, threads=threads)
+    broken.handle(on_broken)
+    rows = broken.kept()
 
-    def read(row: int) -> tuple[np.ndarray, int]:
+    def read(i: int) -> tuple[np.ndarray, int]:
+        row = int(rows[i])
         [(data, label)] = encoded.read([row])
         try:
             return images.decode(_readable(data), image_size=image_size, channels=depth), label
         except images.UnreadableImage as error:
-            raise _unreadable(name, [(encoded.where(row), str(error))]) from error
+            raise UserError(
+                f"{name}: cannot read {encoded.where(row)}: {error}; replace or remove it, or set "
+                "--config.data.on_broken=skip"
+            ) from error
 
     return StreamedSource(
-        read,
-        length=length,
-        image_shape=(height, width, depth or 3),
-        name=name,
-        class_names=class_names,
-        captions=texts,
-        caption_numbers=numbers,
-    )
+        read, length=len(rows), image_shape=(height, width, depth or 3), name=name,
+        class_names=class_names, index_crc32=index(rows.tolist()) if index else None,
+        **_numbered(captions, rows),
+    )  # fmt: skip
+
+
+def _numbered(captions: Sequence[str] | None, rows: np.ndarray) -> dict[str, Any]:
+    """The arguments of a source for the captions of some rows."""
+    if captions is None:
+        return {}
+    distinct, numbers = number_captions([captions[row] for row in rows])
+    return {"captions": distinct, "caption_numbers": numbers}

@@ -1,122 +1,48 @@
 """A folder of PNG, JPEG and WebP files as a data set.
 
-The layouts, where `root` is the folder, or its train/ or test/ if it has both:
+The layouts, where `root` is the folder, or one of its splits train/, test/ or val/ (or training/,
+Test/, validation/, ...: `listing.SPLIT_NAMES`):
 
     root/*.png                      no labels
     root/<class>/**/*.png           one sub-folder per class
-    root/**/*.png, root/labels.csv  a table with the columns file (relative to root) and label
-    root/**/*.png, root/metadata.jsonl (or .csv)
-                                    captions, as in Hugging Face's imagefolder (`metadata`); the
-                                    classes come from its column "label", if it has one, and
-                                    never from the sub-folders
+    root/**/*.png, root/labels.csv  a table of labels (`tables`)
+    root/**/*.png, root/metadata.jsonl (or .csv, .json)
+                                    captions, as in Hugging Face's imagefolder; the classes come
+                                    from the column "label", if there is one, and never from the
+                                    sub-folders
+    root/**/x.png, root/**/x.txt    captions in text files next to the images
 
 Examples are sorted by path, so that the order is the same on every file system.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
-from diffjax.data import encoded
-from diffjax.data.images import SUFFIXES
-from diffjax.data.metadata import METADATA_FILES, read_metadata
-from diffjax.data.sources import UNLABELLED, ImageSource, number_captions
+from diffjax.data import encoded, listing, tables
+from diffjax.data.images import Size
+from diffjax.data.sources import UNLABELLED, ImageSource
 from diffjax.errors import UserError
-
-SPLITS = ("train", "test", "val", "validation", "valid")
-LABELS_FILE = "labels.csv"
-
-# Unsupported image formats: these files get a warning, other files do not.
-_OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2", ".jxl", ".ppm")
 
 _logger = logging.getLogger("diffjax")
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _scan(directory: Path) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder that are not hidden, sorted by name."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted((e for e in entries if not _hidden(e.name)), key=lambda e: e.name)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the folder {directory} ({error.strerror}); check its permissions"
-        ) from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself; reading it as a file gives a better message
-        return False
-
-
-def _subfolders(directory: Path) -> list[str]:
-    return [entry.name for entry in _scan(directory) if _is_folder(entry)]
-
-
-def _walk(
-    directory: Path, prefix: str = "", ancestors: frozenset[str] = frozenset()
-) -> Iterator[str]:
-    """Yields the relative paths, with slashes, of all files that are not hidden.
-
-    Links are followed, since sets are often assembled from links, except links to a parent
-    folder, which would recurse without end.
-    """
-    real = os.path.realpath(directory)
-    if real in ancestors:
-        return
-    for entry in _scan(directory):
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", ancestors | {real})
-        else:
-            yield prefix + entry.name
-
-
-def _existing(directory: Path) -> None:
-    if not directory.is_dir():
-        state = "a file" if directory.exists() else "missing"
-        raise UserError(f"{directory} is {state}; expected a folder of PNG, JPEG or WebP images")
-
-
-def holds_images(directory: Path) -> bool:
-    """Returns whether a folder or its sub-folders contain an image."""
-    return directory.is_dir() and any(path.lower().endswith(SUFFIXES) for path in _walk(directory))
-
-
-def _split_folders(directory: Path) -> tuple[str, ...]:
-    """Returns the sub-folders that are splits; () if the folder as a whole is one split.
-
-    A class may be called "train" too (CIFAR-100 has one), so sub-folders are splits only if
-    both train/ and test/ exist, or all sub-folders have names of splits.
-    """
-    names = _subfolders(directory)
-    if {"train", "test"} <= set(names) or set(names) <= set(SPLITS):
-        return tuple(name for name in names if name in SPLITS)
-    return ()
-
-
 def splits(directory: Path) -> tuple[str, ...]:
-    """Returns the splits of a folder: its sub-folders train/, test/, ..., or ("train",).
+    """Returns the splits of a folder: some of "train", "test", "val", or ("train",).
 
     Raises:
       UserError: there is no such folder.
     """
-    _existing(directory)
-    return _split_folders(directory) or ("train",)
+    listing.existing(directory)
+    return tuple(listing.split_folders(directory)) or ("train",)
 
 
 @dataclass(frozen=True)
@@ -126,7 +52,8 @@ class _Listing:
     root: Path
     files: tuple[str, ...]
     classes: tuple[str, ...] | None
-    captions: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None
+    left_out: listing.LeftOut
 
 
 def _class_order(names: Sequence[str]) -> tuple[str, ...]:
@@ -135,30 +62,6 @@ def _class_order(names: Sequence[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in distinct):
         distinct.sort(key=int)
     return tuple(distinct)
-
-
-def _read_labels(path: Path) -> dict[str, str]:
-    """Returns {file: label} from a labels.csv."""
-    labels: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"file", "label"} <= set(rows.fieldnames or ()):
-                raise UserError(
-                    f"{path} begins with {','.join(rows.fieldnames or ()) or 'nothing'}; "
-                    "expected the header file,label"
-                )
-            for row in rows:
-                name = (row["file"] or "").strip().removeprefix("./")
-                label = (row["label"] or "").strip()
-                if not name or not label:
-                    raise UserError(f"{path} line {rows.line_num}: expected a file and a label")
-                if name in labels:
-                    raise UserError(f"{path} line {rows.line_num}: {name} is listed twice")
-                labels[name] = label
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} ({error}); expected a CSV file in UTF-8") from error
-    return labels
 
 
 def _and_others(names: Sequence[str]) -> str:
@@ -178,49 +81,67 @@ def _match(table: Path, rows: Collection[str], files: Sequence[str]) -> None:
         )
 
 
-def _list_split(root: Path) -> _Listing:
+def _list_split(root: Path, caption: str | None) -> _Listing:
     """Lists the images of one split with their labels and captions."""
-    everything = list(_walk(root))
-    files = sorted(path for path in everything if path.lower().endswith(SUFFIXES))
-    others = sorted(path for path in everything if path.lower().endswith(_OTHER_SUFFIXES))
+    left_out = listing.LeftOut()
+    everything = list(listing.walk(root, left_out))
+    files = tuple(sorted(filter(listing.is_image, everything)))
+    others = [path for path in everything if not listing.is_image(path)]
     if not files:
-        hint = f"; convert {_and_others(others)}" if others else ""
-        raise UserError(f"{root} holds no images; expected PNG, JPEG or WebP files{hint}")
-    if others:
-        _logger.warning(
-            "%s: skipped, since neither PNG, JPEG nor WebP: %s", root, _and_others(others)
-        )
-    tables = [name for name in (LABELS_FILE, *METADATA_FILES) if name in everything]
-    if len(tables) > 1:
-        raise UserError(f"{root} has both {tables[0]} and {tables[1]}; keep one of them")
-    if LABELS_FILE in tables:
-        labels = _read_labels(root / LABELS_FILE)
-        _match(root / LABELS_FILE, labels, files)
-        return _Listing(root, tuple(files), tuple(labels[file] for file in files))
-    if tables:
-        table = read_metadata(root / tables[0])
-        _match(root / tables[0], table, files)
+        left_out.add_files(others)
+        has = f"; it has {left_out}" if left_out.paths else ""
+        raise UserError(f"{root} holds no images; expected PNG, JPEG or WebP files{has}")
+    found = tables.tables_of(others)
+    if len(found) > 1:
+        raise UserError(f"{root} has both {found[0]} and {found[1]}; keep one of them")
+    used = set(found)
+    classes: tuple[str, ...] | None
+    captions: tuple[str, ...] | None = None
+    if found:
+        table = tables.read_table(root / found[0], caption=caption)
+        _match(root / found[0], table, files)
         rows = [table[file] for file in files]
-        # A table has labels in all its rows or in none.
-        classes = tuple(row.label for row in rows if row.label is not None)
-        return _Listing(root, tuple(files), classes or None, tuple(row.text for row in rows))
+        # A table has labels in all its rows or in none, and likewise texts.
+        classes = tuple(row.label for row in rows if row.label is not None) or None
+        captions = tuple(row.text for row in rows if row.text is not None) or None
+    elif (texts := tables.read_text_files(root, files, others)) is not None:
+        classes, captions = None, tuple(texts)
+        stems = {os.path.splitext(file)[0] for file in files}
+        used = {
+            name
+            for name in others
+            if name.lower().endswith(".txt") and os.path.splitext(name)[0] in stems
+        }
+    else:
+        classes = _folders_as_classes(root, files)
+    if caption is not None and captions is None:
+        raise UserError(
+            f"config.data.caption = {caption!r}, and {root} has no table of captions; add a "
+            "metadata.jsonl, or leave the key unset"
+        )
+    left_out.add_files(path for path in others if path not in used)
+    return _Listing(root, files, classes, captions, left_out)
+
+
+def _folders_as_classes(root: Path, files: Sequence[str]) -> tuple[str, ...] | None:
+    """Each image's first folder; None if all images are in the root."""
     loose = [file for file in files if "/" not in file]
     if len(loose) == len(files):
-        return _Listing(root, tuple(files), None)
+        return None
     if loose:
         raise UserError(
             f"{root} has both class folders and images outside of them: {_and_others(loose)}; move "
-            f"these into a class folder, or add a {LABELS_FILE}"
+            "these into a class folder, or add a labels.csv"
         )
-    return _Listing(root, tuple(files), tuple(file.split("/", 1)[0] for file in files))
+    return tuple(file.split("/", 1)[0] for file in files)
 
 
 class _Files:
     """The encoded images of one split."""
 
-    def __init__(self, listing: _Listing, labels: Sequence[int]) -> None:
-        self._root = os.fspath(listing.root)
-        self._files = listing.files
+    def __init__(self, listed: _Listing, labels: Sequence[int]) -> None:
+        self._root = os.fspath(listed.root)
+        self._files = listed.files
         self._labels = labels
 
     def __len__(self) -> int:
@@ -246,25 +167,43 @@ class _Files:
     def where(self, row: int) -> str:
         return os.path.join(self._root, self._files[row])
 
+    def entry(self, row: int) -> str:
+        """The image's name and size in bytes, which tell a set from another."""
+        try:
+            size = os.stat(self.where(row)).st_size
+        except OSError:
+            size = -1
+        return f"{self._files[row]}\0{size}"
+
+
+def index_crc32(files: Sequence[str]) -> int:
+    """The checksum of a set's index: its files' names and sizes, not where the set is."""
+    return zlib.crc32("\n".join(files).encode(errors="surrogateescape"))
+
 
 def load_folder(
     directory: Path,
     *,
     name: str,
     split: str,
-    image_size: int | None,
+    image_size: Size | None,
     channels: int | None,
     memory_limit_mb: int,
+    on_broken: str = "stop",
+    caption: str | None = None,
 ) -> ImageSource:
     """Loads one split of a folder of images.
 
     Args:
       directory: the folder.
       name: the set's name, for messages.
-      split: "train", or the name of a sub-folder that is a split.
-      image_size: side of the square images; None requires that all have one size.
+      split: "train", "test" or "val", which the folder may call otherwise.
+      image_size: side of the square images, or (height, width); None requires that all images have
+        one size.
       channels: 1 or 3; None gives 1 if no image has colour, else 3.
       memory_limit_mb: decoded sets of more MiB than this are streamed.
+      on_broken: "stop" at images that can't be read, or "skip" them; both name them.
+      caption: the column of the captions; None for the usual names.
 
     Returns:
       The images sorted by path. The classes are those of the train split, sorted, so that labels
@@ -275,47 +214,69 @@ def load_folder(
         `image_size` is None, or the labels or captions do not match the images.
     """
     known = splits(directory)
-    if split not in known:
+    folders = listing.split_folders(directory)
+    wanted = listing.SPLIT_NAMES.get(split.lower(), split)
+    if wanted not in known:
         raise UserError(
-            f"{directory} has no split {split!r}; it has {', '.join(known)}; put images for "
-            f"another split into {directory}/train and {directory}/{split}"
+            f"{directory} has no split {split!r}; it has {', '.join(sorted(known))}; put images "
+            f"for another split into {directory}/train and {directory}/{split}"
         )
-    divided = bool(_split_folders(directory))
-    for table in (LABELS_FILE, *METADATA_FILES):
-        if divided and (directory / table).is_file():
-            raise UserError(
-                f"{directory / table} is next to the splits {', '.join(known)}; put a {table} "
-                "into each of them"
-            )
-    listing = _list_split(directory / split if divided else directory)
-    reference = listing
-    if divided and split != "train" and "train" in known:
-        reference = _list_split(directory / "train")
-    if (listing.classes is None) != (reference.classes is None):
+    if folders:
+        _say_splits(directory, name, folders)
+    listed = _list_split(directory / folders[wanted] if folders else directory, caption)
+    reference = listed
+    if folders and wanted != "train" and "train" in folders:
+        reference = _list_split(directory / folders["train"], caption)
+    if (listed.classes is None) != (reference.classes is None):
         raise UserError(
-            f"{listing.root} and {reference.root}: one has labels, the other has none; label "
+            f"{listed.root} and {reference.root}: one has labels, the other has none; label "
             "both or neither"
         )
     class_names = _class_order(reference.classes or ())
     numbers = {label: number for number, label in enumerate(class_names)}
-    labels = [UNLABELLED] * len(listing.files)
-    if listing.classes is not None:
-        if strange := sorted(set(listing.classes) - set(class_names)):
+    labels = [UNLABELLED] * len(listed.files)
+    if listed.classes is not None:
+        if strange := sorted(set(listed.classes) - set(class_names)):
             raise UserError(
-                f"{listing.root} has the class {_and_others(strange)}, which {reference.root} "
+                f"{listed.root} has the class {_and_others(strange)}, which {reference.root} "
                 "lacks; the splits need the same classes"
             )
-        labels = [numbers[label] for label in listing.classes]
-    captions: tuple[tuple[str, ...], np.ndarray | None] = ((), None)
-    if listing.captions is not None:
-        captions = number_captions(listing.captions)
-    _logger.info("%s: %d images read from %s", name, len(listing.files), listing.root)
+        labels = [numbers[label] for label in listed.classes]
+    _say_left_out(listed.root, listed.left_out)
+    _logger.info("%s: %d images read from %s", name, len(listed.files), listed.root)
+    files = _Files(listed, labels)
     return encoded.build_source(
-        _Files(listing, labels),
+        files,
         name=name,
         class_names=class_names,
         image_size=image_size,
         channels=channels,
         memory_limit_mb=memory_limit_mb,
-        captions=captions,
+        on_broken=on_broken,
+        captions=listed.captions,
+        index=lambda rows: index_crc32([files.entry(row) for row in rows]),
     )
+
+
+def _say_splits(directory: Path, name: str, folders: dict[str, str]) -> None:
+    """Says which sub-folders are splits and what is left out next to them.
+
+    Raises:
+      UserError: there is a table, which can only be within a split.
+    """
+    with_tables = os.listdir(directory)
+    if found := tables.tables_of(with_tables):
+        raise UserError(
+            f"{directory / found[0]} is next to the splits {', '.join(folders.values())}; put a "
+            f"{found[0]} into each of them"
+        )
+    said = (f"{folder}/ ({split})" if folder != split else f"{split}/" for split, folder in
+            folders.items())  # fmt: skip
+    _logger.info("%s: its splits are %s", name, ", ".join(said))
+    _say_left_out(directory, listing.next_to_splits(directory, folders))
+
+
+def _say_left_out(directory: Path, left_out: listing.LeftOut) -> None:
+    if left_out.paths:
+        level = logging.WARNING if left_out.may_be_meant else logging.INFO
+        _logger.log(level, "%s: left out: %s", directory, left_out)

@@ -16,7 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+
+# The side of square images, or (height, width), in pixels.
+Size = int | tuple[int, int]
 
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION = 0x0112
@@ -35,12 +38,24 @@ _DECODE_ERRORS = (
 )
 
 
+# Chunks of a PNG that do not change its pixels and may be larger than Pillow accepts.
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
 class UnreadableImage(Exception):
     """The bytes are not one still image; the message is the reason."""
 
 
+def height_width(size: Size) -> tuple[int, int]:
+    """(height, width) of a size."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
 def open_still(file: BinaryIO) -> Image.Image:
     """Opens a PNG, JPEG or WebP and reads its header; the pixels are not decoded yet.
+
+    A PNG whose texts or colour profile are larger than Pillow accepts is read without them.
 
     Args:
       file: open for reading, at its start; stays open for decoding.
@@ -53,7 +68,7 @@ def open_still(file: BinaryIO) -> Image.Image:
         if not file.read(1):
             raise UnreadableImage("the file is empty")
         file.seek(0)
-        image = Image.open(file, formats=FORMATS)
+        image = _open(file)
     except UnidentifiedImageError as error:
         raise UnreadableImage("not a PNG, JPEG or WebP image") from error
     except _DECODE_ERRORS as error:
@@ -65,6 +80,36 @@ def open_still(file: BinaryIO) -> Image.Image:
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UnreadableImage("it is animated")
     return image
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """Pillow's open, without large texts."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except ValueError as error:
+        file.seek(0)
+        data = file.read()
+        if not _has_large_texts(data, error):
+            raise
+        return Image.open(io.BytesIO(_without_texts(data)), formats=FORMATS)
+
+
+def _has_large_texts(data: bytes, error: Exception) -> bool:
+    """Whether Pillow refused a PNG for the size of its texts or colour profile."""
+    said = str(error)
+    return data.startswith(_PNG_START) and ("too large" in said or "Too much memory" in said)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without the chunks _PNG_TEXTS; what follows a malformed chunk is kept as it is."""
+    parts, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + 12 + length
+        if data[at + 4 : at + 8] not in _PNG_TEXTS:
+            parts.append(data[at:end])
+        at = end
+    return b"".join(parts)
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -99,15 +144,16 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def fit(image: Image.Image, *, image_size: int | None, channels: int | None) -> np.ndarray:
+def fit(image: Image.Image, *, image_size: Size | None, channels: int | None) -> np.ndarray:
     """Converts an L or RGB image to a size and a number of channels.
 
-    With `image_size` the largest centred square is resampled (bicubic, antialiased): a resize of
-    the shorter side and a centre crop in one pass over the pixels.
+    With `image_size` the largest centred part of its proportions is resampled (bicubic,
+    antialiased): a resize and a centre crop in one pass over the pixels.
 
     Args:
       image: mode L or RGB.
-      image_size: side of the square result in pixels; None keeps the image's own size.
+      image_size: side of the square result or its (height, width), in pixels; None keeps the
+        image's own size.
       channels: 1 (luma) or 3; None keeps the image's own.
 
     Returns:
@@ -117,21 +163,29 @@ def fit(image: Image.Image, *, image_size: int | None, channels: int | None) -> 
         mode = "L" if channels == 1 else "RGB"
         if image.mode != mode:
             image = image.convert(mode)
-    if image_size is not None and image.size != (image_size, image_size):
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize(
-            (image_size, image_size),
-            Image.Resampling.BICUBIC,
-            box=(left, top, left + side, top + side),
-        )
+    if image_size is not None:
+        height, width = height_width(image_size)
+        if image.size != (width, height):
+            image = image.resize(
+                (width, height), Image.Resampling.BICUBIC, box=_centre(image.size, height, width)
+            )
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
+def _centre(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
+    """The largest centred box of the proportions height : width within (width, height) `size`."""
+    w, h = size
+    if w * height > h * width:
+        inner_w, inner_h = h * width / height, float(h)
+    else:
+        inner_w, inner_h = float(w), w * height / width
+    left, top = (w - inner_w) / 2, (h - inner_h) / 2
+    return left, top, left + inner_w, top + inner_h
+
+
 def decode(
-    data: bytes, *, image_size: int | None = None, channels: int | None = None
+    data: bytes, *, image_size: Size | None = None, channels: int | None = None
 ) -> np.ndarray:
     """Decodes a PNG, JPEG or WebP.
 
@@ -146,6 +200,15 @@ def decode(
     Raises:
       UnreadableImage: the bytes are not one whole still image.
     """
+    try:
+        return _decode(data, image_size, channels)
+    except UnreadableImage as error:
+        if not _has_large_texts(data, error):
+            raise
+        return _decode(_without_texts(data), image_size, channels)
+
+
+def _decode(data: bytes, image_size: Size | None, channels: int | None) -> np.ndarray:
     with open_still(io.BytesIO(data)) as image:
         try:
             image.load()
@@ -155,7 +218,7 @@ def decode(
 
 
 def convert_array(
-    images: np.ndarray, *, image_size: int | None, channels: int | None
+    images: np.ndarray, *, image_size: Size | None, channels: int | None
 ) -> np.ndarray:
     """Converts decoded images to a size and a number of channels, as `fit` does.
 
@@ -168,7 +231,7 @@ def convert_array(
       uint8 (N, H', W', C'); `images` itself if nothing changes.
     """
     _, height, width, depth = images.shape
-    same_size = image_size is None or (height, width) == (image_size, image_size)
+    same_size = image_size is None or (height, width) == height_width(image_size)
     if same_size and channels in (None, depth):
         return images
     squeezed = images[..., 0] if depth == 1 else images

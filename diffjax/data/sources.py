@@ -71,6 +71,9 @@ class ImageSource(Protocol):
       dtype: uint8 for images, float32 for other data.
       class_names: the classes in the order of the labels; () if there are no labels.
       captions: the distinct captions of this split, sorted; () if there are none.
+
+    A source may also have `index_crc32`, a checksum of its files' names and sizes, or None: a run
+    then goes on with the same files alone, wherever they are.
     """
 
     name: str
@@ -113,6 +116,7 @@ class ArraySource:
         captions: Sequence[str] = (),
         caption_numbers: np.ndarray | None = None,
         held_out: ImageSource | None = None,
+        index_crc32: int | None = None,
     ) -> None:
         """Wraps arrays without copying them.
 
@@ -125,6 +129,7 @@ class ArraySource:
           captions: the distinct captions, sorted; () if there are none.
           caption_numbers: integers (N,), indices into `captions`; None if there are none.
           held_out: a source of the same kind for held-out evaluation.
+          index_crc32: checksum of the files' names and sizes, or None.
 
         Raises:
           UserError: the set is empty, the shapes, types, labels or captions are inconsistent, or
@@ -159,6 +164,7 @@ class ArraySource:
         self.image_shape: tuple[int, ...] = images.shape[1:]
         self.dtype = images.dtype
         self.held_out = held_out
+        self.index_crc32 = index_crc32
         self.class_names = tuple(class_names)
         self.captions, self.caption_numbers = _check_captions(
             captions, caption_numbers, length=len(images), name=name
@@ -196,6 +202,7 @@ class StreamedSource:
         class_names: tuple[str, ...] = (),
         captions: Sequence[str] = (),
         caption_numbers: np.ndarray | None = None,
+        index_crc32: int | None = None,
     ) -> None:
         """Wraps a function that reads one example.
 
@@ -207,6 +214,7 @@ class StreamedSource:
           class_names: the classes in the order of the labels; () if there are none.
           captions: the distinct captions, sorted; () if there are none.
           caption_numbers: integers (length,), indices into `captions`; None if there are none.
+          index_crc32: checksum of the files' names and sizes, or None.
 
         Raises:
           UserError: the set is empty, or the captions are inconsistent.
@@ -214,6 +222,7 @@ class StreamedSource:
         if length <= 0:
             raise UserError(f"{name}: the set is empty; expected at least one image")
         self._read = read
+        self.index_crc32 = index_crc32
         self._length = length
         self.name = name
         self.image_shape: tuple[int, ...] = image_shape

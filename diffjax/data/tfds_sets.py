@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from diffjax.data import decoded, encoded
+from diffjax.data.images import Size
 from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
 from diffjax.data.tfrecords import TFRecordFiles
 from diffjax.errors import UserError
@@ -221,9 +222,10 @@ def read_prepared(
     *,
     name: str,
     split: str,
-    image_size: int | None,
+    image_size: Size | None,
     channels: int | None,
     memory_limit_mb: int,
+    on_broken: str = "stop",
 ) -> ImageSource:
     """Reads one split of a prepared set of images.
 
@@ -231,9 +233,10 @@ def read_prepared(
       directory: the version's directory, from `find_prepared`.
       name: the set's name, for messages.
       split: a split, or a part of one in TFDS's notation, e.g. "train[:80%]".
-      image_size: side of the square images; None keeps their own size.
+      image_size: side of the square images, or (height, width); None keeps their own size.
       channels: 1 or 3; None keeps the set's own (transparency is composited on white).
       memory_limit_mb: decoded sets of more MiB than this are streamed.
+      on_broken: "stop" at images that can't be read, or "skip" them.
 
     Returns:
       The images of the feature "image" with the labels of the feature "label", if it has one. Sets
@@ -283,8 +286,9 @@ def read_prepared(
         channels=channels or (1 if image.shape[-1] == 1 else 3),
         memory_limit_mb=memory_limit_mb,
         scan_limit=1024,
+        on_broken=on_broken,
     )
-    if isinstance(source, ArraySource):
+    if isinstance(source, ArraySource) and on_broken == "stop":  # whole
         decoded.keep(key, source)
     return source
 

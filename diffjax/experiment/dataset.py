@@ -16,6 +16,8 @@ EVAL_BATCH = 128
 EVAL_DECODED_MB = 64
 # Prefixes of `config.data.name` that are not modules.
 _KINDS = ("tfds", "folder")
+# The held-out images are those of the first of these splits that a set has.
+HELD_OUT = ("test", "val", "validation")
 # Keys of `config.data` that the maker of a user's own set is handed where they are set.
 _HANDED = ("dir", "image_size", "channels")
 
@@ -52,6 +54,8 @@ def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -
         image_size=c.image_size or None,
         channels=c.channels or None,
         memory_limit_mb=c.memory_limit_mb if memory_limit_mb is None else memory_limit_mb,
+        on_broken=c.on_broken,
+        caption=c.caption or None,
     )
 
 
@@ -65,9 +69,11 @@ def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.I
     if is_own(config):
         return _held_out(source or _own(config))
     c = config.data
-    if not data.has_split(c.name, split="test", data_dir=c.dir or None):
-        return None
-    return load_split(config, "test", memory_limit_mb=min(EVAL_DECODED_MB, c.memory_limit_mb))
+    for split in HELD_OUT:
+        if data.has_split(c.name, split=split, data_dir=c.dir or None):
+            limit = min(EVAL_DECODED_MB, c.memory_limit_mb)
+            return load_split(config, split, memory_limit_mb=limit)
+    return None
 
 
 def _own(config: Any) -> data.ImageSource:

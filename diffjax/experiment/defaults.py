@@ -39,6 +39,7 @@ def _config(keys: Mapping[str, schema.Key]) -> ConfigDict:
             if part not in section:
                 section[part] = ConfigDict()
             section = section[part]
-        section[name] = entry.default
+        several = entry.rule.kind is object
+        section[name] = schema.any_type(entry.default) if several else entry.default
     config.user = ConfigDict()
     return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffjax.data.images import SUFFIXES, UnreadableImage, decode
+from diffjax.data.listing import is_hidden, is_image
 from diffjax.errors import UserError
 from diffjax.files import expanded
 
@@ -24,7 +25,7 @@ def image_files(name: str, *, key: str) -> list[Path]:
         raise UserError(f"config.{key} is empty: give an image file or a folder of them")
     path = expanded(name)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in path.iterdir() if is_image(p.name) and not is_hidden(p.name))
         if not found:
             raise UserError(
                 f"config.{key} = {name!r} holds no image: expected {', '.join(SUFFIXES)}"
@@ -46,19 +47,14 @@ def read_image(
         data = path.read_bytes()
         pixels = decode(data, channels=channels)
         size = (pixels.shape[0], pixels.shape[1])
-        if size != (height, width) and height == width:
-            pixels = decode(data, image_size=height, channels=channels)
+        if size != (height, width):
+            pixels = decode(data, image_size=(height, width), channels=channels)
     except OSError as error:
         raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
     except UnreadableImage as error:
         raise UserError(f"config.{key}: {path} is not a readable image: {error}") from None
     if size == (height, width):
         return pixels, size
-    if height != width:
-        raise UserError(
-            f"config.{key}: {path} is {size[1]}x{size[0]}, and the model draws {width}x{height}: "
-            "resize the file"
-        )
     _logger.info(
         "%s: centre crop of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
     )

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ml_collections import FieldReference
+
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 
@@ -90,9 +92,24 @@ EXPONENTS = Rule(
     lambda v: all(type(x) is int and 0 <= x <= 24 for x in v),
 )
 # Bounds for values that are allocated before any other check could reject them.
-IMAGE_SIZE = _whole(0, 8192)
+LARGEST_SIDE = 8192
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple) else (value,)
+    if not all(type(side) is int and 0 <= side <= LARGEST_SIDE for side in sides):
+        return False
+    return len(sides) == 1 or (len(sides) == 2 and min(sides) > 0)
+
+
+IMAGE_SIZE = Rule(
+    object,
+    f"a whole number in [0, {LARGEST_SIDE}], or two in [1, {LARGEST_SIDE}]: (height, width)",
+    _is_size,
+)
 STEPS = _whole(1, 10**6)
 CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
+ON_BROKEN = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 
 
@@ -118,10 +135,16 @@ _DATA = {
         NAME, "", "digits, fashion_mnist, tfds:<name>, folder:<path>, or a path to your own"
     ),
     "data.dir": Key(TEXT, "", "folder of a TFDS or custom set; empty: $TFDS_DATA_DIR"),
-    "data.image_size": Key(IMAGE_SIZE, 0, "side that images are resized to; 0: as stored"),
+    "data.image_size": Key(
+        IMAGE_SIZE, 0, "side that images are resized to, or (height, width); 0: as stored"
+    ),
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
     "data.memory_limit_mb": Key(_whole(0), 1024, "a larger set is streamed from disk"),
+    "data.on_broken": Key(
+        ON_BROKEN, "stop", "whether images that can't be read stop the run or are skipped"
+    ),
+    "data.caption": Key(TEXT, "", "column of a folder's captions; empty: text, caption or prompt"),
 }
 _TRAIN = {
     "train.steps": Key(_whole(1), 40_000, "updates of the parameters"),
@@ -318,9 +341,19 @@ def complete(config: Any) -> Any:
                 raise UserError(
                     f"config.{key.rpartition('.')[0]} = {section!r}: expected a section"
                 )
-        if name not in section:
+        if entry.rule.kind is object:  # values of several types
+            value = section.get(name, entry.default)
+            if name in section:
+                del section[name]
+            section[name] = any_type(value)
+        elif name not in section:
             section[name] = entry.default
     return done
+
+
+def any_type(value: Any) -> Any:
+    """A field of a ConfigDict that values of any type may be assigned to."""
+    return FieldReference(value, field_type=object)
 
 
 def _rename(config: Any) -> None:

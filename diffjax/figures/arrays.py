@@ -14,6 +14,7 @@ from PIL import Image
 from diffjax.errors import UserError
 from diffjax.figures.image_files import save_gif, save_png
 from diffjax.figures.image_grids import image_grid
+from diffjax.figures.lettering import in_matplotlib
 
 LINES = 16  # samples drawn as lines, one per panel
 PANELS = 4  # per row
@@ -141,7 +142,7 @@ def _scatter(axes: Any, points: Any, labels: Any, names: Sequence[str]) -> None:
     else:
         for label in np.unique(labels):
             of = points[labels == label]
-            name = names[label] if 0 <= label < len(names) else "no class"
+            name = in_matplotlib(names[label]) if 0 <= label < len(names) else "no class"
             axes.scatter(of[:, 0], of[:, 1], s=6, alpha=0.7, linewidths=0, label=name)
         axes.legend(frameon=False, fontsize=8, markerscale=2)
     axes.set_aspect("equal", adjustable="datalim")
@@ -160,7 +161,7 @@ def _lines(samples: Any, labels: Any, names: Sequence[str]) -> npt.NDArray[np.ui
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         if labels is not None and 0 <= labels[i] < len(names):
-            axes.set_title(names[labels[i]], fontsize=8)
+            axes.set_title(in_matplotlib(names[labels[i]]), fontsize=8)
     return _drawn(figure)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from diffjax.errors import UserError
 from diffjax.figures.image_grids import BACKGROUND, INK
+from diffjax.figures.lettering import Lettering
 
 FONT_SIZE = 11
 LINE_HEIGHT = 13
@@ -39,34 +40,35 @@ def captioned(
         )
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     width, channels = tiles.shape[2], tiles.shape[3]
-    font = ImageFont.load_default(FONT_SIZE)
-    broken = [_lines(caption, font, width) for caption in captions]
+    lettering = Lettering(list(captions), FONT_SIZE)
+    broken = [_lines(caption, lettering, width) for caption in lettering.texts]
     height = LINE_HEIGHT * max(len(lines) for lines in broken) + 2
     below = np.full((len(tiles), height, width, channels), BACKGROUND, np.uint8)
     for row, lines in zip(below, broken, strict=True):
         sheet = Image.new("L", (width, height), BACKGROUND)
         draw = ImageDraw.Draw(sheet)
         for i, line in enumerate(lines):
-            draw.text((width / 2, 1 + i * LINE_HEIGHT), line, font=font, fill=INK, anchor="mt")
+            y = 1 + i * LINE_HEIGHT
+            draw.text((width / 2, y), line, font=lettering.font, fill=INK, anchor="mt")
         row[:] = np.asarray(sheet)[..., None]
     return np.concatenate([tiles, below], axis=1)
 
 
-def _lines(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _lines(text: str, lettering: Lettering, width: int) -> list[str]:
     """The text's words in lines that fit the width; longer words are cut."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
+        if lines and lettering.width(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} ..."]
-    return [_cut(line, font, width) for line in lines]
+    return [_cut(line, lettering, width) for line in lines]
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _cut(line: str, lettering: Lettering, width: int) -> str:
     """The line, cut with "-" if it is longer than the width."""
-    over = font.getlength(line) / width
+    over = lettering.width(line) / width
     return line if over <= 1 else line[: max(1, math.floor(len(line) / over) - 1)] + "-"

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from diffjax.errors import UserError
+from diffjax.figures.lettering import Lettering
 
 BACKGROUND = 255
 INK = 40
+MOST_EMS = 14  # width of the column of labels, in sizes of its font
 
 
 def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -68,7 +70,7 @@ def image_grid(
       columns: images in a row, at most N; None makes the sheet about square.
       padding: white pixels around and between the images, not scaled; 0 or more.
       scale: every pixel becomes a square of scale x scale pixels; 1 or more.
-      row_labels: one text for each row, drawn at its left.
+      row_labels: one text for each row, drawn at its left; a long one without its middle.
       column_labels: one text for each column, drawn above it.
 
     Returns:
@@ -131,15 +133,16 @@ def _label_column(
 ) -> npt.NDArray[np.uint8]:
     """Right-aligned texts, each at the middle of its row: uint8 (sheet_height, L, 1)."""
     size = max(8, min(20, round(0.4 * tile_height)))
-    font = ImageFont.load_default(size)
+    lettering = Lettering(list(texts), size)
     gap = max(3, size // 3)
-    width = math.ceil(max(font.getbbox(text)[2] for text in texts)) + 2 * gap
+    shown = [lettering.cut(text, MOST_EMS * size) for text in lettering.texts]
+    width = math.ceil(max(map(lettering.width, shown))) + 2 * gap
     column = Image.new("L", (width, sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(column)
     # Anchor "rm" is the font's middle, not each text's: labels with descenders stay aligned.
-    for row, text in enumerate(texts):
+    for row, text in enumerate(shown):
         y = padding + row * (tile_height + padding) + tile_height / 2
-        draw.text((width - gap, y), text, font=font, fill=INK, anchor="rm")
+        draw.text((width - gap, y), text, font=lettering.font, fill=INK, anchor="rm")
     return np.asarray(column)[..., None]
 
 
@@ -148,15 +151,14 @@ def _label_row(
 ) -> npt.NDArray[np.uint8]:
     """Texts, each over the middle of its column, which begins at `start`: uint8 (T, W, 1)."""
     size = max(8, min(20, round(0.4 * tile_width)))
-    while size > 8 and max(_width(text, size) for text in texts) > tile_width:
+    lettering = Lettering(list(texts), size)
+    while size > 8 and max(map(lettering.width, lettering.texts)) > tile_width:
         size -= 1
+        lettering = Lettering(list(texts), size)
     row = Image.new("L", (sheet_width, 2 * size), BACKGROUND)
     draw = ImageDraw.Draw(row)
-    for column, text in enumerate(texts):
+    for column, text in enumerate(lettering.texts):
         x = start + padding + column * (tile_width + padding) + tile_width / 2
-        draw.text((x, size), text, font=ImageFont.load_default(size), fill=INK, anchor="mm")
+        shown = lettering.cut(text, tile_width + padding)
+        draw.text((x, size), shown, font=lettering.font, fill=INK, anchor="mm")
     return np.asarray(row)[..., None]
-
-
-def _width(text: str, size: int) -> float:
-    return ImageFont.load_default(size).getbbox(text)[2]

@@ -39,6 +39,7 @@ class LatentSource(data.ArraySource):
         self.image_shape = self.images.shape[1:]
         self.dtype = self.images.dtype
         self.held_out = None
+        self.index_crc32 = getattr(source, "index_crc32", None)
         self.class_names = source.class_names
         self.captions, self.caption_numbers = source.captions, arrays.get("caption")
 

@@ -232,7 +232,7 @@ def test_bad_lines_are_named(root, content, message):
     ("content", "message"),
     [
         (b"", "begins with nothing; expected a header"),
-        (b"file,text\na.png,x\n", "begins with file,text; expected a header"),
+        (b"name,text\na.png,x\n", "begins with name,text; expected a header"),
         (b"file_name,text\na.png\n", "line 2 has text None"),
         (b"file_name,text\na.png,x\na.png,y\n", "line 3: a.png is listed twice"),
         (b"file_name,text\na.png,\xff\n", "cannot read .*UTF-8"),

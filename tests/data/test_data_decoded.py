@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,9 @@ def test_torn_files_are_not_trusted(root, decodings, name, size):
     assert len(decodings) == 2
 
 
-def test_what_can_not_be_kept_is_no_error(root, decodings, tmp_path, caplog):
+def test_what_can_not_be_kept_is_no_error(root, decodings, tmp_path, caplog, monkeypatch):
     (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))  # nor in the second place
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert by_label(load("fashion_mnist")) == [image.tobytes() for image in PIXELS]

@@ -237,7 +237,10 @@ def test_unreadable_files_are_named_and_counted(root, limit):
     (root / "b.png").write_bytes(b"")
     (root / "c.png").write_text("<html>404</html>")
     (root / "d.png").symlink_to(root / "nowhere.png")
-    with pytest.raises(UserError, match=r"b\.png: the file is empty \(and 2 others\)"):
+    with pytest.raises(
+        UserError,
+        match=r"3 of 4 images: .*b\.png: the file is empty; .*c\.png: not a PNG, .*d\.png",
+    ):
         load(f"folder:{root}", memory_limit_mb=limit)
 
 
@@ -283,7 +286,7 @@ def test_missing_and_empty_folders(root, tmp_path):
     with pytest.raises(UserError, match="holds no images"):
         load(f"folder:{root}")
     (root / "x.gif").write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"convert x\.gif"):
+    with pytest.raises(UserError, match=r"it has images of other formats than .*: 1 \(x\.gif\)"):
         load(f"folder:{root}")
     with pytest.raises(UserError, match="is a file"):
         load(f"folder:{root / 'x.gif'}")
@@ -324,5 +327,5 @@ def test_more_than_one_chunk_in_order(root):
     assert values(load(f"folder:{root}")) == [i % 256 for i in range(600)]
     (root / "0300.png").write_bytes(b"")
     (root / "0599.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"0300\.png.*and 1 others"):
+    with pytest.raises(UserError, match=r"2 of 600 images: .*0300\.png.*0599\.png"):
         load(f"folder:{root}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffjax.checkpoints import workdir
+from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.errors import UserError
 from diffjax.experiment import network, optimisation, process, sampling, schema
@@ -89,8 +90,9 @@ def test_experiments_are_what_they_were_when_each_wrote_down_every_key(name):
     made = schema.complete(get_config(variant) if variant else get_config())
     now = json.loads(json.dumps(made.to_dict()))
     assert now.pop("user") == {}
-    if "model" in now:  # the one key that is new
-        assert now["model"].pop("name") == "unet"
+    now, before = flatten(now), flatten(before)
+    for key in now.keys() - before.keys():  # those that are new have their defaults
+        assert now.pop(key) == schema.keys_of(made)[key].default
     assert now == before
 
 
