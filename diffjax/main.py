@@ -1,7 +1,6 @@
 """The command line: python -m diffjax.main --config=experiments/fashion_mnist.py
 
---config is the experiment file, --config.key.name=value overrides one of its values, --workdir is
-the run directory, and --mode the command.
+--config.key.name=value overrides a value, --workdir is the run directory, --mode the command.
 """
 
 import os
@@ -25,13 +24,13 @@ from diffjax.commands.process_setup import (
 from diffjax.commands.streams import check_written, tolerant_streams
 from diffjax.distributed import processes
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
     0: done; 2: bad input, reported in one line; 128 + signal: stopped by a signal, saved.
-
     In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
     with tolerant_streams():
@@ -103,12 +102,12 @@ def _main(arguments: Sequence[str]) -> int:
 
 def run(
     config: Any,
-    workdir: Path,
+    workdir: str | Path,
     mode: str = "train",
     profile: bool = False,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> int:
-    """Runs a command on a config, for the command line and for notebooks.
+    """Runs a command on a config; raises UserError for bad input.
 
     Args:
       config: an ml_collections ConfigDict, as experiments/*.py return it.
@@ -119,10 +118,8 @@ def run(
 
     Returns:
       The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
-
-    Raises:
-      UserError: bad input.
     """
+    from diffjax.experiment.paths import located
     from diffjax.experiment.schema import check, complete, is_autoencoder
 
     if mode not in MODES:
@@ -143,7 +140,9 @@ def run(
         )
     if mode not in ("plan", "config"):
         use_compilation_cache()
-    return command(mode)(Request(config, Path(workdir), profile, out and Path(out)))
+    workdir = expanded(workdir)
+    config = located(config, workdir, of_run=False)
+    return command(mode)(Request(config, workdir, profile, expanded(out) if out else None))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffjax.checkpoints import origin
 from diffjax.checkpoints.run_config import flatten, read_json
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
@@ -18,6 +19,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.checkpoint_every",
     "train.sample_every",
     "train.on_not_finite",
+    "train.init_",
     "data.dir",
     "data.memory_limit_mb",
     "model.kernels",
@@ -77,6 +79,7 @@ def check(
     *,
     identity: Identity = NOTHING,
     complete: Callable[[dict[str, Any]], Any] = lambda stored: stored,
+    comparable: Callable[[dict[str, Any]], dict[str, Any]] = lambda flat: flat,
 ) -> bool:
     """Whether the workdir belongs to a run of this config; nothing is written.
 
@@ -85,6 +88,7 @@ def check(
       config: the config.
       identity: what else the model is trained on. A first stage may move, but not change.
       complete: stored config -> the same with the current keys, for runs of older versions.
+      comparable: flat config -> the same without what may differ, such as the place of the data.
 
     Returns:
       True if the workdir holds a run to resume, False if it is new or empty.
@@ -104,17 +108,19 @@ def check(
     free = MAY_CHANGE
     if ":" in str(now.get("model.name", "")):  # a user's network defines its own model.* keys
         free = tuple(key for key in MAY_CHANGE if not key.startswith("model."))
+    theirs, ours = comparable(before), comparable(now)
     other = [
         key
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(free)
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key) and not key.startswith(free)
     ]
     if other:
         key = other[0]
         more = f" (and {len(other) - 1} more)" if other[1:] else ""
         raise UserError(
             f"--workdir={workdir} holds a run with config.{key} = {before.get(key)!r}, not "
-            f"{now.get(key)!r}{more}: use another --workdir, or the config of that run"
+            f"{now.get(key)!r}{more}: use the config of that run, or start a new run, from its "
+            f"weights with another --workdir and --config.train.init_from={workdir}"
         )
     check_identity(identity_of(workdir), identity, what=f"--workdir={workdir}")
     return True
@@ -140,18 +146,19 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
     if identity.text != trained_on.text:
         raise UserError(
             f"{what} was trained with another text encoder or vocabulary: use those of that run, "
-            "or another --workdir"
+            "or another --workdir, with config.train.init_from to start from its weights"
         )
 
 
 def prepare(workdir: Path, config: Mapping[str, Any], *, identity: Identity = NOTHING) -> None:
-    """Creates the folder and writes config.json and, unless `identity` is empty, identity.json.
+    """Creates the folder and writes config.json, origin.json and, with an identity, identity.json.
 
     Raises:
       UserError: the folder can't be created or written to.
     """
     text = json.dumps(config, indent=2) + "\n"
     try:
+        origin.record(workdir)
         atomic_write(workdir / "config.json", lambda file: file.write(text.encode()))
         if any(identity):
             record = json.dumps(identity._asdict(), indent=2) + "\n"

@@ -21,6 +21,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import first_stage, process, sampling, strategies
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
+from diffjax.experiment.paths import without_places
 from diffjax.experiment.run import FIELDS, read_config, read_model
 from diffjax.experiment.schema import MODEL_CHECKPOINT
 from diffjax.experiment.spec import is_path, parse_spec
@@ -210,8 +211,9 @@ def with_weak(model: Model) -> Model:
             "of a training run"
         )
     flat, their_flat = flatten(config), flatten(theirs)
+    ours_placeless, theirs_placeless = without_places(flat), without_places(their_flat)
     for part in SHARED_WITH_WEAK:
-        if their_flat.get(part) != flat[part]:
+        if theirs_placeless.get(part) != ours_placeless[part]:
             raise UserError(
                 f"config.{key}: the run in {folder} has config.{part} = "
                 f"{their_flat.get(part)!r}, not {flat[part]!r}: a weaker model must share its "

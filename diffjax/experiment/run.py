@@ -14,6 +14,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.checkpoints.run_config import from_json, read_json
 from diffjax.errors import UserError
 from diffjax.experiment import schema
+from diffjax.experiment.paths import located, without_places
 from diffjax.experiment.spec import is_path
 
 # Fields of a stored state that inference needs: of a diffusion model, of an autoencoder.
@@ -22,7 +23,7 @@ STAGE_FIELDS = ("ema_params", "codebook", "scaling")
 
 
 def read_config(folder: Path) -> Any:
-    """The complete config of a run; None if there is none.
+    """The complete config of a run, whose paths are where they are now; None if there is none.
 
     Raises:
       UserError: it can't be read.
@@ -35,6 +36,7 @@ def read_config(folder: Path) -> Any:
         schema.check(config)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
+    config = located(config, folder, of_run=True)
     if not schema.is_autoencoder(config) and not is_path(config.model.name):
         config.model.remat = "none"  # inference has no backward pass
     return config
@@ -58,7 +60,9 @@ def owns(setup: Owner, folder: Path) -> bool:
     Raises:
       UserError: it holds a run of another config or identity, is a file, or can't be read.
     """
-    return workdir.check(folder, setup.config, identity=setup.identity, complete=_as_now)
+    return workdir.check(
+        folder, setup.config, identity=setup.identity, complete=_as_now, comparable=without_places
+    )
 
 
 def _as_now(stored: dict[str, Any]) -> Any:

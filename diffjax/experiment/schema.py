@@ -109,6 +109,7 @@ IMAGE_SIZE = Rule(
 )
 STEPS = _whole(1, 10**6)
 CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
+PARAMETERS = Rule(str, "'averaged' or 'raw'", lambda value: value in ("averaged", "raw"))
 ON_BROKEN = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 
@@ -159,6 +160,14 @@ _TRAIN = {
     "train.on_not_finite": Key(
         ON_NOT_FINITE, "stop", "whether a step with a NaN or infinity stops the run or is skipped"
     ),
+    "train.init_from": Key(
+        TEXT, "", "run whose weights a new run starts from: <workdir>[@checkpoint]"
+    ),
+    "train.init_parameters": Key(
+        PARAMETERS, "averaged", "which of its parameters: averaged, or raw with their average"
+    ),
+    "train.init_optimizer": Key(SWITCH, False, "whether its optimizer's moments are taken, too"),
+    "train.init_strict": Key(SWITCH, False, "whether all of its arrays must fit"),
     "train.ema_decay": Key(SHARE, 0.9995, "decay of the averaged parameters"),
     "train.log_every": Key(_whole(1), 100, "steps between lines of the log"),
     "train.eval_every": Key(_whole(1), 1000, "steps between held-out losses"),

@@ -10,7 +10,7 @@ import jax
 from diffjax import data
 from diffjax.checkpoints import workdir
 from diffjax.distributed.strategy import Strategy
-from diffjax.experiment import optimisation, run, strategies
+from diffjax.experiment import init_from, optimisation, run, strategies
 from diffjax.experiment.dataset import load_held_out
 from diffjax.training.gc_pause import gc_disabled
 from diffjax.training.train_step import (
@@ -83,6 +83,24 @@ class ConfiguredTask(abc.ABC):
     def init_state(self, *, shardings: Any = None) -> TrainState:
         """The state of step 0, placed by a tree of shardings."""
         return init_state(self.parts, shardings=shardings)
+
+    def read_start(self) -> init_from.Start | None:
+        """What config.train.init_from names, read and compared; None if it is empty."""
+        return init_from.read(self.config, self.to_stored(self.state_shapes()))
+
+    def started(
+        self, state: TrainState, begin: init_from.Start, *, log: Callable[[str], None]
+    ) -> TrainState:
+        """The state of step 0 with the arrays of another run that fit, which are listed."""
+        return self.from_stored(init_from.start(self.to_stored(state), begin, log=log))
+
+    @abc.abstractmethod
+    def to_stored(self, state: TrainState) -> Any:
+        """A state as checkpoints store it."""
+
+    @abc.abstractmethod
+    def from_stored(self, stored: Any) -> TrainState:
+        """The inverse of `to_stored`."""
 
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays; nothing is computed."""

@@ -57,8 +57,10 @@ def train(
     strategy = task.strategy()
     strategy.check(task)
     processes.check_same("the config", json.dumps(task.config_dict, sort_keys=True))
-    task.owns(folder)
+    begin = None if task.owns(folder) else task.read_start()
     held_out = task.held_out()
+    if not held_out:
+        log("no held-out images: eval_loss is not measured, and 'best' is the last checkpoint")
     with contextlib.ExitStack() as held:
         opened = []
 
@@ -69,7 +71,7 @@ def train(
         processes.run_on_primary(open_alone)
         checkpoints = opened[0] if opened else Checkpoints(folder, read_only=True)
         try:
-            state = _train(task, folder, strategy, checkpoints, held_out, profile, log)
+            state = _train(task, folder, strategy, checkpoints, held_out, begin, profile, log)
         except BaseException:
             # Report what ended the run, rather than that the disk is still full.
             with contextlib.suppress(UserError):
@@ -85,6 +87,7 @@ def _train(
     strategy: Strategy,
     checkpoints: Checkpoints,
     held_out: list[dict[str, np.ndarray]],
+    begin: Any,
     profile: bool,
     log: Callable[[str], None],
 ) -> Any:
@@ -97,6 +100,8 @@ def _train(
         log(f"resuming from step {restored.step} of {folder}")
     else:
         state = strategy.init_state(task)
+        if begin is not None:
+            state = task.started(state, begin, log=log)
     start = int(state.step)
 
     def prepare() -> None:
@@ -267,8 +272,18 @@ class _Run:
         if count > 1:
             bad += f", and {count} updates in a row were skipped"
         raise UserError(
-            f"step {step}: {bad}: expected finite numbers; {good}: lower "
-            "config.train.learning_rate or config.train.grad_clip and use a new --workdir"
+            f"step {step}: {bad}: expected finite numbers; {good}: {self._advice(kept)}"
+        )
+
+    def _advice(self, kept: list[int]) -> str:
+        """How to go on from the last checkpoint with a lower learning rate, as flags."""
+        rate = self.task.config_dict["train"]["learning_rate"]
+        lower = f"--config.train.learning_rate={rate / 3:.2g}"
+        if not kept:
+            return f"run the same command with another --workdir and {lower}"
+        return (
+            f"to go on from there, run the same command with --workdir={self.folder}-lower "
+            f"--config.train.init_from={self.folder}@{kept[-1]} {lower}"
         )
 
     def evaluate(self, step: int, state: Any) -> None:

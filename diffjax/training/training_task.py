@@ -86,6 +86,14 @@ class TrainingTask(Protocol):
         """The state of step 0, placed by a tree of shardings."""
         ...
 
+    def read_start(self) -> Any:
+        """The weights of another run that this one starts from, read and compared; or None."""
+        ...
+
+    def started(self, state: TrainState, begin: Any, *, log: Callable[[str], None]) -> TrainState:
+        """The state of step 0 with what fits of the weights that `read_start` has read."""
+        ...
+
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays."""
         ...

@@ -84,6 +84,9 @@ class Line:
         w = jnp.ones(3)
         return State(jnp.int32(0), w, self.adam.init(w), jnp.ones(3))
 
+    def read_start(self):
+        return None
+
     def state_shapes(self):
         return jax.eval_shape(self.init_state)
 

@@ -1,0 +1,86 @@
+"""The paths in a config: first stage, data, text encoder, guiding model."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from diffjax.checkpoints import origin
+from diffjax.errors import UserError
+from diffjax.experiment.spec import parse_spec
+
+# Arguments of a config string that are paths.
+_ARGUMENTS = ("folder", "workdir", "file", "dir")
+_SPECS = ("condition.text", "sample.guidance", "loss.perceptual")
+_FOLDER = "folder:"
+
+_logger = logging.getLogger("diffjax")
+
+
+def located(config: Any, workdir: Path, *, of_run: bool) -> Any:
+    """A config whose paths are where `origin` finds them; the config itself if nothing has moved.
+
+    Args:
+      config: complete.
+      workdir: the run's folder.
+      of_run: whether it is the run's stored config; otherwise it was given now.
+    """
+    if not (workdir / origin.ORIGIN).is_file():
+        return config
+    changes = {}
+    for key in ("data.dir", "data.name", *_SPECS, "first_stage.workdir"):
+        section, name = key.split(".")
+        if section not in config or name not in config[section]:
+            continue
+        text = config[section][name]
+        if isinstance(text, str) and text:
+            moved = _moved(key, text, workdir, of_run)
+            if moved != text:
+                changes[key] = moved
+    if not changes:
+        return config
+    config = config.copy_and_resolve_references()
+    for key, value in changes.items():
+        section, name = key.split(".")
+        _logger.info("config.%s = %r has moved: reading %r", key, config[section][name], value)
+        config[section][name] = value
+    return config
+
+
+def _moved(key: str, text: str, workdir: Path, of_run: bool) -> str:
+    if key == "data.name" and text.startswith(_FOLDER):
+        path = text.removeprefix(_FOLDER)
+        return _FOLDER + origin.locate(path, workdir, of_run=of_run)
+    if key in ("data.dir", "first_stage.workdir"):
+        return origin.locate(text, workdir, of_run=of_run)
+    try:
+        spec = parse_spec(text, key=key)
+    except UserError:  # tfds:<name>, or a mistake that is reported where the string is used
+        return text
+    paths = {k: v for k, v in spec.arguments.items() if k in _ARGUMENTS and isinstance(v, str)}
+    found = {k: origin.locate(v, workdir, of_run=of_run) for k, v in paths.items()}
+    if found == paths:
+        return text
+    arguments = ", ".join(f"{k}={v!r}" for k, v in (spec.arguments | found).items())
+    return f"{spec.path}({arguments})"
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A flat config without the places of what it names, which may move; names are kept.
+
+    A data set's files, a first stage's arrays and a text encoder's weights are compared instead.
+    """
+    flat = dict(config)
+    name = flat.get("data.name")
+    if isinstance(name, str) and name.startswith(_FOLDER):
+        flat["data.name"] = _FOLDER
+    for key in ("data.name", *_SPECS):
+        text = flat.get(key)
+        if not isinstance(text, str) or not any(f"{name}=" in text for name in _ARGUMENTS):
+            continue
+        try:
+            spec = parse_spec(text, key=key)
+        except UserError:
+            continue
+        kept = {k: Path(str(v)).name if k in _ARGUMENTS else v for k, v in spec.arguments.items()}
+        flat[key] = (spec.path, sorted(kept.items(), key=lambda item: item[0]))
+    return flat
