@@ -37,7 +37,7 @@ def ancestral(
     Ho et al. 2020, algorithm 2 and section 3.2, for any grid: "beta_tilde" is the variance of
     q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large), "learned" is
     between their logarithms as the denoiser's `variance_mix` says (Nichol & Dhariwal 2021, equation
-    15). The last step adds no noise.
+    15). A step to clean data adds no noise; a step to noise adds it, be it the grid's last.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -59,7 +59,8 @@ def ancestral(
     of_x_t, of_x_0, small = posterior_coefficients(after, now)
     large = transition(after, now)[1]
     std = np.sqrt(large if variance == "beta" else small)
-    std[-1] = 0.0
+    # "beta" is above 0 in the step to clean data as well, whose law has no noise.
+    std[after.noise_scale == 0] = 0.0
     # The logarithm of the ratio of standard deviations; where there is no noise, nothing to widen.
     widening = np.log(np.divide(large, small, out=np.ones_like(small), where=small > 0)) / 2
 
