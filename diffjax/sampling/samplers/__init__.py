@@ -18,7 +18,8 @@ they correct for the change:
     multistep    dpm_solver_pp_2m, dpm_solver_pp_3m, sde_dpm_solver_pp, deis, lms, ipndm
     pndm         pndm, plms
     unipc        unipc
-    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm2, midpoint, rk4
+    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2, midpoint,
+                 heun3, rk4
     stochastic   edm_stochastic, predictor_corrector, restart
     adaptive     adaptive
     inversion    ddim_inversion
@@ -45,6 +46,8 @@ from diffjax.sampling.samplers.singlestep import (
     dpm_solver_2,
     dpm_solver_3,
     dpm_solver_pp_2s,
+    dpm_solver_pp_3s,
+    heun3,
     midpoint,
     rk4,
 )
@@ -64,10 +67,12 @@ __all__ = [
     "dpm_solver_pp_2m",
     "dpm_solver_pp_2s",
     "dpm_solver_pp_3m",
+    "dpm_solver_pp_3s",
     "edm_stochastic",
     "euler",
     "euler_ancestral",
     "heun",
+    "heun3",
     "ipndm",
     "lms",
     "midpoint",

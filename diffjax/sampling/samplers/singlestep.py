@@ -61,7 +61,7 @@ def _single(columns: Columns, n: int, grid: Grid, estimate: str) -> None:
 
 
 def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
-    """DPM-Solver-2 and -3 on eps, DPM-Solver++(2S) on x_0."""
+    """DPM-Solver-2 and -3 on eps, DPM-Solver++(2S) and (3S) on x_0."""
     lam, (signal, noise) = half_log_snr(grid), grid.scales
     c = _columns(grid.steps, order)
     for n, k in _groups(grid, order, lam):
@@ -79,7 +79,8 @@ def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
             # What the stage before weighs; of three, also the last leans on that one alone.
             slope = whole / (2 * r)
             if k == 3:
-                slope = -noise[m + 1] * (np.expm1(h) / h - 1) / r
+                bend = np.expm1(-h) / h + 1 if estimate == "x_0" else 1 - np.expm1(h) / h
+                slope = (signal if estimate == "x_0" else noise)[m + 1] * bend / r
             c["past"][m, 0] = slope
             c["past"][m, stage] = whole - slope
     return c
@@ -169,6 +170,35 @@ def dpm_solver_pp_2s(
     )  # fmt: skip
 
 
+def dpm_solver_pp_3s(
+    denoise: Denoiser,
+    x_T: Data,
+    *,
+    grid: Grid,
+    key: PRNGKeys | None = None,
+    cond: Any = None,
+    keep_trajectory: bool = False,
+) -> Samples:
+    """DPM-Solver++(3S): three stages on x_0. Order 3 with stages at 1/3 and 2/3 in lambda.
+
+    `dpm_solver_3` with data prediction, as the code of Lu et al. 2022b has it
+    (`singlestep_dpm_solver_third_update`), any r_1 < r_2; the order is 3 where r_2 = 2/3.
+
+    Args:
+      denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
+      key: not used.
+
+    Raises:
+      ValueError: fewer than 3 steps.
+    """
+    del key
+    check_steps("dpm_solver_pp_3s", grid, 3)
+    return linear(
+        denoise, x_T, grid=grid, estimate="x_0", columns=_dpm_solver(grid, 3, "x_0"),
+        cond=cond, keep_trajectory=keep_trajectory,
+    )  # fmt: skip
+
+
 def dpm2(
     denoise: Denoiser,
     x_T: Data,
@@ -249,6 +279,74 @@ def midpoint(
         denoise, x_T, grid=grid, estimate="velocity", columns=c, cond=cond,
         keep_trajectory=keep_trajectory,
     )  # fmt: skip
+
+
+def heun3(
+    denoise: Denoiser,
+    x_T: Data,
+    *,
+    grid: Grid,
+    key: PRNGKeys | None = None,
+    cond: Any = None,
+    keep_trajectory: bool = False,
+) -> Samples:
+    """Heun's method of order 3 along straight paths, for flows: three stages.
+
+    Heun 1900: with stages at 0, 1/3 and 2/3 of the step in u = noise / (signal + noise), as on an
+    even grid of a rectified flow,
+
+        x_s = x_t + h (k_1 + 3 k_3) / 4,  k_3 at x_t + 2 h k_2 / 3,  k_2 at x_t + h k_1 / 3.
+
+    With stages elsewhere it is the method of order 3 that has its stages there, which exists unless
+    the first is at 2/3. Two steps that are left over are `midpoint`'s, a single one is `euler`'s.
+
+    Args:
+      denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
+      key: not used.
+
+    Raises:
+      ValueError: fewer than 3 steps, or a first stage past 0.6 of its step.
+    """
+    del key
+    check_steps("heun3", grid, 3)
+    total, u = _straight(grid)
+    c = _columns(grid.steps, 3)
+    for first in range(0, grid.steps, 3):
+        stages = min(3, grid.steps - first)
+        places = (u[first : first + stages] - u[first]) / (u[first + stages] - u[first])
+        if stages == 3 and places[1] > 0.6:
+            raise ValueError(
+                f"heun3 needs the first of two stages before 0.6 of its step in noise / (signal + "
+                f"noise), and point {first + 1} is at {places[1]:.4g}: take more steps, "
+                'grids.with_stages(even_in="u", fractions=(1/3, 2/3)) or an even grid of a flow'
+            )
+        for stage, weights in enumerate(_runge_kutta(places)):
+            n = first + stage
+            c["start"][n] = stage == 0
+            c["anchor"][n] = total[n + 1] / total[first]
+            h = u[first + stages] - u[first]
+            c["past"][n, : stage + 1] = total[n + 1] * h * weights[::-1]
+    return linear(
+        denoise, x_T, grid=grid, estimate="velocity", columns=c, cond=cond,
+        keep_trajectory=keep_trajectory,
+    )  # fmt: skip
+
+
+def _runge_kutta(places: np.ndarray) -> list[np.ndarray]:
+    """Butcher's rows of the method of order 1 to 3 with stages at `places`, and its weights.
+
+    (k,), the first of them 0 -> k vectors of length 1 to k: what the second stage weighs, what the
+    third does, what the step does. They solve the conditions of order k (Hairer, Norsett & Wanner
+    1993, section II.1).
+    """
+    if len(places) == 1:
+        return [np.ones(1)]
+    if len(places) == 2:
+        return [places[1:], np.array([1 - 1 / (2 * places[1]), 1 / (2 * places[1])])]
+    a, b = places[1:]
+    weights = np.linalg.solve(np.vander(places, increasing=True).T, 1 / np.arange(1, 4))
+    of_second = 1 / (6 * weights[2] * a)
+    return [np.array([a]), np.array([b - of_second, of_second]), weights]
 
 
 def rk4(

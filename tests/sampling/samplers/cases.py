@@ -26,8 +26,10 @@ DETERMINISTIC = {
     "dpm_solver_2": samplers.dpm_solver_2,
     "dpm_solver_3": samplers.dpm_solver_3,
     "dpm_solver_pp_2s": samplers.dpm_solver_pp_2s,
+    "dpm_solver_pp_3s": samplers.dpm_solver_pp_3s,
     "dpm2": samplers.dpm2,
     "midpoint": samplers.midpoint,
+    "heun3": samplers.heun3,
 }
 STOCHASTIC = {
     "ancestral": samplers.ancestral,
@@ -54,12 +56,12 @@ OTHERS = DETERMINISTIC_OTHERS | STOCHASTIC_OTHERS
 # Solvers that start with a step of order 1 are of order 2 in the end, however high their order is
 # afterwards; where that first error is small or the data's being Gaussian helps, more is seen.
 ORDER = dict.fromkeys(DETERMINISTIC, 2) | {"ddim": 1, "euler": 1, "dpm_solver_pp_3m": 3,
-         "unipc 2": 3, "unipc 2, bh1": 3, "unipc 3": 3, "dpm_solver_3": 3}  # fmt: skip
+         "unipc 2": 3, "unipc 2, bh1": 3, "unipc 3": 3, "dpm_solver_3": 3, "dpm_solver_pp_3s": 3, "heun3": 3}  # fmt: skip
 MORE_IS_SEEN = ("sde_dpm_solver_pp, eta 0", "unipc 3", "deis, log_rho", "lms", "midpoint")
 # The last halving tells their order better than the one before.
 LATE_TO_SHOW = ("dpm_solver_pp_3m", "dpm_solver_pp_3m, published", "dpm_solver_3", "ipndm")
 # These keep their order in the step to clean data, and do not land on the last estimate.
-HIGH_ORDER_END = ("deis 2, rho", "lms", "ipndm", "midpoint")
+HIGH_ORDER_END = ("deis 2, rho", "lms", "ipndm", "midpoint", "heun3")
 AT_100_STEPS = {"dpm_solver_pp_3m": 0.0055, "sde_dpm_solver_pp, eta 0": 0.0055, "unipc 1": 0.008,
                 "dpm_solver_pp_2s": 0.0065, "dpm_solver_2": 0.0065, "dpm2": 0.0065}  # fmt: skip
 LEAST_STEPS = {
@@ -68,6 +70,8 @@ LEAST_STEPS = {
     "dpm_solver_pp_2s": 2,
     "dpm2": 2,
     "midpoint": 2,
+    "dpm_solver_pp_3s": 3,
+    "heun3": 3,
 }
 
 
