@@ -1,5 +1,7 @@
 """Editing on Gaussian data, whose posteriors are known in closed form."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +112,7 @@ def test_repaint_visits_the_path():
                            resamples=2, keep_trajectory=True).trajectory  # fmt: skip
     jax.effects_barrier()
     points = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7]
-    asked = [a for a, b in zip(points[:-1], points[1:], strict=True) if b > a]
+    asked = [a for a, b in itertools.pairwise(points) if b > a]
     assert seen == grid.t[asked].tolist()
     assert len(path) == len(points)
 

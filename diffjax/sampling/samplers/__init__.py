@@ -15,11 +15,13 @@ where x_0 and eps, the denoiser's estimates, do not change along the step (DDIM)
 they correct for the change:
 
     one_step     ancestral, ddim, euler_ancestral, euler, heun
-    multistep    dpm_solver_pp_2m, dpm_solver_pp_3m, sde_dpm_solver_pp, deis, lms, ipndm
+    dpm_multistep    dpm_solver_2m, dpm_solver_3m, dpm_solver_pp_2m, dpm_solver_pp_3m,
+                     sde_dpm_solver_pp
+    multistep    deis, lms, ipndm
     pndm         pndm, plms
     unipc        unipc
-    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2, midpoint,
-                 heun3, rk4
+    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2
+    runge_kutta  midpoint, heun3, rk4
     stochastic   edm_stochastic, predictor_corrector, restart
     adaptive     adaptive
     inversion    ddim_inversion
@@ -29,27 +31,25 @@ The grid decides what the last step does: to clean data, as grids end unless
 """
 
 from diffjax.sampling.samplers.adaptive import adaptive
-from diffjax.sampling.samplers.inversion import ddim_inversion
-from diffjax.sampling.samplers.loop import Samples
-from diffjax.sampling.samplers.multistep import (
-    deis,
+from diffjax.sampling.samplers.dpm_multistep import (
+    dpm_solver_2m,
+    dpm_solver_3m,
     dpm_solver_pp_2m,
     dpm_solver_pp_3m,
-    ipndm,
-    lms,
     sde_dpm_solver_pp,
 )
+from diffjax.sampling.samplers.inversion import ddim_inversion
+from diffjax.sampling.samplers.loop import Samples
+from diffjax.sampling.samplers.multistep import deis, ipndm, lms
 from diffjax.sampling.samplers.one_step import ancestral, ddim, euler, euler_ancestral, heun
 from diffjax.sampling.samplers.pndm import plms, pndm
+from diffjax.sampling.samplers.runge_kutta import heun3, midpoint, rk4
 from diffjax.sampling.samplers.singlestep import (
     dpm2,
     dpm_solver_2,
     dpm_solver_3,
     dpm_solver_pp_2s,
     dpm_solver_pp_3s,
-    heun3,
-    midpoint,
-    rk4,
 )
 from diffjax.sampling.samplers.stochastic import edm_stochastic, predictor_corrector, restart
 from diffjax.sampling.samplers.unipc import unipc
@@ -63,7 +63,9 @@ __all__ = [
     "deis",
     "dpm2",
     "dpm_solver_2",
+    "dpm_solver_2m",
     "dpm_solver_3",
+    "dpm_solver_3m",
     "dpm_solver_pp_2m",
     "dpm_solver_pp_2s",
     "dpm_solver_pp_3m",

@@ -9,6 +9,9 @@ DETERMINISTIC = {
     "ddim": samplers.ddim,
     "euler": samplers.euler,
     "heun": samplers.heun,
+    "dpm_solver_2m": samplers.dpm_solver_2m,
+    "dpm_solver_3m": samplers.dpm_solver_3m,
+    "dpm_solver_3m, published": functools.partial(samplers.dpm_solver_3m, published=True),
     "dpm_solver_pp_2m": samplers.dpm_solver_pp_2m,
     "dpm_solver_pp_3m": samplers.dpm_solver_pp_3m,
     "dpm_solver_pp_3m, published": functools.partial(samplers.dpm_solver_pp_3m, published=True),
@@ -56,10 +59,24 @@ OTHERS = DETERMINISTIC_OTHERS | STOCHASTIC_OTHERS
 # Solvers that start with a step of order 1 are of order 2 in the end, however high their order is
 # afterwards; where that first error is small or the data's being Gaussian helps, more is seen.
 ORDER = dict.fromkeys(DETERMINISTIC, 2) | {"ddim": 1, "euler": 1, "dpm_solver_pp_3m": 3,
-         "unipc 2": 3, "unipc 2, bh1": 3, "unipc 3": 3, "dpm_solver_3": 3, "dpm_solver_pp_3s": 3, "heun3": 3}  # fmt: skip
-MORE_IS_SEEN = ("sde_dpm_solver_pp, eta 0", "unipc 3", "deis, log_rho", "lms", "midpoint")
+         "unipc 2": 3, "unipc 2, bh1": 3, "unipc 3": 3, "dpm_solver_3": 3,
+         "dpm_solver_pp_3s": 3, "heun3": 3, "dpm_solver_3m": 3}  # fmt: skip
+MORE_IS_SEEN = (
+    "sde_dpm_solver_pp, eta 0",
+    "dpm_solver_3m",
+    "unipc 3",
+    "deis, log_rho",
+    "lms",
+    "midpoint",
+)
 # The last halving tells their order better than the one before.
-LATE_TO_SHOW = ("dpm_solver_pp_3m", "dpm_solver_pp_3m, published", "dpm_solver_3", "ipndm")
+LATE_TO_SHOW = (
+    "dpm_solver_3m",
+    "dpm_solver_pp_3m",
+    "dpm_solver_pp_3m, published",
+    "dpm_solver_3",
+    "ipndm",
+)
 # These keep their order in the step to clean data, and do not land on the last estimate.
 HIGH_ORDER_END = ("deis 2, rho", "lms", "ipndm", "midpoint", "heun3")
 AT_100_STEPS = {"dpm_solver_pp_3m": 0.0055, "sde_dpm_solver_pp, eta 0": 0.0055, "unipc 1": 0.008,
