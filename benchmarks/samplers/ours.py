@@ -103,7 +103,13 @@ def _solvers() -> tuple[Solver, ...]:
         _ours("dpm_solver_2", samplers.dpm_solver_2, stages=HALF),
         _ours("dpm_solver_3", samplers.dpm_solver_3, stages=THIRDS),
         _ours("dpm_solver_pp_2s", samplers.dpm_solver_pp_2s, stages=HALF),
+        _ours("dpm_solver_pp_3s", samplers.dpm_solver_pp_3s, stages=THIRDS),
         _ours("midpoint", samplers.midpoint),
+        _ours("dpm_solver_2m", samplers.dpm_solver_2m),
+        _ours(
+            "dpm_solver_3m, published", functools.partial(samplers.dpm_solver_3m, published=True)
+        ),
+        _ours("dpm_solver_3m", samplers.dpm_solver_3m),
         _ours("dpm_solver_pp_2m", samplers.dpm_solver_pp_2m),
         _ours(
             "dpm_solver_pp_3m, published",
@@ -143,9 +149,12 @@ def _stochastic_solvers() -> tuple[Solver, ...]:
             _ours(f"sde_dpm_solver_pp {k}", functools.partial(sde, order=k), draws=True)
             for k in (1, 2, 3)
         ),
-        _ours(
-            "edm_stochastic", functools.partial(samplers.edm_stochastic, schedule=SCHEDULE),
-            draws=True,
+        *(
+            _ours(sampler.__name__, functools.partial(sampler, schedule=SCHEDULE), draws=True)
+            for sampler in (
+                samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn,
+                samplers.dpm2_ancestral, samplers.dpm_solver_pp_2s_ancestral,
+            )
         ),
     )  # fmt: skip
 

@@ -55,6 +55,12 @@ PAIRS = (
         "k-diffusion's dpm_solver_3_step below. And " + _ZERO,
         to_clean=None, to_noise=0.05,
     ),
+    Pair(
+        "diffusers", "DPM-Solver++ 3S", "dpm_solver_pp_3s",
+        "the second stage, as in DPM-Solver 3S", to_clean=0.05, to_noise=0.05,
+    ),
+    Pair("diffusers", "DPM-Solver 2M", "dpm_solver_2m", _ZERO, to_clean=None),
+    Pair("diffusers", "DPM-Solver 3M", "dpm_solver_3m, published", _ZERO, to_clean=None),
     Pair("diffusers", "UniPC 2, bh1", "unipc 2, bh1", _ZERO, to_clean=None),
     Pair("diffusers", "UniPC 2, bh2", "unipc 2, bh2"),
     Pair("diffusers", "UniPC 3, bh2", "unipc 3"),
@@ -87,6 +93,10 @@ PAIRS = (
     Pair("k-diffusion", "dpm_solver_3_step", "dpm_solver_3"),
     Pair("k-diffusion", "sample_euler_ancestral", "euler_ancestral"),
     Pair("k-diffusion", "sample_heun, churn 40", "edm_stochastic"),
+    Pair("k-diffusion", "sample_euler, churn 40", "euler_churn"),
+    Pair("k-diffusion", "sample_dpm_2, churn 40", "dpm2_churn"),
+    Pair("k-diffusion", "sample_dpm_2_ancestral", "dpm2_ancestral"),
+    Pair("k-diffusion", "sample_dpmpp_2s_ancestral", "dpm_solver_pp_2s_ancestral"),
     Pair("k-diffusion", "sample_dpmpp_2m_sde", "sde_dpm_solver_pp 2"),
     Pair(
         "k-diffusion", "sample_dpmpp_3m_sde", "sde_dpm_solver_pp 3",

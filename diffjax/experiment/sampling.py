@@ -35,7 +35,9 @@ SAMPLERS: Mapping[str, Callable[..., Any]] = {
         samplers.ipndm, samplers.plms, samplers.pndm, samplers.unipc, samplers.dpm_solver_2,
         samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm_solver_pp_3s, samplers.dpm2,
         samplers.midpoint, samplers.heun3, samplers.rk4, samplers.edm_stochastic,
-        samplers.predictor_corrector, samplers.restart, samplers.adaptive,
+        samplers.euler_churn, samplers.dpm2_churn, samplers.dpm2_ancestral,
+        samplers.dpm_solver_pp_2s_ancestral, samplers.predictor_corrector, samplers.restart,
+        samplers.adaptive,
     )
 }  # fmt: skip
 GRIDS: Mapping[str, Callable[..., Any]] = {

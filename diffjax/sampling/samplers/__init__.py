@@ -22,7 +22,8 @@ they correct for the change:
     unipc        unipc
     singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2
     runge_kutta  midpoint, heun3, rk4
-    stochastic   edm_stochastic, predictor_corrector, restart
+    stochastic   edm_stochastic, euler_churn, predictor_corrector, restart
+    two_stage    dpm2_ancestral, dpm_solver_pp_2s_ancestral, dpm2_churn
     adaptive     adaptive
     inversion    ddim_inversion
 
@@ -51,7 +52,17 @@ from diffjax.sampling.samplers.singlestep import (
     dpm_solver_pp_2s,
     dpm_solver_pp_3s,
 )
-from diffjax.sampling.samplers.stochastic import edm_stochastic, predictor_corrector, restart
+from diffjax.sampling.samplers.stochastic import (
+    edm_stochastic,
+    euler_churn,
+    predictor_corrector,
+    restart,
+)
+from diffjax.sampling.samplers.two_stage import (
+    dpm2_ancestral,
+    dpm2_churn,
+    dpm_solver_pp_2s_ancestral,
+)
 from diffjax.sampling.samplers.unipc import unipc
 
 __all__ = [
@@ -62,17 +73,21 @@ __all__ = [
     "ddim_inversion",
     "deis",
     "dpm2",
+    "dpm2_ancestral",
+    "dpm2_churn",
     "dpm_solver_2",
     "dpm_solver_2m",
     "dpm_solver_3",
     "dpm_solver_3m",
     "dpm_solver_pp_2m",
     "dpm_solver_pp_2s",
+    "dpm_solver_pp_2s_ancestral",
     "dpm_solver_pp_3m",
     "dpm_solver_pp_3s",
     "edm_stochastic",
     "euler",
     "euler_ancestral",
+    "euler_churn",
     "heun",
     "heun3",
     "ipndm",

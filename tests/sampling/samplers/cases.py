@@ -52,6 +52,10 @@ DETERMINISTIC_OTHERS = {
 }
 STOCHASTIC_OTHERS = {
     "edm_stochastic": samplers.edm_stochastic,
+    "euler_churn": samplers.euler_churn,
+    "dpm2_churn": samplers.dpm2_churn,
+    "dpm2_ancestral": samplers.dpm2_ancestral,
+    "dpm_solver_pp_2s_ancestral": samplers.dpm_solver_pp_2s_ancestral,
     "predictor_corrector": samplers.predictor_corrector,
     "restart": samplers.restart,
 }
