@@ -172,15 +172,12 @@ def _columns(
     t_middle = np.asarray(schedule.time(2 * middle))
     columns = {"two": two, "t_middle": t_middle, "of_x_0": end.signal_scale,
                "of_eps": end.noise_scale}  # fmt: skip
-    for name, (signal, noise) in (("middle", schedule(t_middle)), ("end", end)):
-        kept = signal / begin.signal_scale if estimate == "eps" else noise / begin.noise_scale
-        added = (
-            noise - kept * begin.noise_scale
-            if estimate == "eps"
-            else signal - kept * begin.signal_scale
-        )
-        columns[f"{name}_of_x"] = np.where(two, kept, 0)
-        columns[f"{name}_of_estimate"] = np.where(two, added, 0)
+    # The places in Scales of what x is divided by, and of what the estimate is multiplied by.
+    by, of = (0, 1) if estimate == "eps" else (1, 0)
+    for name, scales in (("middle", schedule(t_middle)), ("end", end)):
+        kept = np.divide(scales[by], begin[by], out=np.zeros(len(two)), where=two)
+        columns[f"{name}_of_x"] = kept
+        columns[f"{name}_of_estimate"] = np.where(two, scales[of] - kept * begin[of], 0)
     return columns
 
 
