@@ -120,6 +120,7 @@ def _solvers() -> tuple[Solver, ...]:
         _ours("unipc 2, bh1", functools.partial(samplers.unipc, variant="bh1")),
         _ours("unipc 2, bh2", samplers.unipc),
         _ours("unipc 3", functools.partial(samplers.unipc, order=3)),
+        _ours("sa_solver, tau 0", functools.partial(samplers.sa_solver, tau=0.0)),
         _ours("deis 2, t", functools.partial(samplers.deis, order=2, schedule=SCHEDULE)),
         _ours("deis 3, t", functools.partial(samplers.deis, order=3, schedule=SCHEDULE)),
         _ours("deis 3, log_rho", functools.partial(samplers.deis, order=3, variable="log_rho")),
@@ -148,6 +149,14 @@ def _stochastic_solvers() -> tuple[Solver, ...]:
         *(
             _ours(f"sde_dpm_solver_pp {k}", functools.partial(sde, order=k), draws=True)
             for k in (1, 2, 3)
+        ),
+        *(
+            _ours(
+                f"sa_solver {p}, {c}",
+                functools.partial(samplers.sa_solver, predictor_order=p, corrector_order=c),
+                draws=True,
+            )
+            for p, c in ((1, 1), (2, 2), (3, 4))
         ),
         *(
             _ours(sampler.__name__, functools.partial(sampler, schedule=SCHEDULE), draws=True)

@@ -32,6 +32,7 @@ class Pair(NamedTuple):
 
 
 _ZERO = "theirs is NaN in a step to sigma = 0: 0 times infinity"
+_QUIET = "theirs adds no noise in its last step, also where that ends above clean data"
 PAIRS = (
     Pair("diffusers", "Euler", "ddim, euler"),
     Pair("diffusers", "EDM Euler", "ddim, euler"),
@@ -64,8 +65,8 @@ PAIRS = (
     Pair("diffusers", "UniPC 2, bh1", "unipc 2, bh1", _ZERO, to_clean=None),
     Pair("diffusers", "UniPC 2, bh2", "unipc 2, bh2"),
     Pair("diffusers", "UniPC 3, bh2", "unipc 3"),
-    Pair("diffusers", "DDPM, fixed small", "ancestral, beta_tilde"),
-    Pair("diffusers", "DDPM, fixed large", "ancestral, beta"),
+    Pair("diffusers", "DDPM, fixed small", "ancestral, beta_tilde", _QUIET, to_noise=0.1),
+    Pair("diffusers", "DDPM, fixed large", "ancestral, beta", _QUIET, to_noise=0.1),
     Pair("diffusers", "DDIM, eta 1", "ddim, eta 1"),
     Pair("diffusers", "Euler ancestral", "euler_ancestral"),
     Pair("diffusers", "SDE-DPM-Solver++ 1M", "sde_dpm_solver_pp 1"),
@@ -76,6 +77,9 @@ PAIRS = (
         "where it should vanish. With + 0.5 in its place theirs is ours to 1e-14",
         to_clean=5.0, to_noise=5.0,
     ),
+    Pair("diffusers", "SA-Solver 1, 1", "sa_solver 1, 1", _ZERO, to_clean=None),
+    Pair("diffusers", "SA-Solver 2, 2", "sa_solver 2, 2", _ZERO, to_clean=None),
+    Pair("diffusers", "SA-Solver 3, 4", "sa_solver 3, 4", _ZERO, to_clean=None),
     Pair("diffusers", "DDIM inverse", "ddim_inversion"),
     Pair("k-diffusion", "sample_euler", "ddim, euler"),
     Pair("k-diffusion", "sample_heun", "heun"),

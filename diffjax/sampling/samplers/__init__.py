@@ -20,6 +20,7 @@ they correct for the change:
     multistep    deis, lms, ipndm
     pndm         pndm, plms
     unipc        unipc
+    sa_solver    sa_solver
     singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2
     runge_kutta  midpoint, heun3, rk4
     stochastic   edm_stochastic, euler_churn, predictor_corrector, restart
@@ -45,6 +46,7 @@ from diffjax.sampling.samplers.multistep import deis, ipndm, lms
 from diffjax.sampling.samplers.one_step import ancestral, ddim, euler, euler_ancestral, heun
 from diffjax.sampling.samplers.pndm import plms, pndm
 from diffjax.sampling.samplers.runge_kutta import heun3, midpoint, rk4
+from diffjax.sampling.samplers.sa_solver import sa_solver
 from diffjax.sampling.samplers.singlestep import (
     dpm2,
     dpm_solver_2,
@@ -98,6 +100,7 @@ __all__ = [
     "predictor_corrector",
     "restart",
     "rk4",
+    "sa_solver",
     "sde_dpm_solver_pp",
     "unipc",
 ]
