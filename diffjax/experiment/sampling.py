@@ -37,7 +37,7 @@ SAMPLERS: Mapping[str, Callable[..., Any]] = {
         samplers.dpm_solver_pp_3s, samplers.dpm2, samplers.midpoint, samplers.heun3, samplers.rk4,
         samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn, samplers.dpm2_ancestral,
         samplers.dpm_solver_pp_2s_ancestral, samplers.predictor_corrector, samplers.restart,
-        samplers.adaptive,
+        samplers.adaptive, samplers.dpm_solver_adaptive,
     )
 }  # fmt: skip
 GRIDS: Mapping[str, Callable[..., Any]] = {

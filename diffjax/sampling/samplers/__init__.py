@@ -26,6 +26,7 @@ they correct for the change:
     stochastic   edm_stochastic, euler_churn, predictor_corrector, restart
     two_stage    dpm2_ancestral, dpm_solver_pp_2s_ancestral, dpm2_churn
     adaptive     adaptive
+    dpm_adaptive     dpm_solver_adaptive
     inversion    ddim_inversion
 
 The grid decides what the last step does: to clean data, as grids end unless
@@ -33,6 +34,7 @@ The grid decides what the last step does: to clean data, as grids end unless
 """
 
 from diffjax.sampling.samplers.adaptive import adaptive
+from diffjax.sampling.samplers.dpm_adaptive import dpm_solver_adaptive
 from diffjax.sampling.samplers.dpm_multistep import (
     dpm_solver_2m,
     dpm_solver_3m,
@@ -81,6 +83,7 @@ __all__ = [
     "dpm_solver_2m",
     "dpm_solver_3",
     "dpm_solver_3m",
+    "dpm_solver_adaptive",
     "dpm_solver_pp_2m",
     "dpm_solver_pp_2s",
     "dpm_solver_pp_2s_ancestral",

@@ -60,6 +60,7 @@ DETERMINISTIC_OTHERS = {
     "plms": samplers.plms,
     "pndm": samplers.pndm,
     "adaptive": samplers.adaptive,
+    "dpm_solver_adaptive": samplers.dpm_solver_adaptive,
 }
 STOCHASTIC_OTHERS = {
     "edm_stochastic": samplers.edm_stochastic,
@@ -103,8 +104,11 @@ HIGH_ORDER_END = (
     "midpoint",
     "heun3",
 )
-AT_100_STEPS = {"dpm_solver_pp_3m": 0.0055, "sde_dpm_solver_pp, eta 0": 0.0055, "unipc 1": 0.008, "sa_solver 1, tau 0": 0.008,
-                "dpm_solver_pp_2s": 0.0065, "dpm_solver_2": 0.0065, "dpm2": 0.0065}  # fmt: skip
+AT_100_STEPS = {
+    "dpm_solver_pp_3m": 0.0055, "sde_dpm_solver_pp, eta 0": 0.0055, "unipc 1": 0.008,
+    "sa_solver 1, tau 0": 0.008, "dpm_solver_pp_2s": 0.0065, "dpm_solver_2": 0.0065,
+    "dpm2": 0.0065,
+}  # fmt: skip
 LEAST_STEPS = {
     "dpm_solver_2": 2,
     "dpm_solver_3": 3,

@@ -25,7 +25,7 @@ def end(sampler, steps, **options):
     ids=["2 and 2, published", "2 and 2", "3 and 4"],
 )
 def test_the_laws_error_falls_faster_than_that_of_order_1(options):
-    """Of two Gaussians, Wasserstein's distance is the root of the squared errors of mean and std."""
+    """Of two Gaussians, Wasserstein's distance is that of (mean, std)."""
 
     def distance(sampler, steps, **options):
         x, std = end(sampler, steps, **options)
