@@ -27,7 +27,7 @@ they correct for the change:
     two_stage    dpm2_ancestral, dpm_solver_pp_2s_ancestral, dpm2_churn
     adaptive     adaptive
     dpm_adaptive     dpm_solver_adaptive
-    inversion    ddim_inversion
+    inversion    ddim_inversion, multistep_inversion
 
 The grid decides what the last step does: to clean data, as grids end unless
 `grids.stop_before_clean` cuts them, all of them land on an estimate of x_0.
@@ -42,7 +42,7 @@ from diffjax.sampling.samplers.dpm_multistep import (
     dpm_solver_pp_3m,
     sde_dpm_solver_pp,
 )
-from diffjax.sampling.samplers.inversion import ddim_inversion
+from diffjax.sampling.samplers.inversion import ddim_inversion, multistep_inversion
 from diffjax.sampling.samplers.loop import Samples
 from diffjax.sampling.samplers.multistep import deis, ipndm, lms
 from diffjax.sampling.samplers.one_step import ancestral, ddim, euler, euler_ancestral, heun
@@ -98,6 +98,7 @@ __all__ = [
     "ipndm",
     "lms",
     "midpoint",
+    "multistep_inversion",
     "plms",
     "pndm",
     "predictor_corrector",
