@@ -14,23 +14,24 @@ s, all deterministic ones solve the probability-flow ODE, which has the exact so
 where x_0 and eps, the denoiser's estimates, do not change along the step (DDIM). They differ in how
 they correct for the change:
 
-    one_step     ancestral, ddim, euler_ancestral, euler, heun
-    dpm_multistep    dpm_solver_2m, dpm_solver_3m, dpm_solver_pp_2m, dpm_solver_pp_3m,
-                     sde_dpm_solver_pp
-    multistep    deis, lms, ipndm
-    pndm         pndm, plms
-    unipc        unipc
-    sa_solver    sa_solver
-    singlestep   dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2
-    runge_kutta  midpoint, heun3, rk4
-    stochastic   edm_stochastic, euler_churn, predictor_corrector, restart
-    two_stage    dpm2_ancestral, dpm_solver_pp_2s_ancestral, dpm2_churn
-    adaptive     adaptive
-    dpm_adaptive     dpm_solver_adaptive
-    inversion    ddim_inversion, multistep_inversion
+    one_step       ancestral, ddim, euler_ancestral, euler, heun
+    dpm_multistep  dpm_solver_2m, dpm_solver_3m, dpm_solver_pp_2m, dpm_solver_pp_3m,
+                   sde_dpm_solver_pp
+    multistep      deis, lms, ipndm
+    pndm           pndm, plms
+    unipc          unipc
+    sa_solver      sa_solver
+    singlestep     dpm_solver_2, dpm_solver_3, dpm_solver_pp_2s, dpm_solver_pp_3s, dpm2
+    runge_kutta    midpoint, heun3, rk4
+    stochastic     edm_stochastic, euler_churn, predictor_corrector, restart
+    two_stage      dpm2_churn, dpm2_ancestral, dpm_solver_pp_2s_ancestral
+    adaptive       adaptive
+    dpm_adaptive   dpm_solver_adaptive
+    inversion      ddim_inversion, multistep_inversion
 
 The grid decides what the last step does: to clean data, as grids end unless
-`grids.stop_before_clean` cuts them, all of them land on an estimate of x_0.
+`grids.stop_before_clean` cuts them, all of them land on an estimate of x_0. A step to clean data
+has no noise; a step to noise has what its law says, be it the last.
 """
 
 from diffjax.sampling.samplers.adaptive import adaptive

@@ -10,6 +10,7 @@ import pytest
 import diffjax as dj
 from diffjax import grids, samplers, schedules
 from diffjax import parametrisations as p
+from diffjax.experiment.sampling import SAMPLERS
 from tests.sampling.samplers.cases import (
     ALL,
     AT_100_STEPS,
@@ -240,3 +241,11 @@ def test_float_and_integer_times_and_conditions_reach_the_denoiser():
     samplers.ddim(denoise, x_T, grid=grids.karras(schedules.cosine(10), 2), cond=labels)
     assert [dtype.kind for dtype, _ in seen] == ["i", "i", "f"]
     assert all(cond is labels for _, cond in seen)
+
+
+def test_every_sampler_has_a_name_in_configs_and_is_tested_here():
+    exported = {*samplers.__all__} - {"Samples", "ddim_inversion", "multistep_inversion"}
+    assert exported == set(SAMPLERS)
+    functions = (getattr(f, "func", f) for f in (ALL | OTHERS).values())
+    # With tests of their own: ddim by another name, and a solver of even grids alone.
+    assert exported - {"euler_ancestral", "rk4"} == {f.__name__ for f in functions}
