@@ -58,7 +58,7 @@ PAIRS = (
     ),
     Pair(
         "diffusers", "DPM-Solver++ 3S", "dpm_solver_pp_3s",
-        "the second stage, as in DPM-Solver 3S", to_clean=0.05, to_noise=0.05,
+        "the second stage, as in DPM-Solver 3S", to_clean=0.01, to_noise=0.01,
     ),
     Pair("diffusers", "DPM-Solver 2M", "dpm_solver_2m", _ZERO, to_clean=None),
     Pair("diffusers", "DPM-Solver 3M", "dpm_solver_3m, published", _ZERO, to_clean=None),

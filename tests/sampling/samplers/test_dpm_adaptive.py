@@ -74,8 +74,7 @@ def test_k_diffusion_takes_the_same_steps(order, pid, rtol, rejected):
 
 
 @pytest.mark.parametrize("order", [2, 3])
-@pytest.mark.parametrize("schedule", [schedules.continuous_cosine(), EDM, FLOW],
-                         ids=["cosine", "edm", "flow"])  # fmt: skip
+@pytest.mark.parametrize("schedule", [EDM, FLOW], ids=["edm", "flow"])
 def test_it_errs_less_with_a_smaller_tolerance(schedule, order):
     with jax.enable_x64(True):
         x_T = jnp.array([[-1.0], [0.4], [2.0]]) * float(schedule(0.9).noise_scale)
@@ -136,7 +135,7 @@ def test_fewer_evaluations_than_even_steps_of_the_same_error():
         evaluations = len(calls)
         even = grids.with_stages(EDM, grid(evaluations // 3 + 1), fractions=(1 / 3, 2 / 3))
         theirs = samplers.dpm_solver_3(denoise, x_T, grid=even).x_0
-    error, of_even = (float(jnp.abs(x - fine).max()) for x in (ours, theirs))
+    error, of_even = (np.abs(np.asarray(x) - np.asarray(fine)).max() for x in (ours, theirs))
     assert error < 5e-3 and error < of_even / 2
 
 
