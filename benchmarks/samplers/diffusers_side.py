@@ -36,6 +36,7 @@ def solvers() -> list[Solver]:
     multistep, single = "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"
     unipc = "UniPCMultistepScheduler"
     exploding, flow = schedules.variance_exploding, schedules.straight
+    torch: Any = importlib.import_module("torch")
     return [
         _by_sigmas("Euler", "EulerDiscreteScheduler", geometry=exploding),
         _by_sigmas("EDM Euler", "EDMEulerScheduler", geometry=exploding, give="both"),
@@ -51,6 +52,10 @@ def solvers() -> list[Solver]:
         _by_sigmas("DPM-Solver 3S", single, prepare=_in_groups, stages=(1 / 3, 2 / 3),
                    solver_order=3, algorithm_type="dpmsolver"),
         _by_sigmas("DPM-Solver++ 2S", single, prepare=_in_groups, stages=(0.5,), solver_order=2),
+        _by_sigmas("DPM-Solver++ 3S", single, prepare=_in_groups, stages=(1 / 3, 2 / 3),
+                   solver_order=3),
+        _by_sigmas("DPM-Solver 2M", multistep, solver_order=2, algorithm_type="dpmsolver"),
+        _by_sigmas("DPM-Solver 3M", multistep, solver_order=3, algorithm_type="dpmsolver"),
         _by_sigmas("UniPC 2, bh1", unipc, solver_order=2, solver_type="bh1"),
         _by_sigmas("UniPC 2, bh2", unipc, solver_order=2),
         _by_sigmas("UniPC 3, bh2", unipc, solver_order=3),
@@ -75,6 +80,10 @@ def solvers() -> list[Solver]:
         *(_by_sigmas(f"SDE-DPM-Solver++ {k}M", multistep, draws=True, solver_order=k,
                      algorithm_type="sde-dpmsolver++")
           for k in (1, 2, 3)),
+        *(_by_sigmas(f"SA-Solver {p}, {c}", "SASolverScheduler", draws=True, predictor_order=p,
+                     corrector_order=c, lower_order_final=False,
+                     tau_func=lambda t: torch.tensor(1.0))
+          for p, c in ((1, 1), (2, 2), (3, 4))),
         Solver("DDIM inverse", _inversion, package="diffusers", solves_ode=False),
     ]  # fmt: skip
 

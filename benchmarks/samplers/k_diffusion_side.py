@@ -44,9 +44,11 @@ def solvers() -> list[Solver]:
         Solver("dpm_solver_3_step", functools.partial(_along, sampling, 3),
                steps=lambda n: 1 + (n - 1) // 3, package="k-diffusion"),
         sample("sample_euler_ancestral", draws=True),
-        sample("sample_heun", ", churn 40", draws=True, options={
+        sample("sample_dpm_2_ancestral", draws=True),
+        sample("sample_dpmpp_2s_ancestral", draws=True),
+        *(sample(name, ", churn 40", draws=True, options={
             "s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003,
-        }),
+        }) for name in ("sample_euler", "sample_heun", "sample_dpm_2")),
         sample("sample_dpmpp_2m_sde", draws=True),
         sample("sample_dpmpp_3m_sde", draws=True),
     ]  # fmt: skip

@@ -57,16 +57,26 @@ def cases() -> list[Case]:
         "unipc": samplers.unipc,
         "dpm_solver_2": samplers.dpm_solver_2, "dpm_solver_3": samplers.dpm_solver_3,
         "dpm_solver_pp_2s": samplers.dpm_solver_pp_2s, "dpm2": samplers.dpm2,
-        "midpoint": samplers.midpoint,
+        "dpm_solver_pp_3s": samplers.dpm_solver_pp_3s, "midpoint": samplers.midpoint,
+        "dpm_solver_2m": samplers.dpm_solver_2m, "dpm_solver_3m": samplers.dpm_solver_3m,
+        "dpm_solver_adaptive": functools.partial(samplers.dpm_solver_adaptive, schedule=_DISCRETE),
         "adaptive": functools.partial(samplers.adaptive, schedule=_DISCRETE),
         "ddim_inversion": samplers.ddim_inversion,
+        "multistep_inversion": samplers.multistep_inversion,
     }  # fmt: skip
     draws: dict[str, Callable[..., Any]] = {
         "ancestral": samplers.ancestral,
         "ddim, eta 1": functools.partial(samplers.ddim, eta=1.0),
         "euler_ancestral": samplers.euler_ancestral,
         "sde_dpm_solver_pp": samplers.sde_dpm_solver_pp,
-        "edm_stochastic": functools.partial(samplers.edm_stochastic, schedule=_DISCRETE),
+        "sa_solver": samplers.sa_solver,
+        **{
+            sampler.__name__: functools.partial(sampler, schedule=_DISCRETE)
+            for sampler in (
+                samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn,
+                samplers.dpm2_ancestral, samplers.dpm_solver_pp_2s_ancestral,
+            )
+        },
         "predictor_corrector": samplers.predictor_corrector, "restart": samplers.restart,
         "editing.repaint": functools.partial(
             # Short stretches, so that 10 steps hold a way back as well.
@@ -78,6 +88,7 @@ def cases() -> list[Case]:
         # On a discrete schedule 10 steps have whole midpoints and 1,000 have not: another program.
         Case("pndm", _keyless(functools.partial(samplers.pndm, schedule=_CONTINUOUS)), _CONTINUOUS),
         Case("rk4", _keyless(samplers.rk4), _FLOW),
+        Case("heun3", _keyless(samplers.heun3), _FLOW),
         *(Case(name, sampler) for name, sampler in draws.items()),
     ]
 

@@ -103,7 +103,13 @@ def _solvers() -> tuple[Solver, ...]:
         _ours("dpm_solver_2", samplers.dpm_solver_2, stages=HALF),
         _ours("dpm_solver_3", samplers.dpm_solver_3, stages=THIRDS),
         _ours("dpm_solver_pp_2s", samplers.dpm_solver_pp_2s, stages=HALF),
+        _ours("dpm_solver_pp_3s", samplers.dpm_solver_pp_3s, stages=THIRDS),
         _ours("midpoint", samplers.midpoint),
+        _ours("dpm_solver_2m", samplers.dpm_solver_2m),
+        _ours(
+            "dpm_solver_3m, published", functools.partial(samplers.dpm_solver_3m, published=True)
+        ),
+        _ours("dpm_solver_3m", samplers.dpm_solver_3m),
         _ours("dpm_solver_pp_2m", samplers.dpm_solver_pp_2m),
         _ours(
             "dpm_solver_pp_3m, published",
@@ -114,6 +120,7 @@ def _solvers() -> tuple[Solver, ...]:
         _ours("unipc 2, bh1", functools.partial(samplers.unipc, variant="bh1")),
         _ours("unipc 2, bh2", samplers.unipc),
         _ours("unipc 3", functools.partial(samplers.unipc, order=3)),
+        _ours("sa_solver, tau 0", functools.partial(samplers.sa_solver, tau=0.0)),
         _ours("deis 2, t", functools.partial(samplers.deis, order=2, schedule=SCHEDULE)),
         _ours("deis 3, t", functools.partial(samplers.deis, order=3, schedule=SCHEDULE)),
         _ours("deis 3, log_rho", functools.partial(samplers.deis, order=3, variable="log_rho")),
@@ -143,9 +150,20 @@ def _stochastic_solvers() -> tuple[Solver, ...]:
             _ours(f"sde_dpm_solver_pp {k}", functools.partial(sde, order=k), draws=True)
             for k in (1, 2, 3)
         ),
-        _ours(
-            "edm_stochastic", functools.partial(samplers.edm_stochastic, schedule=SCHEDULE),
-            draws=True,
+        *(
+            _ours(
+                f"sa_solver {p}, {c}",
+                functools.partial(samplers.sa_solver, predictor_order=p, corrector_order=c),
+                draws=True,
+            )
+            for p, c in ((1, 1), (2, 2), (3, 4))
+        ),
+        *(
+            _ours(sampler.__name__, functools.partial(sampler, schedule=SCHEDULE), draws=True)
+            for sampler in (
+                samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn,
+                samplers.dpm2_ancestral, samplers.dpm_solver_pp_2s_ancestral,
+            )
         ),
     )  # fmt: skip
 

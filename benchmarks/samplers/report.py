@@ -102,9 +102,8 @@ def _same(same: list[Same]) -> list[str]:
         "a step to clean data asks for it. diffusers' DDIM inverse is asked at the level where x "
         "is, as ours; its pipelines ask one step ahead.",
         "",
-        "Without a counterpart in diffjax: k-diffusion's `sample_dpmpp_2s_ancestral`, "
-        "`sample_dpm_2_ancestral` and `sample_dpmpp_sde` with eta above 0, DPM-Solver++ 3S, Euler "
-        "with churn. `sample_dpm_adaptive` chooses its steps by another pair than `adaptive`.",
+        "Without a counterpart in diffjax: k-diffusion's `sample_dpmpp_sde` with eta above 0. "
+        "`dpm_solver_adaptive` takes no grid's steps: tests compare it with `sample_dpm_adaptive`.",
         "",
         "| package | solver | diffjax | to clean data | to noise | why |",
         "| --- " * 6 + "|",

@@ -32,6 +32,7 @@ class Pair(NamedTuple):
 
 
 _ZERO = "theirs is NaN in a step to sigma = 0: 0 times infinity"
+_QUIET = "theirs adds no noise in its last step, also where that ends above clean data"
 PAIRS = (
     Pair("diffusers", "Euler", "ddim, euler"),
     Pair("diffusers", "EDM Euler", "ddim, euler"),
@@ -55,11 +56,17 @@ PAIRS = (
         "k-diffusion's dpm_solver_3_step below. And " + _ZERO,
         to_clean=None, to_noise=0.05,
     ),
+    Pair(
+        "diffusers", "DPM-Solver++ 3S", "dpm_solver_pp_3s",
+        "the second stage, as in DPM-Solver 3S", to_clean=0.01, to_noise=0.01,
+    ),
+    Pair("diffusers", "DPM-Solver 2M", "dpm_solver_2m", _ZERO, to_clean=None),
+    Pair("diffusers", "DPM-Solver 3M", "dpm_solver_3m, published", _ZERO, to_clean=None),
     Pair("diffusers", "UniPC 2, bh1", "unipc 2, bh1", _ZERO, to_clean=None),
     Pair("diffusers", "UniPC 2, bh2", "unipc 2, bh2"),
     Pair("diffusers", "UniPC 3, bh2", "unipc 3"),
-    Pair("diffusers", "DDPM, fixed small", "ancestral, beta_tilde"),
-    Pair("diffusers", "DDPM, fixed large", "ancestral, beta"),
+    Pair("diffusers", "DDPM, fixed small", "ancestral, beta_tilde", _QUIET, to_noise=0.1),
+    Pair("diffusers", "DDPM, fixed large", "ancestral, beta", _QUIET, to_noise=0.1),
     Pair("diffusers", "DDIM, eta 1", "ddim, eta 1"),
     Pair("diffusers", "Euler ancestral", "euler_ancestral"),
     Pair("diffusers", "SDE-DPM-Solver++ 1M", "sde_dpm_solver_pp 1"),
@@ -70,6 +77,9 @@ PAIRS = (
         "where it should vanish. With + 0.5 in its place theirs is ours to 1e-14",
         to_clean=5.0, to_noise=5.0,
     ),
+    Pair("diffusers", "SA-Solver 1, 1", "sa_solver 1, 1", _ZERO, to_clean=None),
+    Pair("diffusers", "SA-Solver 2, 2", "sa_solver 2, 2", _ZERO, to_clean=None),
+    Pair("diffusers", "SA-Solver 3, 4", "sa_solver 3, 4", _ZERO, to_clean=None),
     Pair("diffusers", "DDIM inverse", "ddim_inversion"),
     Pair("k-diffusion", "sample_euler", "ddim, euler"),
     Pair("k-diffusion", "sample_heun", "heun"),
@@ -87,6 +97,10 @@ PAIRS = (
     Pair("k-diffusion", "dpm_solver_3_step", "dpm_solver_3"),
     Pair("k-diffusion", "sample_euler_ancestral", "euler_ancestral"),
     Pair("k-diffusion", "sample_heun, churn 40", "edm_stochastic"),
+    Pair("k-diffusion", "sample_euler, churn 40", "euler_churn"),
+    Pair("k-diffusion", "sample_dpm_2, churn 40", "dpm2_churn"),
+    Pair("k-diffusion", "sample_dpm_2_ancestral", "dpm2_ancestral"),
+    Pair("k-diffusion", "sample_dpmpp_2s_ancestral", "dpm_solver_pp_2s_ancestral"),
     Pair("k-diffusion", "sample_dpmpp_2m_sde", "sde_dpm_solver_pp 2"),
     Pair(
         "k-diffusion", "sample_dpmpp_3m_sde", "sde_dpm_solver_pp 3",

@@ -30,11 +30,14 @@ SAMPLERS: Mapping[str, Callable[..., Any]] = {
     sampler.__name__: with_options(sampler)
     for sampler in (
         samplers.ancestral, samplers.ddim, samplers.euler_ancestral, samplers.euler, samplers.heun,
-        samplers.dpm_solver_pp_2m, samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp,
-        samplers.deis, samplers.lms, samplers.ipndm, samplers.plms, samplers.pndm, samplers.unipc,
-        samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpm_solver_pp_2s, samplers.dpm2,
-        samplers.midpoint, samplers.rk4, samplers.edm_stochastic, samplers.predictor_corrector,
-        samplers.restart, samplers.adaptive,
+        samplers.dpm_solver_2m, samplers.dpm_solver_3m, samplers.dpm_solver_pp_2m,
+        samplers.dpm_solver_pp_3m, samplers.sde_dpm_solver_pp, samplers.deis, samplers.lms,
+        samplers.ipndm, samplers.plms, samplers.pndm, samplers.unipc, samplers.sa_solver,
+        samplers.dpm_solver_2, samplers.dpm_solver_3, samplers.dpm_solver_pp_2s,
+        samplers.dpm_solver_pp_3s, samplers.dpm2, samplers.midpoint, samplers.heun3, samplers.rk4,
+        samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn, samplers.dpm2_ancestral,
+        samplers.dpm_solver_pp_2s_ancestral, samplers.predictor_corrector, samplers.restart,
+        samplers.adaptive, samplers.dpm_solver_adaptive,
     )
 }  # fmt: skip
 GRIDS: Mapping[str, Callable[..., Any]] = {

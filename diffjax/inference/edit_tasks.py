@@ -151,14 +151,29 @@ def _noise_of(row: Row, grid: Grid, iterations: int) -> Array:
     ).x_0
 
 
-def invert(*, iterations: int = 0) -> Task:
-    """The image, its noise by DDIM inversion, and the image that DDIM reconstructs from it."""
+def invert(*, iterations: int = 0, order: int = 1) -> Task:
+    """The image, its noise by inversion, and the image reconstructed from it.
+
+    Order 1 is DDIM and its inversion; 2 and 3 are `deis` in log_rho and `multistep_inversion`.
+    """
     _whole("iterations", iterations, 0)
+    if type(order) is not int or order not in (1, 2, 3):
+        raise ValueError(f"order must be 1, 2 or 3, not {order!r}")
+    if order > 1 and iterations:
+        raise ValueError(f"iterations are of order 1, DDIM: leave out one of them, order={order}")
 
     def run(row: Row) -> Array:
-        grid = with_signal(row.grid)
-        x_T = _noise_of(row, grid, iterations)
-        back = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.conditions(1)).x_0
+        grid, cond = with_signal(row.grid), row.conditions(1)
+        if order == 1:
+            x_T = _noise_of(row, grid, iterations)
+            back = samplers.ddim(row.denoise, x_T, grid=grid, cond=cond).x_0
+        else:
+            x_T = samplers.multistep_inversion(
+                row.denoise, row.images, grid=grid, cond=cond, order=order
+            ).x_0
+            back = samplers.deis(
+                row.denoise, x_T, grid=grid, cond=cond, order=order, variable="log_rho"
+            ).x_0
         # The picture of noise maps 3 standard deviations to [-1, 1].
         return jnp.concatenate([row.images, x_T / (3 * float(grid.noise_scale[0])), back])
 

@@ -62,6 +62,45 @@ def known_region(
     return map_x0(denoise, schedule, lambda x_0: jnp.where(keep, known, x_0))
 
 
+def repaint_path(steps: int, *, jump: int, resamples: int) -> list[int]:
+    """The grid's points in the order in which RePaint visits them.
+
+    Lugmayr et al. 2022, appendix B. Jumps are counted from the end of the grid: from the points 1,
+    1 + jump, 1 + 2 jump, ... steps before the last one, as far as there are `jump` steps back from
+    there, x goes back `jump` steps, `resamples` - 1 times, each time when it comes by. The last
+    step is taken once.
+
+    Args:
+      steps: N; the points are 0 (noise) to N.
+      jump: steps in a jump.
+      resamples: 1 is the straight path.
+
+    Raises:
+      ValueError: a jump or number of resamples below 1, or a grid too short for a jump.
+
+    >>> repaint_path(5, jump=2, resamples=2)
+    [0, 1, 2, 0, 1, 2, 3, 4, 2, 3, 4, 5]
+    """
+    if jump < 1 or resamples < 1:
+        raise ValueError(f"jump and resamples must be at least 1, not {jump} and {resamples}")
+    if resamples > 1 and steps <= jump:
+        raise ValueError(
+            f"a grid of {steps} steps has no jump of {jump}: take more steps, a shorter jump or "
+            "resamples=1"
+        )
+    left = dict.fromkeys(range(steps - 1, jump - 1, -jump), resamples - 1)
+    path = [0]
+    while path[-1] < steps:
+        point = path[-1]
+        if left.get(point, 0):
+            left[point] -= 1
+            point -= jump
+        else:
+            point += 1
+        path.append(point)
+    return path
+
+
 def repaint(
     denoise: Denoiser,
     x_T: Data,
@@ -75,37 +114,31 @@ def repaint(
     jump: int = 10,
     resamples: int = 10,
 ) -> Samples:
-    """RePaint: ancestral steps around a known region, each stretch of which is taken several times.
+    """RePaint: ancestral steps around a known region, with jumps back that join both regions.
 
-    Lugmayr et al. 2022, algorithm 1 and appendix B: after every `jump` steps noise takes x_t back
-    by as many, `resamples` - 1 times, so that the known region reaches the unknown one. The known
-    region has fresh noise in every step and is returned to the bit where the grid ends at clean
-    data.
+    Lugmayr et al. 2022, algorithm 1, on the path of appendix B: `repaint_path`. A jump is one draw
+    from q(x_t | x_s), which has the law of the paper's `jump` single steps. The known region has
+    fresh noise in every step and is returned to the bit where the grid ends at clean data.
+
+    diffusers' RePaintScheduler has the same path, but draws the steps back with the betas of T / N
+    training steps too late (from t + T / N, where x is at t), and so adds more noise than q says.
 
     Args:
       denoise, x_T, grid, cond: as in `samplers.ancestral`.
       key: as in `samplers.ancestral`; needed.
-      keep_trajectory: whether to return every x_t, of all stretches in their order.
+      keep_trajectory: whether to return every x_t along the path.
       known: (B, ...) images.
       mask: 1 where `known` is known.
-      jump: steps in a stretch.
-      resamples: how often each is taken; 1 is replacement along ancestral sampling.
+      jump: the paper's jump length j, 10 there, of 250 steps.
+      resamples: the paper's r, 10 there: how often each stretch of `jump` steps is taken; 1 is
+        replacement along ancestral sampling.
 
     Raises:
-      ValueError: no key, a mask that does not fit, a jump or number of resamples below 1.
+      ValueError: no key, a mask that does not fit, or as `repaint_path`.
     """
     require_key(key, "repaint")
-    if jump < 1 or resamples < 1:
-        raise ValueError(f"jump and resamples must be at least 1, not {jump} and {resamples}")
     keep = _checked_mask(mask, x_T.shape)
-    path = [0]
-    for top in range(0, grid.steps, jump):
-        bottom = min(top + jump, grid.steps)
-        stretch = list(range(top + 1, bottom + 1))
-        path += stretch
-        # From clean data there is no way back that q knows of: the last stretch is taken once.
-        if grid.noise_scale[bottom] > 0:
-            path += ([top, *stretch]) * (resamples - 1)
+    path = repaint_path(grid.steps, jump=jump, resamples=resamples)
     walk = Grid(*(column[path] for column in grid))
     now, after = step_scales(walk)
     up = np.diff(path) < 0

@@ -20,6 +20,7 @@ TASKS = {
     "repaint": ("repaint(jump=1, resamples=2)", ["image", "known", "1", "2"]),
     "vary": ("vary(strength=0.7)", ["image", "1", "2"]),
     "invert": ("invert(iterations=3)", ["image", "noise", "back"]),
+    "multistep invert": ("invert(order=2)", ["image", "noise", "back"]),
     "super_resolution": ("super_resolution(factor=2)", ["image", "measured", "1", "2"]),
     "deblur": (
         "deblur(std=0.7,method='posterior_sampling')",
@@ -160,6 +161,10 @@ def test_a_task_is_what_the_core_does(trained, capsys, name):
             )
         if name == "invert":
             return there_and_back(x_0[:1], 3)
+        if name == "multistep invert":
+            here = {"grid": grid, "cond": none[:1], "order": 2}
+            x_T = dj.samplers.multistep_inversion(denoise, x_0[:1], **here).x_0
+            return dj.samplers.deis(denoise, x_T, variable="log_rho", **here)
         if name == "interpolate":
             return there_and_back(
                 x_0, 2, lambda x_T: dj.editing.slerp(*x_T[:, None], jnp.array([1 / 3, 2 / 3]))
@@ -200,6 +205,9 @@ def test_a_large_colour_image_and_its_mask_are_brought_to_the_model(trained, cap
         ("deblur(method='magic')", "images", [], "method must be one of pseudo_inverse"),
         ("colourise", "images", [], "3 weights for 1 channels"),
         ("invert(iterations=-1)", "images", [], "iterations must be a whole number of at least 0"),
+        ("invert(order=4)", "images", [], "order must be 1, 2 or 3, not 4"),
+        ("invert(order=2,iterations=1)", "images", [], "iterations are of order 1, DDIM"),
+        ("repaint(jump=3)", "images", ["--config.edit.mask=FOLDER/mask.png"], "has no jump of 3"),
         ("repaint(resamples=1.5)", "images", [], "resamples must be a whole number"),
         ("super_resolution(factor=2.0)", "images", [], "factor must be a whole number"),
         ("deblur(scale='a')", "images", [], "scale must be a number, not 'a'"),

@@ -1,5 +1,7 @@
 """Editing on Gaussian data, whose posteriors are known in closed form."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,61 @@ def test_the_known_region_comes_back_to_the_bit_from_every_sampler(name):
     rest, mean, _ = posterior(1.4, 1)
     # Replacement is not exact, but it leans the right way.
     assert abs(float(x[:, rest[0]].mean()) - mean[0]) < abs(MEAN[0] - mean[0])
+
+
+def paper_times(steps, jump, resamples):
+    """Appendix B of Lugmayr et al. 2022 in its own words: times from T - 1 down to -1 (x_0)."""
+    jumps = dict.fromkeys(range(0, steps - jump, jump), resamples - 1)
+    t, ts = steps, []
+    while t >= 1:
+        t -= 1
+        ts.append(t)
+        if jumps.get(t, 0) > 0:
+            jumps[t] -= 1
+            for _ in range(jump):
+                t += 1
+                ts.append(t)
+    return [*ts, -1]
+
+
+def test_repaint_path_by_hand():
+    # 7 steps, jumps of 3, twice each: from the points 6 and 3, counted from the end. The second
+    # coming to 3, from 6's jump, has no jump left.
+    assert editing.repaint_path(7, jump=3, resamples=2) == [
+        0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7
+    ]  # fmt: skip
+    # Three times each; a rest at the noisy end, of which no jump begins: point 1 is too near.
+    assert editing.repaint_path(4, jump=2, resamples=3) == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3, 4]
+    assert editing.repaint_path(3, jump=5, resamples=1) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("steps", "jump", "resamples"), [(250, 10, 10), (250, 10, 1), (23, 4, 3)])
+def test_repaint_path_is_appendix_b(steps, jump, resamples):
+    """Their single steps back are one of ours."""
+    single = []
+    for point in editing.repaint_path(steps, jump=jump, resamples=resamples):
+        if single and point < single[-1]:
+            single += range(single[-1] - 1, point, -1)
+        single.append(point)
+    assert [steps - 1 - point for point in single] == paper_times(steps, jump, resamples)
+
+
+def test_repaint_visits_the_path():
+    grid = grids.trailing(SCHEDULE, 7)
+    seen = []
+
+    def watched(x_t, t, cond=None):
+        jax.debug.callback(lambda t: seen.append(int(t)), t)
+        return gaussian_denoiser()(x_t, t)
+
+    x = jnp.zeros((2, 3))
+    path = editing.repaint(watched, x, grid=grid, key=KEY, known=x, mask=MASK, jump=3,
+                           resamples=2, keep_trajectory=True).trajectory  # fmt: skip
+    jax.effects_barrier()
+    points = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7]
+    asked = [a for a, b in itertools.pairwise(points) if b > a]
+    assert seen == grid.t[asked].tolist()
+    assert len(path) == len(points)
 
 
 @pytest.mark.slow
@@ -135,5 +192,7 @@ def test_what_else_is_refused():
         )
     with pytest.raises(ValueError, match="resamples"):
         editing.repaint(gaussian_denoiser(), x, grid=grid, key=KEY, known=x, mask=MASK, resamples=0)
+    with pytest.raises(ValueError, match="a grid of 4 steps has no jump of 10: take more steps"):
+        editing.repaint(gaussian_denoiser(), x, grid=grid, key=KEY, known=x, mask=MASK)
     with pytest.raises(ValueError, match="key"):
         editing.repaint(gaussian_denoiser(), x, grid=grid, known=x, mask=MASK)

@@ -36,6 +36,8 @@ NEARLY_PURE_NOISE = -6.0
 # Exact to rounding for the polynomials and exponentials that are integrated here.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
+Columns = dict[str, np.ndarray]
+
 
 def half_log_snr(grid: Grid) -> Float64[np.ndarray, " points"]:
     """lambda = log(signal / noise), (N+1,); -inf at pure noise and inf at clean data."""
@@ -76,6 +78,28 @@ def quadrature(
     """Points and weights of Gauss-Legendre's rule on each [low, high]: (n,) -> (n, Q)."""
     half = (high - low)[:, None] / 2
     return low[:, None] + (_NODES + 1) * half, _WEIGHTS * half
+
+
+def available_orders(nodes: np.ndarray, order: int) -> np.ndarray:
+    """(N,): how many of the nodes n, n-1, ... are finite, without a gap; 1 to `order`.
+
+    A step that ends at an infinite node is of order 1.
+    """
+    steps = np.arange(len(nodes) - 1)
+    k = np.ones(len(steps), int)
+    for back in range(1, order):
+        k += (k == back) & (steps >= back) & np.isfinite(nodes[np.maximum(steps - back, 0)])
+    return np.where(np.isfinite(nodes[1:]), k, 1)
+
+
+def steps_by_order(orders: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(k, the steps of that order)."""
+    return [(int(k), np.flatnonzero(orders == k)) for k in np.unique(orders)]
+
+
+def last_nodes(nodes: np.ndarray, n: np.ndarray, k: int) -> np.ndarray:
+    """(n, k): the nodes n, n-1, ..., n-k+1."""
+    return nodes[n[:, None] - np.arange(k)]
 
 
 def linear(

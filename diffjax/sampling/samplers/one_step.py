@@ -37,7 +37,7 @@ def ancestral(
     Ho et al. 2020, algorithm 2 and section 3.2, for any grid: "beta_tilde" is the variance of
     q(x_s | x_t, x_0) (fixed small), "beta" that of q(x_t | x_s) (fixed large), "learned" is
     between their logarithms as the denoiser's `variance_mix` says (Nichol & Dhariwal 2021, equation
-    15). The last step adds no noise.
+    15). A step to clean data adds no noise; a step to noise adds it, be it the grid's last.
 
     Args:
       denoise: x_t, t, cond -> Estimates.
@@ -59,7 +59,8 @@ def ancestral(
     of_x_t, of_x_0, small = posterior_coefficients(after, now)
     large = transition(after, now)[1]
     std = np.sqrt(large if variance == "beta" else small)
-    std[-1] = 0.0
+    # "beta" is above 0 in the step to clean data as well, whose law has no noise.
+    std[after.noise_scale == 0] = 0.0
     # The logarithm of the ratio of standard deviations; where there is no noise, nothing to widen.
     widening = np.log(np.divide(large, small, out=np.ones_like(small), where=small > 0)) / 2
 
@@ -188,8 +189,9 @@ def heun(
     key: PRNGKeys | None = None,
     cond: Any = None,
     keep_trajectory: bool = False,
+    last: str = "plain",
 ) -> Samples:
-    """Heun's method: a step (1), corrected by the mean of both ends. Order 2; 2N - 1 evaluations.
+    """Heun's method: a step (1), corrected by the mean of both ends. Order 2.
 
     By (1) and its derivative the probability-flow ODE is dx = x_0 dsignal + eps dnoise, and
 
@@ -203,16 +205,27 @@ def heun(
     Args:
       denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
       key: not used.
+      last: of the step to clean data: "plain", or "full", which corrects it, too. That asks the
+        denoiser at t = 0 for eps, which the parametrisations eps, v and velocity give there; of x0,
+        score, edm and thresholding, where it is 0 / 0, the result is NaN, unless the schedule has
+        noise left at t = 0.
+
+    Raises:
+      ValueError: another `last`.
     """
     del key
+    if last not in ("plain", "full"):
+        raise ValueError(f"last must be 'plain' or 'full', not {last!r}")
+    columns = heun_columns(*step_scales(grid))
+    if last == "full":
+        columns["correct"] = np.ones(grid.steps)
 
     def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
         return carry, heun_step(denoise, x_t, c["t"], c["t_next"], cond, c)
 
     return run(
-        step, x_T, grid=grid, coefficients=heun_columns(*step_scales(grid)), key=None,
-        keep_trajectory=keep_trajectory,
-    )  # fmt: skip
+        step, x_T, grid=grid, coefficients=columns, key=None, keep_trajectory=keep_trajectory
+    )
 
 
 def heun_columns(now: Scales, after: Scales) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.sampling.samplers.linear import (
     NEARLY_PURE_NOISE,
+    Columns,
     check_steps,
     half_log_snr,
     linear,
@@ -21,8 +22,6 @@ from diffjax.sampling.samplers.linear import (
 )
 from diffjax.sampling.samplers.loop import Samples
 from diffjax.types import Data, PRNGKeys
-
-Columns = dict[str, np.ndarray]
 
 
 def _groups(grid: Grid, stages: int, nodes: np.ndarray) -> list[tuple[int, int]]:
@@ -42,7 +41,8 @@ def _groups(grid: Grid, stages: int, nodes: np.ndarray) -> list[tuple[int, int]]
     return groups
 
 
-def _columns(steps: int, k: int) -> Columns:
+def empty_columns(steps: int, k: int) -> Columns:
+    """Those of `linear` with k stages and an anchor, all 0."""
     return {
         "x_t": np.zeros(steps), "x_0": np.zeros(steps), "anchor": np.zeros(steps),
         "past": np.zeros((steps, k)), "start": np.zeros(steps),
@@ -61,9 +61,9 @@ def _single(columns: Columns, n: int, grid: Grid, estimate: str) -> None:
 
 
 def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
-    """DPM-Solver-2 and -3 on eps, DPM-Solver++(2S) on x_0."""
+    """DPM-Solver-2 and -3 on eps, DPM-Solver++(2S) and (3S) on x_0."""
     lam, (signal, noise) = half_log_snr(grid), grid.scales
-    c = _columns(grid.steps, order)
+    c = empty_columns(grid.steps, order)
     for n, k in _groups(grid, order, lam):
         _single(c, n, grid, estimate)
         for stage in range(1, k):
@@ -79,7 +79,8 @@ def _dpm_solver(grid: Grid, order: int, estimate: str) -> Columns:
             # What the stage before weighs; of three, also the last leans on that one alone.
             slope = whole / (2 * r)
             if k == 3:
-                slope = -noise[m + 1] * (np.expm1(h) / h - 1) / r
+                bend = np.expm1(-h) / h + 1 if estimate == "x_0" else 1 - np.expm1(h) / h
+                slope = (signal if estimate == "x_0" else noise)[m + 1] * bend / r
             c["past"][m, 0] = slope
             c["past"][m, stage] = whole - slope
     return c
@@ -169,6 +170,35 @@ def dpm_solver_pp_2s(
     )  # fmt: skip
 
 
+def dpm_solver_pp_3s(
+    denoise: Denoiser,
+    x_T: Data,
+    *,
+    grid: Grid,
+    key: PRNGKeys | None = None,
+    cond: Any = None,
+    keep_trajectory: bool = False,
+) -> Samples:
+    """DPM-Solver++(3S): three stages on x_0. Order 3 with stages at 1/3 and 2/3 in lambda.
+
+    `dpm_solver_3` with data prediction, as the code of Lu et al. 2022b has it
+    (`singlestep_dpm_solver_third_update`), any r_1 < r_2; the order is 3 where r_2 = 2/3.
+
+    Args:
+      denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
+      key: not used.
+
+    Raises:
+      ValueError: fewer than 3 steps.
+    """
+    del key
+    check_steps("dpm_solver_pp_3s", grid, 3)
+    return linear(
+        denoise, x_T, grid=grid, estimate="x_0", columns=_dpm_solver(grid, 3, "x_0"),
+        cond=cond, keep_trajectory=keep_trajectory,
+    )  # fmt: skip
+
+
 def dpm2(
     denoise: Denoiser,
     x_T: Data,
@@ -193,7 +223,7 @@ def dpm2(
     del key
     check_steps("dpm2", grid, 2)
     lam, rho, signal = half_log_snr(grid), noise_to_signal(grid), grid.signal_scale
-    c = _columns(grid.steps, 2)
+    c = empty_columns(grid.steps, 2)
     for n, k in _groups(grid, 2, lam):
         _single(c, n, grid, "eps")
         if k == 2:
@@ -201,113 +231,5 @@ def dpm2(
             c["past"][n + 1, 0] = signal[n + 2] * (rho[n + 2] - rho[n])
     return linear(
         denoise, x_T, grid=grid, estimate="eps", columns=c, cond=cond,
-        keep_trajectory=keep_trajectory,
-    )  # fmt: skip
-
-
-def _straight(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """(signal + noise, u): divided by the first, x moves by (eps - x_0) du; see `euler`."""
-    total = grid.signal_scale + grid.noise_scale
-    return total, grid.noise_scale / total
-
-
-def midpoint(
-    denoise: Denoiser,
-    x_T: Data,
-    *,
-    grid: Grid,
-    key: PRNGKeys | None = None,
-    cond: Any = None,
-    keep_trajectory: bool = False,
-) -> Samples:
-    """The midpoint rule along straight paths, for flows. Order 2.
-
-    With every second point of the grid half-way in u = noise / (signal + noise), as on an even grid
-    of a rectified flow, it is the midpoint rule on the velocity; elsewhere the Runge-Kutta method
-    of two stages that has its stage there.
-
-    Args:
-      denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
-      key: not used.
-
-    Raises:
-      ValueError: fewer than 2 steps.
-    """
-    del key
-    check_steps("midpoint", grid, 2)
-    total, u = _straight(grid)
-    c = _columns(grid.steps, 2)
-    for n in range(grid.steps):
-        stage = n % 2
-        first = n - stage
-        c["start"][n] = stage == 0
-        c["anchor"][n] = total[n + 1] / total[first]
-        du = u[n + 1] - u[first]
-        share = du / (2 * (u[n] - u[first])) if stage else 1.0
-        c["past"][n, : stage + 1] = total[n + 1] * du * np.array([share, 1 - share][: stage + 1])
-    return linear(
-        denoise, x_T, grid=grid, estimate="velocity", columns=c, cond=cond,
-        keep_trajectory=keep_trajectory,
-    )  # fmt: skip
-
-
-def rk4(
-    denoise: Denoiser,
-    x_T: Data,
-    *,
-    grid: Grid,
-    key: PRNGKeys | None = None,
-    cond: Any = None,
-    keep_trajectory: bool = False,
-) -> Samples:
-    """The classical Runge-Kutta method along straight paths, for flows. Order 4.
-
-    It takes the grid two steps at a time, the point between half-way in
-    u = noise / (signal + noise), and evaluates four times, e.g. an even grid of a rectified flow.
-    The last two steps, whose end is clean data where there is no velocity, are `midpoint`'s; a
-    single step that is left over is `euler`'s.
-
-    Args:
-      denoise, x_T, grid, cond: as in `ancestral`.
-      key: not used.
-      keep_trajectory: whether to return every x_t, of all stages in their order.
-
-    Raises:
-      ValueError: fewer than 2 steps, or a stage that is not half-way.
-    """
-    del key
-    check_steps("rk4", grid, 2)
-    total, u = _straight(grid)
-    points, rows = [0], []  # of the expanded grid; (anchor, weights newest first) of its steps
-    n = 0
-    while n < grid.steps:
-        if n + 1 == grid.steps:
-            points.append(n + 1)
-            rows.append((n, [u[n + 1] - u[n]]))
-            n += 1
-            continue
-        du = u[n + 2] - u[n]
-        if abs((u[n + 1] - u[n]) / du - 0.5) > 1e-6:
-            raise ValueError(
-                f"rk4 needs every second point of the grid half-way in noise / (signal + noise), "
-                f"and point {n + 1} is at {(u[n + 1] - u[n]) / du:.4g} of its step: take "
-                'grids.with_stages(even_in="u") or an even grid of a flow'
-            )
-        if grid.noise_scale[n + 2] == 0:
-            points += [n + 1, n + 2]
-            rows += [(n, [du / 2]), (n, [du])]
-        else:
-            points += [n + 1, n + 1, n + 2, n + 2]
-            rows += [(n, [du / 2]), (n, [du / 2]), (n, [du])]
-            rows += [(n, [du / 6, du / 3, du / 3, du / 6])]
-        n += 2
-    expanded = Grid(*(column[points] for column in grid))
-    c = _columns(len(rows), 4)
-    for i, (anchor, weights) in enumerate(rows):
-        c["start"][i] = i == 0 or rows[i - 1][0] != anchor
-        c["anchor"][i] = total[points[i + 1]] / total[anchor]
-        c["past"][i, : len(weights)] = total[points[i + 1]] * np.array(weights)
-    return linear(
-        denoise, x_T, grid=expanded, estimate="velocity", columns=c, cond=cond,
         keep_trajectory=keep_trajectory,
     )  # fmt: skip

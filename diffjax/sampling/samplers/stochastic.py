@@ -17,6 +17,45 @@ from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, Data, PRNGKeys
 
 
+def churned(
+    grid: Grid,
+    schedule: Schedule,
+    *,
+    churn: float,
+    lowest: float,
+    highest: float,
+    noise_factor: float,
+) -> tuple[Scales[np.ndarray], dict[str, np.ndarray]]:
+    """The scales that steps begin from after churn, and the columns of `churn_up`.
+
+    Raises:
+      ValueError: a negative churn.
+    """
+    if churn < 0:
+        raise ValueError(f"churn must be at least 0, not {churn}")
+    rho = noise_to_signal(grid)[:-1]
+    most = min(churn / grid.steps, np.sqrt(2) - 1)
+    gamma = np.where((lowest <= rho) & (rho <= highest), most, 0.0)
+    # No more noise than the schedule has.
+    ceiling: Any = np.exp(-schedule.log_snr(np.float64(schedule.T)) / 2)
+    raised = np.where(gamma > 0, np.minimum(rho * (1 + gamma), np.maximum(rho, ceiling)), rho)
+    moved = raised > rho
+    t_up = np.where(moved, np.asarray(schedule.time(-2 * np.log(raised))), grid.t[:-1])
+    now, _ = step_scales(grid)
+    at = schedule(t_up)
+    signal: Any = np.where(moved, at.signal_scale, now.signal_scale)
+    noise = np.where(moved, at.noise_scale, now.noise_scale)
+    with np.errstate(invalid="ignore"):
+        std = signal * noise_factor * np.sqrt(np.where(moved, raised**2 - rho**2, 0.0))
+        up = np.where(moved, signal / now.signal_scale, 1.0)
+    return Scales(signal, noise), {"t_up": t_up, "up": up, "std_up": std}
+
+
+def churn_up(x_t: Data, c: dict[str, Array], draw_noise: NoiseFn | None) -> Data:
+    """x_t at the raised noise level."""
+    return x_t if draw_noise is None else c["up"] * x_t + c["std_up"] * draw_noise(0)
+
+
 def edm_stochastic(
     denoise: Denoiser,
     x_T: Data,
@@ -46,31 +85,62 @@ def edm_stochastic(
     Raises:
       ValueError: no key, or a negative churn.
     """
-    if churn < 0:
-        raise ValueError(f"churn must be at least 0, not {churn}")
+    start, columns = churned(
+        grid, schedule, churn=churn, lowest=lowest, highest=highest, noise_factor=noise_factor
+    )
     if churn > 0:
         require_key(key, "edm_stochastic with churn > 0")
-    rho = noise_to_signal(grid)[:-1]
-    most = min(churn / grid.steps, np.sqrt(2) - 1)
-    gamma = np.where((lowest <= rho) & (rho <= highest), most, 0.0)
-    # No more noise than the schedule has.
-    ceiling: Any = np.exp(-schedule.log_snr(np.float64(schedule.T)) / 2)
-    raised = np.where(gamma > 0, np.minimum(rho * (1 + gamma), np.maximum(rho, ceiling)), rho)
-    moved = raised > rho
-    t_up = np.where(moved, np.asarray(schedule.time(-2 * np.log(raised))), grid.t[:-1])
-    now, after = step_scales(grid)
-    at = schedule(t_up)
-    signal: Any = np.where(moved, at.signal_scale, now.signal_scale)
-    noise = np.where(moved, at.noise_scale, now.noise_scale)
-    with np.errstate(invalid="ignore"):
-        std = signal * noise_factor * np.sqrt(np.where(moved, raised**2 - rho**2, 0.0))
-        up = np.where(moved, signal / now.signal_scale, 1.0)
-    columns = heun_columns(Scales(signal, noise), after) | {"t_up": t_up, "up": up, "std": std}
+    columns |= heun_columns(start, step_scales(grid)[1])
 
     def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
-        if churn > 0:
-            x_t = c["up"] * x_t + c["std"] * draw_noise(0)
+        x_t = churn_up(x_t, c, draw_noise if churn > 0 else None)
         return carry, heun_step(denoise, x_t, c["t_up"], c["t_next"], cond, c)
+
+    return run(
+        step, x_T, grid=grid, coefficients=columns, key=key if churn > 0 else None,
+        keep_trajectory=keep_trajectory,
+    )  # fmt: skip
+
+
+def euler_churn(
+    denoise: Denoiser,
+    x_T: Data,
+    *,
+    grid: Grid,
+    key: PRNGKeys | None = None,
+    cond: Any = None,
+    keep_trajectory: bool = False,
+    schedule: Schedule,
+    churn: float = 40.0,
+    lowest: float = 0.05,
+    highest: float = 50.0,
+    noise_factor: float = 1.003,
+) -> Samples:
+    """Euler's method with EDM's churn: some noise is added back before each step (1).
+
+    Karras et al. 2022, algorithm 2 without lines 6 to 8, k-diffusion's `sample_euler` with
+    s_churn. N evaluations.
+
+    Args:
+      denoise, x_T, grid, cond, keep_trajectory: as in `ancestral`.
+      key: as in `ancestral`; needed when churn > 0.
+      schedule, churn, lowest, highest, noise_factor: as in `edm_stochastic`.
+
+    Raises:
+      ValueError: no key, or a negative churn.
+    """
+    _, columns = churned(
+        grid, schedule, churn=churn, lowest=lowest, highest=highest, noise_factor=noise_factor
+    )
+    if churn > 0:
+        require_key(key, "euler_churn with churn > 0")
+    after = step_scales(grid)[1]
+    columns |= {"of_x_0": after.signal_scale, "of_eps": after.noise_scale}
+
+    def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
+        x_t = churn_up(x_t, c, draw_noise if churn > 0 else None)
+        x_0, eps, _ = denoise(x_t, c["t_up"], cond)
+        return carry, c["of_x_0"] * x_0 + c["of_eps"] * eps
 
     return run(
         step, x_T, grid=grid, coefficients=columns, key=key if churn > 0 else None,

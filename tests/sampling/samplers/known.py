@@ -50,6 +50,11 @@ def middle_solution(schedule, x_T):
     return signal * MEAN + (exact - MEAN) / STD * np.hypot(signal * STD, noise)
 
 
+def marginal_std(grid, i, std=STD):
+    """Of x_t at the grid's point i: a Gaussian's variances add."""
+    return np.hypot(grid.signal_scale[i] * std, grid.noise_scale[i])
+
+
 def mixture_denoiser(schedule, centres=(-1.0, 1.0), std=0.1):
     """E[x_0 | x_t] of an even mixture: each Gaussian's answer, weighted by its responsibility."""
 

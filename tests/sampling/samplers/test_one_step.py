@@ -10,7 +10,7 @@ import pytest
 import diffjax as dj
 from diffjax import grids, samplers, schedules
 from diffjax import parametrisations as p
-from tests.sampling.samplers.known import KEY, MEAN, gaussian_denoiser
+from tests.sampling.samplers.known import KEY, MEAN, gaussian_denoiser, ode_solution
 
 
 def test_ancestral_is_exact_for_data_that_is_one_point():
@@ -123,6 +123,44 @@ def test_heun_is_heuns_method_on_the_velocity_of_a_flow():
     np.testing.assert_allclose(ours, x, rtol=1e-6)  # the network's time is float32
 
 
+def test_heuns_last_step_in_full_and_what_a_plain_one_costs():
+    flow = schedules.rectified_flow()
+    asked = []
+
+    def counted(x_t, t, cond=None):
+        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        return gaussian_denoiser(flow)(x_t, t)
+
+    with jax.enable_x64(True):
+        x_T = jnp.array([[-1.5], [0.2], [2.0]])
+        exact = ode_solution(np.asarray(x_T), (0.0, 1.0))
+        errors = {
+            last: np.array([
+                np.abs(np.asarray(samplers.heun(
+                    counted, x_T, grid=grids.trailing(flow, steps), last=last
+                ).x_0) - exact).max()
+                for steps in (10, 20, 40)
+            ])
+            for last in ("plain", "full")
+        }  # fmt: skip
+    jax.effects_barrier()
+    assert len(asked) == (20 + 40 + 80) + (19 + 39 + 79) and asked.count(0.0) == 3
+    for of_one in errors.values():
+        np.testing.assert_allclose(np.log2(of_one[:-1] / of_one[1:]), 2, atol=0.4)
+    assert np.all(errors["full"] < 0.35 * errors["plain"])
+
+
+def test_heuns_last_step_in_full_needs_eps_at_clean_data():
+    grid, x_T = grids.trailing(schedules.rectified_flow(), 4), jnp.ones((2, 3))
+    network = lambda x, t, cond: 0.1 * x  # noqa: E731
+    for parametrisation, known in ((p.eps, True), (p.v, True), (p.velocity, True), (p.x0, False)):
+        denoise = dj.denoiser(network, schedules.rectified_flow(), parametrisation=parametrisation)
+        # From eps no x_0 can be had at pure noise: without the first time.
+        some = grids.Grid(*(column[1:] for column in grid))
+        x_0 = samplers.heun(denoise, x_T, grid=some, last="full").x_0
+        assert np.isfinite(x_0).all() == known, parametrisation.name
+
+
 @pytest.mark.parametrize(
     ("sampler", "options", "message"),
     [
@@ -131,6 +169,7 @@ def test_heun_is_heuns_method_on_the_velocity_of_a_flow():
         (samplers.ddim, {"eta": 0.5}, "ddim with eta > 0 draws noise"),
         (samplers.ddim, {"eta": 1.5}, r"eta must be in \[0, 1\], not 1.5"),
         (samplers.ddim, {"eta": -0.1, "key": KEY}, r"eta must be in \[0, 1\]"),
+        (samplers.heun, {"last": "half"}, "last must be 'plain' or 'full', not 'half'"),
         (samplers.ancestral, {"key": jax.random.split(KEY, 3)}, r"one such key an example, \(2,\)"),
         (samplers.ancestral, {"key": jax.random.PRNGKey(0)}, "array of uint32"),
     ],
