@@ -97,7 +97,11 @@ def leading(schedule: Schedule, steps: int) -> Grid:
 
 
 def linspace(schedule: Schedule, steps: int) -> Grid:
-    """Even from T to t_min, both included, then 0."""
+    """Even from T to t_min, both included, then 0.
+
+    On a discrete schedule each time is rounded to the nearest step (halves to the even one), so the
+    strides may differ by 1: T = 1000 has strides of 333 in 4 steps, but of 143 and 142 in 8.
+    """
     _check_steps(schedule, steps)
     return from_times(schedule, _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps)))
 
@@ -236,7 +240,8 @@ def with_stages(
 
     Args:
       schedule: the grid's.
-      grid: N steps, of which those with infinite log-SNR at an end stay whole.
+      grid: N steps. Those with infinite log-SNR at an end stay whole with "lambda"; so does a step
+        to clean data that would need a stage below the schedule's t_min, with "u".
       fractions: where the points lie within a step, rising in (0, 1): (1/2,) for the solvers of
         order 2, (1/3, 2/3) for `dpm_solver_3`.
       even_in: "lambda", log(signal / noise), as in DPM-Solver; or "u", noise / (signal + noise), as
@@ -260,7 +265,9 @@ def with_stages(
             continue
         between = place[n] + np.array(fractions) * (place[n + 1] - place[n])
         log_snr = 2 * between if even_in == "lambda" else 2 * np.log((1 - between) / between)
-        times += [float(t) for t in np.asarray(schedule.time(log_snr))]
+        stages = np.asarray(schedule.time(log_snr))
+        if stages[-1] >= schedule.t_min:
+            times += [float(t) for t in stages]
     if grid.noise_scale[-1] == 0:
         return from_times(schedule, np.array(times))
     return stop_before_clean(from_times(schedule, np.array([*times, float(grid.t[-1])])))

@@ -1,9 +1,12 @@
 """Sampling grids: ends, spacing, published step lists, refusals."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import grids, schedules
+from diffjax import grids, samplers, schedules
+from tests.sampling.samplers.known import gaussian_denoiser, ode_solution
 
 LINEAR = schedules.linear_beta(1000)
 FLOW, EDM = schedules.rectified_flow(), schedules.karras()
@@ -149,6 +152,38 @@ def test_stages_lie_where_they_should(even_in):
     np.testing.assert_allclose(staged.t[:10:3], grid.t[:4])
     ends_with_noise = grids.with_stages(schedule, grids.stop_before_clean(grid))
     assert ends_with_noise.steps == 6 and ends_with_noise.noise_scale[-1] > 0
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM, schedules.cosine(7)],
+                         ids=["linear", "flow", "edm", "cosine"])  # fmt: skip
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_every_grid_takes_the_stages_of_rk4(name, schedule, steps):
+    grid = ALL[name](schedule, steps)
+    staged = grids.with_stages(schedule, grid, even_in="u")
+    u = staged.noise_scale / (staged.noise_scale + staged.signal_scale)
+    ends, stages = u[: 2 * steps : 2], u[1 : 2 * steps - 1 : 2]
+    np.testing.assert_allclose(stages, (ends[:-1] + ends[1:]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(staged.t[: 2 * steps : 2], grid.t[:-1])
+    # The step to clean data is halved where the schedule has the level, and else stays whole.
+    with np.errstate(divide="ignore"):
+        least = np.exp(-schedule.log_snr(np.float64(schedule.t_min)) / 2)
+    halved = u[2 * steps - 2] / 2 >= least / (1 + least) * (1 - 1e-9)
+    assert staged.steps == 2 * steps - 1 + halved
+    if staged.steps > 1:
+        jax.eval_shape(
+            lambda x: samplers.rk4(gaussian_denoiser(schedule), x, grid=staged).x_0, jnp.ones(2)
+        )
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM], ids=["linear", "flow", "edm"])
+@pytest.mark.parametrize("name", ["linspace", "karras"])
+def test_rk4_on_grids_with_stages_reaches_the_exact_solution(name, schedule):
+    grid = grids.with_stages(schedule, ALL[name](schedule, 30), even_in="u")
+    x_T = jnp.array([[-1.5], [0.2], [1.0]]) * grid.noise_scale[0]
+    x_0 = samplers.rk4(gaussian_denoiser(schedule), x_T, grid=grid).x_0
+    exact = ode_solution(np.asarray(x_T), (grid.signal_scale[0], grid.noise_scale[0]))
+    np.testing.assert_allclose(x_0, exact, atol=0.02)
 
 
 @pytest.mark.parametrize(
