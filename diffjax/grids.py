@@ -175,6 +175,100 @@ def exponential(
     return _from_log_sigma(schedule, np.linspace(np.log(high), np.log(low), steps))
 
 
+def polyexponential(
+    schedule: Schedule,
+    steps: int,
+    *,
+    rho: float = 1.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Grid:
+    """log sigma = log sigma_min + r^rho log(sigma_max / sigma_min), r even from 1 to 0; then 0.
+
+    k-diffusion's `get_sigmas_polyexponential` (Crowson 2022): `exponential` for rho = 1; larger
+    spends more steps at low noise.
+
+    Args:
+      schedule, steps, sigma_min, sigma_max: as in `karras`.
+      rho: above 0.
+
+    Raises:
+      ValueError: as `karras`.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
+    low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
+    ramp = np.linspace(1, 0, steps) ** rho
+    return _from_log_sigma(schedule, np.log(low) + ramp * np.log(high / low))
+
+
+def sections(
+    schedule: Schedule, steps: int, *, counts: str | tuple[int, ...] | None = None
+) -> Grid:
+    """The steps 1..T in sections of equal size, each with a number of times of its own.
+
+    Nichol & Dhariwal 2021's code (`space_timesteps`): within a section the times are even, from its
+    first to its last step, rounded; the first T mod n of n sections are one step longer.
+
+    Args:
+      schedule: a discrete schedule.
+      steps: N, the sum of the counts.
+      counts: times of each section, from data to noise: (10, 10, 15), or as text "10,10,15"; or
+        "ddim25", the multiples of the whole stride that gives 25 times, like DDIM's code. One
+        section by default.
+
+    Raises:
+      ValueError: a continuous schedule, counts that are no such text, do not sum to N or do not fit
+        their section, or no whole stride for "ddim".
+    """
+    _check_steps(schedule, steps)
+    if not schedule.discrete:
+        raise ValueError("sections are of a discrete schedule's steps: take another grid")
+    parts, ddim = _counts(counts, steps)
+    if sum(parts) != steps:
+        raise ValueError(f"counts {counts!r} sum to {sum(parts)}, but the grid has {steps} steps")
+    T = int(schedule.T)
+    if ddim:
+        whole = [d for d in range(1, T + 1) if len(range(0, T, d)) == steps]
+        if not whole:
+            raise ValueError(f"counts {counts!r}: no whole stride through {T} gives {steps} times")
+        return from_times(schedule, 1 + np.arange(0, T, whole[0])[::-1])
+    times: list[np.ndarray] = []
+    start = 1
+    for i, count in enumerate(parts):
+        size = T // len(parts) + (i < T % len(parts))
+        if count > size:
+            raise ValueError(f"counts {counts!r}: a section of {size} steps has no {count} times")
+        # A stride that is added up, as in that code, so that halves are rounded as there.
+        strides = np.full(count - 1, (size - 1) / max(count - 1, 1))
+        places = np.concatenate([[0.0], np.cumsum(strides)])
+        times.append(start + np.round(places).astype(np.int64))
+        start += size
+    return from_times(schedule, np.concatenate(times)[::-1])
+
+
+def _counts(counts: str | tuple[int, ...] | None, steps: int) -> tuple[tuple[int, ...], bool]:
+    """The times of each section, and whether they are DDIM's."""
+    found, ddim = (steps,) if counts is None else counts, False
+    if isinstance(found, str):
+        ddim = found.startswith("ddim")
+        texts = found.removeprefix("ddim").split(",")
+        whole = all(text.strip().isdecimal() for text in texts) and not (ddim and len(texts) > 1)
+        found = tuple(int(text) for text in texts) if whole else ()
+    if (
+        not isinstance(found, tuple | list)
+        or not found
+        or not all(
+            isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in found
+        )
+    ):
+        raise ValueError(
+            f"counts must be whole numbers >= 1, like (10, 10, 15), '10,10,15' or 'ddim25', not "
+            f"{counts!r}"
+        )
+    return tuple(found), ddim
+
+
 def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
     """log-SNR even over what the schedule has of [-20, 20], from T, then 0."""
     _check_steps(schedule, steps)

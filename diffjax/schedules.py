@@ -401,6 +401,79 @@ def linear_log_snr(*, log_snr_min: float = -10.0, log_snr_max: float = 13.3) -> 
     )
 
 
+def vp_sde(
+    *, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3
+) -> ContinuousSchedule:
+    """The variance preserving SDE dx = -beta(t)/2 x dt + sqrt(beta(t)) dw, beta linear in t.
+
+    alpha_bar(t) = exp(-B(t)) with B(t) = t beta_min + t^2 (beta_max - beta_min) / 2 (Song et al.
+    2021b, equation 33 and appendix C): the limit of `linear_beta` for many steps.
+    log_snr(t) = -log(exp(B) - 1) is infinite at t = 0.
+
+    Args:
+      beta_min, beta_max: beta at t = 0 and t = 1.
+      t_min: the smallest time at which a network is asked; 1e-3 as in the paper's sampling.
+
+    Raises:
+      ValueError: not 0 < beta_min <= beta_max, or t_min out of [0, 1).
+    """
+    if not 0 < beta_min <= beta_max < np.inf:
+        raise ValueError(f"vp_sde needs 0 < beta_min <= beta_max, not {beta_min} and {beta_max}")
+    rise = beta_max - beta_min
+
+    def log_snr(t: Numbers) -> Numbers:
+        xp = _namespace(t)
+        with np.errstate(divide="ignore"):
+            return -xp.log(xp.expm1(t * (beta_min + t * (rise / 2))))
+
+    def time(log_snr: Numbers) -> Numbers:
+        xp = _namespace(log_snr)
+        B = xp.logaddexp(0.0, -log_snr)
+        # The root of a quadratic, in the form without a difference.
+        return 2 * B / (beta_min + xp.sqrt(beta_min**2 + 2 * rise * B))
+
+    return ContinuousSchedule(log_snr, time, variance_preserving, _in_unit(t_min, "t_min"))
+
+
+def polynomial(*, power: float = 2.0, offset: float = 1e-5) -> ContinuousSchedule:
+    """signal_scale(t) = (1 - 2 offset) (1 - t^power) + offset, variance preserving.
+
+    Hoogeboom et al. 2022, "Equivariant diffusion for molecule generation in 3D", appendix B, with
+    power 2. The offset keeps log-SNR finite at both ends.
+
+    Args:
+      power: above 0; larger keeps the signal for longer.
+      offset: in (0, 1/2): the signal at t = 1, and what is missing of it at t = 0.
+
+    Raises:
+      ValueError: power or offset out of range.
+    """
+    if not 0 < power < np.inf:
+        raise ValueError(f"power must be a number above 0, not {power}")
+    if not 0 < offset < 0.5:
+        raise ValueError(f"offset must be in (0, 1/2), not {offset}")
+    width = 1 - 2 * offset
+
+    def log_snr(t: Numbers) -> Numbers:
+        xp = _namespace(t)
+        fall = t**power
+        signal, missing = offset + width * (1 - fall), offset + width * fall
+        return 2 * xp.log(signal) - xp.log(missing) - xp.log1p(signal)  # noise^2: (1 - s)(1 + s)
+
+    def time(log_snr: Numbers) -> Numbers:
+        xp = _namespace(log_snr)
+        missing = -xp.expm1(-xp.logaddexp(0.0, -log_snr) / 2)
+        return xp.maximum((missing - offset) / width, 0.0) ** (1 / power)
+
+    return ContinuousSchedule(log_snr, time, variance_preserving)
+
+
+def _in_unit(value: float, name: str) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), not {value}")
+    return value
+
+
 def karras(
     *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> ContinuousSchedule:
@@ -430,6 +503,9 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
     """x_t = (1 - t) x_0 + t eps (Liu et al. 2023; Lipman et al. 2023).
 
     log_snr(t) = 2 log((1 - t) / t): infinite at both ends, where the pair is (1, 0) and (0, 1).
+
+    Raises:
+      ValueError: t_min out of [0, 1).
     """
 
     def log_snr(t: Numbers) -> Numbers:
@@ -440,7 +516,7 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
     def time(log_snr: Numbers) -> Numbers:
         return straight(log_snr).noise_scale
 
-    return ContinuousSchedule(log_snr, time, straight, t_min)
+    return ContinuousSchedule(log_snr, time, straight, _in_unit(t_min, "t_min"))
 
 
 def shift_log_snr(schedule: ContinuousSchedule, shift: float) -> ContinuousSchedule:

@@ -41,14 +41,14 @@ GRIDS: Mapping[str, Callable[..., Any]] = {
     grid.__name__: with_options(grid)
     for grid in (
         grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
-        grids.uniform_log_snr, grids.beta, grids.flow_shift,
+        grids.polyexponential, grids.sections, grids.uniform_log_snr, grids.beta, grids.flow_shift,
     )
 }  # fmt: skip
 THRESHOLDS: Mapping[str, Callable[..., Any]] = {
     "none": lambda: lambda denoise, schedule: denoise,
     "clip": lambda low=-1.0, high=1.0: partial(thresholding.clip_x0, low=low, high=high),
-    "dynamic": lambda percentile=99.5: partial(
-        thresholding.dynamic_threshold, percentile=percentile
+    "dynamic": lambda percentile=99.5, cap=math.inf: partial(
+        thresholding.dynamic_threshold, percentile=percentile, cap=cap
     ),
 }
 

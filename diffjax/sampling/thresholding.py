@@ -45,27 +45,36 @@ def clip_x0(
 
 
 def dynamic_threshold(
-    denoise: Denoiser, schedule: Schedule, *, percentile: float = 99.5
+    denoise: Denoiser,
+    schedule: Schedule,
+    *,
+    percentile: float = 99.5,
+    cap: float = float("inf"),
 ) -> Denoiser:
     """Dynamic thresholding: x_0 is clipped to [-s, s] and divided by s.
 
-    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3).
+    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3)
+    and at most `cap`, diffusers' `sample_max_value`: x_0 is not divided by more, which would turn
+    an image grey.
 
     Args:
       denoise: a denoiser of data in [-1, 1].
       schedule: its schedule.
       percentile: in (0, 100].
+      cap: the largest s, at least 1; 1 clips to [-1, 1].
 
     Raises:
-      ValueError: percentile out of range.
+      ValueError: percentile or cap out of range.
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], not {percentile}")
+    if not cap >= 1:
+        raise ValueError(f"cap must be at least 1, not {cap}")
 
     def threshold(x_0: Data) -> Data:
         axes = tuple(range(1, x_0.ndim))
         s = jnp.percentile(jnp.abs(x_0), percentile, axis=axes, keepdims=True)
-        s = jnp.maximum(s, 1.0)
+        s = jnp.clip(s, 1.0, cap)
         return jnp.clip(x_0, -s, s) / s
 
     return map_x0(denoise, schedule, threshold)

@@ -98,6 +98,7 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
         ({"diffusion.log_snr_shift": 1.0}, "needs a continuous schedule"),
         ({"diffusion.parametrisation": "eps", "diffusion.zero_terminal_snr": True},
          "can't be inverted"),
+        ({"diffusion.schedule": "vp_sde", "diffusion.objective": "vdm"}, "finite at both ends"),
         ({"diffusion.loss_target": "nope"}, "config.diffusion.loss_target"),
     ],
 )  # fmt: skip
@@ -143,6 +144,21 @@ def test_learning_rate_warms_up_and_ends(tiny_config):
     assert float(rate(100)) == pytest.approx(0, abs=1e-9)
     tiny_config.train.schedule = "constant"
     assert float(optimisation.learning_rate(tiny_config)(99)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "times"),
+    [
+        ("sections(counts=(2,1))", 3, [501, 500, 1, 0]),
+        ("sections(counts='2,1')", 3, [501, 500, 1, 0]),
+        ("sections(counts='ddim4')", 4, [751, 501, 251, 1, 0]),
+        ("sections", 2, [1000, 1, 0]),
+    ],
+)
+def test_sections_of_a_config(tiny_config, text, steps, times):
+    tiny_config.sample.update(grid=text, steps=steps)
+    grid = sampling.sampling(tiny_config, dj.schedules.linear_beta(1000)).grid
+    assert grid.t.tolist() == times
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
