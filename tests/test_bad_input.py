@@ -196,6 +196,8 @@ CHOICES = [
     ("model.block=convnext(expansion=0)", "expansion must be at least 1"),
     ("model.block=convnext(expansion=1.5)", "expansion must be a whole number such as 2"),
     ("model.attention=linear(1)", NAME),
+    ("model.resample=fir", "expected one of conv, average, adm"),
+    ("model.time_features=fourier(scale='x')", "scale must be a number such as 0.016"),
     ("model.dtype=float16", "expected one of float32, bfloat16"),
     ("model.kernels=cuda", "expected one of auto, onednn, xla"),
     ("model.remat=all", "expected one of none, dots, layers, full"),

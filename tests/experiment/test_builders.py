@@ -48,7 +48,8 @@ def test_unknown_name_lists_the_valid_ones():
     "table",
     [process.SCHEDULES, process.PARAMETRISATIONS, objective.WEIGHTINGS, objective.TIME_SAMPLERS,
      sampling.SAMPLERS, sampling.GRIDS, sampling.THRESHOLDS, sampling.EDITS, network.BLOCKS,
-     network.ATTENTIONS, optimisation.OPTIMIZERS, optimisation.LEARNING_RATES,
+     network.ATTENTIONS, network.RESAMPLES, network.TIME_FEATURES, optimisation.OPTIMIZERS,
+     optimisation.LEARNING_RATES,
      optimisation.AVERAGES, objective.OBJECTIVES, objective.SCHEDULE_FORMS],
 )  # fmt: skip
 def test_every_choice_can_be_made_by_its_name_alone(table):
@@ -115,6 +116,8 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
         ("model.attention_resolutions", (5,), r"\[5\] are not among .* \[8, 4\]"),
         ("model.head_channels", 7, "head_channels must divide"),
         ("model.block", "nope", "expected one of resnet, convnext"),
+        ("model.resample", "fir", "expected one of conv, average, adm"),
+        ("model.time_features", "fourier(scale=0)", "scale must be above 0"),
         ("model.dtype", "float16", "expected one of float32, bfloat16"),
     ],
 )

@@ -89,8 +89,9 @@ def test_experiments_are_what_they_were_when_each_wrote_down_every_key(name):
     made = schema.complete(get_config(variant) if variant else get_config())
     now = json.loads(json.dumps(made.to_dict()))
     assert now.pop("user") == {}
-    if "model" in now:  # the one key that is new
-        assert now["model"].pop("name") == "unet"
+    if "model" in now:  # the keys that are new
+        added = {"name": "unet", "resample": "conv", "time_features": "sinusoidal"}
+        assert {key: now["model"].pop(key) for key in added} == added
     assert now == before
 
 
