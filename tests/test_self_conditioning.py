@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import grids, samplers, schedules, self_conditioning
+from diffjax import grids, memory, samplers, schedules, self_conditioning
 from diffjax import parametrisations as p
 
 FLOW = schedules.rectified_flow()
@@ -154,6 +154,28 @@ def test_it_serves_samplers_and_gradients():
     np.testing.assert_allclose(found.x_0, 0.42 * middle, rtol=1e-4, atol=1e-5)
     gradient = jax.grad(lambda x: denoise(x, 0.5).x_0.sum())(X_T)
     np.testing.assert_allclose(gradient, 0.42, rtol=1e-5)
+
+
+def test_the_estimate_of_the_step_before_by_hand():
+    # x_0 is 0.7 x at the first step; then 0.7 x' - 0.4 (0.7 x), where x' is half-way between.
+    denoise = self_conditioning.self_conditioned_by_step(linear(A, B), FLOW, parametrisation=p.x0)
+    for sampler in (samplers.ddim, samplers.euler):
+        found = memory.carried(sampler)(denoise, X_T, grid=grids.trailing(FLOW, 2))
+        first = 0.7 * X_T
+        middle = 0.5 * first + 0.5 * X_T
+        expected = 0.7 * middle - 0.4 * first
+        np.testing.assert_allclose(found.x_0, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="hands something on"):
+        samplers.ddim(denoise, X_T, grid=grids.trailing(FLOW, 2))
+
+
+def test_many_small_steps_converge_to_the_fixed_point():
+    # Between small steps x hardly moves, so that the estimate comes to (a x + b x_0) = x_0.
+    denoise = self_conditioning.self_conditioned_by_step(linear(A, B), FLOW, parametrisation=p.x0)
+    exact = self_conditioning.self_conditioned(linear(A, B), FLOW, parametrisation=p.x0, passes=30)
+    grid = grids.stop_before_clean(grids.trailing(FLOW, 400))
+    ours = memory.carried(samplers.ddim)(denoise, X_T, grid=grid).x_0
+    np.testing.assert_allclose(ours, samplers.ddim(exact, X_T, grid=grid).x_0, atol=0.02)
 
 
 def test_the_limit_is_on_what_the_network_sees():

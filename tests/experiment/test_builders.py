@@ -12,6 +12,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import network, objective, optimisation, process, sampling
 from diffjax.experiment.conditioning import conditions
 from diffjax.experiment.spec import from_spec
+from diffjax.inference.sampling import GuidanceModel
 from diffjax.models import remat
 
 
@@ -162,6 +163,37 @@ def test_sections_of_a_config(tiny_config, text, steps, times):
     tiny_config.sample.update(grid=text, steps=steps)
     grid = sampling.sampling(tiny_config, dj.schedules.linear_beta(1000)).grid
     assert grid.t.tolist() == times
+
+
+@pytest.mark.parametrize(
+    ("text", "make", "options"),
+    [
+        ("adaptive_projected(scale=3, momentum=-0.5)", dj.guidance.adaptive_projected,
+         {"scale": 3.0, "momentum": -0.5}),
+        ("cfg_zero_star(scale=3, zero_steps=2)", dj.guidance.cfg_zero_star,
+         {"scale": 3.0, "zero_steps": 2}),
+        ("cfg_zero_star(papers_scale=2)", dj.guidance.cfg_zero_star, {"scale": 3.0}),
+    ],
+)  # fmt: skip
+def test_guidance_with_memory_by_a_config(tiny_config, text, make, options):
+    flow = dj.schedules.rectified_flow()
+
+    def denoise(x_t, t, cond=None):
+        x_0 = jnp.where(cond[:, None] < 0, 0.5 * x_t, cond[:, None] + 0.1 * x_t)
+        scales = dj.process.scales_like(flow, t, x_t)
+        return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(x_t, x_0, scales))
+
+    tiny_config.sample.update(guidance=text, sampler="ddim", steps=5)
+    resolved = sampling.sampling(tiny_config, flow)
+    model = GuidanceModel(
+        denoise, flow, conditional=True, num_classes=2, null=dj.guidance.no_label, network=None,
+        shape=(1,), denoiser_of=None, weak=None,
+    )  # fmt: skip
+    x_T, labels = jnp.array([[0.3, -0.2], [-1.2, 0.5]]), jnp.array([0, 1])
+    found = resolved.sampler(resolved.guide(model), x_T, grid=resolved.grid, cond=labels).x_0
+    guided = make(denoise, flow, **options)
+    expected = dj.memory.carried(dj.samplers.ddim)(guided, x_T, grid=resolved.grid, cond=labels)
+    np.testing.assert_array_equal(found, expected.x_0)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
