@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Real
 
+from diffjax.checks import checked
 from diffjax.schedules import Scales, Schedule
 
 
@@ -37,6 +38,7 @@ class Grid(NamedTuple):
         return len(self.t) - 1
 
 
+@checked
 def from_times(schedule: Schedule, times: np.ndarray) -> Grid:
     """The grid that visits `times` and then clean data.
 
@@ -78,6 +80,7 @@ def _whole(schedule: Schedule, times: np.ndarray) -> np.ndarray:
     return np.round(times).astype(np.int64) if schedule.discrete else times
 
 
+@checked
 def trailing(schedule: Schedule, steps: int) -> Grid:
     """T, T - T/N, ..., T/N, 0: even steps from pure noise (Lin et al. 2024, section 3.3)."""
     _check_steps(schedule, steps)
@@ -86,6 +89,7 @@ def trailing(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, _whole(schedule, times))
 
 
+@checked
 def leading(schedule: Schedule, steps: int) -> Grid:
     """t_min + (N-1) d, ..., t_min + d, t_min, 0: DDIM's code; starts one stride d short of the end.
 
@@ -96,6 +100,7 @@ def leading(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, schedule.t_min + np.arange(steps - 1, -1, -1) * stride)
 
 
+@checked
 def linspace(schedule: Schedule, steps: int) -> Grid:
     """Even from T to t_min, both included, then 0.
 
@@ -106,6 +111,7 @@ def linspace(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps)))
 
 
+@checked
 def karras(
     schedule: Schedule,
     steps: int,
@@ -159,6 +165,7 @@ def _from_log_sigma(schedule: Schedule, log_sigma: np.ndarray) -> Grid:
     return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
 
 
+@checked
 def exponential(
     schedule: Schedule,
     steps: int,
@@ -175,6 +182,7 @@ def exponential(
     return _from_log_sigma(schedule, np.linspace(np.log(high), np.log(low), steps))
 
 
+@checked
 def polyexponential(
     schedule: Schedule,
     steps: int,
@@ -202,6 +210,7 @@ def polyexponential(
     return _from_log_sigma(schedule, np.log(low) + ramp * np.log(high / low))
 
 
+@checked
 def sections(
     schedule: Schedule, steps: int, *, counts: str | tuple[int, ...] | None = None
 ) -> Grid:
@@ -269,6 +278,7 @@ def _counts(counts: str | tuple[int, ...] | None, steps: int) -> tuple[tuple[int
     return tuple(found), ddim
 
 
+@checked
 def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
     """log-SNR even over what the schedule has of [-20, 20], from T, then 0."""
     _check_steps(schedule, steps)
@@ -280,6 +290,7 @@ def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
 
 
+@checked
 def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> Grid:
     """Quantiles of a Beta(a, b) distribution of times: more of them near both ends.
 
@@ -303,6 +314,7 @@ def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> G
     return from_times(schedule, schedule.t_min + (schedule.T - schedule.t_min) * shares)
 
 
+@checked
 def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
     """`trailing`, with every time moved towards noise: s t / (1 + (s - 1) t), t as a share of T.
 
@@ -323,6 +335,7 @@ def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
     return from_times(schedule, schedule.T * shift * share / (1 + (shift - 1) * share))
 
 
+@checked
 def with_stages(
     schedule: Schedule,
     grid: Grid,
@@ -367,6 +380,7 @@ def with_stages(
     return stop_before_clean(from_times(schedule, np.array([*times, float(grid.t[-1])])))
 
 
+@checked
 def stop_before_clean(grid: Grid) -> Grid:
     """The grid without its step to clean data: samplers end at its last time, with noise left.
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, predict, scaled_time
 from diffjax.parametrisations import Estimates, Parametrisation
 from diffjax.process import broadcast, scales_like
@@ -43,6 +44,7 @@ def _check_limit(limit: float | None) -> None:
         raise ValueError(f"limit must be above 0, or None, not {limit}")
 
 
+@checked
 def training_network(
     network: NetworkFn,
     schedule: Schedule,
@@ -70,15 +72,11 @@ def training_network(
         network needs one (1 for images in [-1, 1]): its error in x_0 grows as 1 / signal_scale.
 
     Raises:
-      ValueError: use_estimate that is not one bool per example, or a limit of 0 or less; when
-        called, times or use_estimate of another batch, or an output not of x_t's shape.
+      TypeError: use_estimate that is not of bools.
+      ValueError: use_estimate that is not one per example, or a limit of 0 or less; when called,
+        times or use_estimate of another batch, or an output not of x_t's shape.
     """
     _check_limit(limit)
-    if use_estimate.ndim != 1 or use_estimate.dtype != bool:
-        raise ValueError(
-            f"use_estimate must be one bool per example, (B,), not {use_estimate.dtype} of shape "
-            f"{use_estimate.shape}"
-        )
 
     def plain(x: Data, time_input: PerExample, cond: Any) -> Data:
         if use_estimate.shape != x.shape[:1]:
@@ -100,6 +98,7 @@ def training_network(
     return plain
 
 
+@checked
 def self_conditioned(
     network: NetworkFn,
     schedule: Schedule,
@@ -144,6 +143,7 @@ def self_conditioned(
     return denoise
 
 
+@checked
 def self_conditioned_by_step(
     network: NetworkFn,
     schedule: Schedule,

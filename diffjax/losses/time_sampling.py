@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 
 from diffjax import rng
+from diffjax.checks import checked
 from diffjax.schedules import Schedule
 from diffjax.types import Indices, PerExample, PRNGKey, TimePerExample
 
@@ -35,6 +36,7 @@ def _level_to_time(u: PerExample, schedule: Schedule) -> TimePerExample:
     return jnp.clip(u, MARGIN, 1 - MARGIN)
 
 
+@checked
 def uniform(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
@@ -43,6 +45,7 @@ def uniform(
     return _level_to_time(rng.per_example(key, indices, jax.random.uniform), schedule)
 
 
+@checked
 def low_discrepancy(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
@@ -60,6 +63,7 @@ def _check_std(std: float) -> None:
         raise ValueError(f"std must be above 0, not {std}")
 
 
+@checked
 def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """t = sigmoid(n), n ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, equation 19).
 
@@ -78,6 +82,7 @@ def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     return sample
 
 
+@checked
 def mode(*, scale: float = 1.29) -> TimeSampler:
     """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u uniform (Esser et al. 2024, equation 20).
 
@@ -103,6 +108,7 @@ def mode(*, scale: float = 1.29) -> TimeSampler:
     return sample
 
 
+@checked
 def cosmap(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
@@ -116,6 +122,7 @@ def cosmap(
     return _level_to_time(sine / (sine + cosine), schedule)
 
 
+@checked
 def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     """log sigma ~ N(mean, std^2), sigma = noise_scale / signal_scale (Karras et al. 2022, table 1).
 

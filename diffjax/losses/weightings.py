@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
+from diffjax.checks import checked
 from diffjax.parametrisations import Parametrisation, gain, velocity
 from diffjax.process import smallest_variance
 from diffjax.schedules import Scales, Schedule
@@ -59,22 +60,26 @@ def _gain(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Per
     return gain(target, Scales(jnp.maximum(signal, _LEAST_SIGNAL), noise))
 
 
+@checked
 def uniform(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere."""
     del target
     return jnp.ones_like(schedule(jnp.asarray(t)).signal_scale)
 
 
+@checked
 def snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (2) (Salimans & Ho 2022, section 4)."""
     return _snr(schedule, t) / _gain(schedule, t, target)
 
 
+@checked
 def truncated_snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (3) (Salimans & Ho 2022, section 4)."""
     return jnp.maximum(_snr(schedule, t), 1.0) / _gain(schedule, t, target)
 
 
+@checked
 def min_snr(gamma: float = 5.0) -> Weighting:
     """Equation (4) (Hang et al. 2023, equation 8).
 
@@ -90,6 +95,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return weight
 
 
+@checked
 def soft_min_snr(gamma: float = 4.0) -> Weighting:
     """Equation (9): half the harmonic mean of SNR and gamma, a smooth `min_snr`.
 
@@ -109,6 +115,7 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     return weight
 
 
+@checked
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps).
 
@@ -125,6 +132,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     return weight
 
 
+@checked
 def sigmoid(bias: float = -1.0) -> Weighting:
     """Equation (6) (Kingma & Gao 2023; Hoogeboom et al. 2024, on the squared error of eps).
 
@@ -139,6 +147,7 @@ def sigmoid(bias: float = -1.0) -> Weighting:
     return weight
 
 
+@checked
 def edm(sigma_data: float = 0.5) -> Weighting:
     """Equation (7): (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
 
@@ -163,6 +172,7 @@ def _on_velocity(
     return density * _gain(schedule, t, velocity) / _gain(schedule, t, target)
 
 
+@checked
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> Weighting:
     """Equation (10): the density of sigmoid(n), n ~ N(mean, std^2), on the velocity's error.
 
@@ -185,6 +195,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Weighting:
     return weight
 
 
+@checked
 def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (11): the density whose flow has the log-SNR of the cosine schedule.
 
@@ -196,6 +207,7 @@ def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Pe
     return _on_velocity(schedule, t, target, density)
 
 
+@checked
 def vlb(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (8): with uniform t the loss is the variational bound's diffusion term, in nats.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, eps_from_x0
 from diffjax.process import scales_like
@@ -16,6 +17,7 @@ from diffjax.schedules import Schedule
 from diffjax.types import Data, Times
 
 
+@checked
 def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]) -> Denoiser:
     """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
 
@@ -31,6 +33,7 @@ def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]
     return changed
 
 
+@checked
 def clip_x0(
     denoise: Denoiser, schedule: Schedule, *, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
@@ -44,6 +47,7 @@ def clip_x0(
     return map_x0(denoise, schedule, lambda x_0: jnp.clip(x_0, low, high))
 
 
+@checked
 def dynamic_threshold(
     denoise: Denoiser,
     schedule: Schedule,

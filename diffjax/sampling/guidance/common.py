@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Integer
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, eps_from_x0
 from diffjax.process import broadcast, scales_like
@@ -19,11 +20,13 @@ Scale = float | Callable[[Array], Array]
 Null = Callable[[Any], Any]
 
 
+@checked
 def no_label(labels: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
     """-1 for every label: what a class-conditional `models.UNet` takes for no class."""
     return jnp.full_like(labels, -1)
 
 
+@checked
 def scale_at(scale: Scale, t: Times, x: Data) -> Array:
     """The scale at t, shaped to multiply the images x."""
     value = scale(jnp.asarray(t)) if callable(scale) else jnp.asarray(scale)
@@ -46,6 +49,7 @@ def needs_condition(cond: Any, what: str) -> None:
         )
 
 
+@checked
 def together(denoise: Denoiser, x_t: Data, t: Times, conds: Sequence[Any]) -> list[Estimates]:
     """The estimates of one x_t under several conditions, by one call on their concatenation.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates
 from diffjax.process import scales_like
@@ -14,6 +15,7 @@ from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, PerExample, Times
 
 
+@checked
 def add_score(pair: Estimates, x_t: Data, t: Times, schedule: Schedule, more: Data) -> Estimates:
     """The pair whose score, -eps / noise, is larger by `more`."""
     signal, noise = scales_like(schedule, t, x_t)
@@ -24,6 +26,7 @@ def add_score(pair: Estimates, x_t: Data, t: Times, schedule: Schedule, more: Da
     return pair._replace(x_0=x_0, eps=eps)
 
 
+@checked
 def classifier(
     denoise: Denoiser,
     schedule: Schedule,
@@ -51,6 +54,7 @@ def classifier(
     return guided
 
 
+@checked
 def by_score_of_x0(
     denoise: Denoiser,
     schedule: Schedule,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates
 from diffjax.process import broadcast
@@ -25,6 +26,7 @@ from diffjax.schedules import Schedule
 from diffjax.types import Data, Times
 
 
+@checked
 def classifier_free(
     denoise: Denoiser,
     schedule: Schedule,
@@ -89,6 +91,7 @@ def classifier_free(
     return guided
 
 
+@checked
 def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser:
     """Guidance of a model by a weaker version of itself: weak + w (denoise - weak).
 
@@ -107,6 +110,7 @@ def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser
     return guided
 
 
+@checked
 def perturbed_attention(
     denoise: Denoiser,
     perturbed: Denoiser,
@@ -146,6 +150,7 @@ def perturbed_attention(
     return guided
 
 
+@checked
 def compose(
     denoise: Denoiser, *, conditions: Sequence[tuple[float, Any]], null: Null = no_label
 ) -> Denoiser:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, velocity
 from diffjax.process import scales_like
@@ -27,6 +28,7 @@ def _dot(a: Data, b: Data) -> Array:
     return (a * b).sum(tuple(range(1, a.ndim)), keepdims=True)
 
 
+@checked
 def adaptive_projected(
     denoise: Denoiser,
     schedule: Schedule,
@@ -79,6 +81,7 @@ def adaptive_projected(
     return guided
 
 
+@checked
 def tangential(
     denoise: Denoiser,
     schedule: Schedule,
@@ -120,6 +123,7 @@ def tangential(
     return guided
 
 
+@checked
 def cfg_zero_star(
     denoise: Denoiser,
     schedule: Schedule,
