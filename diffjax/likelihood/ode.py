@@ -169,8 +169,6 @@ def ode_log_likelihood(
       ValueError: a bad option or time, x not of a float type, or no key where one is needed.
     """
     solver.check()
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be of a float type, not {x.dtype}")
     t_start = start_time(schedule, t_start)
     with_divergence: Callable[[Callable[[Data], Data], Data], _Point] = _exact
     if solver.divergence == "hutchinson":
