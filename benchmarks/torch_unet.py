@@ -27,7 +27,10 @@ def from_config(model: Any, *, image_shape: tuple[int, int, int], num_classes: i
     Raises:
       UserError: something in the section that was not written for PyTorch.
     """
-    supported = {"block": "resnet", "attention": "softmax", "remat": "none"}
+    supported = {
+        "block": "resnet", "attention": "softmax", "remat": "none", "resample": "conv",
+        "time_features": "sinusoidal",
+    }  # fmt: skip
     for key, value in supported.items():
         if model[key] != value:
             raise UserError(

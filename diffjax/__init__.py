@@ -44,6 +44,7 @@ from diffjax.sampling import (
     editing,
     guidance,
     inverse_problems,
+    memory,
     samplers,
     thresholding,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "likelihood",
     "load",
     "losses",
+    "memory",
     "offset_noise",
     "parametrisations",
     "posthoc_ema",

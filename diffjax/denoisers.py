@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.parametrisations import Estimates, Parametrisation, edm
 from diffjax.process import scales_like
 from diffjax.schedules import Scales, Schedule
@@ -28,11 +29,13 @@ class Denoiser(Protocol):
     def __call__(self, x_t: Data, t: Times, cond: Any = None) -> Estimates: ...
 
 
+@checked
 def scaled_time(t: Times, schedule: Schedule) -> Array:
     """1000 t / T: the range that sinusoidal embeddings are made for, whatever T is."""
     return jnp.asarray(t, jnp.float32) * (1000.0 / schedule.T)
 
 
+@checked
 def quarter_log_sigma(t: Times, schedule: Schedule) -> Array:
     """EDM's c_noise = log(noise_scale / signal_scale) / 4 (Karras et al. 2022, table 1).
 
@@ -42,6 +45,7 @@ def quarter_log_sigma(t: Times, schedule: Schedule) -> Array:
     return jnp.clip(-schedule.log_snr(jnp.asarray(t)) / 8, -5.0, 5.0)
 
 
+@checked
 def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
     """0 at log_snr_max to 1000 at log_snr_min: one network for every schedule between the two.
 
@@ -56,6 +60,7 @@ def scaled_log_snr(*, log_snr_min: float, log_snr_max: float) -> TimeInput:
     return time_input
 
 
+@checked
 def predict(
     network: NetworkFn,
     x_t: Data,
@@ -78,6 +83,7 @@ def predict(
     )  # fmt: skip
 
 
+@checked
 def predict_with_variance(
     network: NetworkFn,
     x_t: Data,
@@ -131,6 +137,7 @@ def _predict(
     return output.astype(x_t.dtype), scales
 
 
+@checked
 def denoiser(
     network: NetworkFn,
     schedule: Schedule,
@@ -159,6 +166,7 @@ def denoiser(
     return denoise
 
 
+@checked
 def learned_variance_denoiser(
     network: NetworkFn,
     schedule: Schedule,
@@ -190,6 +198,7 @@ def learned_variance_denoiser(
     return denoise
 
 
+@checked
 def edm_denoiser(network: NetworkFn, schedule: Schedule, *, sigma_data: float = 0.5) -> Denoiser:
     """EDM's preconditioned denoiser, D = c_skip x + c_out F(c_in x; c_noise).
 

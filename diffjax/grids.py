@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Real
 
+from diffjax.checks import checked
 from diffjax.schedules import Scales, Schedule
 
 
@@ -37,6 +38,7 @@ class Grid(NamedTuple):
         return len(self.t) - 1
 
 
+@checked
 def from_times(schedule: Schedule, times: np.ndarray) -> Grid:
     """The grid that visits `times` and then clean data.
 
@@ -78,6 +80,7 @@ def _whole(schedule: Schedule, times: np.ndarray) -> np.ndarray:
     return np.round(times).astype(np.int64) if schedule.discrete else times
 
 
+@checked
 def trailing(schedule: Schedule, steps: int) -> Grid:
     """T, T - T/N, ..., T/N, 0: even steps from pure noise (Lin et al. 2024, section 3.3)."""
     _check_steps(schedule, steps)
@@ -86,6 +89,7 @@ def trailing(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, _whole(schedule, times))
 
 
+@checked
 def leading(schedule: Schedule, steps: int) -> Grid:
     """t_min + (N-1) d, ..., t_min + d, t_min, 0: DDIM's code; starts one stride d short of the end.
 
@@ -96,12 +100,18 @@ def leading(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, schedule.t_min + np.arange(steps - 1, -1, -1) * stride)
 
 
+@checked
 def linspace(schedule: Schedule, steps: int) -> Grid:
-    """Even from T to t_min, both included, then 0."""
+    """Even from T to t_min, both included, then 0.
+
+    On a discrete schedule each time is rounded to the nearest step (halves to the even one), so the
+    strides may differ by 1: T = 1000 has strides of 333 in 4 steps, but of 143 and 142 in 8.
+    """
     _check_steps(schedule, steps)
     return from_times(schedule, _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps)))
 
 
+@checked
 def karras(
     schedule: Schedule,
     steps: int,
@@ -155,6 +165,7 @@ def _from_log_sigma(schedule: Schedule, log_sigma: np.ndarray) -> Grid:
     return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
 
 
+@checked
 def exponential(
     schedule: Schedule,
     steps: int,
@@ -171,6 +182,103 @@ def exponential(
     return _from_log_sigma(schedule, np.linspace(np.log(high), np.log(low), steps))
 
 
+@checked
+def polyexponential(
+    schedule: Schedule,
+    steps: int,
+    *,
+    rho: float = 1.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Grid:
+    """log sigma = log sigma_min + r^rho log(sigma_max / sigma_min), r even from 1 to 0; then 0.
+
+    k-diffusion's `get_sigmas_polyexponential` (Crowson 2022): `exponential` for rho = 1; larger
+    spends more steps at low noise.
+
+    Args:
+      schedule, steps, sigma_min, sigma_max: as in `karras`.
+      rho: above 0.
+
+    Raises:
+      ValueError: as `karras`.
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, not {rho}")
+    low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
+    ramp = np.linspace(1, 0, steps) ** rho
+    return _from_log_sigma(schedule, np.log(low) + ramp * np.log(high / low))
+
+
+@checked
+def sections(
+    schedule: Schedule, steps: int, *, counts: str | tuple[int, ...] | None = None
+) -> Grid:
+    """The steps 1..T in sections of equal size, each with a number of times of its own.
+
+    Nichol & Dhariwal 2021's code (`space_timesteps`): within a section the times are even, from its
+    first to its last step, rounded; the first T mod n of n sections are one step longer.
+
+    Args:
+      schedule: a discrete schedule.
+      steps: N, the sum of the counts.
+      counts: times of each section, from data to noise: (10, 10, 15), or as text "10,10,15"; or
+        "ddim25", the multiples of the whole stride that gives 25 times, like DDIM's code. One
+        section by default.
+
+    Raises:
+      ValueError: a continuous schedule, counts that are no such text, do not sum to N or do not fit
+        their section, or no whole stride for "ddim".
+    """
+    _check_steps(schedule, steps)
+    if not schedule.discrete:
+        raise ValueError("sections are of a discrete schedule's steps: take another grid")
+    parts, ddim = _counts(counts, steps)
+    if sum(parts) != steps:
+        raise ValueError(f"counts {counts!r} sum to {sum(parts)}, but the grid has {steps} steps")
+    T = int(schedule.T)
+    if ddim:
+        whole = [d for d in range(1, T + 1) if len(range(0, T, d)) == steps]
+        if not whole:
+            raise ValueError(f"counts {counts!r}: no whole stride through {T} gives {steps} times")
+        return from_times(schedule, 1 + np.arange(0, T, whole[0])[::-1])
+    times: list[np.ndarray] = []
+    start = 1
+    for i, count in enumerate(parts):
+        size = T // len(parts) + (i < T % len(parts))
+        if count > size:
+            raise ValueError(f"counts {counts!r}: a section of {size} steps has no {count} times")
+        # A stride that is added up, as in that code, so that halves are rounded as there.
+        strides = np.full(count - 1, (size - 1) / max(count - 1, 1))
+        places = np.concatenate([[0.0], np.cumsum(strides)])
+        times.append(start + np.round(places).astype(np.int64))
+        start += size
+    return from_times(schedule, np.concatenate(times)[::-1])
+
+
+def _counts(counts: str | tuple[int, ...] | None, steps: int) -> tuple[tuple[int, ...], bool]:
+    """The times of each section, and whether they are DDIM's."""
+    found, ddim = (steps,) if counts is None else counts, False
+    if isinstance(found, str):
+        ddim = found.startswith("ddim")
+        texts = found.removeprefix("ddim").split(",")
+        whole = all(text.strip().isdecimal() for text in texts) and not (ddim and len(texts) > 1)
+        found = tuple(int(text) for text in texts) if whole else ()
+    if (
+        not isinstance(found, tuple | list)
+        or not found
+        or not all(
+            isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in found
+        )
+    ):
+        raise ValueError(
+            f"counts must be whole numbers >= 1, like (10, 10, 15), '10,10,15' or 'ddim25', not "
+            f"{counts!r}"
+        )
+    return tuple(found), ddim
+
+
+@checked
 def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
     """log-SNR even over what the schedule has of [-20, 20], from T, then 0."""
     _check_steps(schedule, steps)
@@ -182,6 +290,7 @@ def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
     return from_times(schedule, np.clip(times, schedule.t_min, schedule.T))
 
 
+@checked
 def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> Grid:
     """Quantiles of a Beta(a, b) distribution of times: more of them near both ends.
 
@@ -205,6 +314,7 @@ def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> G
     return from_times(schedule, schedule.t_min + (schedule.T - schedule.t_min) * shares)
 
 
+@checked
 def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
     """`trailing`, with every time moved towards noise: s t / (1 + (s - 1) t), t as a share of T.
 
@@ -225,6 +335,7 @@ def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
     return from_times(schedule, schedule.T * shift * share / (1 + (shift - 1) * share))
 
 
+@checked
 def with_stages(
     schedule: Schedule,
     grid: Grid,
@@ -236,7 +347,8 @@ def with_stages(
 
     Args:
       schedule: the grid's.
-      grid: N steps, of which those with infinite log-SNR at an end stay whole.
+      grid: N steps. Those with infinite log-SNR at an end stay whole with "lambda"; so does a step
+        to clean data that would need a stage below the schedule's t_min, with "u".
       fractions: where the points lie within a step, rising in (0, 1): (1/2,) for the solvers of
         order 2, (1/3, 2/3) for `dpm_solver_3`.
       even_in: "lambda", log(signal / noise), as in DPM-Solver; or "u", noise / (signal + noise), as
@@ -260,12 +372,15 @@ def with_stages(
             continue
         between = place[n] + np.array(fractions) * (place[n + 1] - place[n])
         log_snr = 2 * between if even_in == "lambda" else 2 * np.log((1 - between) / between)
-        times += [float(t) for t in np.asarray(schedule.time(log_snr))]
+        stages = np.asarray(schedule.time(log_snr))
+        if stages[-1] >= schedule.t_min:
+            times += [float(t) for t in stages]
     if grid.noise_scale[-1] == 0:
         return from_times(schedule, np.array(times))
     return stop_before_clean(from_times(schedule, np.array([*times, float(grid.t[-1])])))
 
 
+@checked
 def stop_before_clean(grid: Grid) -> Grid:
     """The grid without its step to clean data: samplers end at its last time, with noise left.
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffjax.checks import checked
 from diffjax.schedules import Scales
 from diffjax.types import Array, ArrayLike, Data, Floats
 
@@ -41,6 +42,7 @@ class Estimates(NamedTuple):
     variance_mix: Data | None = None
 
 
+@checked
 def interpolated_log_variance(mix: ArrayLike, log_small: Array, log_large: Array) -> Array:
     """log_small + mix (log_large - log_small): a learned variance between beta-tilde and beta.
 
@@ -53,11 +55,13 @@ def interpolated_log_variance(mix: ArrayLike, log_small: Array, log_large: Array
     return log_small + mix * (log_large - log_small)
 
 
+@checked
 def x0_from_eps(x_t: Floats, eps: Floats, scales: Scales[Array]) -> Floats:
     """x_0 = (x_t - noise_scale eps) / signal_scale; infinite where the signal is zero."""
     return (x_t - scales.noise_scale * eps) / scales.signal_scale
 
 
+@checked
 def eps_from_x0(x_t: Floats, x_0: Floats, scales: Scales[Array]) -> Floats:
     """eps = (x_t - signal_scale x_0) / noise_scale; infinite where the noise is zero."""
     return (x_t - scales.signal_scale * x_0) / scales.noise_scale
@@ -133,6 +137,7 @@ velocity = Parametrisation(
 )
 
 
+@checked
 def edm(sigma_data: float = 0.5) -> Parametrisation:
     """EDM's preconditioning, equation (6), with c_in = 1 / c.
 
@@ -165,6 +170,7 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
     return Parametrisation("edm", target, estimates, lambda scales: 1 / jnp.sqrt(power(scales)))
 
 
+@checked
 def convert(
     value: Float[Array, "..."],
     x_t: Floats,
@@ -191,6 +197,7 @@ def convert(
     return target.target(pair.x_0, pair.eps, scales)
 
 
+@checked
 def gain(target: Parametrisation, scales: Scales[Array]) -> Array:
     """How many times a squared error in x_0 counts in `target`, at a given x_t.
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.checks import checked
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, ArrayLike, Data, Numbers, Times
 
@@ -33,6 +34,7 @@ class Gaussian(NamedTuple):
     log_variance: Array
 
 
+@checked
 def broadcast(a: ArrayLike, x: Data) -> Array:
     """A scalar or (B,) array, with axes added so that it multiplies (B, ...) images.
 
@@ -45,12 +47,14 @@ def broadcast(a: ArrayLike, x: Data) -> Array:
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
 
+@checked
 def scales_like(schedule: Schedule, t: Times, x: Data) -> Scales[Array]:
     """schedule(t), each shaped to multiply the images x: (B, 1, ..., 1) or scalar."""
     scales = schedule(jnp.asarray(t))
     return Scales(broadcast(scales.signal_scale, x), broadcast(scales.noise_scale, x))
 
 
+@checked
 def q_sample(schedule: Schedule, x_0: Data, *, t: Times, eps: Data) -> Data:
     """Draws x_t ~ q(x_t | x_0) in closed form: signal_scale x_0 + noise_scale eps.
 
@@ -74,6 +78,7 @@ def q_sample(schedule: Schedule, x_0: Data, *, t: Times, eps: Data) -> Data:
     return signal * x_0 + noise * eps
 
 
+@checked
 def q_step(schedule: Schedule, x_s: Data, *, s: Times, t: Times, eps: Data) -> Data:
     """Draws x_t ~ q(x_t | x_s), s < t, by equation (1): one step of the chain.
 
@@ -92,6 +97,7 @@ def q_step(schedule: Schedule, x_s: Data, *, s: Times, t: Times, eps: Data) -> D
     return signal_ts * x_s + jnp.sqrt(var_ts) * eps
 
 
+@checked
 def transition(scales_s: Scales[Numbers], scales_t: Scales[Numbers]) -> tuple[Numbers, Numbers]:
     """signal_ts and var_ts of equation (2); NumPy in, NumPy (float64) out."""
     signal_ts = scales_t.signal_scale / scales_s.signal_scale
@@ -101,6 +107,7 @@ def transition(scales_s: Scales[Numbers], scales_t: Scales[Numbers]) -> tuple[Nu
     return signal_ts, var_ts.clip(min=0)
 
 
+@checked
 def posterior_coefficients(
     scales_s: Scales[Numbers], scales_t: Scales[Numbers]
 ) -> tuple[Numbers, Numbers, Numbers]:
@@ -114,6 +121,7 @@ def posterior_coefficients(
     )
 
 
+@checked
 def q_posterior(schedule: Schedule, x_t: Data, *, x_0: Data, s: Times, t: Times) -> Gaussian:
     """The posterior q(x_s | x_t, x_0), s < t, of equation (3).
 
@@ -137,6 +145,7 @@ def q_posterior(schedule: Schedule, x_t: Data, *, x_0: Data, s: Times, t: Times)
     )
 
 
+@checked
 def smallest_variance(schedule: Schedule) -> float:
     """beta-tilde_2 of a discrete schedule, the variance that DDPM lends to t = 1; else 1e-20."""
     if not schedule.discrete or schedule.T < 2:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.checks import check_times, checked
 from diffjax.types import ArrayLike, Numbers
 
 MAX_STEPS = 1_000_000
@@ -130,10 +131,17 @@ class DiscreteSchedule:
         return np.concatenate([[0.0], -np.expm1(np.diff(log_alpha_bar))])
 
     def __call__(self, t: Numbers) -> Scales[Numbers]:
-        """The pair at t: integers 0..T exactly as tabled, floats in [0, T] between the steps."""
+        """The pair at t: integers 0..T exactly as tabled, floats in [0, T] between the steps.
+
+        Raises:
+          ValueError: a time out of [0, T]; a traced one is taken as the nearest of its ends.
+        """
+        check_times(t, self)
         xp = _namespace(t)
         times = xp.asarray(t)
         if xp.issubdtype(times.dtype, np.integer):
+            if xp is jnp:  # a negative index would count from the end
+                times = jnp.clip(times, 0, self.T)
             return Scales(xp.asarray(self.signal_scale)[times], xp.asarray(self.noise_scale)[times])
         # Each scale is a sine of an angle near 0 where it is small: exact in float32 at both ends.
         steps, angle = np.arange(self.T + 1.0), self._angle
@@ -158,6 +166,7 @@ class DiscreteSchedule:
         return np.arctan2(self.noise_scale, self.signal_scale)
 
 
+@checked
 def variance_preserving(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (3): (sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr)))."""
     xp = _namespace(log_snr)
@@ -167,6 +176,7 @@ def variance_preserving(log_snr: Numbers) -> Scales[Numbers]:
     )
 
 
+@checked
 def straight(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (4): (sigmoid(log_snr / 2), sigmoid(-log_snr / 2))."""
     xp = _namespace(log_snr)
@@ -176,6 +186,7 @@ def straight(log_snr: Numbers) -> Scales[Numbers]:
     )
 
 
+@checked
 def variance_exploding(log_snr: Numbers) -> Scales[Numbers]:
     """Equation (5): (1, exp(-log_snr / 2))."""
     xp = _namespace(log_snr)
@@ -191,6 +202,7 @@ class ContinuousSchedule:
       time: its inverse.
       geometry: log-SNR -> Scales: `variance_preserving`, `straight` or `variance_exploding`.
       t_min: the smallest time at which a network is asked; above 0 where log_snr(0) is infinite.
+      T: the largest time; other than 1 only where time is another quantity, such as log-SNR.
     """
 
     # Numbers -> Numbers, which a Callable cannot express.
@@ -198,17 +210,19 @@ class ContinuousSchedule:
     time: Callable[[Any], Any]
     geometry: Callable[[Any], Scales]
     t_min: float = 0.0
-
-    @property
-    def T(self) -> float:
-        return 1.0
+    T: float = 1.0
 
     @property
     def discrete(self) -> bool:
         return False
 
     def __call__(self, t: Numbers) -> Scales[Numbers]:
-        """The pair at t in [0, 1]."""
+        """The pair at t in [0, 1].
+
+        Raises:
+          ValueError: a time out of [0, 1]; for a traced one the formulas are taken as they are.
+        """
+        check_times(t, self)
         xp = _namespace(t)
         return self.geometry(self.log_snr(xp.asarray(t, dtype=float)))
 
@@ -226,6 +240,7 @@ def _check_steps(T: int) -> None:
         raise ValueError(f"a discrete schedule is a table: T may be {MAX_STEPS} at most, not {T}")
 
 
+@checked
 def from_beta(beta: np.ndarray) -> DiscreteSchedule:
     """The variance preserving table of a sequence of step variances.
 
@@ -242,6 +257,7 @@ def from_beta(beta: np.ndarray) -> DiscreteSchedule:
     return DiscreteSchedule(np.exp(log_alpha_bar / 2), np.sqrt(-np.expm1(log_alpha_bar)))
 
 
+@checked
 def from_alpha_bar(alpha_bar: np.ndarray, *, max_beta: float = MAX_BETA) -> DiscreteSchedule:
     """The table whose alpha_bar is given up to a bound on each step's beta.
 
@@ -267,6 +283,7 @@ def _from_end(start: float, end: float, T: int) -> np.ndarray:
     return np.linspace(end, start, T)[::-1]
 
 
+@checked
 def linear_beta(
     T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
 ) -> DiscreteSchedule:
@@ -285,6 +302,7 @@ def linear_beta(
     return from_beta(_from_end(start, end, T))
 
 
+@checked
 def quadratic_beta(
     T: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
 ) -> DiscreteSchedule:
@@ -298,6 +316,7 @@ def quadratic_beta(
     return from_beta(_from_end(start**0.5, end**0.5, T) ** 2)
 
 
+@checked
 def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteSchedule:
     """alpha_bar linear in t, from 1 to alpha_bar_end (Chen 2023, algorithm 1, "simple linear").
 
@@ -310,6 +329,7 @@ def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteS
     return from_alpha_bar(np.linspace(1.0, alpha_bar_end, T + 1), max_beta=1.0)
 
 
+@checked
 def cosine(T: int = 1000, *, offset: float = 0.008) -> DiscreteSchedule:
     """alpha_bar_t proportional to cos^2((t/T + offset) / (1 + offset) pi/2), beta <= .999.
 
@@ -322,6 +342,7 @@ def cosine(T: int = 1000, *, offset: float = 0.008) -> DiscreteSchedule:
     return from_alpha_bar(np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2)
 
 
+@checked
 def sigmoid(
     T: int = 1000, *, start: float = -3.0, end: float = 3.0, temperature: float = 1.0
 ) -> DiscreteSchedule:
@@ -339,6 +360,7 @@ def sigmoid(
     return from_alpha_bar((curve[-1] - curve) / (curve[-1] - curve[0]))
 
 
+@checked
 def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
     """Shifts and scales sqrt(alpha_bar) so that x_T holds no signal and t = 1 stays as it was.
 
@@ -363,6 +385,7 @@ def _check_range(log_snr_min: float, log_snr_max: float) -> None:
         )
 
 
+@checked
 def continuous_cosine(
     *, log_snr_min: float = -15.0, log_snr_max: float = 15.0
 ) -> ContinuousSchedule:
@@ -388,6 +411,7 @@ def continuous_cosine(
     return ContinuousSchedule(log_snr, time, variance_preserving)
 
 
+@checked
 def linear_log_snr(*, log_snr_min: float = -10.0, log_snr_max: float = 13.3) -> ContinuousSchedule:
     """log_snr linear in t, variance preserving: VDM's start, before it learns the curve.
 
@@ -401,6 +425,82 @@ def linear_log_snr(*, log_snr_min: float = -10.0, log_snr_max: float = 13.3) -> 
     )
 
 
+@checked
+def vp_sde(
+    *, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3
+) -> ContinuousSchedule:
+    """The variance preserving SDE dx = -beta(t)/2 x dt + sqrt(beta(t)) dw, beta linear in t.
+
+    alpha_bar(t) = exp(-B(t)) with B(t) = t beta_min + t^2 (beta_max - beta_min) / 2 (Song et al.
+    2021b, equation 33 and appendix C): the limit of `linear_beta` for many steps.
+    log_snr(t) = -log(exp(B) - 1) is infinite at t = 0.
+
+    Args:
+      beta_min, beta_max: beta at t = 0 and t = 1.
+      t_min: the smallest time at which a network is asked; 1e-3 as in the paper's sampling.
+
+    Raises:
+      ValueError: not 0 < beta_min <= beta_max, or t_min out of [0, 1).
+    """
+    if not 0 < beta_min <= beta_max < np.inf:
+        raise ValueError(f"vp_sde needs 0 < beta_min <= beta_max, not {beta_min} and {beta_max}")
+    rise = beta_max - beta_min
+
+    def log_snr(t: Numbers) -> Numbers:
+        xp = _namespace(t)
+        with np.errstate(divide="ignore"):
+            return -xp.log(xp.expm1(t * (beta_min + t * (rise / 2))))
+
+    def time(log_snr: Numbers) -> Numbers:
+        xp = _namespace(log_snr)
+        B = xp.logaddexp(0.0, -log_snr)
+        # The root of a quadratic, in the form without a difference.
+        return 2 * B / (beta_min + xp.sqrt(beta_min**2 + 2 * rise * B))
+
+    return ContinuousSchedule(log_snr, time, variance_preserving, _in_unit(t_min, "t_min"))
+
+
+@checked
+def polynomial(*, power: float = 2.0, offset: float = 1e-5) -> ContinuousSchedule:
+    """signal_scale(t) = (1 - 2 offset) (1 - t^power) + offset, variance preserving.
+
+    Hoogeboom et al. 2022, "Equivariant diffusion for molecule generation in 3D", appendix B, with
+    power 2. The offset keeps log-SNR finite at both ends.
+
+    Args:
+      power: above 0; larger keeps the signal for longer.
+      offset: in (0, 1/2): the signal at t = 1, and what is missing of it at t = 0.
+
+    Raises:
+      ValueError: power or offset out of range.
+    """
+    if not 0 < power < np.inf:
+        raise ValueError(f"power must be a number above 0, not {power}")
+    if not 0 < offset < 0.5:
+        raise ValueError(f"offset must be in (0, 1/2), not {offset}")
+    width = 1 - 2 * offset
+
+    def log_snr(t: Numbers) -> Numbers:
+        xp = _namespace(t)
+        fall = t**power
+        signal, missing = offset + width * (1 - fall), offset + width * fall
+        return 2 * xp.log(signal) - xp.log(missing) - xp.log1p(signal)  # noise^2: (1 - s)(1 + s)
+
+    def time(log_snr: Numbers) -> Numbers:
+        xp = _namespace(log_snr)
+        missing = -xp.expm1(-xp.logaddexp(0.0, -log_snr) / 2)
+        return xp.maximum((missing - offset) / width, 0.0) ** (1 / power)
+
+    return ContinuousSchedule(log_snr, time, variance_preserving)
+
+
+def _in_unit(value: float, name: str) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), not {value}")
+    return value
+
+
+@checked
 def karras(
     *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> ContinuousSchedule:
@@ -426,10 +526,14 @@ def karras(
     return ContinuousSchedule(log_snr, time, variance_exploding)
 
 
+@checked
 def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
     """x_t = (1 - t) x_0 + t eps (Liu et al. 2023; Lipman et al. 2023).
 
     log_snr(t) = 2 log((1 - t) / t): infinite at both ends, where the pair is (1, 0) and (0, 1).
+
+    Raises:
+      ValueError: t_min out of [0, 1).
     """
 
     def log_snr(t: Numbers) -> Numbers:
@@ -440,9 +544,10 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
     def time(log_snr: Numbers) -> Numbers:
         return straight(log_snr).noise_scale
 
-    return ContinuousSchedule(log_snr, time, straight, t_min)
+    return ContinuousSchedule(log_snr, time, straight, _in_unit(t_min, "t_min"))
 
 
+@checked
 def shift_log_snr(schedule: ContinuousSchedule, shift: float) -> ContinuousSchedule:
     """Adds a constant to log_snr(t): e.g. for a change of resolution.
 

@@ -7,10 +7,10 @@ on the last axis (2C channels in, C out), where zeros stand for no estimate:
     output_2 = network([c x_t, stop_gradient(x_0 of output_1)], t)                          (2)
 
 c is the parametrisation's `input_scale`; it belongs to x_t alone. In training a fair coin an
-example decides between (1) and (2) (`training_network`). For sampling, the paper's cheap variant
-hands on the estimate of the previous step, one evaluation a step; a denoiser here has no state, so
-`self_conditioned` evaluates (1) and then (2) at the same x_t: just what training showed the
-network, for twice the evaluations.
+example decides between (1) and (2) (`training_network`). For sampling, `self_conditioned` evaluates
+(1) and then (2) at the same x_t: just what training showed the network, for twice the evaluations.
+The paper's cheap variant, `self_conditioned_by_step`, hands on the estimate of the previous step,
+one evaluation a step; it needs a sampler of `memory.carried`.
 """
 
 from typing import Any
@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, predict, scaled_time
 from diffjax.parametrisations import Estimates, Parametrisation
 from diffjax.process import broadcast, scales_like
+from diffjax.sampling import memory
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, PerExample, TimePerExample, Times
 
@@ -42,6 +44,7 @@ def _check_limit(limit: float | None) -> None:
         raise ValueError(f"limit must be above 0, or None, not {limit}")
 
 
+@checked
 def training_network(
     network: NetworkFn,
     schedule: Schedule,
@@ -69,15 +72,11 @@ def training_network(
         network needs one (1 for images in [-1, 1]): its error in x_0 grows as 1 / signal_scale.
 
     Raises:
-      ValueError: use_estimate that is not one bool per example, or a limit of 0 or less; when
-        called, times or use_estimate of another batch, or an output not of x_t's shape.
+      TypeError: use_estimate that is not of bools.
+      ValueError: use_estimate that is not one per example, or a limit of 0 or less; when called,
+        times or use_estimate of another batch, or an output not of x_t's shape.
     """
     _check_limit(limit)
-    if use_estimate.ndim != 1 or use_estimate.dtype != bool:
-        raise ValueError(
-            f"use_estimate must be one bool per example, (B,), not {use_estimate.dtype} of shape "
-            f"{use_estimate.shape}"
-        )
 
     def plain(x: Data, time_input: PerExample, cond: Any) -> Data:
         if use_estimate.shape != x.shape[:1]:
@@ -99,6 +98,7 @@ def training_network(
     return plain
 
 
+@checked
 def self_conditioned(
     network: NetworkFn,
     schedule: Schedule,
@@ -139,5 +139,43 @@ def self_conditioned(
 
         none = jnp.zeros_like(x_t)
         return jax.lax.fori_loop(0, passes, once, Estimates(none, none))
+
+    return denoise
+
+
+@checked
+def self_conditioned_by_step(
+    network: NetworkFn,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation,
+    time_input: TimeInput = scaled_time,
+    limit: float | None = None,
+) -> Denoiser:
+    """A self-conditioned network as a denoiser that is shown its estimate of the step before.
+
+    Chen et al. 2023, algorithm 2: (1) at the first step, then (2) with the x_0 of the last step's
+    first evaluation. One evaluation of the network each.
+
+        sampler = memory.carried(samplers.ddim)
+
+    Args:
+      network, schedule, parametrisation, time_input, limit: as in `self_conditioned`.
+
+    Raises:
+      ValueError: a limit of 0 or less; when called, an output not of x_t's shape, or a sampler
+        without memory.
+    """
+    _check_limit(limit)
+    estimate = memory.Slot()
+
+    def denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
+        output, scales = predict(
+            _showing(network, estimate.read(x_t), limit), x_t, t=t, cond=cond,
+            schedule=schedule, parametrisation=parametrisation, time_input=time_input,
+        )  # fmt: skip
+        pair = parametrisation.estimates(output, x_t, scales)
+        estimate.write(pair.x_0)
+        return pair
 
     return denoise

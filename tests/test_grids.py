@@ -1,16 +1,20 @@
 """Sampling grids: ends, spacing, published step lists, refusals."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import grids, schedules
+from diffjax import grids, samplers, schedules
+from tests import k_diffusion
+from tests.sampling.samplers.known import gaussian_denoiser, ode_solution
 
 LINEAR = schedules.linear_beta(1000)
 FLOW, EDM = schedules.rectified_flow(), schedules.karras()
 ALL = {"trailing": grids.trailing, "leading": grids.leading, "linspace": grids.linspace,
        "karras": grids.karras, "exponential": grids.exponential,
        "uniform_log_snr": grids.uniform_log_snr, "beta": grids.beta,
-       "flow_shift": grids.flow_shift}  # fmt: skip
+       "flow_shift": grids.flow_shift, "polyexponential": grids.polyexponential}  # fmt: skip
 WHOLE = ("trailing", "leading", "linspace")
 
 
@@ -71,6 +75,55 @@ def test_karras_sigmas_of_diffusers():
     theirs.set_timesteps(18)
     ours = grids.karras(EDM, 18)
     np.testing.assert_allclose(ours.noise_scale, theirs.sigmas.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rho", [0.5, 1.0, 3.0])
+def test_polyexponential_sigmas_of_k_diffusion(rho):
+    sigmas = k_diffusion.sampling().get_sigmas_polyexponential(12, 0.01, 50.0, rho=rho).numpy()
+    ours = grids.polyexponential(EDM, 12, rho=rho, sigma_min=0.01, sigma_max=50.0)
+    np.testing.assert_allclose(ours.noise_scale, sigmas, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        # DeepFloyd IF's "fast27", made by guided-diffusion's space_timesteps.
+        ("10,10,3,2,2", [999, 800, 799, 600, 599, 500, 400, 399, 377, 355, 333, 311, 288, 266, 244,
+                         222, 200, 199, 177, 155, 133, 111, 88, 66, 44, 22, 0]),
+        ("ddim10", [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
+    ],
+)  # fmt: skip
+def test_sections_are_the_published_ones(counts, published):
+    ours = grids.sections(LINEAR, len(published), counts=counts)
+    assert ours.t.dtype == np.int64 and ours.t[-1] == 0
+    assert ours.t[:-1].tolist() == [t + 1 for t in published]  # theirs count from 0
+
+
+def improved_diffusions(size, count):
+    """A section's times as in that code: a stride that is added up, and Python's rounding."""
+    stride = (size - 1) / (count - 1) if count > 1 else 1
+    found, place = [], 0.0
+    for _ in range(count):
+        found.append(round(place))
+        place += stride
+    return found
+
+
+def test_halves_are_rounded_as_they_were():
+    for T, steps in ((10, 7), (200, 45), (1000, 400), (1000, 750)):
+        ours = grids.sections(schedules.cosine(T), steps).t[:-1]
+        assert (ours[::-1] - 1).tolist() == improved_diffusions(T, steps)
+
+
+def test_sections_differ_by_a_step_where_T_does_not_divide():
+    schedule = schedules.cosine(11)  # sections of 4, 4 and 3 steps
+    assert grids.sections(schedule, 6, counts=(2, 3, 1)).t.tolist() == [9, 8, 7, 5, 4, 1, 0]
+    assert grids.sections(schedule, 6, counts="2, 3, 1").t.tolist() == [9, 8, 7, 5, 4, 1, 0]
+    assert grids.sections(schedule, 11).t.tolist() == list(range(11, -1, -1))
+    # Not every number of times has a whole stride: 11 steps have 4 by 3 (or 2 by 6), none of 5.
+    assert grids.sections(schedule, 4, counts="ddim4").t.tolist() == [10, 7, 4, 1, 0]
+    with pytest.raises(ValueError, match="no whole stride through 11 gives 5 times"):
+        grids.sections(schedule, 5, counts="ddim5")
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, FLOW, schedules.continuous_cosine()],
@@ -151,11 +204,51 @@ def test_stages_lie_where_they_should(even_in):
     assert ends_with_noise.steps == 6 and ends_with_noise.noise_scale[-1] > 0
 
 
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM, schedules.cosine(7)],
+                         ids=["linear", "flow", "edm", "cosine"])  # fmt: skip
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_every_grid_takes_the_stages_of_rk4(name, schedule, steps):
+    grid = ALL[name](schedule, steps)
+    staged = grids.with_stages(schedule, grid, even_in="u")
+    u = staged.noise_scale / (staged.noise_scale + staged.signal_scale)
+    ends, stages = u[: 2 * steps : 2], u[1 : 2 * steps - 1 : 2]
+    np.testing.assert_allclose(stages, (ends[:-1] + ends[1:]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(staged.t[: 2 * steps : 2], grid.t[:-1])
+    # The step to clean data is halved where the schedule has the level, and else stays whole.
+    with np.errstate(divide="ignore"):
+        least = np.exp(-schedule.log_snr(np.float64(schedule.t_min)) / 2)
+    halved = u[2 * steps - 2] / 2 >= least / (1 + least) * (1 - 1e-9)
+    assert staged.steps == 2 * steps - 1 + halved
+    if staged.steps > 1:
+        jax.eval_shape(
+            lambda x: samplers.rk4(gaussian_denoiser(schedule), x, grid=staged).x_0, jnp.ones(2)
+        )
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, FLOW, EDM], ids=["linear", "flow", "edm"])
+@pytest.mark.parametrize("name", ["linspace", "karras"])
+def test_rk4_on_grids_with_stages_reaches_the_exact_solution(name, schedule):
+    grid = grids.with_stages(schedule, ALL[name](schedule, 30), even_in="u")
+    x_T = jnp.array([[-1.5], [0.2], [1.0]]) * grid.noise_scale[0]
+    x_0 = samplers.rk4(gaussian_denoiser(schedule), x_T, grid=grid).x_0
+    exact = ode_solution(np.asarray(x_T), (grid.signal_scale[0], grid.noise_scale[0]))
+    np.testing.assert_allclose(x_0, exact, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: grids.beta(FLOW, 5, a=0.0), "a and b"),
         (lambda: grids.flow_shift(FLOW, 5, shift=-1.0), "shift"),
+        (lambda: grids.polyexponential(EDM, 5, rho=0.0), "rho must be above 0, not 0.0"),
+        (lambda: grids.sections(FLOW, 5), "of a discrete schedule's steps"),
+        (lambda: grids.sections(LINEAR, 5, counts=(2, 2)), "sum to 4, but the grid has 5"),
+        (lambda: grids.sections(LINEAR, 9, counts="ddim5"), "sum to 5, but the grid has 9"),
+        (lambda: grids.sections(schedules.cosine(6), 5, counts=(4, 1)), "of 3 steps has no 4"),
+        (lambda: grids.sections(LINEAR, 5, counts="ddim2,3"), "'10,10,15' or 'ddim25', not"),
+        (lambda: grids.sections(LINEAR, 5, counts="5.0"), "'10,10,15' or 'ddim25', not"),
+        (lambda: grids.sections(LINEAR, 5, counts=(5, 0)), "'10,10,15' or 'ddim25', not"),
         (lambda: grids.exponential(EDM, 5, sigma_min=90.0), "sigma_min"),
         (lambda: grids.with_stages(FLOW, grids.trailing(FLOW, 3), fractions=(0.6, 0.4)), "rise"),
         (lambda: grids.with_stages(FLOW, grids.trailing(FLOW, 3), even_in="t"), "even_in"),

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 from diffjax import schedules
+from tests import k_diffusion
 
 DISCRETE = {
     "linear_beta": schedules.linear_beta,
@@ -18,6 +20,10 @@ CONTINUOUS = {
     "continuous_cosine": schedules.continuous_cosine(),
     "linear_log_snr": schedules.linear_log_snr(),
     "karras": schedules.karras(),
+    "vp_sde": schedules.vp_sde(),
+    "vp_sde, constant beta": schedules.vp_sde(beta_min=6.0, beta_max=6.0),
+    "polynomial": schedules.polynomial(),
+    "polynomial, 0.7": schedules.polynomial(power=0.7, offset=1e-3),
     "rectified_flow": schedules.rectified_flow(),
     "shifted flow": schedules.shift_log_snr(schedules.rectified_flow(), -1.5),
     "shifted cosine": schedules.shift_log_snr(schedules.continuous_cosine(), 2.0),
@@ -185,6 +191,8 @@ def test_numpy_float64_and_jitted_float32_agree(name):
     [
         ("continuous_cosine", lambda a, b: a**2 + b**2),
         ("linear_log_snr", lambda a, b: a**2 + b**2),
+        ("vp_sde", lambda a, b: a**2 + b**2),
+        ("polynomial", lambda a, b: a**2 + b**2),
         ("shifted cosine", lambda a, b: a**2 + b**2),
         ("karras", lambda a, b: a),
         ("rectified_flow", lambda a, b: a + b),
@@ -231,6 +239,43 @@ def test_rectified_flow_is_the_straight_line(xp):
     assert (float(signal[-1]), float(noise[-1])) == (0, 1)
 
 
+def test_vp_sde_has_the_moments_of_its_sde():
+    # dm/dt = -beta m / 2 and dv/dt = beta (1 - v), from m = 1, v = 0, by an ODE solver.
+    t = np.linspace(0, 1, 11)
+    solved = scipy.integrate.solve_ivp(
+        lambda t, y: (0.5 + 9.5 * t) * np.array([-y[0] / 2, 1 - y[1]]),
+        (0, 1), [1.0, 0.0], t_eval=t, rtol=1e-10, atol=1e-12,
+    )  # fmt: skip
+    signal, noise = schedules.vp_sde(beta_min=0.5, beta_max=10.0)(t)
+    np.testing.assert_allclose(signal, solved.y[0], rtol=1e-7)
+    np.testing.assert_allclose(noise**2, solved.y[1], rtol=1e-7, atol=1e-9)
+
+
+def test_vp_sde_is_ddpms_schedule_with_many_steps():
+    T = 100_000
+    table = schedules.linear_beta(T, beta_start=0.1 / T, beta_end=20 / T)
+    steps = np.array([100, T // 4, T // 2, T])
+    np.testing.assert_allclose(
+        schedules.vp_sde().log_snr(steps / T), table.log_snr(steps), rtol=0, atol=2e-3
+    )
+
+
+def test_vp_sigmas_of_k_diffusion():
+    theirs = k_diffusion.sampling().get_sigmas_vp(10).numpy()[:-1]
+    signal, noise = schedules.vp_sde()(np.linspace(1, 1e-3, 10))
+    np.testing.assert_allclose(noise / signal, theirs, rtol=3e-4)  # theirs is float32
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_the_signal_of_a_polynomial_schedule_is_lost_as_a_power_of_t(power):
+    signal = schedules.polynomial(power=power, offset=1e-4)(
+        np.array([0, 0.25, 0.5, 1])
+    ).signal_scale
+    np.testing.assert_allclose(signal[[0, -1]], [0.9999, 1e-4], rtol=1e-12)
+    lost = signal[0] - signal
+    np.testing.assert_allclose(lost[2:] / lost[1:-1], 2**power, rtol=1e-9)
+
+
 def test_averaging_pixels_undoes_the_shift_of_a_larger_image():
     k, base = 2, schedules.continuous_cosine()
     large = schedules.shift_log_snr(base, 2 * np.log(1 / k))
@@ -265,6 +310,22 @@ def test_bad_schedules_are_refused():
         schedules.continuous_cosine(log_snr_min=5.0, log_snr_max=-5.0)
     with pytest.raises(ValueError, match="log_snr_min must be less"):
         schedules.linear_log_snr(log_snr_min=5.0, log_snr_max=-5.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.vp_sde(beta_min=0.0), "0 < beta_min <= beta_max"),
+        (lambda: schedules.vp_sde(beta_max=0.05), "0 < beta_min <= beta_max"),
+        (lambda: schedules.vp_sde(t_min=1.0), r"t_min must be in \[0, 1\), not 1.0"),
+        (lambda: schedules.rectified_flow(t_min=-0.1), r"t_min must be in \[0, 1\), not -0.1"),
+        (lambda: schedules.polynomial(power=0.0), "power must be a number above 0, not 0.0"),
+        (lambda: schedules.polynomial(offset=0.5), r"offset must be in \(0, 1/2\), not 0.5"),
+    ],
+)
+def test_continuous_schedules_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import grids, samplers, schedules, self_conditioning
+from diffjax import grids, memory, samplers, schedules, self_conditioning
 from diffjax import parametrisations as p
 
 FLOW = schedules.rectified_flow()
@@ -156,6 +156,28 @@ def test_it_serves_samplers_and_gradients():
     np.testing.assert_allclose(gradient, 0.42, rtol=1e-5)
 
 
+def test_the_estimate_of_the_step_before_by_hand():
+    # x_0 is 0.7 x at the first step; then 0.7 x' - 0.4 (0.7 x), where x' is half-way between.
+    denoise = self_conditioning.self_conditioned_by_step(linear(A, B), FLOW, parametrisation=p.x0)
+    for sampler in (samplers.ddim, samplers.euler):
+        found = memory.carried(sampler)(denoise, X_T, grid=grids.trailing(FLOW, 2))
+        first = 0.7 * X_T
+        middle = 0.5 * first + 0.5 * X_T
+        expected = 0.7 * middle - 0.4 * first
+        np.testing.assert_allclose(found.x_0, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="hands something on"):
+        samplers.ddim(denoise, X_T, grid=grids.trailing(FLOW, 2))
+
+
+def test_many_small_steps_converge_to_the_fixed_point():
+    # Between small steps x hardly moves, so that the estimate comes to (a x + b x_0) = x_0.
+    denoise = self_conditioning.self_conditioned_by_step(linear(A, B), FLOW, parametrisation=p.x0)
+    exact = self_conditioning.self_conditioned(linear(A, B), FLOW, parametrisation=p.x0, passes=30)
+    grid = grids.stop_before_clean(grids.trailing(FLOW, 400))
+    ours = memory.carried(samplers.ddim)(denoise, X_T, grid=grid).x_0
+    np.testing.assert_allclose(ours, samplers.ddim(exact, X_T, grid=grid).x_0, atol=0.02)
+
+
 def test_the_limit_is_on_what_the_network_sees():
     # At t = 1 an eps network's x_0 is infinite: it is shown +-1, and told nothing without a coin.
     t = jnp.array([1.0, 1.0, 0.5])
@@ -175,14 +197,14 @@ def test_the_limit_is_on_what_the_network_sees():
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused():
     with pytest.raises(
-        ValueError, match=r"one bool per example, \(B,\), not float32 of shape \(3,"
+        TypeError, match=r"an array of True and False \(batch,\), not an array of float32"
     ):
         trained(jnp.ones(3))
-    with pytest.raises(ValueError, match="use_estimate has 2 values for a batch of 3"):
+    with pytest.raises(ValueError, match=r"use_estimate of shape \(2,\) does not fit t"):
         trained(YES[:2])(X_T, T, None)
     with pytest.raises(ValueError, match="limit must be above 0, or None, not 0"):
         trained(YES, limit=0)
-    with pytest.raises(ValueError, match=r"a scalar or one an example"):
+    with pytest.raises(ValueError, match=r"use_estimate of shape \(3,\) does not fit t"):
         trained(YES, t=T[:2])(X_T, T, None)
     with pytest.raises(ValueError, match="passes must be at least 1, not 0"):
         self_conditioning.self_conditioned(curved, FLOW, parametrisation=p.v, passes=0)

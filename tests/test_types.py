@@ -31,7 +31,7 @@ def test_what_fits_passes(t):
 )
 def test_another_shape_or_type_is_caught(t, eps, argument):
     with pytest.raises(TypeCheckError, match=f"parameter '{argument}'"):
-        dj.q_sample(FLOW, X, t=t, eps=eps)
+        dj.q_sample.__wrapped__(FLOW, X, t=t, eps=eps)  # without diffjax's own checks
 
 
 def test_a_result_of_another_shape_is_caught():

@@ -15,6 +15,8 @@ _ROOM = "diffjax.experiment."
 TABLES = {
     "model.name": "network:NETWORKS",
     "model.block": "network:BLOCKS",
+    "model.resample": "network:RESAMPLES",
+    "model.time_features": "network:TIME_FEATURES",
     "model.attention": "network:ATTENTIONS",
     "model.dtype": "network:DTYPES",
     "model.kernels": "network:KERNELS",

@@ -19,8 +19,10 @@ from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
 from diffjax.experiment.spec import Spec, call_maker, from_table, import_path, is_path, parse_spec
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
+from diffjax.models.embeddings import random_time_features, timestep_embedding
 from diffjax.models.network import Network, as_network, is_nnx
 from diffjax.models.ops import XLA, Ops
+from diffjax.models.unet import RESAMPLINGS
 from diffjax.prediction import Prediction
 
 GIVEN = {
@@ -52,6 +54,12 @@ def _softmax(implementation: str = "auto") -> Callable[..., Any]:
     return partial(jax.nn.dot_product_attention, implementation=implementation)
 
 
+def _random_time_features(scale: float = 0.016) -> Callable[..., Any]:
+    if not scale > 0:
+        raise ValueError(f"scale must be above 0, not {scale}")
+    return partial(random_time_features, scale=scale)
+
+
 BLOCKS: Mapping[str, Callable[..., Any]] = {
     "resnet": lambda: ResNetBlock,
     "convnext": _convnext,
@@ -59,6 +67,11 @@ BLOCKS: Mapping[str, Callable[..., Any]] = {
 ATTENTIONS: Mapping[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "linear": lambda: linear_attention,
+}
+RESAMPLES: Mapping[str, Callable[..., Any]] = {name: partial(str, name) for name in RESAMPLINGS}
+TIME_FEATURES: Mapping[str, Callable[..., Any]] = {
+    "sinusoidal": lambda: timestep_embedding,
+    "fourier": _random_time_features,
 }
 DTYPES: Mapping[str, Callable[..., Any]] = {
     "float32": lambda: jnp.float32,
@@ -92,6 +105,8 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         patch=c.patch,
         block=from_table(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
+        resample=from_table(c.resample, RESAMPLES, key="model.resample"),
+        time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
         attention_fn=from_table(c.attention, ATTENTIONS, key="model.attention"),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),

@@ -1,6 +1,7 @@
 """`config.diffusion`: the training objective."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -26,9 +27,12 @@ WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
     "snr": lambda: weightings.snr,
     "truncated_snr": lambda: weightings.truncated_snr,
     "min_snr": weightings.min_snr,
+    "soft_min_snr": weightings.soft_min_snr,
     "p2": weightings.p2,
     "sigmoid": weightings.sigmoid,
     "edm": weightings.edm,
+    "logit_normal": weightings.logit_normal,
+    "cosmap": lambda: weightings.cosmap,
     "vlb": lambda: weightings.vlb,
 }
 TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
@@ -36,6 +40,8 @@ TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
     "low_discrepancy": lambda: time_sampling.low_discrepancy,
     "logit_normal": time_sampling.logit_normal,
     "log_normal": time_sampling.log_normal,
+    "mode": time_sampling.mode,
+    "cosmap": lambda: time_sampling.cosmap,
     # Uniform before any loss is known, and on held-out images; see `DenoisingObjective`.
     "loss_second_moment": lambda: time_sampling.uniform,
 }
@@ -237,6 +243,11 @@ def _vdm(config: Any, chosen: DenoisingObjective, *, gamma: str, learn_ends: boo
         raise UserError(
             f"config.diffusion.objective = {c.objective!r} needs a continuous, variance preserving "
             f"schedule, not {c.schedule!r}: use linear_log_snr"
+        )
+    if not math.isfinite(float(schedule.log_snr(0.0)) - float(schedule.log_snr(1.0))):
+        raise UserError(
+            f"config.diffusion.objective = {c.objective!r} needs a log-SNR that is finite at both "
+            f"ends, unlike {c.schedule!r}: use linear_log_snr"
         )
     if c.learned_weighting or c.self_conditioning or c.offset_noise:
         raise UserError(

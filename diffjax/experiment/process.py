@@ -23,6 +23,8 @@ SCHEDULES: Mapping[str, Callable[..., Any]] = {
         schedules.sigmoid,
         schedules.continuous_cosine,
         schedules.linear_log_snr,
+        schedules.vp_sde,
+        schedules.polynomial,
         schedules.karras,
         schedules.rectified_flow,
     )

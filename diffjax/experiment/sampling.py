@@ -22,7 +22,7 @@ from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
-from diffjax.sampling import guidance, samplers, thresholding
+from diffjax.sampling import guidance, memory, samplers, thresholding
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Times
 
@@ -44,14 +44,14 @@ GRIDS: Mapping[str, Callable[..., Any]] = {
     grid.__name__: with_options(grid)
     for grid in (
         grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
-        grids.uniform_log_snr, grids.beta, grids.flow_shift,
+        grids.polyexponential, grids.sections, grids.uniform_log_snr, grids.beta, grids.flow_shift,
     )
 }  # fmt: skip
 THRESHOLDS: Mapping[str, Callable[..., Any]] = {
     "none": lambda: lambda denoise, schedule: denoise,
     "clip": lambda low=-1.0, high=1.0: partial(thresholding.clip_x0, low=low, high=high),
-    "dynamic": lambda percentile=99.5: partial(
-        thresholding.dynamic_threshold, percentile=percentile
+    "dynamic": lambda percentile=99.5, cap=math.inf: partial(
+        thresholding.dynamic_threshold, percentile=percentile, cap=cap
     ),
 }
 
@@ -61,7 +61,7 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
     make = with_options(function)
 
     def of_options(**options: Any) -> Guide:
-        for name in ("scale", "papers_scale", "rescale", "parallel", "norm_limit"):
+        for name in ("scale", "papers_scale", "rescale", "parallel", "norm_limit", "momentum"):
             _check_number(name, options.get(name))
         guide = make(**options)
         guide(lambda x_t, t, cond=None: None, schedules.cosine(10))  # validates the options now
@@ -76,10 +76,20 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
                 )
             return guide(model.denoise, model.schedule, null=model.null)
 
+        # What hands something on from step to step needs a sampler that carries it.
+        guided.has_memory = bool(  # type: ignore[attr-defined]
+            options.get("momentum") or options.get("zero_steps", _default(function, "zero_steps"))
+        )
         return guided
 
     of_options.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
     return of_options
+
+
+def _default(function: Callable[..., Any], name: str) -> Any:
+    """A parameter's default; None where there is no such parameter."""
+    parameter = inspect.signature(function).parameters.get(name)
+    return parameter and parameter.default
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -179,6 +189,8 @@ GUIDANCE: Mapping[str, Callable[..., Guide]] = {
     "none": lambda: lambda model: model.denoise,
     "classifier_free": _of_conditions(guidance.classifier_free),
     "adaptive_projected": _of_conditions(guidance.adaptive_projected),
+    "tangential": _of_conditions(guidance.tangential),
+    "cfg_zero_star": _of_conditions(guidance.cfg_zero_star),
     "compose": _compose,
     "autoguidance": _autoguidance,
     "perturbed_attention": _perturbed_attention,
@@ -224,6 +236,8 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
             f"{c.guidance!r} has its own labels: leave it empty"
         )
     guide, uses_null = _guide(c.guidance)
+    if getattr(guide, "has_memory", False):
+        sampler = memory.carried(sampler)
     return Sampling(
         sampler,
         grid,
@@ -241,7 +255,9 @@ def _guide(text: str) -> tuple[Guide, bool]:
     spec = parse_spec(text, key=key)
     if not spec.module:
         guide = from_spec(text, GUIDANCE, key=key)
-        return guide, spec.name in ("classifier_free", "adaptive_projected", "compose")
+        return guide, spec.name in (
+            "classifier_free", "adaptive_projected", "tangential", "cfg_zero_star", "compose"
+        )  # fmt: skip
     function = function_from_spec(text, {}, key=key)
     takes_null = "null" in inspect.signature(function).parameters
 

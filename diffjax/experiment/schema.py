@@ -255,6 +255,12 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.scale_shift": Key(
             SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
         ),
+        "model.resample": Key(
+            SPEC, "conv", "change of resolution: conv, average (pooling), adm (in residual blocks)"
+        ),
+        "model.time_features": Key(
+            SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
+        ),
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),

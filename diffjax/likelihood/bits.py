@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffjax.checks import checked
 from diffjax.types import ArrayLike, Numbers
 
 
@@ -23,6 +24,7 @@ class Summary(NamedTuple):
     count: int  # type: ignore[assignment]  # tuple.count, which nobody asks of it
 
 
+@checked
 def bits_per_dim(nats: Numbers, *, dimensions: int) -> Numbers:
     """nats / (dimensions log 2): an image's negative log likelihood in bits per dimension.
 
@@ -41,6 +43,7 @@ def bits_per_dim(nats: Numbers, *, dimensions: int) -> Numbers:
     return nats / (dimensions * math.log(2))
 
 
+@checked
 def summarise(per_image: ArrayLike | Sequence[float]) -> Summary:
     """The mean over images, and its standard error std / sqrt(count), std with count - 1 below.
 

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key
 
+from diffjax.checks import checked
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, Data, PerExample, PRNGKeys
 
@@ -74,6 +75,7 @@ class Dequantiser:
         return self.draw(x, per_example_keys(key, len(x)))
 
 
+@checked
 def per_example_keys(key: PRNGKeys, batch: int) -> Key[Array, " batch"]:
     """(batch,) keys from one key, by `fold_in` of the example's place; (batch,) keys as they are.
 
@@ -90,6 +92,7 @@ def per_example_keys(key: PRNGKeys, batch: int) -> Key[Array, " batch"]:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
 
 
+@checked
 def start_time(schedule: Schedule, t_start: float | None) -> float:
     """t_start, by default schedule.t_min.
 
@@ -123,6 +126,7 @@ def _dimensions(x: Data) -> int:
     return math.prod(x.shape[1:])
 
 
+@checked
 def uniform(schedule: Schedule, *, t_start: float | None = None, levels: int = 256) -> Dequantiser:
     """Equation (2) with u even over the bin: log q = -D log(signal width).
 
@@ -154,6 +158,7 @@ def uniform(schedule: Schedule, *, t_start: float | None = None, levels: int = 2
     return Dequantiser(t, draw)
 
 
+@checked
 def truncated_normal(
     schedule: Schedule, *, t_start: float | None = None, levels: int = 256
 ) -> Dequantiser:
@@ -189,6 +194,7 @@ def truncated_normal(
     return Dequantiser(t, draw)
 
 
+@checked
 def variational(
     parameters: Parameters,
     schedule: Schedule,

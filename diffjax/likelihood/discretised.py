@@ -17,6 +17,7 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
+from diffjax.checks import checked
 from diffjax.types import Array, ArrayLike
 
 _HALF_LOG_2_PI = math.log(2 * math.pi) / 2
@@ -24,6 +25,7 @@ _HALF_LOG_2_PI = math.log(2 * math.pi) / 2
 _NARROW = 0.05
 
 
+@checked
 def discretised_gaussian_log_prob(
     x: ArrayLike, *, mean: ArrayLike, log_std: ArrayLike, levels: int = 256
 ) -> Array:

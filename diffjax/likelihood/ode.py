@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.likelihood.dequantisation import Dequantiser, per_example_keys, start_time
@@ -124,6 +125,7 @@ class OdeBitsPerDim(NamedTuple):
     finished: Bool[Array, ""]
 
 
+@checked
 def ode_log_likelihood(
     denoise: Denoiser,
     x: Data,
@@ -167,8 +169,6 @@ def ode_log_likelihood(
       ValueError: a bad option or time, x not of a float type, or no key where one is needed.
     """
     solver.check()
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be of a float type, not {x.dtype}")
     t_start = start_time(schedule, t_start)
     with_divergence: Callable[[Callable[[Data], Data], Data], _Point] = _exact
     if solver.divergence == "hutchinson":
@@ -309,6 +309,7 @@ def _solve(
     return point, tries, tau >= tau_end
 
 
+@checked
 def ode_bits_per_dim(
     denoise: Denoiser,
     x_0: Data,

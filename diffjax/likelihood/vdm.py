@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import categorical
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.likelihood.bits import bits_per_dim
 from diffjax.process import q_sample, scales_like
@@ -44,6 +45,7 @@ def _mean(x: Data) -> PerExample:
     return x.mean(tuple(range(1, x.ndim)))
 
 
+@checked
 def prior_term(x: Data, log_snr: Array) -> PerExample:
     """Equation (1) at the log-SNR of t = 1, in nats per dimension: (B,)."""
     # For signal^2 = s: (s x^2 - s - log(1 - s)) / 2.
@@ -51,6 +53,7 @@ def prior_term(x: Data, log_snr: Array) -> PerExample:
     return (s * (_mean(jnp.square(x)) - 1) + jax.nn.softplus(log_snr)) / 2
 
 
+@checked
 def level_decoder(scales: Scales[Array], *, levels: int = 256) -> Decoder:
     """Equation (4): each level alike before x_0 is seen.
 
@@ -66,6 +69,7 @@ def level_decoder(scales: Scales[Array], *, levels: int = 256) -> Decoder:
     return log_prob
 
 
+@checked
 def diffusion_term(x: Data, estimate: Data, *, log_snr: PerExample, fall: PerExample) -> PerExample:
     """Equation (3)'s integrand of each example at its own time, in nats per dimension: (B,).
 
@@ -78,6 +82,7 @@ def diffusion_term(x: Data, estimate: Data, *, log_snr: PerExample, fall: PerExa
     return fall / 2 * jnp.exp(log_snr) * _mean(jnp.square(x - estimate))
 
 
+@checked
 def vdm_bound(
     denoise: Denoiser,
     x: Data,
@@ -105,8 +110,6 @@ def vdm_bound(
     Raises:
       ValueError: a discrete schedule, noise of another shape than x, or t not one an example.
     """
-    if not eps_0.shape == x.shape:
-        raise ValueError(f"eps_0 {eps_0.shape} must have x's shape, {x.shape}")
     drawn = diffusion_draw(denoise, x, schedule=schedule, t=t, eps=eps, cond=cond)
     start = scales_like(schedule, jnp.zeros(()), x)
     decode = (decoder or level_decoder)(start)
@@ -130,6 +133,7 @@ class DiffusionSample(NamedTuple):
     fall: PerExample
 
 
+@checked
 def diffusion_draw(
     denoise: Denoiser,
     x: Data,
@@ -142,10 +146,6 @@ def diffusion_draw(
     """The diffusion term at one time an example; arguments and errors as in `vdm_bound`."""
     if schedule.discrete:
         raise ValueError("this bound is of continuous time: for a discrete schedule take vlb")
-    if eps.shape != x.shape:
-        raise ValueError(f"eps {eps.shape} must have x's shape, {x.shape}")
-    if jnp.shape(t) != x.shape[:1]:
-        raise ValueError(f"t must be one time an example, {x.shape[:1]}, not {jnp.shape(t)}")
     t = jnp.asarray(t, jnp.float32)
     log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
     estimate = denoise(q_sample(schedule, x, t=t, eps=eps), t, cond).x_0

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.likelihood.bits import bits_per_dim
@@ -86,6 +87,7 @@ class StepTable(NamedTuple):
     of_error: Float64[np.ndarray, " N"]
 
 
+@checked
 def step_table(grid: Grid) -> StepTable:
     """The columns of equation (4).
 
@@ -105,6 +107,7 @@ def step_table(grid: Grid) -> StepTable:
     return StepTable(log_small, log_large, log_large - log_small, of_error)
 
 
+@checked
 def step_kl(error: Data, *, mix: Array, log_ratio: Array, of_error: Array) -> Data:
     """Equation (4), elementwise, in nats.
 
@@ -126,6 +129,7 @@ def _excess(d: Array) -> Array:
     return jnp.where(near, close**2 / 2 * series, apart + jnp.expm1(-apart))
 
 
+@checked
 def vlb(
     denoise: Denoiser,
     x_0: Data,

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffjax.checks import checked
 from diffjax.types import Array, Data, Images, PerExample
 
 # images (B, H, W, C) in [-1, 1] -> maps (B, h, w, features), one a layer.
 Features = Callable[[Images], Sequence[Array]]
 
 
+@checked
 def split_gaussian(
     moments: Float[Array, "*shape moments"],
 ) -> tuple[Float[Array, "*shape channels"], Float[Array, "*shape channels"]]:
@@ -29,11 +31,13 @@ def split_gaussian(
     return mean, jnp.clip(log_variance, -30.0, 20.0)
 
 
+@checked
 def sample_gaussian(mean: Data, log_variance: Data, *, eps: Data) -> Data:
     """mean + exp(log_variance / 2) eps, differentiable in both (Kingma & Welling 2014)."""
     return mean + jnp.exp(log_variance / 2) * eps
 
 
+@checked
 def gaussian_kl(mean: Data, log_variance: Data) -> PerExample:
     """KL(N(mean, variance) || N(0, 1)) in nats, summed over all but the batch: (B,).
 
@@ -44,6 +48,7 @@ def gaussian_kl(mean: Data, log_variance: Data) -> PerExample:
     return (jnp.square(mean) + jnp.expm1(log_variance) - log_variance).sum(axes) / 2
 
 
+@checked
 def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Float[Array, ""]:
     """E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (Lim & Ye 2017; Miyato et al. 2018), halved.
 
@@ -56,11 +61,13 @@ def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Float[Ar
     return (jax.nn.relu(1 - real_logits).mean() + jax.nn.relu(1 + fake_logits).mean()) / 2
 
 
+@checked
 def hinge_generator_loss(fake_logits: Data) -> PerExample:
     """-D(fake) for each image: (B, ...) -> (B,)."""
     return -fake_logits.mean(tuple(range(1, fake_logits.ndim)))
 
 
+@checked
 def adaptive_weight(
     reconstruction_slope: Array, adversarial_slope: Array, *, most: float = 1e4
 ) -> Float[Array, ""]:
@@ -81,6 +88,7 @@ def adaptive_weight(
     return jax.lax.stop_gradient(jnp.clip(target / (own + 1e-4), 0.0, most))
 
 
+@checked
 def perceptual_distance(
     features: Features, x: Images, y: Images, *, weights: Sequence[Array] | None = None
 ) -> PerExample:

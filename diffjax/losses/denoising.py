@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.denoisers import NetworkFn, predict
 from diffjax.losses.weightings import Weighting, uniform
 from diffjax.parametrisations import Parametrisation, convert
@@ -18,6 +19,7 @@ from diffjax.process import q_sample
 from diffjax.types import Data, PerExample, TimePerExample
 
 
+@checked
 def diffusion_loss(
     network: NetworkFn,
     x_0: Data,
@@ -51,10 +53,6 @@ def diffusion_loss(
         them would broadcast silently.
     """
     schedule, parametrisation, time_input = prediction[:3]
-    if eps.shape != x_0.shape:
-        raise ValueError(f"eps of shape {eps.shape} for x_0 of {x_0.shape}: they must be the same")
-    if jnp.shape(t) != x_0.shape[:1]:
-        raise ValueError(f"t must be one time an example, {x_0.shape[:1]}, not {jnp.shape(t)}")
     target = target or parametrisation
     x_t = q_sample(schedule, x_0, t=t, eps=eps)
     output, scales = predict(

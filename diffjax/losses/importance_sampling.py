@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int32, Integer
 
+from diffjax.checks import checked
 from diffjax.types import Array, Indices, PerExample, PRNGKey
 
 
@@ -36,6 +37,7 @@ class History(NamedTuple):
     count: Int32[Array, " T"]  # type: ignore[assignment]  # tuple.count, which nobody asks of it
 
 
+@checked
 def empty(T: int, *, length: int = 10) -> History:
     """A history without a loss.
 
@@ -51,6 +53,7 @@ def empty(T: int, *, length: int = 10) -> History:
     return History(jnp.zeros((T, length), jnp.float32), jnp.zeros(T, jnp.int32))
 
 
+@checked
 def update(history: History, t: Integer[Array, " batch"], losses: PerExample) -> History:
     """The history after a batch; losses at the same t enter in their order within the batch.
 
@@ -63,8 +66,6 @@ def update(history: History, t: Integer[Array, " batch"], losses: PerExample) ->
     Raises:
       ValueError: t and losses not of one shape (B,).
     """
-    if t.ndim != 1 or t.shape != losses.shape:
-        raise ValueError(f"t {t.shape} and losses {losses.shape} must both be (B,)")
     T, length = history.values.shape
     losses = jax.lax.stop_gradient(losses).astype(jnp.float32)
     # Row T does not exist: what is sent there is dropped.
@@ -80,6 +81,7 @@ def update(history: History, t: Integer[Array, " batch"], losses: PerExample) ->
     return History(values, history.count.at[row].add(1, mode="drop"))
 
 
+@checked
 def probabilities(history: History, *, uniform_share: float = 0.001) -> Float[Array, " T"]:
     """(T,) float32: p_1..p_T of equation (1), uniform until every t has `length` losses.
 
@@ -103,6 +105,7 @@ def probabilities(history: History, *, uniform_share: float = 0.001) -> Float[Ar
     return (1 - uniform_share) * size / jnp.sum(size) + uniform_share / T
 
 
+@checked
 def sample(
     key: PRNGKey,
     history: History,

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from diffjax.checks import checked
 from diffjax.schedules import ContinuousSchedule, variance_preserving
 from diffjax.types import Array, ArrayLike, PerExample, PRNGKey, TimePerExample
 
@@ -52,6 +53,7 @@ def _check(log_snr_min: float, log_snr_max: float) -> None:
         )
 
 
+@checked
 def fixed(*, log_snr_min: float = -5.0, log_snr_max: float = 13.3) -> LearnedSchedule:
     """Linear in t between constants: VDM's fixed gamma, with the ends of its code."""
     _check(log_snr_min, log_snr_max)
@@ -74,6 +76,7 @@ def _between(ends: dict[str, Array], f: Array) -> Array:
     return ends["start"] - jnp.exp(ends["log_fall"]) * f
 
 
+@checked
 def scalar(*, log_snr_min: float = -5.0, log_snr_max: float = 13.3) -> LearnedSchedule:
     """Linear in t between two learned ends, which start at the arguments."""
     _check(log_snr_min, log_snr_max)
@@ -84,6 +87,7 @@ def scalar(*, log_snr_min: float = -5.0, log_snr_max: float = 13.3) -> LearnedSc
     )
 
 
+@checked
 def network(
     *, log_snr_min: float = -5.0, log_snr_max: float = 13.3, features: int = 1024
 ) -> LearnedSchedule:
@@ -127,6 +131,7 @@ def network(
     return LearnedSchedule("network", init, log_snr)
 
 
+@checked
 def log_snr_and_fall(
     form: LearnedSchedule, params: Params, t: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -136,6 +141,7 @@ def log_snr_and_fall(
     return value, -slope
 
 
+@checked
 def as_schedule(form: LearnedSchedule, params: Params) -> ContinuousSchedule:
     """The variance preserving schedule that given parameters make, for samplers and likelihoods.
 
@@ -163,6 +169,7 @@ def as_schedule(form: LearnedSchedule, params: Params) -> ContinuousSchedule:
     )
 
 
+@checked
 def value_and_grad(
     loss: Callable[[Any, PerExample, PerExample], tuple[PerExample, Any]],
     params: Any,

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from diffjax import grids
+from diffjax.checks import checked
 from diffjax.denoisers import NetworkFn, predict_with_variance
 from diffjax.likelihood.discretised import discretised_gaussian_log_prob
 from diffjax.likelihood.vlb import step_kl, step_table
@@ -37,6 +38,7 @@ from diffjax.types import Array, Data, PerExample
 __all__ = ["hybrid_loss", "interpolated_log_variance", "vlb_loss", "vlb_term"]
 
 
+@checked
 def vlb_term(
     pair: Estimates,
     x_0: Data,
@@ -70,8 +72,6 @@ def vlb_term(
             f"estimates of {pair.x_0.shape} and a variance_mix of {mix.shape} for x_0 of "
             f"{x_0.shape}: they must be the same"
         )
-    if jnp.shape(step) != x_0.shape[:1]:
-        raise ValueError(f"step must be one an example, {x_0.shape[:1]}, not {jnp.shape(step)}")
     log_small, log_large, log_ratio, of_error = (
         broadcast(jnp.asarray(column, x_0.dtype)[step], x_0) for column in step_table(grid)
     )
@@ -82,6 +82,7 @@ def vlb_term(
     return jnp.where(is_last, -log_mass, kl).mean(tuple(range(1, x_0.ndim)))
 
 
+@checked
 def hybrid_loss(
     network: NetworkFn,
     x_0: Data,
@@ -122,6 +123,7 @@ def hybrid_loss(
     return simple + vlb_weight * _scaled_term(pair, x_0, t=t, schedule=prediction.schedule)
 
 
+@checked
 def vlb_loss(
     network: NetworkFn,
     x_0: Data,
@@ -158,16 +160,10 @@ def _evaluate(
     eps: Data,
     cond: Any,
 ) -> tuple[Data, Estimates]:
-    """The network's value and estimates at (x_t, t), after all shapes are checked."""
+    """The network's value and estimates at (x_t, t)."""
     schedule, parametrisation, time_input = prediction[:3]
     if not schedule.discrete:
         raise ValueError("a learned variance's bound needs a discrete schedule, with steps 1..T")
-    if eps.shape != x_0.shape:
-        raise ValueError(f"eps of shape {eps.shape} for x_0 of {x_0.shape}: they must be the same")
-    if jnp.shape(t) != x_0.shape[:1]:
-        raise ValueError(f"t must be one time an example, {x_0.shape[:1]}, not {jnp.shape(t)}")
-    if not jnp.issubdtype(jnp.result_type(t), jnp.integer):
-        raise ValueError(f"t must be integers in 1..{schedule.T}, not {jnp.result_type(t)}")
     x_t = q_sample(schedule, x_0, t=t, eps=eps)
     value, mix, scales = predict_with_variance(
         network, x_t, t=t, cond=cond,

@@ -17,12 +17,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.types import Array, Floats, PRNGKey
 
 # log SNR of pure noise and of clean data may be infinite, and their features NaN.
 _LARGEST_LOG_SNR = 40.0
 
 
+@checked
 def init(key: PRNGKey, *, features: int = 128) -> dict[str, Array]:
     """The parameters of u, which is 0 at first: the loss is weighted as it came.
 
@@ -49,6 +51,7 @@ def init(key: PRNGKey, *, features: int = 128) -> dict[str, Array]:
     }
 
 
+@checked
 def log_variance(params: dict[str, Array], log_snr: Floats) -> Floats:
     """u of equation (3): (B,) log-SNR -> (B,)."""
     frequencies, phases = jax.lax.stop_gradient((params["frequencies"], params["phases"]))
@@ -59,6 +62,7 @@ def log_variance(params: dict[str, Array], log_snr: Floats) -> Floats:
     return math.sqrt(2 / len(frequencies)) * jnp.sum(each, axis=-1)
 
 
+@checked
 def weighted(loss: Floats, log_variance: Floats) -> Floats:
     """Equation (1), an example each: (B,), (B,) -> (B,).
 
@@ -70,9 +74,4 @@ def weighted(loss: Floats, log_variance: Floats) -> Floats:
     >>> [round(float(loss), 3) for loss in found]
     [3.0, 2.099]
     """
-    if jnp.shape(loss) != jnp.shape(log_variance):
-        raise ValueError(
-            f"loss {jnp.shape(loss)} and log_variance {jnp.shape(log_variance)} must be of one "
-            "shape: a number an example"
-        )
     return loss * jnp.exp(-log_variance) + log_variance

@@ -20,9 +20,11 @@ likelihoods take C = I and give no bound of such a process.
 import jax
 
 from diffjax import rng
+from diffjax.checks import checked
 from diffjax.types import Data, Indices, PRNGKey
 
 
+@checked
 def offset_noise(key: PRNGKey, indices: Indices, eps: Data, *, strength: float) -> Data:
     """Equation (1).
 

@@ -6,6 +6,7 @@ schedule, u itself (kept `MARGIN` off both ends, where log-SNR may be infinite) 
 devices gets the times that one device would have given it.
 """
 
+import math
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 
 from diffjax import rng
+from diffjax.checks import checked
 from diffjax.schedules import Schedule
 from diffjax.types import Indices, PerExample, PRNGKey, TimePerExample
 
@@ -34,6 +36,7 @@ def _level_to_time(u: PerExample, schedule: Schedule) -> TimePerExample:
     return jnp.clip(u, MARGIN, 1 - MARGIN)
 
 
+@checked
 def uniform(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
@@ -42,6 +45,7 @@ def uniform(
     return _level_to_time(rng.per_example(key, indices, jax.random.uniform), schedule)
 
 
+@checked
 def low_discrepancy(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
@@ -59,6 +63,7 @@ def _check_std(std: float) -> None:
         raise ValueError(f"std must be above 0, not {std}")
 
 
+@checked
 def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """t = sigmoid(n), n ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, equation 19).
 
@@ -77,6 +82,47 @@ def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     return sample
 
 
+@checked
+def mode(*, scale: float = 1.29) -> TimeSampler:
+    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u uniform (Esser et al. 2024, equation 20).
+
+    The density is highest in the middle for scale > 0, at both ends for scale < 0 and even for 0.
+
+    Args:
+      scale: in [-1, 2 / (pi - 2)], where t falls with u.
+
+    Raises:
+      ValueError: scale out of range.
+    """
+    if not -1 <= scale <= 2 / (math.pi - 2):
+        raise ValueError(f"scale must be in [-1, 2 / (pi - 2)], about 1.75, not {scale}")
+
+    def sample(
+        key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+    ) -> TimePerExample:
+        del batch_size
+        u = rng.per_example(key, indices, jax.random.uniform)
+        t = 1 - u - scale * (jnp.cos(math.pi / 2 * u) ** 2 - 1 + u)
+        return _level_to_time(t, schedule)
+
+    return sample
+
+
+@checked
+def cosmap(
+    key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
+) -> TimePerExample:
+    """t = 1 - 1 / (tan(pi u / 2) + 1): a flow with the log-SNR of the cosine schedule.
+
+    Esser et al. 2024, equation 21: density 2 / (pi (1 - 2 t + 2 t^2)).
+    """
+    del batch_size
+    angle = math.pi / 2 * rng.per_example(key, indices, jax.random.uniform)
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    return _level_to_time(sine / (sine + cosine), schedule)
+
+
+@checked
 def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     """log sigma ~ N(mean, std^2), sigma = noise_scale / signal_scale (Karras et al. 2022, table 1).
 

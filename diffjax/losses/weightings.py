@@ -13,6 +13,11 @@ min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a t
     sigmoid        SNR sigmoid(bias - log SNR)                                           (6)
     edm            SNR + 1 / sigma_data^2                                                (7)
     vlb            -SNR'(t) / 2, or T (SNR_{t-1} - SNR_t) / 2                            (8)
+    soft_min_snr   1 / (1 / SNR + 1 / gamma)                                             (9)
+    logit_normal   density(u) / u^2,  u = noise / (signal + noise)                      (10)
+    cosmap         2 / (pi (1 - 2 u + 2 u^2)) / u^2                                     (11)
+
+(10) and (11) are densities over a flow's times as weights: 1 / u^2 is the gain of its velocity.
 """
 
 import math
@@ -20,8 +25,10 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 
-from diffjax.parametrisations import Parametrisation, gain
+from diffjax.checks import checked
+from diffjax.parametrisations import Parametrisation, gain, velocity
 from diffjax.process import smallest_variance
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import PerExample, TimePerExample
@@ -53,22 +60,26 @@ def _gain(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Per
     return gain(target, Scales(jnp.maximum(signal, _LEAST_SIGNAL), noise))
 
 
+@checked
 def uniform(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere."""
     del target
     return jnp.ones_like(schedule(jnp.asarray(t)).signal_scale)
 
 
+@checked
 def snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (2) (Salimans & Ho 2022, section 4)."""
     return _snr(schedule, t) / _gain(schedule, t, target)
 
 
+@checked
 def truncated_snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (3) (Salimans & Ho 2022, section 4)."""
     return jnp.maximum(_snr(schedule, t), 1.0) / _gain(schedule, t, target)
 
 
+@checked
 def min_snr(gamma: float = 5.0) -> Weighting:
     """Equation (4) (Hang et al. 2023, equation 8).
 
@@ -84,6 +95,27 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return weight
 
 
+@checked
+def soft_min_snr(gamma: float = 4.0) -> Weighting:
+    """Equation (9): half the harmonic mean of SNR and gamma, a smooth `min_snr`.
+
+    Crowson et al. 2024, "Scalable high-resolution pixel-space image synthesis with hourglass
+    diffusion transformers", and k-diffusion, where gamma is 1 / sigma_data^2: 4 for EDM's 0.5.
+
+    Raises:
+      ValueError: gamma not above 0.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be above 0, not {gamma}")
+
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
+        soft = jnp.exp(-jnp.logaddexp(-_log_snr(schedule, t), -math.log(gamma)))
+        return soft / _gain(schedule, t, target)
+
+    return weight
+
+
+@checked
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps).
 
@@ -100,6 +132,7 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     return weight
 
 
+@checked
 def sigmoid(bias: float = -1.0) -> Weighting:
     """Equation (6) (Kingma & Gao 2023; Hoogeboom et al. 2024, on the squared error of eps).
 
@@ -114,6 +147,7 @@ def sigmoid(bias: float = -1.0) -> Weighting:
     return weight
 
 
+@checked
 def edm(sigma_data: float = 0.5) -> Weighting:
     """Equation (7): (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
 
@@ -131,6 +165,49 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     return weight
 
 
+def _on_velocity(
+    schedule: Schedule, t: TimePerExample, target: Parametrisation, density: PerExample
+) -> PerExample:
+    """`density` as the weight of the squared error of the velocity."""
+    return density * _gain(schedule, t, velocity) / _gain(schedule, t, target)
+
+
+@checked
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> Weighting:
+    """Equation (10): the density of sigmoid(n), n ~ N(mean, std^2), on the velocity's error.
+
+    On a rectified flow with uniform times it is the expected loss of
+    `time_sampling.logit_normal` (Esser et al. 2024, Stable Diffusion 3, equations 18 and 19).
+
+    Raises:
+      ValueError: std not above 0.
+    """
+    if not std > 0:
+        raise ValueError(f"std must be above 0, not {std}")
+
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
+        logit = -_log_snr(schedule, t) / 2  # of u
+        # 1 / (u (1 - u)), the logit's slope, under the exponent: the density vanishes at both ends.
+        log_slope = jax.nn.softplus(logit) + jax.nn.softplus(-logit)
+        density = jnp.exp(log_slope + norm.logpdf(logit, mean, std))
+        return _on_velocity(schedule, t, target, density)
+
+    return weight
+
+
+@checked
+def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
+    """Equation (11): the density whose flow has the log-SNR of the cosine schedule.
+
+    Esser et al. 2024, equation 21; `time_sampling.cosmap` as a weight, like `logit_normal`.
+    """
+    signal, noise = schedule(jnp.asarray(t))
+    # 1 - 2 u + 2 u^2 is (signal^2 + noise^2) / (signal + noise)^2.
+    density = 2 / math.pi * (signal + noise) ** 2 / (signal**2 + noise**2)
+    return _on_velocity(schedule, t, target, density)
+
+
+@checked
 def vlb(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
     """Equation (8): with uniform t the loss is the variational bound's diffusion term, in nats.
 

@@ -1,5 +1,6 @@
 """The U-Net's residual blocks, downsampling and upsampling."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -74,6 +75,9 @@ class ResNetBlock(nn.Module):
       features: output channels.
       dropout: rate before the second convolution.
       scale_shift: whether the embedding is a scale and shift.
+      resample: changes the resolution of x and, before the first convolution, of what is added to
+        it: `average_pool`, or `nearest` with a size (ADM; Dhariwal & Nichol 2021, section 3, after
+        BigGAN's blocks); None keeps it.
       dtype: compute type.
       ops: kernels of convolutions and normalisation.
     """
@@ -81,14 +85,20 @@ class ResNetBlock(nn.Module):
     features: int
     dropout: float = 0.0
     scale_shift: bool = True
+    resample: Callable[[Array], Array] | None = None
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array | None = None, train: bool = False) -> Array:
-        """(B, H, W, C) -> (B, H, W, features); embedding: (B, E), None in networks without one."""
+        """(B, H, W, C) -> (B, H', W', features); embedding: (B, E), None in networks without one.
+
+        H' and W' are H and W, or what `resample` makes of them.
+        """
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = GroupNorm(silu=True, name="norm1", **common)(x)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
         h = Conv3x3(self.features, name="conv1", **common)(h)
 
         norm2 = GroupNorm(silu=True, name="norm2", **common)
@@ -195,8 +205,24 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Array, height: int, width: int) -> Array:
         """x: (B, H, W, C) -> (B, height, width, C), height and width about 2H and 2W."""
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
+        x = nearest(x, height=height, width=width)
         return Conv3x3(x.shape[-1], dtype=self.dtype, ops=self.ops, name="conv")(x)
+
+
+def average_pool(x: Array) -> Array:
+    """Means of 2x2 pixels: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+
+    At an odd border a mean is over the pixels that there are.
+    """
+    batch, height, width, channels = x.shape
+    # A pixel repeated does not change the mean of the pixels that there are.
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels).mean((2, 4))
+
+
+def nearest(x: Array, *, height: int, width: int) -> Array:
+    """Each pixel four times, cropped: (B, H, W, C) -> (B, height, width, C), at most 2H and 2W."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
 
 
 def space_to_depth(x: Array, patch: int) -> Array:

@@ -1,9 +1,11 @@
 """Embeddings of time and class, and Fourier features of an image."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.types import Array, Dtype
 
@@ -30,6 +32,30 @@ def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> A
     return jnp.pad(features, ((0, 0), (0, dim - 2 * half)))
 
 
+def random_time_features(t: Array, dim: int, *, scale: float = 0.016) -> Array:
+    """Random Fourier features [cos(2 pi w_k t), sin(2 pi w_k t)], w_k ~ N(0, scale^2), fixed.
+
+    Song et al. 2021b, appendix G ("NCSN++"), after Tancik et al. 2020. The w_k are the same numbers
+    in every network, so they are no parameters that an optimizer would decay. Angles are float32
+    for every compute type.
+
+    Args:
+      t: (B,) times.
+      dim: number of features; if odd, the last one is zero.
+      scale: standard deviation of the frequencies, in cycles per unit of t. 16, the paper's, is for
+        inputs about [-1, 1] such as EDM's log(sigma) / 4; 0.016 is the same for t in 0..1000.
+
+    Returns:
+      (B, dim) float32.
+    """
+    half = dim // 2
+    # RandomState's numbers will not change with NumPy's versions: trained networks rely on them.
+    frequencies = scale * np.random.RandomState(0).standard_normal(half)
+    angles = t.astype(jnp.float32)[:, None] * jnp.asarray(2 * np.pi * frequencies, jnp.float32)
+    features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return jnp.pad(features, ((0, 0), (0, dim - 2 * half)))
+
+
 def fourier_features(h: Array, x: Array, exponents: tuple[int, ...]) -> Array:
     """h with sin(2^n pi x) and cos(2^n pi x) concatenated for each exponent n; h itself for none.
 
@@ -48,15 +74,23 @@ def fourier_features(h: Array, x: Array, exponents: tuple[int, ...]) -> Array:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal features and two dense layers: (B,) -> (B, width)."""
+    """Features of the time and two dense layers: (B,) -> (B, width).
+
+    Attributes:
+      features: number of features.
+      width: of the result.
+      features_of: (t, features) -> (B, features): `timestep_embedding` or `random_time_features`.
+      dtype: compute type of the layers.
+    """
 
     features: int
     width: int
+    features_of: Callable[[Array, int], Array] = timestep_embedding
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        h = timestep_embedding(t, self.features).astype(self.dtype)
+        h = self.features_of(t, self.features).astype(self.dtype)
         h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="in")(h))
         return nn.Dense(self.width, dtype=self.dtype, name="out")(h)
 

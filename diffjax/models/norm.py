@@ -31,7 +31,7 @@ class GroupNorm(nn.Module):
       groups: None takes `default_groups`.
       eps: added to the variance; 1e-5 as in guided-diffusion.
       silu: whether SiLU is applied to the result.
-      dtype: the output's type; statistics are float32.
+      dtype: the output's type; statistics and modulation are float32, or float64 if it is.
       ops: its kernel implementation.
     """
 
@@ -63,7 +63,8 @@ class GroupNorm(nn.Module):
             shape = (x.shape[0], channels)
             scale, shift = jnp.broadcast_to(scale, shape), jnp.broadcast_to(shift, shape)
         else:
-            more, then = (m.astype(jnp.float32) for m in modulation)
+            wide = jnp.promote_types(self.dtype, jnp.float32)
+            more, then = (m.astype(wide) for m in modulation)
             scale, shift = scale * (1 + more), shift * (1 + more) + then
         return self.ops.group_norm(
             x.astype(self.dtype), scale, shift, groups=groups, eps=self.eps, silu=self.silu

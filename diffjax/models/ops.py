@@ -65,7 +65,8 @@ class GroupNorm(Protocol):
     ) -> Array:
         """act(scale (x - mean) / sqrt(variance + eps) + shift) (Wu & He 2018).
 
-        Mean and variance are over all pixels and the channels of a group, in float32.
+        Mean and variance are over all pixels and the channels of a group, in float32; in float64 if
+        x is, which `XLA` allows.
 
         Args:
           x: (B, ..., C) float32 or bfloat16.
@@ -124,7 +125,7 @@ def group_norm(
     """
     batch, channels = x.shape[0], x.shape[-1]
     space = tuple(range(1, x.ndim - 1))
-    wide = x.astype(jnp.float32)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     # (B, C) -> mean over a group, repeated for its channels.
     def group_mean(per_channel: Array) -> Array:

@@ -1,6 +1,7 @@
 """The DDPM / ADM U-Net."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,17 +14,26 @@ from diffjax.models.blocks import (
     Downsample,
     ResNetBlock,
     Upsample,
+    average_pool,
     depth_to_space,
+    nearest,
     space_to_depth,
 )
 from diffjax.models.condition import Condition, SpatialMap, Text
-from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, fourier_features
+from diffjax.models.embeddings import (
+    ClassEmbedding,
+    TimeEmbedding,
+    fourier_features,
+    timestep_embedding,
+)
 from diffjax.models.levels import LevelHead
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.remat import Policy
 from diffjax.models.transformer import Context, SpatialTransformer
 from diffjax.types import Array, Dtype
+
+RESAMPLINGS = ("conv", "average", "adm")
 
 
 class UNet(nn.Module):
@@ -59,6 +69,12 @@ class UNet(nn.Module):
       patch: patch side of the space-to-depth stem; 1 for none.
       block: `ResNetBlock` or `ConvNeXtBlock`.
       scale_shift: as in `ResNetBlock`.
+      resample: how the resolution changes between levels: "conv", by a convolution with stride 2
+        and by one after nearest-neighbour upsampling (DDPM); "average", by `average_pool` and
+        `nearest` without parameters; "adm", by those within one more `ResNetBlock` (Dhariwal &
+        Nichol 2021, section 3).
+      time_features: (t, number) -> (B, number): `embeddings.timestep_embedding` or
+        `embeddings.random_time_features`.
       attention_fn: `jax.nn.dot_product_attention` or `attention.linear_attention`.
       perturbed: blocks whose attention is replaced by `attention.no_attention`, by name:
         "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
@@ -87,6 +103,8 @@ class UNet(nn.Module):
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
+    resample: str = "conv"
+    time_features: Callable[[Array, int], Array] = timestep_embedding
     attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
@@ -113,8 +131,13 @@ class UNet(nn.Module):
 
         Raises:
           ValueError: a condition that the network does not support, an attention resolution that
-            no level has, or a perturbed block without attention.
+            no level has, a perturbed block without attention, or an unknown `resample`, or "adm" of
+            another block.
         """
+        if self.resample not in RESAMPLINGS:
+            raise ValueError(f"resample must be one of {RESAMPLINGS}, not {self.resample!r}")
+        if self.resample == "adm" and self.block is not ResNetBlock:
+            raise ValueError("resample='adm' needs ResNetBlock: use 'conv' or 'average'")
         height, width, channels = x.shape[1:]
         attending = self.attention_blocks(height)
         missing = sorted(set(self.perturbed) - set(attending))
@@ -130,12 +153,13 @@ class UNet(nn.Module):
             attention = nn.remat(attention, policy=self.remat)
             transformer = nn.remat(transformer, policy=self.remat)
 
-        def residual(h: Array, level: int, name: str) -> Array:
+        def residual(h: Array, level: int, name: str, **options: Any) -> Array:
             h = block(
                 self.base_channels * self.channel_multipliers[level],
                 dropout=self.dropout,
                 scale_shift=self.scale_shift,
                 name=name,
+                **options,
                 **common,
             )(h, embedding, train)
             if name in attending:
@@ -148,6 +172,21 @@ class UNet(nn.Module):
                     h = transformer(self.transformer_depth, **named)(h, context)
             return h
 
+        def down(h: Array, level: int) -> Array:
+            if self.resample == "conv":
+                return Downsample(name=f"down{level}", **common)(h)
+            if self.resample == "average":
+                return average_pool(h)
+            return residual(h, level, f"down{level}", resample=average_pool)
+
+        def up(h: Array, level: int, height: int, width: int) -> Array:
+            if self.resample == "conv":
+                return Upsample(name=f"up{level}", **common)(h, height, width)
+            larger = partial(nearest, height=height, width=width)
+            if self.resample == "average":
+                return larger(h)
+            return residual(h, level, f"up{level}", resample=larger)
+
         levels = range(len(self.channel_multipliers))
         h = fourier_features(self._with_map(x, condition.map), x, self.fourier)
         h = space_to_depth(h, self.patch).astype(self.dtype)
@@ -158,7 +197,7 @@ class UNet(nn.Module):
                 h = residual(h, level, f"down{level}_{i}")
                 skips.append(h)
             if level != levels[-1]:
-                h = Downsample(name=f"down{level}", **common)(h)
+                h = down(h, level)
                 skips.append(h)
 
         h = residual(h, levels[-1], "middle_0")
@@ -169,7 +208,7 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = residual(h, level, f"up{level}_{i}")
             if level:
-                h = Upsample(name=f"up{level}", **common)(h, *skips[-1].shape[1:3])
+                h = up(h, level, *skips[-1].shape[1:3])
 
         h = GroupNorm(silu=True, name="norm", **common)(h)
         out_channels = self.out_channels or channels
@@ -206,7 +245,9 @@ class UNet(nn.Module):
 
     def _embedding(self, t: Array, label: Array | None, pooled: Array | None) -> Array:
         width = 4 * self.base_channels
-        embedding = TimeEmbedding(self.base_channels, width, dtype=self.dtype, name="time")(t)
+        embedding = TimeEmbedding(
+            self.base_channels, width, self.time_features, dtype=self.dtype, name="time"
+        )(t)
         if label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
             embedding = embedding + embed(label)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.parametrisations import Estimates, eps_from_x0
 from diffjax.process import scales_like
@@ -16,6 +17,7 @@ from diffjax.schedules import Schedule
 from diffjax.types import Data, Times
 
 
+@checked
 def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]) -> Denoiser:
     """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
 
@@ -31,6 +33,7 @@ def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]
     return changed
 
 
+@checked
 def clip_x0(
     denoise: Denoiser, schedule: Schedule, *, low: float = -1.0, high: float = 1.0
 ) -> Denoiser:
@@ -44,28 +47,38 @@ def clip_x0(
     return map_x0(denoise, schedule, lambda x_0: jnp.clip(x_0, low, high))
 
 
+@checked
 def dynamic_threshold(
-    denoise: Denoiser, schedule: Schedule, *, percentile: float = 99.5
+    denoise: Denoiser,
+    schedule: Schedule,
+    *,
+    percentile: float = 99.5,
+    cap: float = float("inf"),
 ) -> Denoiser:
     """Dynamic thresholding: x_0 is clipped to [-s, s] and divided by s.
 
-    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3).
+    s is each example's percentile of |x_0|, at least 1 (Saharia et al. 2022, Imagen, section 2.3)
+    and at most `cap`, diffusers' `sample_max_value`: x_0 is not divided by more, which would turn
+    an image grey.
 
     Args:
       denoise: a denoiser of data in [-1, 1].
       schedule: its schedule.
       percentile: in (0, 100].
+      cap: the largest s, at least 1; 1 clips to [-1, 1].
 
     Raises:
-      ValueError: percentile out of range.
+      ValueError: percentile or cap out of range.
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], not {percentile}")
+    if not cap >= 1:
+        raise ValueError(f"cap must be at least 1, not {cap}")
 
     def threshold(x_0: Data) -> Data:
         axes = tuple(range(1, x_0.ndim))
         s = jnp.percentile(jnp.abs(x_0), percentile, axis=axes, keepdims=True)
-        s = jnp.maximum(s, 1.0)
+        s = jnp.clip(s, 1.0, cap)
         return jnp.clip(x_0, -s, s) / s
 
     return map_x0(denoise, schedule, threshold)

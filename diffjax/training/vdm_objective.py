@@ -3,6 +3,7 @@
 Kingma et al. 2021, Variational diffusion models.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,9 @@ from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.types import Array
 
 # The schedule parametrised by the log-SNR: t = log-SNR.
-BY_LOG_SNR = ContinuousSchedule(lambda t: t, lambda log_snr: log_snr, variance_preserving)
+BY_LOG_SNR = ContinuousSchedule(
+    lambda t: t, lambda log_snr: log_snr, variance_preserving, t_min=-math.inf, T=math.inf
+)
 
 
 class VdmObjective(NamedTuple):

@@ -12,6 +12,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import network, objective, optimisation, process, sampling
 from diffjax.experiment.conditioning import conditions
 from diffjax.experiment.spec import from_spec
+from diffjax.inference.sampling import GuidanceModel
 from diffjax.models import remat
 
 
@@ -48,7 +49,8 @@ def test_unknown_name_lists_the_valid_ones():
     "table",
     [process.SCHEDULES, process.PARAMETRISATIONS, objective.WEIGHTINGS, objective.TIME_SAMPLERS,
      sampling.SAMPLERS, sampling.GRIDS, sampling.THRESHOLDS, sampling.EDITS, network.BLOCKS,
-     network.ATTENTIONS, optimisation.OPTIMIZERS, optimisation.LEARNING_RATES,
+     network.ATTENTIONS, network.RESAMPLES, network.TIME_FEATURES, optimisation.OPTIMIZERS,
+     optimisation.LEARNING_RATES,
      optimisation.AVERAGES, objective.OBJECTIVES, objective.SCHEDULE_FORMS],
 )  # fmt: skip
 def test_every_choice_can_be_made_by_its_name_alone(table):
@@ -98,6 +100,7 @@ def test_every_schedule_and_parametrisation_gives_a_finite_loss(
         ({"diffusion.log_snr_shift": 1.0}, "needs a continuous schedule"),
         ({"diffusion.parametrisation": "eps", "diffusion.zero_terminal_snr": True},
          "can't be inverted"),
+        ({"diffusion.schedule": "vp_sde", "diffusion.objective": "vdm"}, "finite at both ends"),
         ({"diffusion.loss_target": "nope"}, "config.diffusion.loss_target"),
     ],
 )  # fmt: skip
@@ -114,6 +117,8 @@ def test_combinations_without_meaning_are_refused(tiny_config, change, message):
         ("model.attention_resolutions", (5,), r"\[5\] are not among .* \[8, 4\]"),
         ("model.head_channels", 7, "head_channels must divide"),
         ("model.block", "nope", "expected one of resnet, convnext"),
+        ("model.resample", "fir", "expected one of conv, average, adm"),
+        ("model.time_features", "fourier(scale=0)", "scale must be above 0"),
         ("model.dtype", "float16", "expected one of float32, bfloat16"),
     ],
 )
@@ -143,6 +148,52 @@ def test_learning_rate_warms_up_and_ends(tiny_config):
     assert float(rate(100)) == pytest.approx(0, abs=1e-9)
     tiny_config.train.schedule = "constant"
     assert float(optimisation.learning_rate(tiny_config)(99)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "times"),
+    [
+        ("sections(counts=(2,1))", 3, [501, 500, 1, 0]),
+        ("sections(counts='2,1')", 3, [501, 500, 1, 0]),
+        ("sections(counts='ddim4')", 4, [751, 501, 251, 1, 0]),
+        ("sections", 2, [1000, 1, 0]),
+    ],
+)
+def test_sections_of_a_config(tiny_config, text, steps, times):
+    tiny_config.sample.update(grid=text, steps=steps)
+    grid = sampling.sampling(tiny_config, dj.schedules.linear_beta(1000)).grid
+    assert grid.t.tolist() == times
+
+
+@pytest.mark.parametrize(
+    ("text", "make", "options"),
+    [
+        ("adaptive_projected(scale=3, momentum=-0.5)", dj.guidance.adaptive_projected,
+         {"scale": 3.0, "momentum": -0.5}),
+        ("cfg_zero_star(scale=3, zero_steps=2)", dj.guidance.cfg_zero_star,
+         {"scale": 3.0, "zero_steps": 2}),
+        ("cfg_zero_star(papers_scale=2)", dj.guidance.cfg_zero_star, {"scale": 3.0}),
+    ],
+)  # fmt: skip
+def test_guidance_with_memory_by_a_config(tiny_config, text, make, options):
+    flow = dj.schedules.rectified_flow()
+
+    def denoise(x_t, t, cond=None):
+        x_0 = jnp.where(cond[:, None] < 0, 0.5 * x_t, cond[:, None] + 0.1 * x_t)
+        scales = dj.process.scales_like(flow, t, x_t)
+        return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(x_t, x_0, scales))
+
+    tiny_config.sample.update(guidance=text, sampler="ddim", steps=5)
+    resolved = sampling.sampling(tiny_config, flow)
+    model = GuidanceModel(
+        denoise, flow, conditional=True, num_classes=2, null=dj.guidance.no_label, network=None,
+        shape=(1,), denoiser_of=None, weak=None,
+    )  # fmt: skip
+    x_T, labels = jnp.array([[0.3, -0.2], [-1.2, 0.5]]), jnp.array([0, 1])
+    found = resolved.sampler(resolved.guide(model), x_T, grid=resolved.grid, cond=labels).x_0
+    guided = make(denoise, flow, **options)
+    expected = dj.memory.carried(dj.samplers.ddim)(guided, x_T, grid=resolved.grid, cond=labels)
+    np.testing.assert_array_equal(found, expected.x_0)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])

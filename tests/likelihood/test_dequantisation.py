@@ -152,5 +152,5 @@ def test_an_examples_draw_is_its_keys_alone():
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()

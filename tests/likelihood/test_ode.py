@@ -273,14 +273,14 @@ def test_bits_per_dim_bound_the_mass_of_a_bin_and_more_samples_tighten_the_bound
         ({"t_start": 0.0}, r"\[0.001, 1.0\) here, not 0.0"),
         ({"key": None}, "draws probes: pass key="),
         ({"key": jax.random.split(KEY, 3)}, r"one such key an example, \(2,\)"),
-        ({"x": jnp.ones((2, 1), int)}, "x must be of a float type, not int32"),
+        ({"x": jnp.ones((2, 1), int)}, r"x of .* must be a floating-point array .* int32"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_calls_are_refused(options, message):
     flow = schedules.rectified_flow()
     options = {"key": KEY, "x": jnp.ones((2, 1)), **options}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ode_log_likelihood(gaussian_denoiser(flow), options.pop("x"), schedule=flow, **options)
 
 

@@ -180,10 +180,10 @@ def test_draws_per_unit_of_log_snr_do_not_depend_on_the_schedule():
             {"schedule": schedules.cosine(10)},
             "of continuous time: for a discrete schedule take vlb",
         ),
-        ({"eps": jnp.zeros((2, 1))}, r"eps \(2, 1\) must have x's shape, \(2, 3\)"),
-        ({"eps_0": jnp.zeros((1, 3))}, r"eps_0 \(1, 3\) must have x's shape, \(2, 3\)"),
-        ({"t": jnp.zeros(())}, r"one time an example, \(2,\), not \(\)"),
-        ({"t": jnp.zeros((2, 1))}, r"one time an example, \(2,\), not \(2, 1\)"),
+        ({"eps": jnp.zeros((2, 1))}, r"eps of shape \(2, 1\) does not fit x of shape \(2, 3\)"),
+        ({"eps_0": jnp.zeros((1, 3))}, r"eps_0 of shape \(1, 3\) does not fit x of shape"),
+        ({"t": jnp.zeros(())}, r"t of shape \(\) must have the axes \(batch,\)"),
+        ({"t": jnp.zeros((2, 1))}, r"t of shape \(2, 1\) must have the axes \(batch,\)"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

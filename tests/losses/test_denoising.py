@@ -115,9 +115,9 @@ def test_network_sees_x_t_the_scaled_time_and_cond():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": jnp.zeros((4, 4, 1))}, r"eps of shape \(4, 4, 1\) for x_0 of \(2, 4, 4, 1\)"),
-        ({"t": jnp.array(3)}, r"one time an example, \(2,\), not \(\)"),
-        ({"t": jnp.array([3])}, r"one time an example, \(2,\), not \(1,\)"),
+        ({"eps": jnp.zeros((4, 4, 1))}, r"eps of shape \(4, 4, 1\) does not fit x_0 of shape"),
+        ({"t": jnp.array(3)}, r"t of shape \(\) must have the axes \(batch,\)"),
+        ({"t": jnp.array([3])}, r"t of shape \(1,\) does not fit x_0 of shape"),
         ({"network": lambda x, t, cond: x[..., :1, :]}, "the network returned"),
     ],
 )

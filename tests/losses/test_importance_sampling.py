@@ -170,7 +170,7 @@ def test_bad_arguments_are_refused():
         sampling.empty(0)
     with pytest.raises(ValueError, match="at least 1, not 5 and 0"):
         sampling.empty(5, length=0)
-    with pytest.raises(ValueError, match=r"t \(3,\) and losses \(3, 1\) must both be \(B,\)"):
+    with pytest.raises(ValueError, match=r"losses of shape \(3, 1\) must have the axes \(batch,\)"):
         sampling.update(sampling.empty(5), jnp.ones(3, int), jnp.ones((3, 1)))
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"uniform_share must be in \(0, 1\], not"):

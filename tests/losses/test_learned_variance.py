@@ -268,18 +268,18 @@ def test_a_learned_variance_that_is_not_there_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": EPS[:1]}, r"eps of shape \(1, 4, 4, 2\) for x_0 of \(3, 4, 4, 2\)"),
-        ({"t": jnp.array(3)}, r"t must be one time an example, \(3,\), not \(\)"),
-        ({"t": jnp.ones(B)}, r"integers in 1..50, not float32"),
+        ({"eps": EPS[:1]}, r"eps of shape \(1, 4, 4, 2\) does not fit x_0 of shape \(3, 4"),
+        ({"t": jnp.array(3)}, r"t of shape \(\) must have the axes \(batch,\)"),
+        ({"t": jnp.ones(B)}, r"t of .* must be an array of whole numbers .* float32"),
         (
-            {"prediction": dj.Prediction(schedules.rectified_flow(), p.eps)},
+            {"prediction": dj.Prediction(schedules.rectified_flow(), p.eps), "t": jnp.ones(B, int)},
             "needs a discrete schedule",
         ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_calls_of_the_losses_are_refused(which, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         loss(which, (0.8, 0.2), **change)
 
 
@@ -295,5 +295,5 @@ def test_outputs_and_estimates_of_another_shape_are_refused():
     pair = dj.Estimates(X_0, X_0, X_0[..., :1])
     with pytest.raises(ValueError, match=r"a variance_mix of \(3, 4, 4, 1\) for x_0"):
         vlb_term(pair, X_0, step=jnp.zeros(B, int), grid=grid)
-    with pytest.raises(ValueError, match=r"step must be one an example, \(3,\), not \(\)"):
+    with pytest.raises(ValueError, match=r"step of shape \(\) must have the axes \(batch,\)"):
         vlb_term(dj.Estimates(X_0, X_0, X_0), X_0, step=jnp.asarray(0), grid=grid)

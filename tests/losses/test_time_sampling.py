@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 
 from diffjax import schedules, time_sampling
@@ -15,6 +16,8 @@ SAMPLERS = {
     "low_discrepancy": time_sampling.low_discrepancy,
     "logit_normal": time_sampling.logit_normal(),
     "log_normal": time_sampling.log_normal(),
+    "mode": time_sampling.mode(),
+    "cosmap": time_sampling.cosmap,
 }
 ALL_SCHEDULES = [
     FLOW,
@@ -69,6 +72,39 @@ def test_each_low_discrepancy_time_is_uniform():
 def test_logit_normal(mean, std):
     t = draw(time_sampling.logit_normal(mean=mean, std=std), FLOW)
     assert_law(scipy.special.logit(t.astype(np.float64)), scipy.stats.norm(mean, std))
+
+
+def test_cosmap_has_its_density():
+    density = lambda t: 2 / (np.pi - 2 * np.pi * t + 2 * np.pi * t**2)  # noqa: E731
+    grid = np.linspace(0, 1, 2001)
+    cdf = scipy.integrate.cumulative_simpson(density(grid), x=grid, initial=0)
+    assert cdf[-1] == pytest.approx(1, abs=1e-9)
+    t = draw(time_sampling.cosmap, FLOW)
+    assert scipy.stats.kstest(t, lambda x: np.interp(x, grid, cdf)).pvalue > 1e-4
+
+
+def test_cosmap_gives_a_flow_the_log_snr_of_the_cosine_schedule():
+    # Uniform times of the cosine schedule, with log SNR = -2 log tan(pi t / 2).
+    log_snr = FLOW.log_snr(draw(time_sampling.cosmap, FLOW).astype(np.float64))
+    t = 2 / np.pi * np.arctan(np.exp(-log_snr / 2))
+    assert_law(t, scipy.stats.uniform())
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 1.29, 1.75])
+def test_mode_of_diffusers(scale):
+    pytest.importorskip("torch", reason="diffusers needs torch").manual_seed(0)
+    theirs = pytest.importorskip("diffusers.training_utils", reason="a second implementation")
+    drawn = theirs.compute_density_for_timestep_sampling("mode", N, mode_scale=scale).numpy()
+    assert scipy.stats.ks_2samp(draw(time_sampling.mode(scale=scale), FLOW), drawn).pvalue > 1e-4
+
+
+def test_the_scale_of_mode_moves_times_to_the_middle_or_to_the_ends():
+    def near_the_middle(scale):
+        return (np.abs(draw(time_sampling.mode(scale=scale), FLOW) - 0.5) < 0.1).mean()
+
+    assert near_the_middle(-0.9) < 0.17 < near_the_middle(0.0) < 0.23 < near_the_middle(1.29)
+    with pytest.raises(ValueError, match="scale must be in"):
+        time_sampling.mode(scale=2.0)
 
 
 def test_log_normal_on_edms_schedule():

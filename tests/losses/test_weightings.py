@@ -7,7 +7,7 @@ import pytest
 
 import diffjax as dj
 from diffjax import parametrisations as p
-from diffjax import process, schedules, weightings
+from diffjax import process, schedules, time_sampling, weightings
 
 SCHEDULES = {
     "linear": schedules.linear_beta(100),
@@ -21,7 +21,8 @@ ALL = {
 WEIGHTINGS = {
     "snr": weightings.snr, "truncated_snr": weightings.truncated_snr,
     "min_snr": weightings.min_snr(), "p2": weightings.p2(), "sigmoid": weightings.sigmoid(),
-    "edm": weightings.edm(), "vlb": weightings.vlb,
+    "edm": weightings.edm(), "vlb": weightings.vlb, "soft_min_snr": weightings.soft_min_snr(),
+    "logit_normal": weightings.logit_normal(), "cosmap": weightings.cosmap,
 }  # fmt: skip
 
 
@@ -101,6 +102,8 @@ def test_min_snr_on_v_by_hand(snr, gamma, expected):
         (weightings.sigmoid(0.0), 1.0, 0.5, 0.5),
         (weightings.sigmoid(float(np.log(4))), 1.0, 0.8, 0.8),  # sigmoid(log 4) = 4 / 5
         (weightings.sigmoid(0.0), 4.0, 0.8, 0.2),
+        (weightings.soft_min_snr(), 4.0, 2.0, 0.5),  # half of the harmonic mean of 4 and 4
+        (weightings.soft_min_snr(1.0), 3.0, 0.75, 0.25),
         (weightings.edm(0.5), 4.0, 8.0, 2.0),  # sigma = 1/2: (1/4 + 1/4) / (1/4)^2
     ],
 )
@@ -108,6 +111,44 @@ def test_numbers_worked_out_by_hand(weighting, snr, on_x0, on_eps):
     schedule, t = noise_level(snr)
     np.testing.assert_allclose(weighting(schedule, t, p.x0), on_x0, rtol=1e-5)
     np.testing.assert_allclose(weighting(schedule, t, p.eps), on_eps, rtol=1e-5)
+
+
+def test_soft_min_snr_is_min_snr_but_near_gamma():
+    schedule, t = SCHEDULES["cosine"], jnp.linspace(0, 1, 201)
+    ratio = weightings.soft_min_snr(5.0)(schedule, t, p.v) / weightings.min_snr()(schedule, t, p.v)
+    np.testing.assert_allclose(ratio[jnp.array([0, -1])], 1, rtol=1e-4)
+    assert ratio.min() == pytest.approx(0.5, abs=0.01)
+    assert schedule.log_snr(t[ratio.argmin()]) == pytest.approx(np.log(5), abs=0.1)
+
+
+def test_cosmap_of_diffusers():
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    theirs = pytest.importorskip("diffusers.training_utils", reason="a second implementation")
+    t = np.linspace(0.01, 0.99, 9, dtype=np.float32)
+    ours = weightings.cosmap(SCHEDULES["flow"], jnp.asarray(t), p.velocity)
+    sd3 = theirs.compute_loss_weighting_for_sd3("cosmap", torch.tensor(t))
+    np.testing.assert_allclose(ours, sd3.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "sampler"),
+    [
+        (weightings.logit_normal(), time_sampling.logit_normal()),
+        (weightings.logit_normal(-0.5, 0.6), time_sampling.logit_normal(mean=-0.5, std=0.6)),
+        (weightings.cosmap, time_sampling.cosmap),
+    ],
+    ids=["logit_normal", "moved", "cosmap"],
+)
+def test_a_density_as_a_weight_is_its_time_sampling(weighting, sampler):
+    # On a flow, the velocity's loss over uniform times, weighted, is that over the density's times.
+    flow, n = SCHEDULES["flow"], 100_000
+    even = (jnp.arange(n) + 0.5) / n
+    drawn = sampler(jax.random.key(0), flow, indices=jnp.arange(n), batch_size=n)
+    weights = weighting(flow, even, p.velocity)
+    for loss in (jnp.ones_like, jnp.square, lambda t: jnp.cos(3 * t)):
+        expected = loss(drawn)
+        tolerance = 4 * float(expected.std()) / n**0.5 + 1e-3
+        np.testing.assert_allclose((weights * loss(even)).mean(), expected.mean(), atol=tolerance)
 
 
 def kl(mean_a, mean_b, variance):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from diffjax.models import ConvNeXtBlock, ResNetBlock
-from diffjax.models.blocks import Downsample, Upsample, depth_to_space, space_to_depth
+from diffjax.models.blocks import (
+    Downsample,
+    Upsample,
+    average_pool,
+    depth_to_space,
+    nearest,
+    space_to_depth,
+)
 from tests.weights import normal_like
 
 X = jax.random.normal(jax.random.key(0), (2, 7, 6, 32))
@@ -112,6 +119,36 @@ def test_upsample(torch):
         theirs = t.conv(big[:, :, :height, :width], "conv", padding=1).numpy()
         ours = Upsample().apply(params, X, height, width)
         np.testing.assert_allclose(ours.transpose(0, 3, 1, 2), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_average_pool_on_odd_sizes(torch):
+    pool = torch.nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+    theirs = pool(torch.tensor(np.array(X).transpose(0, 3, 1, 2))).numpy()
+    assert average_pool(X).shape == (2, 4, 3, 32)
+    np.testing.assert_allclose(average_pool(X).transpose(0, 3, 1, 2), theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale_shift", [True, False])
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_adm_block_that_changes_the_resolution(torch, direction, scale_shift):
+    x = X[:, :6]
+    up = direction == "up"
+    resample = functools.partial(nearest, height=12, width=12) if up else average_pool
+    block = ResNetBlock(32, scale_shift=scale_shift, resample=resample)
+    params = randomised(block, x, E)
+    t = Torch(torch, params)
+    change = torch.nn.Upsample(scale_factor=2) if up else torch.nn.AvgPool2d(2)
+    image = t.image(x)
+    h = t.conv(change(t.f.silu(t.norm(image, "norm1", 8))), "conv1", padding=1)
+    if scale_shift:
+        scale, shift = t.embedding().chunk(2, dim=1)
+        h = t.norm(h, "norm2", 8) * (1 + scale) + shift
+    else:
+        h = t.norm(h + t.embedding(), "norm2", 8)
+    theirs = change(image) + t.conv(t.f.silu(h), "conv2", padding=1)
+    ours = block.apply(params, x, E).transpose(0, 3, 1, 2)
+    assert ours.shape == ((2, 32, 12, 12) if up else (2, 32, 3, 3))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=2e-4)
 
 
 def test_space_to_depth_is_torchs_pixel_unshuffle_up_to_the_order_of_channels(torch):

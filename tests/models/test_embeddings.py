@@ -9,6 +9,7 @@ from diffjax.models.embeddings import (
     ClassEmbedding,
     TimeEmbedding,
     fourier_features,
+    random_time_features,
     timestep_embedding,
 )
 
@@ -39,6 +40,30 @@ def test_that_of_diffusers():
     )
     ours = timestep_embedding(jnp.array([0.0, 3.5, 777.0]), 32)
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("scale", [0.016, 0.1])
+def test_random_time_features_are_those_of_a_gaussian_kernel(scale):
+    """Rahimi & Recht 2007: their products are the kernel whose spectrum the frequencies have."""
+    t, features = jnp.linspace(0, 40, 9), 20_000
+    found = random_time_features(t, features, scale=scale)
+    assert found.shape == (9, features) and found.dtype == jnp.float32
+    kernel = np.exp(-2 * (np.pi * scale * np.subtract.outer(t, t)) ** 2)
+    # The mean of 10,000 cosines, of variance 1 / 2 at most.
+    np.testing.assert_allclose(found @ found.T / (features / 2), kernel, atol=4 * 0.5**0.5 / 100)
+    np.testing.assert_array_equal(found, random_time_features(t, features, scale=scale))
+    assert random_time_features(t, 7)[:, -1].tolist() == [0] * 9
+
+
+def test_the_time_embedding_takes_either_features():
+    t = jnp.array([3.0, 700.0])
+    module = TimeEmbedding(8, 16, random_time_features)
+    params = module.init(jax.random.key(0), t)
+    plain = TimeEmbedding(8, 16)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, plain.init(jax.random.key(0), t)
+    )  # the frequencies are no parameters
+    assert not np.allclose(module.apply(params, t), plain.apply(params, t))
 
 
 def test_odd_dimensions_end_in_zero_and_halves_in_time_stay_apart():

@@ -69,3 +69,21 @@ def test_bfloat16_keeps_float32_statistics():
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match="64 channels can't be divided into 5 groups"):
         GroupNorm(groups=5).apply(PARAMS, X)
+
+
+def test_float64_is_float64_throughout():
+    with jax.enable_x64(True):
+        x, scale, shift = (
+            jax.random.normal(jax.random.key(i), shape, jnp.float64)
+            for i, shape in enumerate([(2, 5, 7, 32), (2, 32), (2, 32)])
+        )
+        module = GroupNorm(groups=8, eps=1e-30, dtype=jnp.float64)
+        params = module.init(jax.random.key(3), x)
+        plain = np.asarray(module.apply(params, x + 3.0))
+        grouped = plain.reshape(2, 35, 8, 4)
+        np.testing.assert_allclose(grouped.mean((1, 3)), 0, atol=1e-13)
+        np.testing.assert_allclose(grouped.std((1, 3)), 1, rtol=1e-12)
+        modulated = module.apply(params, x + 3.0, (scale, shift))
+        expected = plain * (1 + np.asarray(scale))[:, None, None] + np.asarray(shift)[:, None, None]
+        assert modulated.dtype == jnp.float64
+        np.testing.assert_allclose(modulated, expected, rtol=1e-11, atol=1e-12)

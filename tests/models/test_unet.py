@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.models import ConvNeXtBlock, UNet, linear_attention, no_attention
-from diffjax.models.embeddings import timestep_embedding
+from diffjax.models import ConvNeXtBlock, UNet, linear_attention, no_attention, remat
+from diffjax.models.embeddings import random_time_features, timestep_embedding
 from tests.weights import normal_like
 
 SMALL = {"base_channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "head_channels": 8}
@@ -135,11 +135,36 @@ def test_time_matters_and_examples_are_apart():
     np.testing.assert_array_equal(out[1], later[1])
 
 
+@pytest.mark.parametrize("resample", ["average", "adm"])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 1), (29, 31, 3), (1, 1, 1)])
+def test_any_size_with_any_change_of_resolution(shape, resample):
+    network, x = (
+        UNet(**(SMALL | {"channel_multipliers": (1, 2, 2)}), resample=resample),
+        images(*shape),
+    )
+    params = shapes(network, x, T)
+    assert jax.eval_shape(network.apply, params, x, T).shape == x.shape
+    blocks = {"down0", "down1", "up1", "up2"}
+    assert blocks & set(params["params"]) == (blocks if resample == "adm" else set())
+    if resample == "adm":  # ResNetBlocks, which see the time
+        assert all("embedding" in params["params"][name] for name in blocks)
+
+
+def test_changes_of_resolution_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match=r"resample must be one of .* not 'fir'"):
+        shapes(UNet(**SMALL, resample="fir"), images(8, 8, 1), T)
+    with pytest.raises(ValueError, match="resample='adm' needs ResNetBlock"):
+        shapes(UNet(**SMALL, resample="adm", block=ConvNeXtBlock), images(8, 8, 1), T)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"block": ConvNeXtBlock}, {"attention_fn": linear_attention, "attention_resolutions": (8, 4)},
-     {"scale_shift": False}, {"block": functools.partial(ConvNeXtBlock, expansion=3)}],
-    ids=["convnext", "linear attention", "scale_shift False", "partial"],
+     {"scale_shift": False}, {"block": functools.partial(ConvNeXtBlock, expansion=3)},
+     {"resample": "adm"}, {"resample": "average"}, {"resample": "adm", "remat": remat.full},
+     {"time_features": random_time_features}],
+    ids=["convnext", "linear attention", "scale_shift False", "partial", "adm", "average",
+         "adm, remat", "fourier"],
 )  # fmt: skip
 def test_variants_run_and_depend_on_their_input(options):
     network, x = UNet(**SMALL, **options), images(8, 8, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax import guidance, process, schedules
+from diffjax import grids, guidance, memory, process, samplers, schedules
 
 SCHEDULE = schedules.linear_beta(100)
 
@@ -45,6 +45,8 @@ GUIDED = {
     "projected": lambda d: guidance.adaptive_projected(
         d, SCHEDULE, scale=3.0, parallel=0.5, norm_limit=0.5
     ),
+    "tangential": lambda d: guidance.tangential(d, SCHEDULE, scale=3.0),
+    "CFG-Zero*": lambda d: guidance.cfg_zero_star(d, SCHEDULE, scale=3.0, zero_steps=0),
     "composed": lambda d: guidance.compose(d, conditions=[(1.0, LABELS), (-0.5, 1 - LABELS)]),
     "classifier": lambda d: guidance.classifier(
         d, SCHEDULE, log_prob=lambda x, t: -(x**2).sum(-1), scale=2.0
@@ -71,6 +73,12 @@ def test_guided_pairs_rebuild_x_t_and_differ(name, t):
         lambda d: guidance.classifier_free(d, SCHEDULE, papers_scale=0.0, rescale=1.0),
         lambda d: guidance.classifier_free(d, SCHEDULE, scale=9.0, interval=(1e-4, 2e-4)),
         lambda d: guidance.adaptive_projected(d, SCHEDULE, scale=1.0),
+        lambda d: guidance.tangential(d, SCHEDULE, scale=1.0),
+        lambda d: guidance.tangential(d, SCHEDULE, scale=9.0, null=lambda cond: cond),
+        lambda d: guidance.cfg_zero_star(d, SCHEDULE, scale=1.0, zero_steps=0),
+        lambda d: guidance.cfg_zero_star(
+            d, SCHEDULE, scale=9.0, zero_steps=0, null=lambda cond: cond
+        ),
         lambda d: guidance.autoguidance(d, d, scale=5.0),
         lambda d: guidance.perturbed_attention(d, d, scale=5.0),
         lambda d: guidance.compose(d, conditions=[(1.0, LABELS)]),
@@ -81,6 +89,10 @@ def test_guided_pairs_rebuild_x_t_and_differ(name, t):
         "paper's 0",
         "never inside",
         "projected 1",
+        "tangential 1",
+        "tangential, one condition",
+        "zero star 1",
+        "zero star, one condition",
         "itself",
         "nothing lost",
         "one condition",
@@ -197,9 +209,112 @@ def test_projection_leaves_out_what_lies_along_the_estimate():
     assert np.linalg.norm(limited - plain, axis=1).max() <= 4 * 0.01 * 1.001
 
 
+def guiders(name):
+    pytest.importorskip("torch", reason="diffusers needs torch")
+    return pytest.importorskip(f"diffusers.guiders.{name}", reason="a second implementation")
+
+
+def both(t):
+    """The conditional and the unconditional pair, and the same arrays in PyTorch."""
+    torch = pytest.importorskip("torch")
+    pairs = class_denoiser(X_T, t, LABELS), class_denoiser(X_T, t)
+    return pairs, [[torch.tensor(np.array(e)) for e in pair[:2]] for pair in pairs]
+
+
+@pytest.mark.parametrize("t", [5, 30, 90])
+def test_tangential_guidance_of_diffusers(t):
+    theirs = guiders("tangential_classifier_free_guidance")
+    _, ((_, c), (_, u)) = both(t)
+    eps = guidance.tangential(class_denoiser, SCHEDULE, scale=3.0)(X_T, t, LABELS).eps
+    # Their singular vectors are float32's.
+    np.testing.assert_allclose(eps, theirs.normalized_guidance(c, u, 3.0).numpy(), atol=1e-4)
+
+
+def test_what_tangential_guidance_leaves_is_along_the_first_singular_vector():
+    scores = np.stack([e.eps for e in both(30)[0]], axis=1)  # (B, 2, 2)
+    damped = guidance.tangential(class_denoiser, SCHEDULE, scale=0.0)(X_T, 30, LABELS).eps
+    first = np.linalg.svd(scores)[2][:, 0]
+    expected = (scores[:, 1] * first).sum(1, keepdims=True) * first
+    np.testing.assert_allclose(damped, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_zero_star_of_diffusers_and_its_fit():
+    theirs = guiders("classifier_free_zero_star_guidance")
+    (c, u), ((c_0, c_eps), (u_0, u_eps)) = both(30)
+    fit = theirs.cfg_zero_star_scale(c_eps - c_0, u_eps - u_0).numpy()
+    guided = guidance.cfg_zero_star(class_denoiser, SCHEDULE, scale=4.0, zero_steps=0)
+    velocity = guided(X_T, 30, LABELS)
+    velocity = velocity.eps - velocity.x_0
+    c, u = c.eps - c.x_0, u.eps - u.x_0
+    np.testing.assert_allclose(velocity, fit * u + 4 * (c - fit * u), rtol=1e-3, atol=1e-4)
+    # Least squares: what is left of c is orthogonal to u, whatever the scale extrapolates.
+    np.testing.assert_allclose(((velocity - c) * u).sum(1), 0, atol=1e-3)
+
+
+FLOW = schedules.rectified_flow()
+
+
+def of_flow(x_t, t, cond=None):
+    """A denoiser on a flow that knows the class's centre and nothing else."""
+    label = (-jnp.ones(len(x_t), int) if cond is None else cond)[:, None]
+    x_0 = jnp.where(label < 0, 0.5 * x_t, CENTRES[label] + 0.1 * x_t)
+    return dj.Estimates(x_0, dj.parametrisations.eps_from_x0(
+        x_t, x_0, process.scales_like(FLOW, t, x_t)))  # fmt: skip
+
+
+@pytest.mark.parametrize("zero_steps", [0, 1, 3])
+def test_zero_star_stands_still_in_the_first_steps(zero_steps):
+    guided = guidance.cfg_zero_star(of_flow, FLOW, scale=2.0, zero_steps=zero_steps)
+    for sampler in (samplers.euler, samplers.dpm_solver_pp_2m, samplers.heun):
+        path = memory.carried(sampler)(
+            guided, X_T, grid=grids.trailing(FLOW, 6), cond=LABELS, keep_trajectory=True
+        ).trajectory
+        if sampler is not samplers.dpm_solver_pp_2m:
+            moved = np.abs(np.diff(path, axis=0)).max((1, 2))
+            assert np.all(moved[:zero_steps] < 1e-6) and np.all(moved[zero_steps:] > 1e-3)
+        assert np.isfinite(path).all()
+
+
+@pytest.mark.parametrize("momentum", [-0.5, 0.3])
+def test_momentum_of_diffusers_over_the_steps(momentum):
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    theirs = guiders("adaptive_projected_guidance")
+    grid = grids.trailing(FLOW, 8)
+    guided = guidance.adaptive_projected(
+        of_flow, FLOW, scale=6.0, parallel=0.2, norm_limit=1.5, momentum=momentum
+    )
+    ours = memory.carried(samplers.ddim)(
+        guided, X_T, grid=grid, cond=LABELS, keep_trajectory=True
+    ).trajectory
+    buffer, x = theirs.MomentumBuffer(momentum), X_T
+    for n in range(8):
+        pairs = (torch.tensor(np.array(of_flow(x, grid.t[n], c).x_0)) for c in (LABELS, None))
+        x_0 = theirs.normalized_guidance(*pairs, 5.0, buffer, 0.2, 1.5, True).numpy()
+        eps = (x - grid.signal_scale[n] * x_0) / grid.noise_scale[n]
+        x = jnp.float32(grid.signal_scale[n + 1] * x_0 + grid.noise_scale[n + 1] * eps)
+        np.testing.assert_allclose(ours[n + 1], x, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: guidance.tangential(class_denoiser, SCHEDULE), "one of scale"),
+        (
+            lambda: guidance.tangential(class_denoiser, SCHEDULE, scale=2.0)(X_T, 3),
+            "unconditional model",
+        ),
+        (
+            lambda: guidance.cfg_zero_star(class_denoiser, SCHEDULE, scale=2.0, zero_steps=-1),
+            "zero_steps must be a whole number",
+        ),
+        (
+            lambda: guidance.cfg_zero_star(class_denoiser, SCHEDULE, scale=2.0)(X_T, 3, LABELS),
+            r"dj.memory.carried\(sampler\)",
+        ),
+        (
+            lambda: guidance.adaptive_projected(class_denoiser, SCHEDULE, scale=2.0, momentum=1.0),
+            "momentum must be in",
+        ),
         (lambda: guidance.classifier_free(class_denoiser, SCHEDULE), "one of scale"),
         (
             lambda: guidance.classifier_free(class_denoiser, SCHEDULE, scale=1.0, papers_scale=1.0),

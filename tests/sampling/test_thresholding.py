@@ -14,6 +14,7 @@ WRAPPERS = {
     "clip to half": lambda d, s: dj.clip_x0(d, s, low=-0.5, high=0.5),
     "dynamic": dj.dynamic_threshold,
     "dynamic, 80": lambda d, s: dj.dynamic_threshold(d, s, percentile=80.0),
+    "dynamic, capped": lambda d, s: dj.dynamic_threshold(d, s, cap=1.5),
     "map": lambda d, s: thresholding.map_x0(d, s, jnp.tanh),
 }
 
@@ -61,6 +62,27 @@ def test_dynamic_threshold_of_each_example():
     np.testing.assert_allclose(out[1, :, 0], values / 8, atol=1e-6)
 
 
+@pytest.mark.parametrize("cap", [1.0, 1.5, 4.0, 100.0])
+def test_dynamic_threshold_of_diffusers(cap):
+    diffusers = pytest.importorskip("diffusers", reason="a second implementation")
+    torch = pytest.importorskip("torch", reason="diffusers needs torch")
+    x_0 = 3 * np.array(jax.random.normal(jax.random.key(0), (3, 5, 5, 2)))
+    theirs = diffusers.DDPMScheduler(
+        thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=cap
+    )._threshold_sample(torch.tensor(x_0))
+    wrap = dj.dynamic_threshold(
+        denoiser_that_says(jnp.asarray(x_0)), SCHEDULE, percentile=90.0, cap=cap
+    )
+    np.testing.assert_allclose(wrap(jnp.ones_like(x_0), 5).x_0, theirs.numpy(), rtol=1e-4)
+
+
+def test_a_cap_of_1_clips():
+    x_0 = 3 * jax.random.normal(jax.random.key(0), (3, 5, 5, 2))
+    capped = dj.dynamic_threshold(denoiser_that_says(x_0), SCHEDULE, cap=1.0)
+    clipped = dj.clip_x0(denoiser_that_says(x_0), SCHEDULE)
+    np.testing.assert_allclose(capped(x_0, 5).x_0, clipped(x_0, 5).x_0, rtol=1e-6)
+
+
 def test_a_clipped_sampler_stays_in_range():
     wild = denoiser_that_says(jnp.full((2, 3), 50.0))
     grid = dj.grids.trailing(SCHEDULE, 10)
@@ -87,3 +109,5 @@ def test_refusals():
     for percentile in (0.0, 100.1, -5.0):
         with pytest.raises(ValueError, match=r"percentile must be in \(0, 100\]"):
             dj.dynamic_threshold(denoise, SCHEDULE, percentile=percentile)
+    with pytest.raises(ValueError, match=r"cap must be at least 1, not 0\.5"):
+        dj.dynamic_threshold(denoise, SCHEDULE, cap=0.5)

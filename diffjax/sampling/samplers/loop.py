@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer, Key
 
 from diffjax.grids import Grid
 from diffjax.parametrisations import Estimates
+from diffjax.sampling import memory
 from diffjax.schedules import Scales
 from diffjax.types import Array, Data, PRNGKey, PRNGKeys
 
@@ -63,6 +64,7 @@ def run(
     table["t"] = jnp.asarray(grid.t[:-1], None if grid.t.dtype.kind == "i" else x_T.dtype)
     table["t_next"] = jnp.asarray(grid.t[1:], table["t"].dtype)
     keys = None if key is None else per_example_keys(key, len(x_T))
+    step, carry = memory.through(step, carry)
 
     def body(state: tuple[Any, Data], inputs: tuple[Array, dict[str, Array]]) -> tuple[Any, Any]:
         carry, x_t = state

@@ -1,0 +1,84 @@
+"""What the kinds of guidance share: scales, conditions, and pairs of estimates."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Integer
+
+from diffjax.checks import checked
+from diffjax.denoisers import Denoiser
+from diffjax.parametrisations import Estimates, eps_from_x0
+from diffjax.process import broadcast, scales_like
+from diffjax.schedules import Schedule
+from diffjax.types import Array, Data, Times
+
+# A number, or a function of the time: t (scalar or (B,)) -> scales of t's shape.
+Scale = float | Callable[[Array], Array]
+# cond (any pytree of (B, ...) arrays) -> the same tree that stands for no condition.
+Null = Callable[[Any], Any]
+
+
+@checked
+def no_label(labels: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    """-1 for every label: what a class-conditional `models.UNet` takes for no class."""
+    return jnp.full_like(labels, -1)
+
+
+@checked
+def scale_at(scale: Scale, t: Times, x: Data) -> Array:
+    """The scale at t, shaped to multiply the images x."""
+    value = scale(jnp.asarray(t)) if callable(scale) else jnp.asarray(scale)
+    return broadcast(value.astype(x.dtype), x)
+
+
+def one_scale(scale: Scale | None, papers_scale: float | None) -> Scale:
+    if (scale is None) == (papers_scale is None):
+        raise ValueError("give one of scale (1: no guidance) and papers_scale (0: no guidance)")
+    if papers_scale is not None:
+        return 1.0 + papers_scale
+    assert scale is not None
+    return scale
+
+
+def needs_condition(cond: Any, what: str) -> None:
+    if not jax.tree.leaves(cond):
+        raise ValueError(
+            f"{what} needs a condition: pass cond=..., or sample an unconditional model without it"
+        )
+
+
+@checked
+def together(denoise: Denoiser, x_t: Data, t: Times, conds: Sequence[Any]) -> list[Estimates]:
+    """The estimates of one x_t under several conditions, by one call on their concatenation.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      x_t: (B, ...).
+      t: scalar or (B,).
+      conds: trees of one structure, with (B, ...) leaves.
+
+    Returns:
+      One pair a condition.
+    """
+    n, batch = len(conds), len(x_t)
+    t = jnp.asarray(t)
+    both = denoise(
+        jnp.concatenate([x_t] * n),
+        jnp.concatenate([t] * n) if t.ndim else t,
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conds),
+    )
+    return [jax.tree.map(lambda e, i=i: e[i * batch : (i + 1) * batch], both) for i in range(n)]
+
+
+def between(start: Estimates, end: Estimates, w: Array) -> Estimates:
+    """start + w (end - start); the pair stays one, since its weights sum to 1."""
+    return end._replace(
+        x_0=start.x_0 + w * (end.x_0 - start.x_0), eps=start.eps + w * (end.eps - start.eps)
+    )
+
+
+def with_x0(pair: Estimates, x_0: Data, x_t: Data, t: Times, schedule: Schedule) -> Estimates:
+    """The pair with another x_0 and the eps that belongs to it."""
+    return pair._replace(x_0=x_0, eps=eps_from_x0(x_t, x_0, scales_like(schedule, t, x_t)))
