@@ -201,6 +201,12 @@ DIFFUSION: Mapping[str, Key] = {
     "edit.prompt": Key(TEXT, "", "one prompt, or one per image separated by |"),
     "edit.count": Key(_whole(1), 5, "number of variants, or of pictures between two images"),
     "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are computed from"),
+    "evaluate.features": Key(
+        SPEC,
+        "auto",
+        "what distances are measured in: auto (classifier for labelled sets, else "
+        "efficientnet_lite0), classifier, efficientnet_lite0, inception(file='PATH')",
+    ),
     "evaluate.scales": Key(NUMBERS, (), "guidance scales to compare"),
     "evaluate.likelihood": Key(SPEC, "none", "none, vlb, vdm or ode"),
     "evaluate.images": Key(_whole(0), 0, "images that a likelihood is computed for; 0: all"),
