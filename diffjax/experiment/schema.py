@@ -93,6 +93,15 @@ EXPONENTS = Rule(
 IMAGE_SIZE = _whole(0, 8192)
 STEPS = _whole(1, 10**6)
 CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
+SAMPLE_FORMATS = ("png", "grid", "npz")
+
+
+def _are_formats(value: str) -> bool:
+    names = [name.strip() for name in value.split(",")]
+    return len(set(names)) == len(names) and set(names) <= set(SAMPLE_FORMATS)
+
+
+FORMATS = Rule(str, "png, grid or npz, or several of them joined by commas", _are_formats)
 ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 
 
@@ -188,6 +197,9 @@ DIFFUSION: Mapping[str, Key] = {
     "sample.threshold": Key(SPEC, "clip", "how x_0 is kept in range: none, clip, dynamic"),
     "sample.count": Key(_whole(1), 100, "number of samples"),
     "sample.batch_size": Key(_whole(1), 250, "samples per batch"),
+    "sample.format": Key(
+        FORMATS, "grid,npz", "files of --mode=sample: png (one per sample), grid, npz, or several"
+    ),
     "sample.labels": Key(WHOLES, (), "classes, in turn; -1 for none; empty: every class"),
     "sample.prompt": Key(TEXT, "", "prompts separated by |, or file:PATH"),
     "sample.negative_prompt": Key(TEXT, "", "prompt that guidance moves away from"),

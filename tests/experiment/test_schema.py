@@ -29,7 +29,7 @@ VARIANTS = [
     *((path, "tiny") for path in TWO_STAGES),
 ]
 # Keys that are newer than golden/configs.json, with their defaults.
-NEW = {"model.name": "unet", "evaluate.features": "auto"}
+NEW = {"model.name": "unet", "evaluate.features": "auto", "sample.format": "grid,npz"}
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
 
 
