@@ -61,6 +61,11 @@ MODEL_CHECKPOINT = Rule(
 )
 TEXT = Rule(str, "a string")
 SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
+SPECS = Rule(
+    tuple,
+    "a tuple of names or name(argument=value), such as ('flip', 'crop(padding=4)')",
+    lambda v: all(isinstance(x, str) for x in v),
+)
 NAME = Rule(
     str,
     "one of fashion_mnist, digits, tfds:<name>, folder:<path>, or module:Name for your own",
@@ -130,6 +135,9 @@ _DATA = {
     "data.image_size": Key(IMAGE_SIZE, 0, "side that images are resized to; 0: as stored"),
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
+    "data.augment": Key(
+        SPECS, (), "changes of training images: flip, rotate90, crop, translate, colour, or a path"
+    ),
     "data.memory_limit_mb": Key(_whole(0), 1024, "a larger set is streamed from disk"),
 }
 _TRAIN = {
@@ -184,6 +192,11 @@ DIFFUSION: Mapping[str, Key] = {
     "diffusion.learned_weighting": Key(SWITCH, False, "learn a log-variance by noise level (EDM2)"),
     "diffusion.self_conditioning": Key(SHARE, 0.0, "share of examples with self-conditioning"),
     "diffusion.offset_noise": Key(NOT_NEGATIVE, 0.0, "strength of noise shared by all pixels"),
+    "diffusion.augment": Key(
+        SPEC,
+        "none",
+        "augmentation that the network is given, and samples are without: none or edm",
+    ),
     "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
     **_TRAIN,
     "train.accumulate": Key(_whole(1), 1, "micro-batches per batch"),

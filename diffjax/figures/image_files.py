@@ -57,7 +57,8 @@ def png_text(path: str | os.PathLike[str]) -> dict[str, str]:
         ) from error
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
-            return {k: v for k, v in picture.info.items() if isinstance(v, str)}
+            info = picture.info.items()
+            return {k: v for k, v in info if isinstance(k, str) and isinstance(v, str)}
     except (OSError, ValueError, SyntaxError, EOFError, struct.error):  # Pillow's, of other bytes
         return {}
 

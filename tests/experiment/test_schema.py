@@ -29,7 +29,10 @@ VARIANTS = [
     *((path, "tiny") for path in TWO_STAGES),
 ]
 # Keys that are newer than golden/configs.json, with their defaults.
-NEW = {"model.name": "unet", "evaluate.features": "auto", "sample.format": "grid,npz"}
+NEW = {
+    "model.name": "unet", "evaluate.features": "auto", "sample.format": "grid,npz",
+    "data.augment": [], "diffusion.augment": "none",
+}  # fmt: skip
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
 
 
