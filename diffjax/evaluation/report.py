@@ -30,7 +30,7 @@ from diffjax.evaluation.feature_function import Features, embedding_features, ma
 from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
 from diffjax.evaluation.labelled_images import LabelledImages
 from diffjax.evaluation.precision_recall import NEIGHBOURS, precision_recall
-from diffjax.evaluation.real_images import DRAWS, FloatArray, RealImages
+from diffjax.evaluation.real_images import DRAWS, REAL_BATCH, FloatArray, RealImages
 from diffjax.models.classifier import FEATURES
 from diffjax.perceptual import EmbeddingNetwork
 
@@ -135,7 +135,9 @@ def evaluate(
         batch_size=batch_size,
         log=log,
     )
-    sample_statistics = FeatureStatistics.empty(features.dimensions).update(sampled)
+    sample_statistics = FeatureStatistics.empty(features.dimensions)
+    for start in range(0, num_samples, REAL_BATCH):  # a float64 copy of all may be gigabytes
+        sample_statistics = sample_statistics.update(sampled[start : start + REAL_BATCH])
     train_images = real(train, "train")
     train_statistics = train_images.statistics()
     distance = frechet_distance(sample_statistics, train_statistics)
