@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffjax import (
+    augmentation,
     categorical,
     denoisers,
     ema,
@@ -84,6 +85,7 @@ __all__ = [
     "Scales",
     "UserError",
     "__version__",
+    "augmentation",
     "autoencoding",
     "categorical",
     "clip_x0",

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffjax.commands.process_setup import use_compilation_cache
 from diffjax.main import main
@@ -193,6 +194,12 @@ def test_train_sample_and_evaluate_one_after_the_other(capsys, tmp_path, tiny_fl
         assert found["images"].shape == (7, 8, 8, 1) and found["images"].dtype == np.uint8
         assert found["labels"].tolist() == [3] * 7
     assert archive.with_suffix(".png").exists()
+    assert main([*flags, "--config.sample.format=png"]) == 0
+    each = sorted((workdir / "generated").glob("*/*.png"))
+    assert [path.name for path in each] == [f"seed0_{i:08d}_class3.png" for i in range(7)]
+    with np.load(archive, allow_pickle=False) as found:
+        for path, image in zip(each, found["images"], strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), image[..., 0])
 
     assert main([*tiny_flags, "--mode=evaluate"]) == 0
     report = json.loads((workdir / "evaluation.json").read_text())

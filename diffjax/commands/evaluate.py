@@ -12,6 +12,7 @@ from diffjax.commands import Request
 from diffjax.commands.setup import resolve, say_kernels
 from diffjax.distributed import processes
 from diffjax.errors import UserError
+from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.files import atomic_write, cache_folder
@@ -37,22 +38,23 @@ def _distances(setup: Any, workdir: Path) -> int:
         )
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
+    network = features(setup.config, setup.about.class_names)  # before minutes of sampling
     step, params = restore_params(setup, workdir)
     if not scales:
-        report = _report(setup, params, step)
+        report = _report(setup, params, step, network)
         _write_json(workdir / "evaluation.json", report)
         print(json.dumps(report, indent=2))
         return 0
     reports = []
     for scale, one in at_scales:
         print(f"scale {scale:g}:")
-        reports.append({"scale": scale, **_report(one, params, step)})
+        reports.append({"scale": scale, **_report(one, params, step, network)})
         _write_json(workdir / "evaluation_scales.json", reports)  # keep partial results
     if not processes.is_primary():
         return 0
     figures.plot_scales(workdir / "evaluation_scales.png", reports)
     for report in reports:
-        print(f"scale {report['scale']:g}: CFD {report['classifier_frechet_distance']:.4f}")
+        print(f"scale {report['scale']:g}: Fréchet distance {report['frechet_distance']:.4f}")
     print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
     return 0
 
@@ -124,7 +126,7 @@ def _reconstruction(setup: Any, workdir: Path) -> int:
     return 0
 
 
-def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
+def _report(setup: Any, params: Any, step: int, network: Any) -> dict[str, Any]:
     """Distances between a model's samples and its data, in JSON types."""
     from diffjax.evaluation.report import evaluate
 
@@ -145,6 +147,7 @@ def _report(setup: Any, params: Any, step: int) -> dict[str, Any]:
         train=setup.source,
         load_test=setup.load_held_out,
         cache_dir=cache_folder() / "evaluation",
+        network=network,
         num_samples=config.evaluate.num_samples,
         batch_size=batch_size,
     )

@@ -2,16 +2,15 @@
 
 from diffjax.commands import Request
 from diffjax.commands.setup import model_of, parameters_of
-from diffjax.experiment import pictures
+from diffjax.experiment import pictures, sample_files
 from diffjax.experiment.model import check_sampling
 
 
 def run(request: Request) -> int:
-    """Writes config.sample.count samples as a picture and an .npz; loads no data set."""
+    """Writes samples in the formats of config.sample.format; loads no data set."""
     model = model_of(request.config, request.workdir)
     drawing = pictures.of_model(model)
     check_sampling(model, drawing.generator)  # before parameters are restored
     step, params = parameters_of(model, request.workdir)
-    for path in pictures.generated(drawing, params, request.workdir, step=step):
-        print(f"wrote {path}")
+    sample_files.generated(drawing, params, request.workdir, step=step)
     return 0

@@ -53,31 +53,42 @@ class Conditions(NamedTuple):
       num_classes: 0 for none.
       texts: None for none.
       make_map: images in [-1, 1] -> maps; None for none.
+      augmentation_width: parameters of the augmentation that the network is given in training; 0
+        for none. It is no condition of samples, for which they are 0.
     """
 
     num_classes: int = 0
     texts: Texts | None = None
     make_map: maps.MakeMap | None = None
+    augmentation_width: int = 0
 
     @property
     def any(self) -> bool:
-        """Whether the model has any condition."""
+        """Whether the model has any condition of samples."""
         return bool(self.num_classes or self.texts or self.make_map)
 
     def example(self, map_shape: tuple[int, ...] | None = None) -> Condition | None:
         """One example's condition as ShapeDtypeStructs; map_shape: (H, W, C), None for none."""
-        if not self.any:
+        if not (self.any or self.augmentation_width):
             return None
         label = jax.ShapeDtypeStruct((1,), jnp.int32) if self.num_classes else None
         spatial = None
         if map_shape is not None:
             values = jax.ShapeDtypeStruct((1, *map_shape), jnp.float32)
             spatial = SpatialMap(values, jax.ShapeDtypeStruct((1,), bool))
-        return Condition(label, self.texts and self.texts.example(), spatial)
+        augmentation = None
+        if self.augmentation_width:
+            augmentation = jax.ShapeDtypeStruct((1, self.augmentation_width), jnp.float32)
+        return Condition(label, self.texts and self.texts.example(), spatial, augmentation)
+
+    def no_augmentation(self, count: int) -> np.ndarray | None:
+        """The augmentation parameters of unchanged images, zeros; None without augmentation."""
+        width = self.augmentation_width
+        return np.zeros((count, width), np.float32) if width else None
 
     def of_batch(self, batch: Mapping[str, Array], map_values: Array | None) -> Condition | None:
-        """A training batch's condition; None for an unconditional model."""
-        if not self.any:
+        """The condition of a batch of unchanged images; None for an unconditional model."""
+        if not (self.any or self.augmentation_width):
             return None
         text = None
         if self.texts:
@@ -85,7 +96,8 @@ class Conditions(NamedTuple):
         spatial = None
         if map_values is not None:
             spatial = SpatialMap(map_values, jnp.ones(len(map_values), bool))
-        return Condition(batch["label"] if self.num_classes else None, text, spatial)
+        label = batch["label"] if self.num_classes else None
+        return Condition(label, text, spatial, self.no_augmentation(len(batch["image"])))
 
     def with_text(self, batches: data.BatchIterator, captions: Sequence[str]) -> Any:
         """The batches with their captions' encodings if the model has text, else unchanged."""

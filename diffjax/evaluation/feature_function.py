@@ -1,10 +1,10 @@
-"""From pixels to features and predicted classes."""
+"""From pixels to features, and to predicted classes where the features are a classifier's."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,81 @@ from diffjax.evaluation.labelled_images import (
     read_in_order,
 )
 from diffjax.models.classifier import Classifier
+from diffjax.perceptual import EmbeddingNetwork
 from diffjax.perceptual.classifier_weights import TrainedClassifier
 
 # One compiled program serves any number of images.
 FEATURE_BATCH = 500
 
+# Images are resized to hundreds of pixels a side inside an embedding network.
+EMBEDDING_BATCH = 32
+
 FeatureFunction = Callable[[Images], tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]
+
+
+class Features(NamedTuple):
+    """The features that a Fréchet distance is measured in.
+
+    Attributes:
+      name: "classifier" or an `EmbeddingNetwork`'s.
+      digest: of the network's weights, in hex.
+      dimensions: length of a feature vector.
+      of_images: uint8 (N, H, W, C) -> features float32 (N, dimensions), and the predicted classes
+        int32 (N,) of a classifier, or None.
+    """
+
+    name: str
+    digest: str
+    dimensions: int
+    of_images: Callable[[Images], tuple[npt.NDArray[np.float32], npt.NDArray[np.int32] | None]]
+
+
+def embedding_features(network: EmbeddingNetwork, image_shape: tuple[int, ...]) -> Features:
+    """An embedding network's features of images of one shape.
+
+    Args:
+      network: the network.
+      image_shape: (H, W, C), H and W of any size; C is 1 or 3.
+
+    Raises:
+      UserError: a shape that the network does not take, or, from `of_images`, images of another
+        shape or dtype.
+    """
+    shape = ", ".join(map(str, image_shape))
+    batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        found = jax.eval_shape(network.apply, network.params, batch)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"features {network.name}: {str(error).splitlines()[0]}") from error
+    if getattr(found, "shape", None) != (1, network.dimensions):
+        raise UserError(
+            f"features {network.name} returned {getattr(found, 'shape', type(found).__name__)} for "
+            f"images of (1, {shape}); expected (1, {network.dimensions}), as its dimensions say"
+        )
+
+    def of_images(images: Images) -> tuple[npt.NDArray[np.float32], None]:
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != image_shape:
+            raise UserError(
+                f"got images of dtype {images.dtype} and shape {images.shape} for "
+                f"{network.name}; expected uint8 (N, {shape})"
+            )
+        features = np.empty((len(images), network.dimensions), np.float32)
+        for start in range(0, len(images), EMBEDDING_BATCH):
+            part = images[start : start + EMBEDDING_BATCH]
+            padded = np.zeros((EMBEDDING_BATCH, *image_shape), np.uint8)
+            padded[: len(part)] = part
+            with jax.default_matmul_precision("float32"):
+                made = _embed(network.apply, network.params, padded)
+            features[start : start + len(part)] = np.asarray(made)[: len(part)]
+        return features, None
+
+    return Features(network.name, network.digest, network.dimensions, of_images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed(apply: Callable[[Any, jax.Array], jax.Array], params: Any, images: Any) -> jax.Array:
+    return apply(params, to_unit_range(images))
 
 
 def make_feature_function(classifier: TrainedClassifier) -> FeatureFunction:

@@ -98,7 +98,7 @@ def evaluate_reconstruction(
         **similarity(images, reconstructed),
     }
     log(f"PSNR {report['psnr']:.2f} dB of {count} {report['split']} images")
-    if not train.class_names:
+    if len(train.class_names) < 2:
         return (
             report
             if features is None

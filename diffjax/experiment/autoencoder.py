@@ -13,7 +13,14 @@ from diffjax.accelerator import Kernels
 from diffjax.checkpoints import workdir
 from diffjax.conditioning.conditions import UNCONDITIONAL
 from diffjax.errors import UserError
-from diffjax.experiment import autoencoder_objective, optimisation, run, schema, strategies
+from diffjax.experiment import (
+    augmentation,
+    autoencoder_objective,
+    optimisation,
+    run,
+    schema,
+    strategies,
+)
 from diffjax.experiment import reconstructions as pictures
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 from diffjax.experiment.dataset import held_out_batches, load_train
@@ -86,7 +93,7 @@ class Autoencoding(_Fields, ConfiguredTask):
             optimizer if adversarial else optax.identity(),
             lambda step: ema.warmed_up_decay(step, decay=c.train.ema_decay),
             c.seed,
-            flip=c.data.flip,
+            augmentations=augmentation.augmentations(c),
         )
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -173,6 +180,7 @@ def resolve(config: Any) -> Autoencoding:
     schema.check(config)
     optimisation.optimizer(config)
     strategies.is_sharded(config)
+    augmentation.check(config)
     kernels = choose_kernels(
         config.autoencoder.kernels,
         key="autoencoder.kernels",

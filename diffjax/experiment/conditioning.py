@@ -12,6 +12,7 @@ from diffjax.conditioning import maps
 from diffjax.conditioning.conditions import Conditions, Texts
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
+from diffjax.experiment import augmentation
 from diffjax.experiment.spec import from_spec, function_from_spec, is_path
 from diffjax.files import cache_folder
 from diffjax.models.condition import Text
@@ -123,7 +124,9 @@ def conditions(config: Any, about: DataInfo) -> Conditions:
             f"config.model.class_conditional = True but {config.data.name!r} has no labels (no "
             "class_names): set it to False"
         )
-    return Conditions(num_classes, _texts(config, about), _map(config, about))
+    return Conditions(
+        num_classes, _texts(config, about), _map(config, about), augmentation.width(config)
+    )
 
 
 def _texts(config: Any, about: DataInfo) -> Texts | None:

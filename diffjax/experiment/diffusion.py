@@ -15,9 +15,18 @@ from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
+from diffjax.experiment import (
+    augmentation,
+    optimisation,
+    pictures,
+    process,
+    run,
+    sampling,
+    schema,
+    strategies,
+)
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
-from diffjax.experiment import optimisation, pictures, process, run, sampling, schema, strategies
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.model import (
     Model,
@@ -126,7 +135,8 @@ class Experiment(_Fields, ConfiguredTask):
             optimisation.average_decay(c),
             c.seed,
             tuple(c.train.ema_snapshots),
-            flip=c.data.flip,
+            augmentations=augmentation.augmentations(c),
+            non_leaking=augmentation.non_leaking(c),
             condition_dropout=c.diffusion.condition_dropout,
             accumulate=c.train.accumulate,
         )
@@ -217,11 +227,15 @@ def resolve(config: Any) -> Experiment:
     optimisation.optimizer(config)
     optimisation.average_decay(config)
     strategies.is_sharded(config)
+    augmentation.check(config)
     source = load_train(config)
     about = data.describe(source)
     model = with_weak(resolve_model(config, about, examples=partial(_examples, config, source)))
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
+    latent = bool(config.first_stage.workdir)
+    pixels = "images" if about.images else f"arrays of {about.shape}"
+    augmentation.check(config, x_0="cached latents" if latent else pixels)
     cond = model.example_condition()
     shape = model.space.shape
     networks.check(model.network, config=config, diffusion=diffusion, shape=shape, cond=cond)

@@ -13,6 +13,7 @@ from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, Ke
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.
 TABLES = {
+    "data.augment": "augmentation:CHOICES",
     "model.name": "network:NETWORKS",
     "model.block": "network:BLOCKS",
     "model.resample": "network:RESAMPLES",
@@ -29,6 +30,7 @@ TABLES = {
     "diffusion.loss_target": "process:PARAMETRISATIONS",
     "diffusion.weighting": "objective:WEIGHTINGS",
     "diffusion.time_sampling": "objective:TIME_SAMPLERS",
+    "diffusion.augment": "augmentation:NON_LEAKING",
     "train.optimizer": "optimisation:OPTIMIZERS",
     "train.schedule": "optimisation:LEARNING_RATES",
     "train.ema": "optimisation:AVERAGES",
@@ -38,6 +40,7 @@ TABLES = {
     "sample.guidance": "sampling:GUIDANCE",
     "sample.threshold": "sampling:THRESHOLDS",
     "edit.task": "sampling:EDITS",
+    "evaluate.features": "evaluation:FEATURES",
     "evaluate.likelihood": "likelihood:LIKELIHOODS",
     "autoencoder.regulariser": "autoencoder_networks:REGULARISERS",
     "autoencoder.dtype": "network:DTYPES",
@@ -51,6 +54,7 @@ DOORS = {
     "data.name": "a maker of an array, a diffjax.data.ArraySource, or an object with __len__ and "
     "__getitem__ -> array or {'image': uint8 or 'x_0': float, 'label': int}, and optionally "
     "held_out; dir, image_size and channels of config.data are its arguments where they are set",
+    "data.augment": "a function (key, image (H, W, C) in [-1, 1]) -> image of the same shape",
     "model.name": "a maker of a network: a Linen module, an NNX class, a pair (init, apply), or an "
     "object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)",
     "condition.text": "a maker of a diffjax.conditioning.text_encoder.TextEncoder",
@@ -67,6 +71,7 @@ DOORS = {
     "sample.grid": "a function (schedule, steps) -> diffjax.grids.Grid",
     "sample.guidance": "a function (denoise, schedule[, null=]) -> denoiser",
     "sample.threshold": "a function (denoise, schedule) -> denoiser",
+    "evaluate.features": "a maker of a diffjax.perceptual.EmbeddingNetwork",
     "loss.perceptual": "a maker of a diffjax.perceptual.FeatureNetwork",
 }
 

@@ -228,7 +228,6 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
             batch,
             key=lambda name: rng.stream(config.sample.seed, name),
             indices=numbers,
-            flip=False,
         )
         condition = setup.conditions.of_batch(batch, map_values)
 

@@ -45,6 +45,7 @@ SHARED_WITH_WEAK = (
     "diffusion.schedule",
     "diffusion.zero_terminal_snr",
     "diffusion.log_snr_shift",
+    "diffusion.augment",
 )
 
 
@@ -314,7 +315,7 @@ def check_sampling(model: Any, generator: Generator) -> None:
     cond = model.example_condition()
     if cond is not None:
         cond = cond._replace(label=generator.conditions.labels(0, 1))
-        cond = None if cond == (None, None, None) else cond
+        cond = None if all(part is None for part in cond) else cond
     own = is_path(model.config.sample.sampler)
     function = generator.around(network).function(keep_trajectory=own)
     with as_user_error(model.config):

@@ -16,7 +16,6 @@ from diffjax.data.info import DataInfo
 from diffjax.distributed import processes
 from diffjax.experiment.model import Model
 from diffjax.figures import to_uint8
-from diffjax.files import atomic_write
 from diffjax.images import to_model_range
 from diffjax.inference.generator import Generated, Generator
 from diffjax.training import loss_picture
@@ -145,34 +144,6 @@ def file_stem(
         return stem
     # File names have at most 255 bytes, including the suffix and that of a temporary file.
     return f"{stem[: LONGEST_STEM - 9]}_{zlib.crc32(name.encode()):08x}"
-
-
-def generated(setup: Drawing, params: Any, folder: Path, *, step: int) -> tuple[Path, Path]:
-    """Writes config.sample.count samples as a PNG grid and an .npz, named by `file_stem`.
-
-    The .npz holds images, uint8 (N, H, W, C), or x_0, float32 (N, ...), for other data; labels,
-    int32 (N,), for classes; prompts, (N,), for texts; and map_images, uint8 (N, H, W, C), for maps.
-    """
-    config = setup.config.sample
-    draw = setup.generator(params, start=0, count=config.count)
-    labels = setup.generator.conditions.labels(0, config.count)
-    texts = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
-    stem = file_stem(
-        config, f"n{config.count}", class_part(config.labels), *texts, f"step{step}",
-        exact=any(texts),
-    )  # fmt: skip
-    arrays: dict[str, Any] = {"images" if setup.about.images else "x_0": draw.images}
-    captions = setup.generator.conditions.captions(0, config.count)
-    maps = setup.generator.conditions.map_images(0, config.count)
-    for name, array in (("labels", labels), ("prompts", captions), ("map_images", maps)):
-        if array is not None:
-            arrays[name] = np.asarray(array)
-    picture, archive = (folder / "generated" / f"{stem}.{kind}" for kind in ("png", "npz"))
-    if not processes.is_primary():
-        return picture, archive
-    figures.save_png(picture, draw_grid(setup, draw, start=0))
-    atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
-    return picture, archive
 
 
 def final(setup: Drawing, params: Any, folder: Path, *, log: Callable[[str], None]) -> None:

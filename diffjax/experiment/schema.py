@@ -63,6 +63,11 @@ MODEL_CHECKPOINT = Rule(
 )
 TEXT = Rule(str, "a string")
 SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
+SPECS = Rule(
+    tuple,
+    "a tuple of names or name(argument=value), such as ('flip', 'crop(padding=4)')",
+    lambda v: all(isinstance(x, str) for x in v),
+)
 NAME = Rule(
     str,
     "one of fashion_mnist, digits, tfds:<name>, folder:<path>, or module:Name for your own",
@@ -111,6 +116,15 @@ STEPS = _whole(1, 10**6)
 CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
 PARAMETERS = Rule(str, "'averaged' or 'raw'", lambda value: value in ("averaged", "raw"))
 ON_BROKEN = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
+SAMPLE_FORMATS = ("png", "grid", "npz")
+
+
+def _are_formats(value: str) -> bool:
+    names = [name.strip() for name in value.split(",")]
+    return len(set(names)) == len(names) and set(names) <= set(SAMPLE_FORMATS)
+
+
+FORMATS = Rule(str, "png, grid or npz, or several of them joined by commas", _are_formats)
 ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 
 
@@ -141,6 +155,9 @@ _DATA = {
     ),
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
+    "data.augment": Key(
+        SPECS, (), "changes of training images: flip, rotate90, crop, translate, colour, or a path"
+    ),
     "data.memory_limit_mb": Key(_whole(0), 1024, "a larger set is streamed from disk"),
     "data.on_broken": Key(
         ON_BROKEN, "stop", "whether images that can't be read stop the run or are skipped"
@@ -207,6 +224,11 @@ DIFFUSION: Mapping[str, Key] = {
     "diffusion.learned_weighting": Key(SWITCH, False, "learn a log-variance by noise level (EDM2)"),
     "diffusion.self_conditioning": Key(SHARE, 0.0, "share of examples with self-conditioning"),
     "diffusion.offset_noise": Key(NOT_NEGATIVE, 0.0, "strength of noise shared by all pixels"),
+    "diffusion.augment": Key(
+        SPEC,
+        "none",
+        "augmentation that the network is given, and samples are without: none or edm",
+    ),
     "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
     **_TRAIN,
     "train.accumulate": Key(_whole(1), 1, "micro-batches per batch"),
@@ -220,6 +242,9 @@ DIFFUSION: Mapping[str, Key] = {
     "sample.threshold": Key(SPEC, "clip", "how x_0 is kept in range: none, clip, dynamic"),
     "sample.count": Key(_whole(1), 100, "number of samples"),
     "sample.batch_size": Key(_whole(1), 250, "samples per batch"),
+    "sample.format": Key(
+        FORMATS, "grid,npz", "files of --mode=sample: png (one per sample), grid, npz, or several"
+    ),
     "sample.labels": Key(WHOLES, (), "classes, in turn; -1 for none; empty: every class"),
     "sample.prompt": Key(TEXT, "", "prompts separated by |, or file:PATH"),
     "sample.negative_prompt": Key(TEXT, "", "prompt that guidance moves away from"),
@@ -233,6 +258,12 @@ DIFFUSION: Mapping[str, Key] = {
     "edit.prompt": Key(TEXT, "", "one prompt, or one per image separated by |"),
     "edit.count": Key(_whole(1), 5, "number of variants, or of pictures between two images"),
     "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are computed from"),
+    "evaluate.features": Key(
+        SPEC,
+        "auto",
+        "what distances are measured in: auto (classifier for labelled sets, else "
+        "efficientnet_lite0), classifier, efficientnet_lite0, inception(file='PATH')",
+    ),
     "evaluate.scales": Key(NUMBERS, (), "guidance scales to compare"),
     "evaluate.likelihood": Key(SPEC, "none", "none, vlb, vdm or ode"),
     "evaluate.images": Key(_whole(0), 0, "images that a likelihood is computed for; 0: all"),

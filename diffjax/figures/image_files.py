@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
@@ -16,18 +20,47 @@ from diffjax.files import atomic_write
 SHORTEST_FRAME_MILLISECONDS = 20
 
 
-def save_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8]) -> None:
+def save_png(
+    path: str | os.PathLike[str],
+    array: npt.NDArray[np.uint8],
+    *,
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Writes one picture as a PNG file, regardless of the path's suffix.
 
     Args:
       path: the file to create or replace; missing parent folders are made.
       array: uint8 (H, W), (H, W, 1) or (H, W, 3).
+      text: texts that the file carries, by keyword; read by `png_text`.
 
     Raises:
       UserError: another dtype or shape, or a path that cannot be written.
     """
     picture = _as_pillow(array)
-    atomic_write(path, lambda file: picture.save(file, format="PNG", optimize=True))
+    info = PngInfo()
+    for keyword, value in (text or {}).items():
+        info.add_itxt(keyword, value)
+    atomic_write(path, lambda file: picture.save(file, format="PNG", optimize=True, pnginfo=info))
+
+
+def png_text(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts that a PNG file carries, by keyword; none if it is no readable PNG.
+
+    Raises:
+      UserError: the file can't be opened.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot open {path} ({error.strerror or error}); expected a PNG file; check the path"
+        ) from error
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            info = picture.info.items()
+            return {k: v for k, v in info if isinstance(k, str) and isinstance(v, str)}
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error):  # Pillow's, of other bytes
+        return {}
 
 
 def save_gif(

@@ -10,7 +10,7 @@ from diffjax.files import atomic_write
 
 
 def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a PNG of the classifier Fréchet distance at each scale, with its floor.
+    """Writes a PNG of the Fréchet distance at each scale, with its floor.
 
     Args:
       path: the file to create or replace.
@@ -30,7 +30,7 @@ def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         scales = [report["scale"] for report in reports]
-        distances = [report["classifier_frechet_distance"] for report in reports]
+        distances = [report["frechet_distance"] for report in reports]
         axes.plot(scales, distances, "o-", label=f"{reports[0]['num_samples']} samples")
         for scale, distance in zip(scales, distances, strict=True):
             axes.annotate(
@@ -45,7 +45,7 @@ def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("guidance scale w (1: none)")
-        axes.set_ylabel("classifier Fréchet distance")
+        axes.set_ylabel(f"Fréchet distance ({reports[0]['features']})")
         axes.grid(alpha=0.3, which="both")
         axes.legend(frameon=False)
         atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=120))

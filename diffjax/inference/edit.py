@@ -158,9 +158,9 @@ class Editing:
             text = self._generator.conditions.text([self._captions[i]])
         made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
         spatial = None if made is None else SpatialMap(made, np.ones(1, bool))  # its own
-        if label is None and text is None and spatial is None:
-            return None
-        return Condition(label, text, spatial)
+        augmentation = self._generator.conditions.model.no_augmentation(1)
+        edited = Condition(label, text, spatial, augmentation)
+        return None if all(part is None for part in edited) else edited
 
     def _with_known_pixels(self, row: Array, images: Array) -> Array:
         """The row with the original known pixels in place of a first stage's reconstruction."""

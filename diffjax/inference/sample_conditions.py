@@ -150,7 +150,8 @@ class SampleConditions:
 
     def batch(self, start: int, count: int) -> Condition | None:
         """The condition of samples start .. start + count - 1; None for an unconditional model."""
-        if not self.model.any:
+        augmentation = self.model.no_augmentation(count)
+        if not self.model.any and augmentation is None:
             return None
         labels = self.labels(start, count)
         text = None
@@ -161,9 +162,8 @@ class SampleConditions:
         images = self.map_images(start, count)
         if images is not None:
             spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
-        if labels is None and text is None and spatial is None:
-            return None
-        return Condition(labels, text, spatial)
+        made = Condition(labels, text, spatial, augmentation)
+        return None if all(part is None for part in made) else made
 
     def text(self, captions: Sequence[str]) -> Text:
         """Encoded prompts; each distinct one is encoded once."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import data, rng
 from diffjax.conditioning.maps import MakeMap
-from diffjax.images import random_flip, to_model_range
+from diffjax.images import to_model_range
 from diffjax.latent.encoded import LatentSource, encoded
 from diffjax.latent.first_stage import FirstStage, StageParams, digest, latent_mask
 from diffjax.models.blocks import space_to_depth
@@ -17,6 +17,8 @@ from diffjax.types import Array
 
 # Name of a random stream -> its key at this step.
 Keys = Callable[[str], Array]
+# Images (B, H, W, C) in [-1, 1] -> images of the same shape.
+Augment = Callable[[Array], Array]
 
 
 class DiffusionSpace(Protocol):
@@ -49,9 +51,24 @@ class DiffusionSpace(Protocol):
         ...
 
     def read(
-        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+        self,
+        batch: Mapping[str, Array],
+        *,
+        key: Keys,
+        indices: Array,
+        augment: Augment | None = None,
     ) -> tuple[Array, Array | None]:
-        """x_0 and the map of a batch, inside a train step."""
+        """x_0 and the map of a batch, inside a train step.
+
+        Args:
+          batch: the arrays.
+          key: a random stream's name -> its key at this step.
+          indices: (B,) places of the examples in the global batch.
+          augment: images (B, H, W, C) in [-1, 1] -> changed images, which maps are made of, too.
+
+        Raises:
+          ValueError: `augment` of data that are not images.
+        """
         ...
 
     def of_images(self, images: Array) -> Array:
@@ -102,11 +119,16 @@ class PixelSpace(NamedTuple):
         return images
 
     def read(
-        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+        self,
+        batch: Mapping[str, Array],
+        *,
+        key: Keys,
+        indices: Array,
+        augment: Augment | None = None,
     ) -> tuple[Array, Array | None]:
         x_0 = to_model_range(batch["image"])
-        if flip:
-            x_0 = random_flip(key("flip"), indices, x_0)
+        if augment is not None:
+            x_0 = augment(x_0)
         return x_0, self.map_of(x_0)
 
     def of_images(self, images: Array) -> Array:
@@ -142,10 +164,15 @@ class ArraySpace(NamedTuple):
         return images
 
     def read(
-        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+        self,
+        batch: Mapping[str, Array],
+        *,
+        key: Keys,
+        indices: Array,
+        augment: Augment | None = None,
     ) -> tuple[Array, Array | None]:
-        if flip:
-            raise ValueError("arrays can't be mirrored: set config.data.flip=False")
+        if augment is not None:
+            raise ValueError("arrays can't be augmented as images: leave config.data.augment empty")
         return batch["image"], None
 
     def of_images(self, images: Array) -> Array:
@@ -202,10 +229,15 @@ class LatentSpace(NamedTuple):
         return encoded(images, encode, self.params, key=key)
 
     def read(
-        self, batch: Mapping[str, Array], *, key: Keys, indices: Array, flip: bool
+        self,
+        batch: Mapping[str, Array],
+        *,
+        key: Keys,
+        indices: Array,
+        augment: Augment | None = None,
     ) -> tuple[Array, Array | None]:
-        if flip:
-            raise ValueError("cached latents can't be mirrored: set config.data.flip=False")
+        if augment is not None:
+            raise ValueError("cached latents can't be augmented: leave config.data.augment empty")
         eps = rng.per_example(key("latent"), indices, lambda k: jax.random.normal(k, self.shape))
         values = batch.get("map")
         if values is not None:

@@ -48,27 +48,32 @@ class Condition(NamedTuple):
       label: (B,) int classes, -1 for none.
       text: see `Text`.
       map: see `SpatialMap`.
+      augmentation: (B, n) float, the parameters of the augmentation that was done to the images
+        (`augmentation.non_leaking`); zeros for none, as always at sampling.
     """
 
     label: Leaf | None = None
     text: Text | None = None
     map: SpatialMap | None = None
+    augmentation: Leaf | None = None
 
 
 def drop(condition: Condition, dropped: Array) -> Condition:
     """The condition with null values where dropped (B,) bool is True.
 
+    Augmentation parameters stay: they describe what was done to an image, whatever it shows.
+
     >>> drop(Condition(label=jnp.array([3, 4])), jnp.array([True, False])).label.tolist()
     [-1, 4]
     """
-    label, text, spatial = condition
+    label, text, spatial, augmentation = condition
     if label is not None:
         label = jnp.where(dropped, -1, label)
     if text is not None:
         text = text._replace(mask=text.mask & ~dropped[:, None])
     if spatial is not None:
         spatial = spatial._replace(present=spatial.present & ~dropped)
-    return Condition(label, text, spatial)
+    return Condition(label, text, spatial, augmentation)
 
 
 def null(condition: Condition) -> Condition:

@@ -63,6 +63,8 @@ class UNet(nn.Module):
       text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts as ids;
         None for texts that are already encoded.
       map_channels: of the map; 0 for a network without one.
+      augmentation_width: parameters of the augmentation that the network is given (Karras et al.
+        2022, appendix F.2); 0 for a network without one.
       fourier: exponents n of the features sin(2^n pi x) and cos(2^n pi x) that are concatenated to
         the image to resolve the lowest bits (Kingma et al. 2021, VDM, section 5.1 and appendix C);
         () for none.
@@ -99,6 +101,7 @@ class UNet(nn.Module):
     text_width: int = 0
     text_encoder: nn.Module | None = None
     map_channels: int = 0
+    augmentation_width: int = 0
     fourier: tuple[int, ...] = ()
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
@@ -145,7 +148,7 @@ class UNet(nn.Module):
             raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
         condition = self._complete(cond, x)
         context, pooled = self._context(condition.text)
-        embedding = self._embedding(t, condition.label, pooled)
+        embedding = self._embedding(t, condition, pooled)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         block, attention, transformer = self.block, SelfAttention, SpatialTransformer
         if self.remat is not None:
@@ -224,14 +227,15 @@ class UNet(nn.Module):
         condition = cond if isinstance(cond, Condition) else Condition(label=cond)
         for name, has in (
             ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
+            ("augmentation", self.augmentation_width),
         ):  # fmt: skip
             if getattr(condition, name) is not None and not has:
                 raise ValueError(
                     f"a {name} was given to a U-Net that does not support it: set num_classes, "
-                    "text_width or map_channels"
+                    "text_width, map_channels or augmentation_width"
                 )
         batch, height, width, _ = x.shape
-        label, text, spatial = condition
+        label, text, spatial, augmentation = condition
         nothing = jnp.zeros((batch, 1), bool)
         if self.num_classes and label is None:
             label = jnp.full(batch, -1)
@@ -241,18 +245,24 @@ class UNet(nn.Module):
         if self.map_channels and spatial is None:
             values = jnp.zeros((batch, height, width, self.map_channels))
             spatial = SpatialMap(values, nothing[:, 0])
-        return Condition(label, text, spatial)
+        if self.augmentation_width and augmentation is None:
+            augmentation = jnp.zeros((batch, self.augmentation_width))
+        return Condition(label, text, spatial, augmentation)
 
-    def _embedding(self, t: Array, label: Array | None, pooled: Array | None) -> Array:
+    def _embedding(self, t: Array, condition: Condition, pooled: Array | None) -> Array:
         width = 4 * self.base_channels
         embedding = TimeEmbedding(
             self.base_channels, width, self.time_features, dtype=self.dtype, name="time"
         )(t)
-        if label is not None:
+        if condition.label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
-            embedding = embedding + embed(label)
+            embedding = embedding + embed(condition.label)
         if pooled is not None:
             embedding = embedding + nn.Dense(width, dtype=self.dtype, name="pooled")(pooled)
+        if condition.augmentation is not None:
+            # Without a bias: zeros, which are no augmentation, add nothing.
+            linear = nn.Dense(width, use_bias=False, dtype=self.dtype, name="augmentation")
+            embedding = embedding + linear(condition.augmentation)
         return embedding
 
     def _context(self, text: Text | None) -> tuple[Context | None, Array | None]:

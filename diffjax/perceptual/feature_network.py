@@ -1,4 +1,4 @@
-"""The interface of frozen feature networks."""
+"""The interfaces of frozen networks: of their maps, and of one vector per image."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,3 +22,22 @@ class FeatureNetwork(NamedTuple):
     params: Any
     apply: Callable[[Any, Array], Sequence[Array]]
     weights: tuple[Array, ...] | None = None
+
+
+class EmbeddingNetwork(NamedTuple):
+    """A frozen network that turns an image into one vector, for Fréchet distances.
+
+    Attributes:
+      name: part of the distance's name: distances in other features do not compare.
+      params: its weights, float32.
+      apply: (params, images (B, H, W, C) in [-1, 1]) -> (B, dimensions) float32; it repeats grey
+        images to the network's channels, resizes and normalises as in its training.
+      dimensions: length of a vector.
+      digest: of the weights, in hex; equal digests give equal vectors.
+    """
+
+    name: str
+    params: Any
+    apply: Callable[[Any, Array], Array]
+    dimensions: int
+    digest: str

@@ -1,5 +1,6 @@
 """Checks and conversion of the networks' input images."""
 
+import jax
 import jax.numpy as jnp
 
 from diffjax.types import Array
@@ -36,3 +37,13 @@ def to_rgb(images: Array, name: str) -> Array:
         )
     images = images.astype(jnp.float32)
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def resize(images: Array, side: int) -> Array:
+    """(B, H, W, C) -> (B, side, side, C), bilinear without a low-pass filter.
+
+    Pixel centres are at half-integers and edges are repeated, as PyTorch's interpolate does with
+    mode="bilinear" and align_corners=False.
+    """
+    shape = (len(images), side, side, images.shape[-1])
+    return jax.image.resize(images, shape, "bilinear", antialias=False)

@@ -19,7 +19,7 @@ from diffjax.errors import UserError
 from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.images import check_sides, to_rgb
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.torch_files import read_state_dict
+from diffjax.perceptual.weight_files import read_weights
 from diffjax.types import Array
 
 SMALLEST_SIDE = 16
@@ -80,10 +80,7 @@ def torchvision_vgg16(file: str | os.PathLike[str]) -> FeatureNetwork:
 
 
 def _read_torchvision(path: Path) -> list[list[dict[str, Array]]]:
-    if path.suffix == ".safetensors":
-        stored = _read_safetensors(path)
-    else:
-        stored = read_state_dict(path, prefix="features.")
+    stored = read_weights(path, what="torchvision's VGG16", prefix="features.")
     params, number, inputs = [], 0, 3
     for block in BLOCKS:
         convolutions = []
@@ -96,21 +93,6 @@ def _read_torchvision(path: Path) -> list[list[dict[str, Array]]]:
         number += 1  # the pooling
         params.append(convolutions)
     return params
-
-
-def _read_safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as stored:
-            names = [name for name in stored.keys() if name.startswith("features.")]  # noqa: SIM118
-            return {name: stored.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"cannot read {path} ({reason}); expected torchvision's VGG16 as .safetensors; "
-            "save or download it again"
-        ) from error
 
 
 def _read_hed() -> list[list[dict[str, Array]]]:

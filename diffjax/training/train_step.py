@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from diffjax import ema, rng
+from diffjax.augmentation import Augmentation, NonLeaking, choices
 from diffjax.conditioning.conditions import Conditions
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import drop
@@ -69,7 +70,8 @@ class StepParts(NamedTuple):
       ema_decay: step -> decay in [0, 1] of `ema_params`.
       seed: of all randomness, with the step.
       sigma_rels: relative standard deviations of `power_emas` (Karras et al. 2024, section 3).
-      flip: whether half of the images are mirrored left to right.
+      augmentations: (random stream, change of an image) pairs, applied in turn.
+      non_leaking: a further augmentation, whose parameters are the network's condition; or None.
       condition_dropout: share of examples whose condition is dropped.
       accumulate: number of micro-batches over which gradients are averaged.
     """
@@ -83,7 +85,8 @@ class StepParts(NamedTuple):
     ema_decay: Callable[[Array], Array]
     seed: int
     sigma_rels: tuple[float, ...] = ()
-    flip: bool = False
+    augmentations: tuple[tuple[str, Augmentation], ...] = ()
+    non_leaking: NonLeaking | None = None
     condition_dropout: float = 0.0
     accumulate: int = 1
 
@@ -104,7 +107,8 @@ def make_train_step(parts: StepParts) -> TrainStep:
 
         def loss_and_grads(part: tuple[Batch, Array]) -> LossAndGrads:
             rows, indices = part
-            x_0, map_values = space.read(rows, key=key, indices=indices, flip=parts.flip)
+            augment, parameters = _augmentation(parts, key, indices)
+            x_0, map_values = space.read(rows, key=key, indices=indices, augment=augment)
             cond = conditions.of_batch(rows, map_values)
             if cond is not None:
                 dropped = rng.per_example(
@@ -113,6 +117,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     lambda k: jax.random.bernoulli(k, parts.condition_dropout),
                 )
                 cond = drop(cond, dropped)
+                cond = cond._replace(augmentation=parameters)
             inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step)
             return objective.loss_and_grads(state.params, state.objective_state, inputs)
 
@@ -150,6 +155,23 @@ def make_train_step(parts: StepParts) -> TrainStep:
         ), metrics
 
     return train_step
+
+
+def _augmentation(
+    parts: StepParts, key: Callable[[str], Array], indices: Array
+) -> tuple[Callable[[Array], Array] | None, Array | None]:
+    """What changes the images of a batch, and the parameters that the network is given of it."""
+    changes, non_leaking = parts.augmentations, parts.non_leaking
+    if non_leaking is None:
+        if not changes:
+            return None, None
+        return lambda x: choices.augment(changes, key, indices, x), None
+    drawn = non_leaking.draw(key("augmentation"), indices)
+
+    def augment(x: Array) -> Array:
+        return non_leaking.apply(choices.augment(changes, key, indices, x), drawn)
+
+    return augment, drawn.parameters()
 
 
 def _update(
@@ -231,7 +253,7 @@ def make_eval_loss(
         def key(name: str) -> Array:
             return rng.stream(seed, f"eval_{name}")
 
-        x_0, map_values = space.read(batch, key=key, indices=indices, flip=False)
+        x_0, map_values = space.read(batch, key=key, indices=indices)
         cond = conditions.of_batch(batch, map_values)
         inputs = LossInputs(x_0, cond, key, indices, count, jnp.zeros((), jnp.int32))
         return objective.held_out(params, inputs).mean()

@@ -75,6 +75,10 @@ def test_unseen_real_images_are_near_the_floor_and_noise_is_far(bars_set, shared
     assert result["floor_train_test_images"] == result["floor_equal_count_images"] == 300
     assert result["floor_equal_count"] == result["floor_train_test"]
     assert result["classifier_accuracy"] > 0.9 and result["classifier_accuracy_split"] == "test"
+    assert result["features"] == "classifier"
+    assert result["frechet_distance"] == result["classifier_frechet_distance"]
+    assert result["precision"] > 0.7 and result["recall"] > 0.7
+    assert far["precision"] < 0.2
     assert json.loads(json.dumps(result)) == result
 
 

@@ -163,9 +163,7 @@ def test_latents_that_were_half_written_are_encoded_again(latent_config, monkeyp
 def test_what_a_model_trains_on_has_unit_variance(latent_config):
     setup = experiment.resolve(latent_config)
     batch = {name: jnp.asarray(x) for name, x in next(setup.batches()).items()}
-    x_0, _ = setup.space.read(
-        batch, key=lambda name: jax.random.key(0), indices=np.arange(16), flip=False
-    )
+    x_0, _ = setup.space.read(batch, key=lambda name: jax.random.key(0), indices=np.arange(16))
     assert x_0.shape == (16, 4, 4, 2) and 0.6 < float(x_0.std()) < 1.5
 
 
@@ -177,6 +175,8 @@ def test_what_a_model_trains_on_has_unit_variance(latent_config):
         ("first_stage.checkpoint", "99", "no checkpoint of step 99"),
         ("data.image_size", 16, "both stages need the same images"),
         ("data.flip", True, "latents of mirrored images"),
+        ("data.augment", ("rotate90",), "trained on cached latents"),
+        ("diffusion.augment", "edm", "trained on cached latents"),
     ],
 )
 def test_a_first_stage_that_does_not_fit(latent_config, tiny_run, tmp_path, key, value, expected):

@@ -8,7 +8,8 @@ from diffjax.figures import plot_scales
 
 def reports(distances, floor):
     return [
-        {"scale": scale, "classifier_frechet_distance": distance, "num_samples": 2000,
+        {"scale": scale, "frechet_distance": distance, "features": "classifier",
+         "num_samples": 2000,
          "floor_equal_count": floor, "floor_equal_count_images": 2000}
         for scale, distance in distances.items()
     ]  # fmt: skip

@@ -162,7 +162,7 @@ def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, mo
         """Stands for the distance by what tells samples apart at no cost: their mean."""
         images = generate(0, num_samples)
         return {
-            "classifier_frechet_distance": float(images.mean()),
+            "frechet_distance": float(images.mean()), "features": "classifier",
             "num_samples": num_samples, "floor_equal_count": None,
         }  # fmt: skip
 
@@ -181,11 +181,11 @@ def test_evaluation_at_several_scales(capsys, tiny_run, tmp_path, tiny_flags, mo
         "classifier_free(scale=4.0)", "classifier_free(scale=2.0)"
     ]  # fmt: skip
     assert (workdir / "evaluation_scales.png").exists()
-    distances = [report["classifier_frechet_distance"] for report in reports]
+    distances = [report["frechet_distance"] for report in reports]
     assert distances[0] != distances[1]
     assert main(arguments) == 0  # the config's own scale, 2
     one = json.loads((workdir / "evaluation.json").read_text())
-    assert one["classifier_frechet_distance"] == distances[1]
+    assert one["frechet_distance"] == distances[1]
 
 
 def test_a_scale_in_an_interval_without_end_stays_readable():

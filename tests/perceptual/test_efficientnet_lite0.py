@@ -4,7 +4,12 @@ import pytest
 
 from diffjax.errors import UserError
 from diffjax.perceptual import efficientnet_lite0 as module
-from diffjax.perceptual.efficientnet_lite0 import INSTALL, efficientnet_lite0, read_params
+from diffjax.perceptual.efficientnet_lite0 import (
+    INSTALL,
+    efficientnet_lite0,
+    efficientnet_lite0_embedding,
+    read_params,
+)
 from diffjax.perceptual.installed import installed_file
 
 
@@ -44,6 +49,25 @@ def test_maps_are_the_torch_packages(path, side):
     for ours, torchs in zip(found, expected, strict=True):
         assert ours.shape == torchs.shape
         assert np.abs(ours - torchs).max() <= 1e-4 * np.abs(torchs).max()
+
+
+def test_the_embedding_is_the_torch_packages(path):
+    torch = pytest.importorskip("torch", reason="a second implementation of EfficientNet-Lite0")
+    theirs = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="a second implementation of EfficientNet-Lite0"
+    )
+    model = theirs.EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=str(path), image_size=None
+    ).eval()
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 9, 13, 1)).astype(np.float32)
+    with torch.no_grad():
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+        x = torch.nn.functional.interpolate(x, size=224, mode="bilinear", align_corners=False)
+        wanted = model.extract_features(((x + 1) * 127.5 - 127) / 128).mean((2, 3)).numpy()
+    network = efficientnet_lite0_embedding()
+    found = jax.jit(network.apply)(network.params, images)
+    assert found.shape == (2, network.dimensions)
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_pixels_enter_as_in_training(path):

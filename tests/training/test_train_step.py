@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from diffjax import ema
+from diffjax.augmentation import NonLeaking, choices
 from diffjax.conditioning.conditions import Conditions
 from diffjax.experiment import objective, optimisation, process
 from diffjax.images import to_model_range
@@ -24,13 +25,16 @@ from diffjax.training.train_step import StepParts, init_state, make_eval_loss, m
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 8, 1)
+FLIP = (("flip", choices.flip),)
 
 
 def smallest(config, **more):
     """The parts of a step for the least U-Net, trained as a config says."""
+    width = more["non_leaking"].width if "non_leaking" in more else 0
     unet = UNet(
-        base_channels=8, channel_multipliers=(1,), num_res_blocks=1, head_channels=8, num_classes=10
-    )
+        base_channels=8, channel_multipliers=(1,), num_res_blocks=1, head_channels=8,
+        num_classes=10, augmentation_width=width,
+    )  # fmt: skip
     network, prediction = from_linen(unet), process.diffusion(config)
 
     def init_params(key):
@@ -39,7 +43,7 @@ def smallest(config, **more):
     return StepParts(
         init_params,
         PixelSpace(SHAPE),
-        Conditions(num_classes=10),
+        Conditions(num_classes=10, augmentation_width=width),
         objective.objective(config, prediction, network),
         optimisation.optimizer(config),
         optimisation.optimizer(config),
@@ -115,12 +119,54 @@ def test_flip_mirrors_some_images(pieces):
     symmetric = {**batch, "image": np.maximum(batch["image"], batch["image"][:, :, ::-1])}
 
     def losses(flip):
-        step = jax.jit(make_train_step(parts._replace(flip=flip)))
+        augmentations = FLIP if flip else ()
+        step = jax.jit(make_train_step(parts._replace(augmentations=augmentations)))
         return [float(step(state, images)[1]["loss"]) for images in (batch, symmetric)]
 
     (flipped, flipped_symmetric), (as_is, as_is_symmetric) = losses(True), losses(False)
     assert flipped != as_is
     assert flipped_symmetric == as_is_symmetric
+
+
+def test_the_network_is_given_what_was_done_to_an_image(tiny_config, pieces):
+    """The weights of the augmentation's parameters change a training loss, and no held-out one."""
+    _, _, batch = pieces
+    parts = smallest(tiny_config, non_leaking=NonLeaking(1.0))
+    state = init_state(parts)
+    hearing = jax.tree.map(lambda x: x + 0.05, state.params)
+    kernel = hearing["augmentation"]["kernel"]
+    assert kernel.shape == (9, 32)
+    deaf = {**hearing, "augmentation": {"kernel": jnp.zeros_like(kernel)}}
+    step = jax.jit(make_train_step(parts))
+    losses = [float(step(state._replace(params=p), batch)[1]["loss"]) for p in (hearing, deaf)]
+    assert losses[0] != losses[1]
+    eval_loss = make_eval_loss(parts.space, parts.conditions, parts.objective, seed=0)
+    assert float(eval_loss(hearing, batch)) == float(eval_loss(deaf, batch))
+
+
+AUGMENTED = (
+    *FLIP, ("augment_crop", choices.crop), ("augment_rotate90", choices.rotate90),
+    ("augment_colour", choices.colour),
+)  # fmt: skip
+
+
+def test_augmented_steps_go_on_exactly(tiny_config, pieces):
+    """What is done to an image follows from seed, step and place: nothing is carried along."""
+    _, _, batch = pieces
+    parts = smallest(tiny_config, augmentations=AUGMENTED, non_leaking=NonLeaking(0.5))
+    step = jax.jit(make_train_step(parts))
+
+    def run(state, steps):
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+        return state, float(metrics["loss"])
+
+    whole, loss = run(init_state(parts), 4)
+    half, _ = run(init_state(parts), 2)
+    stored = jax.tree.map(np.asarray, half)  # as a checkpoint: arrays, and nothing else
+    resumed, same = run(jax.tree.map(jnp.asarray, stored), 2)
+    assert loss == same
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
 DEVICES = textwrap.dedent(
@@ -131,11 +177,11 @@ DEVICES = textwrap.dedent(
     from diffjax.distributed import processes
     from diffjax.distributed.strategy import DataParallel
     from diffjax.training.train_step import StepParts, init_state, make_eval_loss, make_train_step
-    from tests.training.test_train_step import smallest
+    from tests.training.test_train_step import FLIP, smallest
     import runpy
 
     config = schema.complete(runpy.run_path(sys.argv[1])["get_config"]())
-    parts = smallest(config, condition_dropout=0.3, flip=True)
+    parts = smallest(config, condition_dropout=0.3, augmentations=FLIP)
     reports = []
     for devices in (jax.devices()[:1], jax.devices()):
         processes.devices = lambda: devices
