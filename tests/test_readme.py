@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffjax import flags
+from diffjax.checkpoints import workdir
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,6 +35,12 @@ def test_there_are_commands():
 def test_links_lead_to_files():
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_keys_that_may_change_are_listed():
+    listed = README.split("These keys may change when a run goes on:")[1].split("With any other")[0]
+    names = {name.removesuffix("*") for name in re.findall(r"`([\w.*]+)`", listed)}
+    assert names == set(workdir.MAY_CHANGE)
 
 
 def test_make_targets_exist():

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import figures
 from diffjax.commands import Request
-from diffjax.commands.setup import resolve, say_kernels
+from diffjax.commands.setup import resolve, say_if_other_data, say_kernels
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
@@ -22,6 +22,7 @@ def run(request: Request) -> int:
     """Runs the evaluation of config.evaluate on the config's data."""
     setup = resolve(request.config)
     say_kernels(setup)
+    say_if_other_data(setup, request.workdir)
     if is_autoencoder(request.config):
         return _reconstruction(setup, request.workdir)
     if request.config.evaluate.likelihood != "none":

@@ -4,10 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from diffjax import data
 from diffjax.experiment import process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
+from diffjax.experiment.run import read_about
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.inference.sample_conditions import Examples
 
@@ -30,6 +32,18 @@ def resolve(config: Any) -> Any:
 def say_kernels(setup: Any) -> None:
     """Logs the kernel backend; the training loop logs it itself."""
     logging.getLogger("diffjax").info(setup.kernels.line)
+
+
+def say_if_other_data(setup: Any, workdir: Path) -> None:
+    """Warns if the images are not those that the run was trained on, such as another folder."""
+    stored = read_about(workdir) if has_run(workdir) else None
+    now = data.describe(setup.source).index_crc32
+    before = None if stored is None else stored.get("index_crc32")
+    if None not in (before, now) and before != now:
+        logging.getLogger("diffjax").warning(
+            "warning: %s has other files than the images that %s was trained on: it is measured "
+            "against these", setup.config.data.name, workdir,
+        )  # fmt: skip
 
 
 def model_of(config: Any, workdir: Path) -> Model:

@@ -9,6 +9,7 @@ from diffjax.training import loop
 
 def run(request: Request) -> int:
     """Trains to the end; returns 128 + signal if a signal stopped it, after saving."""
+    print(f"workdir: {request.workdir.absolute()}")
     try:
         loop.train(resolve(request.config), request.workdir, profile=request.profile)
     except loop.Stopped as stopped:

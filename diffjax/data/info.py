@@ -21,6 +21,7 @@ class DataInfo(NamedTuple):
       captions: the distinct captions; () for none, and after `from_json`.
       vocabulary: the text network's `Vocabulary` as JSON; "" for none.
       has_captions: whether the set has captions.
+      index_crc32: checksum of a folder's file names and sizes; None for other sets and older runs.
     """
 
     name: str
@@ -30,6 +31,7 @@ class DataInfo(NamedTuple):
     captions: Sequence[str] = ()
     vocabulary: str = ""
     has_captions: bool = False
+    index_crc32: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields but the captions, as saved with a run."""
@@ -50,7 +52,7 @@ class DataInfo(NamedTuple):
             words = str(stored["vocabulary"])
             return cls(
                 str(stored["name"]), shape, bool(stored["images"]), names, (), words,
-                bool(stored["has_captions"]),
+                bool(stored["has_captions"]), stored.get("index_crc32"),
             )  # fmt: skip
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(
@@ -68,4 +70,5 @@ def describe(source: Any) -> DataInfo:
         tuple(source.class_names),
         tuple(source.captions),
         has_captions=bool(source.captions),
+        index_crc32=getattr(source, "index_crc32", None),
     )
