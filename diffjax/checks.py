@@ -190,7 +190,7 @@ def _rule(annotation: Any) -> _Rule | None:
         return None
     if getattr(kind, "_is_protocol", False) and not any(n[0] != "_" for n in vars(kind)):
         return _Rule(f"a {kind.__name__}, a function", callable)
-    module = kind.__module__.removeprefix("diffjax.")
+    module = kind.__module__.removeprefix("diffjax.").split(".")[0]
     return _Rule(f"a {module}.{kind.__name__}", lambda value: isinstance(value, kind))
 
 

@@ -38,7 +38,7 @@ def _check_with_beartype(function):
     from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 
     # beartype can't take a NamedTuple apart that is generic: for Scales any tuple will do.
-    scales = getattr(sys.modules.get("diffjax.schedules"), "Scales", None)
+    scales = getattr(sys.modules.get("diffjax.schedules.kinds"), "Scales", None)
     overrides = BeartypeHintOverrides({} if scales is None else {scales: tuple})
     conf = BeartypeConf(is_pep484_tower=True, hint_overrides=overrides)  # an int is a float
     return beartype(conf=conf)(function)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from diffjax.checkpoints import transfer
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.errors import UserError
-from diffjax.experiment import run, schema
+from diffjax.experiment import rules, run, schema
 from diffjax.files import expanded
 
 # Fields of a stored state -> those of the new one that start from it, besides the optimizer's.
@@ -104,7 +104,7 @@ def split(text: str) -> tuple[Path, str]:
     (PosixPath('runs/digits'), '400')
     """
     folder, at, checkpoint = text.rpartition("@")
-    if at and schema.MODEL_CHECKPOINT.holds(checkpoint) and not expanded(text).exists():
+    if at and rules.MODEL_CHECKPOINT.holds(checkpoint) and not expanded(text).exists():
         return expanded(folder), checkpoint
     return expanded(text), "latest"
 

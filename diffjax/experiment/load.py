@@ -7,7 +7,7 @@ from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import schema, strategies
+from diffjax.experiment import rules, schema, strategies
 from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
@@ -46,10 +46,8 @@ def load(
     if schema.is_autoencoder(config):
         raise UserError(f"{folder} is a run of an autoencoder: give a diffusion model's workdir")
     checkpoint = str(checkpoint)
-    if not schema.MODEL_CHECKPOINT.holds(checkpoint):
-        raise UserError(
-            f"checkpoint is {checkpoint!r}: expected {schema.MODEL_CHECKPOINT.expected}"
-        )
+    if not rules.MODEL_CHECKPOINT.holds(checkpoint):
+        raise UserError(f"checkpoint is {checkpoint!r}: expected {rules.MODEL_CHECKPOINT.expected}")
     config.sample.checkpoint = checkpoint
     if first_stage is not None:
         config.first_stage.workdir = str(first_stage)

@@ -22,8 +22,8 @@ from diffjax.experiment import first_stage, process, sampling, strategies
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.paths import without_places
+from diffjax.experiment.rules import MODEL_CHECKPOINT
 from diffjax.experiment.run import FIELDS, read_config, read_model
-from diffjax.experiment.schema import MODEL_CHECKPOINT
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.files import expanded
 from diffjax.inference.generator import Generator

@@ -25,7 +25,7 @@ from diffjax import figures
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.pictures import Drawing, class_part, draw_grid, file_stem
-from diffjax.experiment.schema import SAMPLE_FORMATS
+from diffjax.experiment.rules import SAMPLE_FORMATS
 from diffjax.files import atomic_write
 from diffjax.inference.generator import Generated
 

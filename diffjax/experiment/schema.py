@@ -6,23 +6,41 @@ values out of bounds. The section `config.user` is free for the user's own keys.
 """
 
 import difflib
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import FieldReference
 
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
-
-
-class Rule(NamedTuple):
-    """The type and the bounds of a value."""
-
-    kind: type | tuple[type, ...]
-    expected: str
-    holds: Callable[[Any], bool] = lambda value: True
+from diffjax.experiment.rules import (
+    CHANNELS,
+    CHECKPOINT,
+    EXPONENTS,
+    FORMATS,
+    IMAGE_SIZE,
+    MODEL_CHECKPOINT,
+    NAME,
+    NOT_NEGATIVE,
+    NUMBER,
+    NUMBERS,
+    ON_BROKEN,
+    ON_NOT_FINITE,
+    OVERRIDES,
+    PARAMETERS,
+    POSITIVE,
+    SEED,
+    SHARE,
+    SIZES,
+    SPEC,
+    SPECS,
+    STEPS,
+    SWITCH,
+    TEXT,
+    WHOLES,
+    Rule,
+    whole,
+)
 
 
 class Key(NamedTuple):
@@ -32,116 +50,6 @@ class Key(NamedTuple):
     default: Any
     meaning: str
 
-
-# JAX counts and indexes in int32.
-LARGEST = 2**31 - 1
-
-
-def _whole(low: int, high: int = LARGEST) -> Rule:
-    expected = f"a whole number >= {low}"
-    if high != LARGEST:
-        expected += f" and <= {high}"
-    return Rule(int, expected, lambda value: low <= value <= high)
-
-
-# jax.random.key wraps larger seeds, or refuses them, according to its settings.
-SEED = Rule(int, "a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32)
-SHARE = Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
-CHECKPOINT = Rule(
-    str,
-    "'latest', 'best' or a step",
-    lambda value: (
-        value in ("latest", "best")
-        or (value.isascii() and value.isdecimal() and int(value[:11]) <= LARGEST)
-    ),
-)
-# A diffusion model also has the average that --mode=ema rebuilds.
-MODEL_CHECKPOINT = Rule(
-    str,
-    "'latest', 'best', 'ema' or a step",
-    lambda value: value == "ema" or CHECKPOINT.holds(value),
-)
-TEXT = Rule(str, "a string")
-SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
-SPECS = Rule(
-    tuple,
-    "a tuple of names or name(argument=value), such as ('flip', 'crop(padding=4)')",
-    lambda v: all(isinstance(x, str) for x in v),
-)
-NAME = Rule(
-    str,
-    "one of fashion_mnist, digits, tfds:<name>, folder:<path>, or module:Name for your own",
-    lambda value: value != "",
-)
-SWITCH = Rule(bool, "True or False")
-NUMBER = Rule((int, float), "a number that is finite", math.isfinite)
-POSITIVE = Rule((int, float), "a number > 0 that is finite", lambda v: v > 0 and math.isfinite(v))
-NOT_NEGATIVE = Rule(
-    (int, float), "a number >= 0 that is finite", lambda v: v >= 0 and math.isfinite(v)
-)
-WHOLES = Rule(tuple, "a tuple of whole numbers", lambda v: all(type(x) is int for x in v))
-NUMBERS = Rule(
-    tuple,
-    "a tuple of numbers",
-    lambda v: all(type(x) in (int, float) and abs(x) < 1e30 for x in v),
-)
-SIZES = Rule(
-    tuple,
-    "a tuple of at least one whole number >= 1",
-    lambda v: len(v) > 0 and all(type(x) is int and 1 <= x <= LARGEST for x in v),
-)
-# Beyond n = 24, sin(2^n pi x) of a float32 x in [-1, 1] has no significant digits.
-EXPONENTS = Rule(
-    tuple,
-    "a tuple of whole numbers in [0, 24]",
-    lambda v: all(type(x) is int and 0 <= x <= 24 for x in v),
-)
-# Bounds for values that are allocated before any other check could reject them.
-LARGEST_SIDE = 8192
-
-
-def _is_size(value: Any) -> bool:
-    sides = value if isinstance(value, tuple) else (value,)
-    if not all(type(side) is int and 0 <= side <= LARGEST_SIDE for side in sides):
-        return False
-    return len(sides) == 1 or (len(sides) == 2 and min(sides) > 0)
-
-
-IMAGE_SIZE = Rule(
-    object,
-    f"a whole number in [0, {LARGEST_SIDE}], or two in [1, {LARGEST_SIDE}]: (height, width)",
-    _is_size,
-)
-STEPS = _whole(1, 10**6)
-CHANNELS = Rule(int, "0 (as stored), 1 or 3", lambda value: value in (0, 1, 3))
-PARAMETERS = Rule(str, "'averaged' or 'raw'", lambda value: value in ("averaged", "raw"))
-ON_BROKEN = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
-SAMPLE_FORMATS = ("png", "grid", "npz")
-
-
-def _are_formats(value: str) -> bool:
-    names = [name.strip() for name in value.split(",")]
-    return len(set(names)) == len(names) and set(names) <= set(SAMPLE_FORMATS)
-
-
-FORMATS = Rule(str, "png, grid or npz, or several of them joined by commas", _are_formats)
-ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
-
-
-def _overrides(value: Any) -> bool:
-    def holds(pair: Any) -> bool:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
-            return False
-        try:
-            re.compile(pair[0])
-        except re.error:
-            return False
-        return pair[1] is None or (type(pair[1]) is int and pair[1] >= 0)
-
-    return all(map(holds, value))
-
-
-OVERRIDES = Rule(tuple, "a tuple of (regular expression, axis or None) pairs", _overrides)
 
 # In the order in which --mode=config prints them.
 _SEED = {"seed": Key(SEED, 0, "seed of all randomness in training")}
@@ -158,21 +66,21 @@ _DATA = {
     "data.augment": Key(
         SPECS, (), "changes of training images: flip, rotate90, crop, translate, colour, or a path"
     ),
-    "data.memory_limit_mb": Key(_whole(0), 1024, "a larger set is streamed from disk"),
+    "data.memory_limit_mb": Key(whole(0), 1024, "a larger set is streamed from disk"),
     "data.on_broken": Key(
         ON_BROKEN, "stop", "whether images that can't be read stop the run or are skipped"
     ),
     "data.caption": Key(TEXT, "", "column of a folder's captions; empty: text, caption or prompt"),
 }
 _TRAIN = {
-    "train.steps": Key(_whole(1), 40_000, "updates of the parameters"),
-    "train.batch_size": Key(_whole(1), 256, "examples per step, over all devices"),
+    "train.steps": Key(whole(1), 40_000, "updates of the parameters"),
+    "train.batch_size": Key(whole(1), 256, "examples per step, over all devices"),
     "train.optimizer": Key(
         SPEC, "adamw(b2=0.99)", "adam, adamw, or a path to learning_rate -> optax transformation"
     ),
     "train.learning_rate": Key(POSITIVE, 5e-4, "peak learning rate, after the warm-up"),
     "train.schedule": Key(SPEC, "cosine", "schedule of the learning rate after the warm-up"),
-    "train.warmup_steps": Key(_whole(0), 500, "steps of linear warm-up"),
+    "train.warmup_steps": Key(whole(0), 500, "steps of linear warm-up"),
     "train.grad_clip": Key(NOT_NEGATIVE, 1.0, "largest global norm of the gradient; 0: no limit"),
     "train.on_not_finite": Key(
         ON_NOT_FINITE, "stop", "whether a step with a NaN or infinity stops the run or is skipped"
@@ -186,19 +94,19 @@ _TRAIN = {
     "train.init_optimizer": Key(SWITCH, False, "whether its optimizer's moments are taken, too"),
     "train.init_strict": Key(SWITCH, False, "whether all of its arrays must fit"),
     "train.ema_decay": Key(SHARE, 0.9995, "decay of the averaged parameters"),
-    "train.log_every": Key(_whole(1), 100, "steps between lines of the log"),
-    "train.eval_every": Key(_whole(1), 1000, "steps between held-out losses"),
-    "train.checkpoint_every": Key(_whole(1), 1000, "steps between checkpoints"),
-    "train.sample_every": Key(_whole(1), 5000, "steps between pictures"),
+    "train.log_every": Key(whole(1), 100, "steps between lines of the log"),
+    "train.eval_every": Key(whole(1), 1000, "steps between held-out losses"),
+    "train.checkpoint_every": Key(whole(1), 1000, "steps between checkpoints"),
+    "train.sample_every": Key(whole(1), 5000, "steps between pictures"),
 }
 _PARALLEL = {
     "parallel.strategy": Key(SPEC, "pmap", "pmap (replicated) or fsdp (parameters sharded)"),
-    "parallel.fsdp": Key(_whole(0), 0, "devices that parameters are sharded over; 0: all"),
-    "parallel.min_size": Key(_whole(1), 65536, "smaller arrays are not sharded"),
+    "parallel.fsdp": Key(whole(0), 0, "devices that parameters are sharded over; 0: all"),
+    "parallel.min_size": Key(whole(1), 65536, "smaller arrays are not sharded"),
     "parallel.overrides": Key(
         OVERRIDES, (), "(regular expression of array names, sharded axis or None) pairs"
     ),
-    "parallel.devices": Key(_whole(0), 0, "devices that --mode=plan plans for; 0: local ones"),
+    "parallel.devices": Key(whole(0), 0, "devices that --mode=plan plans for; 0: local ones"),
     "parallel.compile": Key(SWITCH, True, "whether --mode=plan compiles, for temporary memory"),
 }
 DIFFUSION: Mapping[str, Key] = {
@@ -206,7 +114,7 @@ DIFFUSION: Mapping[str, Key] = {
     **_DATA,
     "first_stage.workdir": Key(TEXT, "", "workdir of a trained autoencoder; empty: no first stage"),
     "first_stage.checkpoint": Key(CHECKPOINT, "latest", "checkpoint of the first stage"),
-    "first_stage.tile": Key(_whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
+    "first_stage.tile": Key(whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
     "condition.text": Key(SPEC, "none", "text encoder: none, minilm, clip, t5, transformer"),
     "condition.map": Key(
         SPEC, "none", "map given to the network: low_resolution, silhouette, edges"
@@ -231,7 +139,7 @@ DIFFUSION: Mapping[str, Key] = {
     ),
     "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
     **_TRAIN,
-    "train.accumulate": Key(_whole(1), 1, "micro-batches per batch"),
+    "train.accumulate": Key(whole(1), 1, "micro-batches per batch"),
     "train.ema": Key(SPEC, "warmed_up", "the average: warmed_up, constant, inverse, power"),
     "train.ema_snapshots": Key(NUMBERS, (), "sigma_rel of power averages kept for --mode=ema"),
     **_PARALLEL,
@@ -240,8 +148,8 @@ DIFFUSION: Mapping[str, Key] = {
     "sample.steps": Key(STEPS, 40, "number of steps"),
     "sample.guidance": Key(SPEC, "none", "guidance, such as classifier_free(scale=1.5)"),
     "sample.threshold": Key(SPEC, "clip", "how x_0 is kept in range: none, clip, dynamic"),
-    "sample.count": Key(_whole(1), 100, "number of samples"),
-    "sample.batch_size": Key(_whole(1), 250, "samples per batch"),
+    "sample.count": Key(whole(1), 100, "number of samples"),
+    "sample.batch_size": Key(whole(1), 250, "samples per batch"),
     "sample.format": Key(
         FORMATS, "grid,npz", "files of --mode=sample: png (one per sample), grid, npz, or several"
     ),
@@ -256,8 +164,8 @@ DIFFUSION: Mapping[str, Key] = {
     "edit.mask": Key(TEXT, "", "image file, white where the image is kept"),
     "edit.labels": Key(WHOLES, (), "classes of the images"),
     "edit.prompt": Key(TEXT, "", "one prompt, or one per image separated by |"),
-    "edit.count": Key(_whole(1), 5, "number of variants, or of pictures between two images"),
-    "evaluate.num_samples": Key(_whole(2), 10_000, "samples that distances are computed from"),
+    "edit.count": Key(whole(1), 5, "number of variants, or of pictures between two images"),
+    "evaluate.num_samples": Key(whole(2), 10_000, "samples that distances are computed from"),
     "evaluate.features": Key(
         SPEC,
         "auto",
@@ -266,22 +174,22 @@ DIFFUSION: Mapping[str, Key] = {
     ),
     "evaluate.scales": Key(NUMBERS, (), "guidance scales to compare"),
     "evaluate.likelihood": Key(SPEC, "none", "none, vlb, vdm or ode"),
-    "evaluate.images": Key(_whole(0), 0, "images that a likelihood is computed for; 0: all"),
+    "evaluate.images": Key(whole(0), 0, "images that a likelihood is computed for; 0: all"),
     "ema.sigma_rel": Key(POSITIVE, 0.1, "width of the average that --mode=ema rebuilds"),
-    "ema.step": Key(_whole(0), 0, "last step of that average; 0: the last of the run"),
+    "ema.step": Key(whole(0), 0, "last step of that average; 0: the last of the run"),
 }
 # The fields of `model` for each network of diffjax.
 NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     "unet": {
-        "model.channels": Key(_whole(1), 96, "channels of the first level"),
+        "model.channels": Key(whole(1), 96, "channels of the first level"),
         "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level / model.channels"),
-        "model.blocks": Key(_whole(1), 2, "residual blocks per level"),
+        "model.blocks": Key(whole(1), 2, "residual blocks per level"),
         "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
-        "model.transformer_depth": Key(_whole(1), 1, "transformer blocks in a row, with text"),
-        "model.head_channels": Key(_whole(1), 32, "channels per attention head"),
+        "model.transformer_depth": Key(whole(1), 1, "transformer blocks in a row, with text"),
+        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
         "model.dropout": Key(SHARE, 0.1, "rate in the residual blocks"),
         "model.fourier": Key(EXPONENTS, (), "n of input features sin(2^n pi x), cos(2^n pi x)"),
-        "model.patch": Key(_whole(1), 1, "side of patches folded into channels"),
+        "model.patch": Key(whole(1), 1, "side of patches folded into channels"),
         "model.block": Key(SPEC, "resnet", "resnet or convnext"),
         "model.scale_shift": Key(
             SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
@@ -299,7 +207,7 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     },
 }
 _AUTOENCODER_TRAIN = _TRAIN | {
-    "train.steps": Key(_whole(1), 20_000, "updates of the parameters"),
+    "train.steps": Key(whole(1), 20_000, "updates of the parameters"),
     "train.optimizer": _TRAIN["train.optimizer"]._replace(default="adam(b1=0.5, b2=0.9)"),
     "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=3e-4),
     "train.ema_decay": _TRAIN["train.ema_decay"]._replace(default=0.999),
@@ -308,13 +216,13 @@ _AUTOENCODER_TRAIN = _TRAIN | {
 AUTOENCODER: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
-    "autoencoder.latent_channels": Key(_whole(1), 4, "channels of the latents"),
-    "autoencoder.channels": Key(_whole(1), 64, "channels of the first level"),
+    "autoencoder.latent_channels": Key(whole(1), 4, "channels of the latents"),
+    "autoencoder.channels": Key(whole(1), 64, "channels of the first level"),
     "autoencoder.multipliers": Key(
         SIZES, (1, 2, 4), "channels of each level / autoencoder.channels"
     ),
-    "autoencoder.blocks": Key(_whole(1), 2, "residual blocks per level"),
-    "autoencoder.patch": Key(_whole(1), 1, "side of patches folded into channels"),
+    "autoencoder.blocks": Key(whole(1), 2, "residual blocks per level"),
+    "autoencoder.patch": Key(whole(1), 1, "side of patches folded into channels"),
     "autoencoder.regulariser": Key(SPEC, "kl(weight=1e-3)", "kl or vq"),
     "autoencoder.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
     "autoencoder.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
@@ -323,13 +231,13 @@ AUTOENCODER: Mapping[str, Key] = {
     "loss.perceptual_weight": Key(NOT_NEGATIVE, 0.1, "weight of the perceptual distance"),
     "loss.adversarial": Key(SPEC, "patch(channels=64, layers=2)", "discriminator, or none"),
     "loss.adversarial_weight": Key(NOT_NEGATIVE, 0.2, "weight of the adversarial loss"),
-    "loss.adversarial_start": Key(_whole(0), 4000, "first step with the discriminator"),
+    "loss.adversarial_start": Key(whole(0), 4000, "first step with the discriminator"),
     **_AUTOENCODER_TRAIN,
     **_PARALLEL,
-    "sample.count": Key(_whole(1), 40, "images that are reconstructed"),
-    "sample.batch_size": Key(_whole(1), 250, "images per batch"),
+    "sample.count": Key(whole(1), 40, "images that are reconstructed"),
+    "sample.batch_size": Key(whole(1), 250, "images per batch"),
     "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to reconstruct with"),
-    "evaluate.num_samples": Key(_whole(2), 10_000, "images that distances are computed from"),
+    "evaluate.num_samples": Key(whole(2), 10_000, "images that distances are computed from"),
 }
 
 # Keys of older versions -> their current names.

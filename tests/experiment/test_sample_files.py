@@ -9,8 +9,8 @@ from PIL import Image
 
 from diffjax import figures
 from diffjax.errors import UserError
+from diffjax.experiment.rules import FORMATS
 from diffjax.experiment.sample_files import formats_of, generated
-from diffjax.experiment.schema import FORMATS
 
 SHAPE = (5, 4, 3)
 
