@@ -89,7 +89,7 @@ def _list_split(root: Path, caption: str | None) -> _Listing:
     others = [path for path in everything if not listing.is_image(path)]
     if not files:
         left_out.add_files(others)
-        has = f"; it has {left_out}" if left_out.paths else ""
+        has = f"; convert or move what it has: {left_out}" if left_out.paths else ""
         raise UserError(f"{root} holds no images; expected PNG, JPEG or WebP files{has}")
     found = tables.tables_of(others)
     if len(found) > 1:
