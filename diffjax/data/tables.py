@@ -148,19 +148,20 @@ def read_text_files(root: Path, images: Sequence[str], files: Iterable[str]) -> 
     own = [texts.get(_stem(image)) for image in images]
     if not any(own):
         return None
-    captions, without = [], []
-    for image, name in zip(images, own, strict=True):
-        if name is None:
+    captions: list[str] = []
+    without: list[str] = []
+    for image, own_file in zip(images, own, strict=True):
+        if own_file is None:
             without.append(image)
             continue
         try:
-            text = _regular(root / name).read_text(encoding="utf-8-sig").strip()
+            text = _regular(root / own_file).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"cannot read {root / name} ({error}); expected text in UTF-8"
+                f"cannot read {root / own_file} ({error}); expected text in UTF-8"
             ) from error
         if not text:
-            raise UserError(f"{root / name} is empty; expected the caption of {image}")
+            raise UserError(f"{root / own_file} is empty; expected the caption of {image}")
         captions.append(text)
     if without:
         raise UserError(
