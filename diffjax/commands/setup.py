@@ -62,10 +62,10 @@ def has_run(workdir: Path) -> bool:
 
 
 def results_folder(request: Request) -> Path:
-    """The folder of a command's results, --out or the workdir; it can be written to.
+    """The folder of a command's results, --out or the workdir, which must be writable.
 
     Raises:
-      UserError: it can't be, as the workdir of another user's run.
+      UserError: it is read-only, as the workdir of another user's run, or a file.
     """
     flag, folder = ("workdir", request.workdir) if request.out is None else ("out", request.out)
 
