@@ -79,6 +79,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(os.path.expandvars(text)))
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path's bytes are UTF-8 as Python has decoded them."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sync(file: BinaryIO) -> None:
     """Flushes a file to disk, as far as its file system can."""
     file.flush()

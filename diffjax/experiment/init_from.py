@@ -61,6 +61,11 @@ def read(config: Any, state: Any) -> Start | None:
     found = _stored(folder, checkpoint, theirs, [f for f in wanted if f in _known(state, taken)])
     if found is None:
         raise UserError(f"{key}: {folder} has no checkpoint: train it first")
+    if not any(found.fields.get(name) for name, targets in taken.items() if "params" in targets):
+        raise UserError(
+            f"{key}: {folder} has no {c.init_parameters} parameters, as an exported model, which "
+            "has averaged ones alone: set config.train.init_parameters to the others"
+        )
     fields: dict[str, Any] = {}
     for source, targets in taken.items():
         for target in targets:
