@@ -123,7 +123,7 @@ def run(
     from diffjax.experiment.paths import located
     from diffjax.experiment.schema import check, complete, is_autoencoder
 
-    if mode not in MODES:
+    if mode not in list(MODES):
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode in ONE_PROCESS and processes.is_multiprocess():
         raise UserError(f"--mode={mode} runs in a single process: start only one")
@@ -141,9 +141,11 @@ def run(
         )
     if mode not in ("plan", "config"):
         use_compilation_cache()
-    workdir = expanded(workdir)
+    workdir = expanded(workdir, name="workdir")
     config = located(config, workdir, of_run=False)
-    return command(mode)(Request(config, workdir, profile, expanded(out) if out else None))
+    return command(mode)(
+        Request(config, workdir, profile, expanded(out, name="out") if out else None)
+    )
 
 
 if __name__ == "__main__":
