@@ -97,9 +97,15 @@ def start(state: Any, begin: Start, *, log: Callable[[str], None]) -> Any:
         changed[name], compared = transfer.fit(now, stored)
         if name == "params":
             log(f"starting from {begin.what}: {compared}")
-        elif name in ("opt_state", "discriminator") and not compared.whole:
+        elif name in ("opt_state", "discriminator") and not _only_schedules(compared):
             log(f"{name}: {compared}")
     return state._replace(**changed)
+
+
+def _only_schedules(compared: transfer.Fit) -> bool:
+    """Whether all fits but the steps that schedules count, which begin again."""
+    begun_again = all(name.endswith(".count") for name in compared.new)
+    return begun_again and not compared.reshaped and not compared.unused
 
 
 def split(text: str) -> tuple[Path, str]:
