@@ -149,7 +149,7 @@ def test_maps_from_files_and_in_python(text_run, squares):
 
 def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
     model = load(text_run[0])
-    with pytest.raises(UserError, match=r"config\.sample\.labels"):
+    with pytest.raises(UserError, match="labels = "):
         model.sample(labels=[3])
     with pytest.raises(UserError, match="map_images is"):
         model.sample(["a red square"], map_images=np.zeros((1, 4, 4, 3), np.uint8))
