@@ -82,6 +82,7 @@ SLOW = (
     "test_notebook",
     "distributed/test_sharding",
     "doors/test_examples",
+    "doors/test_own_parts",
     "examples/test_emoji_training",
     "inference/test_guided_sampling",
     "experiment/test_edit",
@@ -101,6 +102,10 @@ SLOW = (
     "examples/test_emoji",
     "accelerator/test_native_ops",
     "accelerator/test_library",
+    "experiment/test_augmentation",
+    "augmentation/test_non_leaking",
+    "benchmarks/test_torch_unet",
+    "sampling/samplers/test_two_stage",
 )
 # Of the others, those that take longest.
 LONGEST = (
@@ -108,7 +113,6 @@ LONGEST = (
     "training/test_objectives",
     "test_main",
     "inference/test_wrong_arguments",
-    "sampling/samplers/test_two_stage",
     "sampling/samplers/test_stop_early",
     "training/test_faults",
     "training/test_train_step",
