@@ -237,7 +237,7 @@ def _check_shapes(arrays: dict[str, tuple[Any, tuple[str, ...]]]) -> None:
         if value is None:
             continue
         shape = np.shape(value)
-        free = len(shape) - len(axes) + 1  # axes that *shape stands for
+        free = len(shape) - len(axes) + 1  # number of axes in *shape
         if free < 0 or (free != 1 and not any(axis.startswith("*") for axis in axes)):
             raise ValueError(f"{name} of shape {shape} must have the axes {_tuple(axes)}")
         at = 0

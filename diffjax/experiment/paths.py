@@ -87,9 +87,10 @@ def names_a_path(text: str, *, key: str) -> bool:
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A flat config without the places of what it names, which may move; names are kept.
+    """A flat config without the places of what it names, which may move.
 
-    A data set's files, a first stage's arrays and a text encoder's weights are compared instead.
+    A data set's files, a first stage's arrays and a text encoder's weights are compared instead. Of
+    other files and folders, whose content is not compared, the name is kept.
     """
     flat = dict(config)
     name = flat.get("data.name")
@@ -103,6 +104,8 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
             spec = parse_spec(text, key=key)
         except UserError:
             continue
-        kept = {k: Path(str(v)).name if k in _ARGUMENTS else v for k, v in spec.arguments.items()}
+        kept = dict(spec.arguments)
+        for argument in kept.keys() & set(_ARGUMENTS):
+            kept[argument] = "" if key == "condition.text" else Path(str(kept[argument])).name
         flat[key] = (spec.path, sorted(kept.items(), key=lambda item: item[0]))
     return flat

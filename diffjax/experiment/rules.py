@@ -19,6 +19,7 @@ LARGEST = 2**31 - 1
 
 
 def whole(low: int, high: int = LARGEST) -> Rule:
+    """A whole number in [low, high]."""
     expected = f"a whole number >= {low}"
     if high != LARGEST:
         expected += f" and <= {high}"

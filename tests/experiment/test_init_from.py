@@ -12,6 +12,7 @@ from diffjax.checkpoints import transfer
 from diffjax.checkpoints.parameters import read_parameters
 from diffjax.errors import UserError
 from diffjax.experiment import init_from
+from diffjax.experiment.autoencoder import resolve as resolve_autoencoder
 from diffjax.experiment.diffusion import resolve
 from diffjax.main import main
 from diffjax.training import loop
@@ -100,6 +101,31 @@ def test_other_classes_size_and_shape(tiny_config, tiny_run):
         np.testing.assert_array_equal(flat(state.params)[name], stored[name])
     tiny_config.train.init_strict = True
     with pytest.raises(UserError, match=r"init_strict = True: .* arrays fit; of another shape"):
+        resolve(tiny_config).read_start()
+
+
+def test_an_autoencoder_starts_from_another(make_config, stage_run):
+    config = make_config(**{"train.init_from": str(stage_run), "train.learning_rate": 1e-5})
+    task, lines = resolve_autoencoder(config), []
+    begin = task.read_start()
+    state = task.to_stored(task.started(task.init_state(), begin, log=lines.append))
+    fields = ("ema_params", "discriminator", "scaling")
+    stored = read_parameters(stage_run, wanted="6", fields=fields).fields
+    for name, now in (("ema_params", state.params), ("scaling", state.scaling)):
+        for place, array in flat(now).items():
+            np.testing.assert_array_equal(array, flat(stored[name])[place])
+    for place, array in flat(state.discriminator["params"]).items():
+        np.testing.assert_array_equal(array, flat(stored["discriminator"]["params"])[place])
+    assert "starting from step 6" in lines[0]
+
+
+def test_the_two_kinds_of_models_do_not_start_from_each_other(make_config, tiny_config, tiny_run,
+                                                              stage_run):  # fmt: skip
+    config = make_config(**{"train.init_from": str(tiny_run)})
+    with pytest.raises(UserError, match="a diffusion model, and this config trains an autoencoder"):
+        resolve_autoencoder(config).read_start()
+    tiny_config.train.init_from = str(stage_run)
+    with pytest.raises(UserError, match="an autoencoder, and this config trains a diffusion model"):
         resolve(tiny_config).read_start()
 
 

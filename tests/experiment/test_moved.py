@@ -60,6 +60,15 @@ def test_the_place_of_data_is_not_compared(one, other, equal):
     assert (first == second) is equal
 
 
+def test_a_text_encoder_is_known_by_its_weights_and_not_by_its_folder():
+    """Their digest is in the run's identity."""
+    one, other, longer = (
+        without_places({"condition.text": f"clip(folder={folder!r}, length={length})"})
+        for folder, length in (("/a/clip-b32", 77), ("clip", 77), ("clip", 16))
+    )
+    assert one == other != longer
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A folder with images in data/, which is the working folder."""
@@ -143,7 +152,7 @@ def test_home_and_variables_are_expanded_in_flags_and_functions(
 
 @pytest.fixture
 def read_only(tiny_run, tmp_path, monkeypatch):
-    """A run in a folder that nothing can be written to, whoever runs the tests."""
+    """A run in a folder that is read-only, for root as well."""
     folder = tmp_path / "theirs"
     shutil.copytree(tiny_run, folder)
     write, open_temporary = os.open, tempfile.TemporaryFile

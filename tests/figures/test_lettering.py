@@ -1,4 +1,4 @@
-"""Names in any script are drawn so that they can be told apart."""
+"""Names in any script are drawn, and two names never look alike."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ from diffjax.types import Array, Data, Times
 
 # A number, or a function of the time: t (scalar or (B,)) -> scales of t's shape.
 Scale = float | Callable[[Array], Array]
-# cond (any pytree of (B, ...) arrays) -> the same tree that stands for no condition.
+# cond (any pytree of (B, ...) arrays) -> the tree of no condition.
 Null = Callable[[Any], Any]
 
 
@@ -34,6 +34,11 @@ def scale_at(scale: Scale, t: Times, x: Data) -> Array:
 
 
 def one_scale(scale: Scale | None, papers_scale: float | None) -> Scale:
+    """The scale in diffjax's convention (1: no guidance), from the one of the two that is given.
+
+    Raises:
+      ValueError: both or none are given.
+    """
     if (scale is None) == (papers_scale is None):
         raise ValueError("give one of scale (1: no guidance) and papers_scale (0: no guidance)")
     if papers_scale is not None:
@@ -43,6 +48,7 @@ def one_scale(scale: Scale | None, papers_scale: float | None) -> Scale:
 
 
 def needs_condition(cond: Any, what: str) -> None:
+    """Raises ValueError for a tree without arrays, which is no condition."""
     if not jax.tree.leaves(cond):
         raise ValueError(
             f"{what} needs a condition: pass cond=..., or sample an unconditional model without it"

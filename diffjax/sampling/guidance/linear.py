@@ -44,7 +44,7 @@ def classifier_free(
     Args:
       denoise: of a network that was trained with conditions dropped.
       schedule: its schedule.
-      null: makes the tree that stands for no condition.
+      null: makes the tree of no condition.
       scale: w, or a schedule of it over t; 1 leaves the conditional estimate.
       papers_scale: w - 1, in place of `scale`.
       interval: (low, high] of noise / signal outside of which w is 1 and the unconditional half is
@@ -164,7 +164,7 @@ def compose(
     Args:
       denoise: of a network that was trained with conditions dropped.
       conditions: (w_i, cond_i), trees of one structure with (B, ...) leaves.
-      null: makes the tree that stands for no condition.
+      null: makes the tree of no condition.
 
     Raises:
       ValueError: no conditions.
