@@ -222,8 +222,9 @@ def load_folder(
       UserError: the folder or split is missing or empty, files cannot be read, sizes differ and
         `image_size` is None, or the labels or captions do not match the images.
     """
-    known = splits(directory)
+    listing.existing(directory)
     folders = listing.split_folders(directory)
+    known = tuple(folders) or ("train",)
     wanted = listing.SPLIT_NAMES.get(split.lower(), split)
     if wanted not in known:
         raise UserError(

@@ -173,11 +173,10 @@ def split_folders(directory: Path) -> dict[str, str]:
     Raises:
       UserError: two sub-folders have names of the same split.
     """
-    names = [
-        entry.name
-        for entry in _scan(directory)
-        if not is_hidden(entry.name) and _is_folder(entry) and holds_images(Path(entry.path))
-    ]
+    folders = [e for e in _scan(directory) if not is_hidden(e.name) and _is_folder(e)]
+    if not any(entry.name.lower() in SPLIT_NAMES for entry in folders):
+        return {}  # without a look into what may be many large class folders
+    names = [entry.name for entry in folders if holds_images(Path(entry.path))]
     found: dict[str, list[str]] = {}
     for name in names:
         if (split := SPLIT_NAMES.get(name.lower())) is not None:
