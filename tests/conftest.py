@@ -105,6 +105,7 @@ SLOW = (
     "experiment/test_augmentation",
     "augmentation/test_non_leaking",
     "benchmarks/test_torch_unet",
+    "sampling/samplers/test_convergence",
     "sampling/samplers/test_two_stage",
 )
 # Of the others, those that take longest.
@@ -134,6 +135,7 @@ GPU = (
     "test_rng",
     "losses/test_weightings",
     "losses/test_denoising",
+    "sampling/samplers/test_convergence",
     "sampling/samplers/test_every_sampler",
     "sampling/test_guidance",
     "likelihood/test_ode",

@@ -101,7 +101,7 @@ def bert(
         beyond the model's positions.
     """
     folder = expanded(folder, name="folder")
-    length = arguments.whole("length", length, least=1)
+    length = arguments.whole("length", length)
     config = read_config(folder, ["bert"])
     config.one_of("hidden_act", ["gelu"], "gelu")
     config.one_of("position_embedding_type", ["absolute"], "absolute")

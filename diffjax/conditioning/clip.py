@@ -139,7 +139,7 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
         beyond the model's positions.
     """
     folder = expanded(folder, name="folder")
-    length = arguments.whole("length", length, least=1)
+    length = arguments.whole("length", length)
     config = read_config(folder, ["clip_text_model", "clip"])
     if config.values["model_type"] == "clip":
         text = config.values.get("text_config")

@@ -136,7 +136,7 @@ def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
         below 2.
     """
     folder = expanded(folder, name="folder")
-    length = arguments.whole("length", length, least=1)
+    length = arguments.whole("length", length)
     config = read_config(folder, ["t5"])
     gated = config.one_of("feed_forward_proj", ["relu", "gated-gelu"], "relu") == "gated-gelu"
     buckets = config.get("relative_attention_num_buckets", 32)
