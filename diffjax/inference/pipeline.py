@@ -27,6 +27,7 @@ from diffjax.inference.edit import Editing, EditInputs
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Choice
+from diffjax.inference.upscaling import Upscaling
 from diffjax.latent.space import DiffusionSpace
 from diffjax.likelihood.ode import start_time
 from diffjax.parametrisations import Estimates
@@ -96,7 +97,8 @@ class Pipeline:
           count: number of samples; by default the length of the longest of these.
           seed: of the noise.
           how: settings that override the run's: sampler, grid, steps, guidance, threshold,
-            negative_prompt, batch_size; for example guidance="classifier_free(scale=3.0)".
+            negative_prompt, batch_size, augmentation_level; for example
+            guidance="classifier_free(scale=3.0)".
 
         Returns:
           uint8 (count, H, W, C), or float32 (count, ...) for data other than images.
@@ -128,9 +130,9 @@ class Pipeline:
         """Edits images: uint8 (rows, columns, H, W, C), the image itself in the first column.
 
         Args:
-          images: uint8 (n, H, W, C) of the model's size.
+          images: uint8 (n, H, W, C) of the model's size; for "upscale" of any size.
           task: see `config.edit.task`: "inpaint", "repaint", "vary(strength=0.5)", "invert",
-            "interpolate", "super_resolution", "deblur", "colourise".
+            "interpolate", "super_resolution", "deblur", "colourise", "upscale".
           mask: (H, W) or (H, W, 1), above 0 where the image is kept, for inpaint and repaint.
           prompts, labels: none, one, or one per image.
           count: variants of an image, or images between two.
@@ -140,11 +142,14 @@ class Pipeline:
         Raises:
           UserError: images or conditions that the model or the task does not support.
         """
-        images = self._images(images)
+        made = self._make_task(task)
+        images = np.asarray(images) if made.enlarges else self._images(images)
         generator = self.generator(**how).of(seed=_seed(seed))
         if type(count) is not int or count < 1:
             raise UserError(f"count is {count!r}: expected a whole number of at least 1")
         kept = None
+        if mask is not None and made.enlarges:
+            raise UserError(f"{task} takes no mask: leave it out")
         if mask is not None:
             kept = np.asarray(mask) > 0
             if kept.size != math.prod(images.shape[1:3]):
@@ -156,13 +161,51 @@ class Pipeline:
         _check_conditions(prompts, labels, None)
         numbers = self._for_each(labels, images, "labels", generator.conditions.has_labels)
         texts = self._for_each(prompts, images, "prompts", generator.conditions.has_texts)
+        if made.enlarges:
+            key = ("upscale", *sorted(how.items()))
+            if key not in self._compiled:
+                channels = self.space.image_shape[-1]
+                self._compiled[key] = Upscaling(generator, channels=channels, what=task)
+            upscaled = self._compiled[key](
+                self.params, images, count=count, labels=numbers, captions=texts, seed=seed
+            )
+            return np.asarray(upscaled)
         classes = None if numbers is None else np.asarray(numbers, np.int32)
         inputs = EditInputs(images, kept, classes, texts)
         editing = Editing(
-            self._make_task(task), generator, self.diffusion, self.space, inputs,
+            made, generator, self.diffusion, self.space, inputs,
             count=count, what=task,
         )  # fmt: skip
         return editing.run(self.params)
+
+    def upscale(
+        self,
+        images: np.ndarray,
+        *,
+        prompts: Sequence[str] = (),
+        labels: Sequence[int] = (),
+        seed: int = 0,
+        **how: Any,
+    ) -> np.ndarray:
+        """Images of high resolution for those of low resolution, by a model of `super_resolution`.
+
+        Args:
+          images: uint8 (n, h, w, C) of any height and width.
+          prompts, labels: none, one, or one per image.
+          seed: of the noise.
+          how: see `sample`; augmentation_level is the level of the noise that is added to what the
+            images are resized to, for images that are not as sharp as those of training.
+
+        Returns:
+          uint8 (n, factor h, factor w, C).
+
+        Raises:
+          UserError: a model without the map, or images or conditions that it does not support.
+        """
+        drawn = self.edit(
+            images, "upscale", prompts=prompts, labels=labels, count=1, seed=seed, **how
+        )
+        return drawn[:, 1]
 
     def encode(
         self,
