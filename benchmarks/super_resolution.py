@@ -165,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     upscaler, config = diffjax.load(folder), read_config(folder)
     train = load_train(config)
     test = load_held_out(config, train) or train
-    factor = upscaler.generator().conditions.model.make_map.factor
+    make_map: Any = upscaler.generator().conditions.model.make_map
+    factor = make_map.factor
 
     def trained(level: float) -> Method:
         return lambda low: upscaler.upscale(low, augmentation_level=level)

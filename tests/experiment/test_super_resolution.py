@@ -20,7 +20,7 @@ MODEL = {"multipliers": (1,), "class_conditional": False, "attention_resolutions
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, own_caches, tiny_flags):
+def run(tmp_path_factory, own_caches, compile_quickly, tiny_flags):
     folder = tmp_path_factory.mktemp("super_resolution") / "run"
     flags = (
         *tiny_flags, "--config.model.multipliers=(1,)", "--config.model.class_conditional=False",
