@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
+from diffjax.checks import checked
 from diffjax.types import Array, ArrayLike
 
 WIDEST = 12**-0.5  # sigma_rel of gamma = 0, the plain mean of all parameters so far
 
 
+@checked
 def constant_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Array, "*shape"]:
     """The same decay at every step: the average spans about 1 / (1 - decay) updates.
 
@@ -41,6 +43,7 @@ def constant_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Ar
     return jnp.full(jnp.shape(step), decay, jnp.float32)
 
 
+@checked
 def warmed_up_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Array, "*shape"]:
     """min(decay, (1 + step) / (10 + step)): a young average forgets its random start.
 
@@ -58,6 +61,7 @@ def warmed_up_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[A
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
+@checked
 def inverse_decay(
     step: Real[ArrayLike, "*shape"],
     *,
@@ -98,6 +102,7 @@ def inverse_decay(
     return jnp.clip(decay, min_decay, max_decay)
 
 
+@checked
 def power_decay(step: Real[ArrayLike, "*shape"], *, sigma_rel: float) -> Float[Array, "*shape"]:
     """(1 - 1/t)^(gamma + 1) with t = step + 1: the average keeps its shape as training goes on.
 
@@ -126,6 +131,7 @@ def power_decay(step: Real[ArrayLike, "*shape"], *, sigma_rel: float) -> Float[A
     return jnp.exp(exponent * jnp.log1p(-1 / t))
 
 
+@checked
 def gamma_from_sigma_rel(sigma_rel: float) -> float:
     """The exponent gamma >= 0 of the power-function profile whose relative width is sigma_rel.
 
@@ -154,6 +160,7 @@ def gamma_from_sigma_rel(sigma_rel: float) -> float:
     return max(float(roots.real.max()), 0.0)
 
 
+@checked
 def sigma_rel_from_gamma(gamma: float) -> float:
     """((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))^1/2, the profile's width as a share of t.
 
@@ -171,6 +178,7 @@ def sigma_rel_from_gamma(gamma: float) -> float:
     return float(np.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2))
 
 
+@checked
 def update(average: Any, params: Any, *, decay: Float[ArrayLike, ""]) -> Any:
     """average + (1 - decay) (params - average), leaf by leaf, in the average's types.
 

@@ -60,14 +60,16 @@ def _user() -> str:
     return str(os.getuid()) if hasattr(os, "getuid") else "user"
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
+def expanded(path: str | os.PathLike[str], *, name: str = "the path") -> Path:
     """The path with a leading ~ or ~user and variables ($NAME, ${NAME}) expanded.
 
     An unknown user's ~ stays, and so does a name with a "$" that exists as it is.
 
     Raises:
-      UserError: a variable that is not set.
+      UserError: a variable that is not set, or what is no path; `name` says of which argument.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{name} is {path!r}: expected a string or a pathlib.Path")
     text = os.fspath(path)
     if "$" not in text or os.path.lexists(text):
         return Path(os.path.expanduser(text))
@@ -77,6 +79,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             "the path in full"
         )
     return Path(os.path.expanduser(os.path.expandvars(text)))
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path's bytes are UTF-8 as Python has decoded them."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sync(file: BinaryIO) -> None:

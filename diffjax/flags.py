@@ -128,7 +128,12 @@ def _define_others(values: flags.FlagValues) -> None:
         "workdir", None, "Run directory; runs/<config name> by default.", flag_values=values
     )
     flags.DEFINE_enum("mode", "train", list(MODES), "Command to run.", flag_values=values)
-    flags.DEFINE_string("out", None, "Folder that --mode=export writes.", flag_values=values)
+    flags.DEFINE_string(
+        "out", None,
+        "Folder that --mode=export writes, or of the results of sample, edit and evaluate; the "
+        "workdir by default.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_bool(
         "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
         flag_values=values,

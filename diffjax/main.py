@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from diffjax import flags
-from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, Request, command
+from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, TO_OUT, Request, command
 from diffjax.commands.process_setup import (
     check_platforms,
     configure_logging,
@@ -114,7 +114,8 @@ def run(
       workdir: the run directory.
       mode: one of `commands.MODES`.
       profile: whether training writes a trace of a few steps.
-      out: the folder that mode "export" writes.
+      out: the folder that mode "export" writes, or that of the results of "sample", "edit" and
+        "evaluate", which are in the workdir otherwise.
 
     Returns:
       The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
@@ -122,14 +123,14 @@ def run(
     from diffjax.experiment.paths import located
     from diffjax.experiment.schema import check, complete, is_autoencoder
 
-    if mode not in MODES:
+    if mode not in list(MODES):
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode in ONE_PROCESS and processes.is_multiprocess():
         raise UserError(f"--mode={mode} runs in a single process: start only one")
     if profile and mode != "train":
         raise UserError(f"--profile is only for --mode=train, not --mode={mode}: remove it")
-    if out is not None and mode != "export":
-        raise UserError(f"--out is only for --mode=export, not --mode={mode}: remove it")
+    if out is not None and mode not in TO_OUT:
+        raise UserError(f"--out is only for --mode={', '.join(TO_OUT)}, not {mode}: remove it")
     config = complete(config)
     check(config)
     if is_autoencoder(config) and mode not in OF_AUTOENCODERS:
@@ -140,9 +141,11 @@ def run(
         )
     if mode not in ("plan", "config"):
         use_compilation_cache()
-    workdir = expanded(workdir)
+    workdir = expanded(workdir, name="workdir")
     config = located(config, workdir, of_run=False)
-    return command(mode)(Request(config, workdir, profile, expanded(out) if out else None))
+    return command(mode)(
+        Request(config, workdir, profile, expanded(out, name="out") if out else None)
+    )
 
 
 if __name__ == "__main__":

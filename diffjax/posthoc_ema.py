@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
+from diffjax.checks import checked
 from diffjax.ema import gamma_from_sigma_rel
 
 
@@ -51,6 +52,7 @@ class Profile(NamedTuple):
     sigma_rel: float
 
 
+@checked
 def posthoc_weights(snapshots: Sequence[Profile], *, wanted: Profile) -> Float64[np.ndarray, " n"]:
     """The weights of (2): sum_i weights_i average_i is nearest to the wanted average.
 
@@ -85,6 +87,7 @@ def posthoc_weights(snapshots: Sequence[Profile], *, wanted: Profile) -> Float64
     return solution / lengths / total
 
 
+@checked
 def residual(snapshots: Sequence[Profile], weights: np.ndarray, *, wanted: Profile) -> float:
     """||sum_i weights_i p_i - p|| / ||p||, the relative error of a reconstructed profile.
 

@@ -10,9 +10,11 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Integer, Shaped
 
+from diffjax.checks import checked
 from diffjax.types import Array, ArrayLike, Indices, PRNGKey
 
 
+@checked
 def stream(seed: Integer[ArrayLike, ""], name: str, step: Integer[ArrayLike, ""] = 0) -> PRNGKey:
     """The key of a named stream at a step.
 
@@ -25,6 +27,7 @@ def stream(seed: Integer[ArrayLike, ""], name: str, step: Integer[ArrayLike, ""]
     return jax.random.fold_in(key, step)
 
 
+@checked
 def per_example(
     key: PRNGKey, indices: Indices, draw: Callable[[PRNGKey], Array]
 ) -> Shaped[Array, "batch ..."]:

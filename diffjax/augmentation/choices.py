@@ -4,8 +4,6 @@ Images are (H, W, C) in [-1, 1], of any H and W unless said otherwise, and keep 
 a `window` is its own. What is drawn follows from the key alone; `augment` gives each example a key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from diffjax import rng
+from diffjax.checks import checked
 from diffjax.types import Array, Images, Indices, PRNGKey
 
 Image = Float[Array, "height width channels"]
@@ -24,6 +23,7 @@ Augmentation = Callable[[PRNGKey, Array], Array]
 BORDERS = {"reflect": "reflect", "edge": "edge", "black": "constant"}
 
 
+@checked
 def augment(
     augmentations: Sequence[tuple[str, Augmentation]],
     key: Callable[[str], PRNGKey],
@@ -54,11 +54,13 @@ def augment(
     return x
 
 
+@checked
 def flip(key: PRNGKey, image: Image) -> Image:
     """The image, mirrored left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
+@checked
 def rotate90(key: PRNGKey, image: Image) -> Image:
     """The image, turned by 0, 90, 180 or 270 degrees with probability 1/4 each.
 
@@ -72,6 +74,7 @@ def rotate90(key: PRNGKey, image: Image) -> Image:
     return jnp.stack(turns)[jax.random.randint(key, (), 0, 4)]
 
 
+@checked
 def crop(key: PRNGKey, image: Image, *, padding: int = 4, border: str = "reflect") -> Image:
     """A random crop of the image's own size, of the image padded on all sides.
 
@@ -89,6 +92,7 @@ def crop(key: PRNGKey, image: Image, *, padding: int = 4, border: str = "reflect
     return _shifted(key, image, (padding, padding), border, what=f"crop(padding={padding!r})")
 
 
+@checked
 def window(key: PRNGKey, image: Image, *, size: int = 64) -> Float[Array, "rows columns channels"]:
     """A random window of size x size pixels of the image, which is trained on in its place.
 
@@ -115,6 +119,7 @@ def window(key: PRNGKey, image: Image, *, size: int = 64) -> Float[Array, "rows 
     return jax.lax.dynamic_slice(image, (down, right, 0), (size, size, channels))
 
 
+@checked
 def translate(
     key: PRNGKey, image: Image, *, fraction: float = 0.125, border: str = "reflect"
 ) -> Image:
@@ -134,6 +139,7 @@ def translate(
     return _shifted(key, image, reach, border, what=f"translate(fraction={fraction!r})")
 
 
+@checked
 def colour(
     key: PRNGKey,
     image: Image,

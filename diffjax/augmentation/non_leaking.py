@@ -28,8 +28,6 @@ paper's code interpolates between pixels of a wavelet-upsampled image, which is 
 network is given a, that too is no property of samples.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -39,6 +37,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Float
 
 from diffjax import rng
+from diffjax.checks import checked
 from diffjax.types import Array, Images, Indices, PerExample, PRNGKey
 
 PARAMETERS = 9
@@ -110,6 +109,7 @@ class NonLeaking(NamedTuple):
         return transform(x, change)
 
 
+@checked
 def sample(key: PRNGKey, indices: Indices, *, probability: float) -> Transformation:
     """Random transformations (B,), a function of the key and of each example's place alone.
 
@@ -142,6 +142,7 @@ def sample(key: PRNGKey, indices: Indices, *, probability: float) -> Transformat
     return Transformation(*rng.per_example(key, indices, one).T)
 
 
+@checked
 def transform(x: Images, change: Transformation) -> Images:
     """The images transformed by equation (1); an image whose parameters are 0 is returned as it is.
 

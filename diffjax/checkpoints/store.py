@@ -25,6 +25,7 @@ from diffjax.checkpoints.checksums import Damaged, Manifest
 from diffjax.checkpoints.free_memory import malloc_trim
 from diffjax.distributed import processes
 from diffjax.errors import UserError
+from diffjax.files import is_utf8
 
 KEEP_LAST = 3
 CHECKSUMS = "checksums"  # an item of a checkpoint; those of older versions lack it
@@ -62,6 +63,11 @@ class Checkpoints:
           UserError: the folder can't be read or made.
         """
         self._folder = Path(workdir).resolve() / "checkpoints"
+        if not is_utf8(self._folder):  # tensorstore takes no other paths
+            raise UserError(
+                f"--workdir={workdir}: the path is not UTF-8, and checkpoints can't be written "
+                "there; choose another folder, or set LC_ALL=C.UTF-8 if it looks right"
+            )
         self._read_only = read_only
         self._writer: threading.Thread | None = None
         self._failures: list[UserError] = []  # of the last saves, in a row

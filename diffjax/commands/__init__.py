@@ -16,6 +16,8 @@ MODES = {
     "plan": "memory and FLOPs of training on config.parallel.devices devices; trains nothing",
     "config": "print the complete config and mark values that differ from the defaults",
 }
+# Modes that write to --out: their results, or, for "export", the model.
+TO_OUT = ("sample", "edit", "evaluate", "export")
 # Modes that run in a single process.
 ONE_PROCESS = ("edit", "ema", "export", "plan", "config")
 # Modes for an autoencoder's config.
@@ -29,7 +31,8 @@ class Request(NamedTuple):
       config: complete and checked.
       workdir: the run directory.
       profile: whether training writes a trace of a few steps.
-      out: the folder that `export` writes.
+      out: the folder that `export` writes, or that of the results, which are in the workdir
+        otherwise.
     """
 
     config: Any

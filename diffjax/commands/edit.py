@@ -1,7 +1,7 @@
 """`--mode=edit`."""
 
 from diffjax.commands import Request
-from diffjax.commands.setup import model_of, parameters_of
+from diffjax.commands.setup import model_of, parameters_of, results_folder
 from diffjax.experiment.edit import edit_of
 
 
@@ -10,6 +10,7 @@ def run(request: Request) -> int:
     model = model_of(request.config, request.workdir)
     edit = edit_of(model)  # check the files before parameters are restored
     step, params = parameters_of(model, request.workdir)
-    for path in edit.write(params, request.workdir, step=step):
+    folder = results_folder(request)
+    for path in edit.write(params, folder, step=step):
         print(f"wrote {path}")
     return 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import figures
 from diffjax.commands import Request
-from diffjax.commands.setup import resolve, say_if_other_data, say_kernels
+from diffjax.commands.setup import resolve, results_folder, say_if_other_data, say_kernels
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
@@ -24,13 +24,13 @@ def run(request: Request) -> int:
     say_kernels(setup)
     say_if_other_data(setup, request.workdir)
     if is_autoencoder(request.config):
-        return _reconstruction(setup, request.workdir)
+        return _reconstruction(setup, request)
     if request.config.evaluate.likelihood != "none":
-        return _likelihood(setup, request.workdir)
-    return _distances(setup, request.workdir)
+        return _likelihood(setup, request)
+    return _distances(setup, request)
 
 
-def _distances(setup: Any, workdir: Path) -> int:
+def _distances(setup: Any, request: Request) -> int:
     if not setup.about.images:
         raise UserError(
             f"config.data.name = {setup.config.data.name!r} holds arrays of {setup.about.shape}, "
@@ -40,32 +40,34 @@ def _distances(setup: Any, workdir: Path) -> int:
     scales = setup.config.evaluate.scales
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
     network = features(setup.config, setup.about.class_names)  # before minutes of sampling
-    step, params = restore_params(setup, workdir)
+    step, params = restore_params(setup, request.workdir)
+    folder = results_folder(request)
     if not scales:
         report = _report(setup, params, step, network)
-        _write_json(workdir / "evaluation.json", report)
+        _write_json(folder / "evaluation.json", report)
         print(json.dumps(report, indent=2))
         return 0
     reports = []
     for scale, one in at_scales:
         print(f"scale {scale:g}:")
         reports.append({"scale": scale, **_report(one, params, step, network)})
-        _write_json(workdir / "evaluation_scales.json", reports)  # keep partial results
+        _write_json(folder / "evaluation_scales.json", reports)  # keep partial results
     if not processes.is_primary():
         return 0
-    figures.plot_scales(workdir / "evaluation_scales.png", reports)
+    figures.plot_scales(folder / "evaluation_scales.png", reports)
     for report in reports:
         print(f"scale {report['scale']:g}: Fréchet distance {report['frechet_distance']:.4f}")
-    print(f"wrote {workdir / 'evaluation_scales.json'}\nwrote {workdir / 'evaluation_scales.png'}")
+    print(f"wrote {folder / 'evaluation_scales.json'}\nwrote {folder / 'evaluation_scales.png'}")
     return 0
 
 
-def _likelihood(setup: Any, workdir: Path) -> int:
+def _likelihood(setup: Any, request: Request) -> int:
     from diffjax.evaluation.likelihood import evaluate_likelihood
     from diffjax.experiment.likelihood import drawn_schedules, likelihood, restore_learned
 
     config = setup.config
-    step, params, learned = restore_learned(setup, workdir)
+    step, params, learned = restore_learned(setup, request.workdir)
+    folder = results_folder(request)
     measured = likelihood(setup, learned)
     test = setup.load_held_out()
     report, each = evaluate_likelihood(
@@ -84,27 +86,28 @@ def _likelihood(setup: Any, workdir: Path) -> int:
         **report,
     }
     name = f"likelihood_{measured.name}"
-    _write_json(workdir / f"{name}.json", report)
-    _write_arrays(workdir / f"{name}.npz", each)
+    _write_json(folder / f"{name}.json", report)
+    _write_arrays(folder / f"{name}.npz", each)
     print(json.dumps(report, indent=2))
     written = [f"{name}.json", f"{name}.npz"]
     if measured.name != "ode" and processes.is_primary():
         figures.plot_bound(
-            workdir / f"{name}.png",
+            folder / f"{name}.png",
             each,
             title=f"{report['bits_per_dim']:.3f} bits/dim",
             schedules=drawn_schedules(setup, learned),
         )
         written.append(f"{name}.png")
-    print("wrote " + ", ".join(str(workdir / file) for file in written))
+    print("wrote " + ", ".join(str(folder / file) for file in written))
     return 0
 
 
-def _reconstruction(setup: Any, workdir: Path) -> int:
+def _reconstruction(setup: Any, request: Request) -> int:
     from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
     from diffjax.experiment.reconstructions import reconstructed
 
-    step, frozen = restore_params(setup, workdir)
+    step, frozen = restore_params(setup, request.workdir)
+    folder = results_folder(request)
     config = setup.config
 
     def reconstruct(images: Any) -> Any:
@@ -122,7 +125,7 @@ def _reconstruction(setup: Any, workdir: Path) -> int:
     codes = setup.codes(frozen, test or setup.source)
     if codes is not None:
         report |= codebook_use(codes, len(frozen.codebook.codes))
-    _write_json(workdir / "evaluation.json", report)
+    _write_json(folder / "evaluation.json", report)
     print(json.dumps(report, indent=2))
     return 0
 

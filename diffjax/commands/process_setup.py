@@ -77,6 +77,8 @@ def check_platforms() -> None:
         return
     try:
         jax.devices()
+        for platform in wanted.split(","):  # JAX passes over a missing one of several
+            jax.devices(platform)
     except Exception as error:  # JAX fails by an assertion where a plugin is half installed
         reason = " ".join(str(error).split())[:300] or "it has no such devices"
         raise UserError(

@@ -1,7 +1,7 @@
 """`--mode=sample`."""
 
 from diffjax.commands import Request
-from diffjax.commands.setup import model_of, parameters_of
+from diffjax.commands.setup import model_of, parameters_of, results_folder
 from diffjax.experiment import pictures, sample_files
 from diffjax.experiment.model import check_sampling
 
@@ -12,5 +12,6 @@ def run(request: Request) -> int:
     drawing = pictures.of_model(model)
     check_sampling(model, drawing.generator)  # before parameters are restored
     step, params = parameters_of(model, request.workdir)
-    sample_files.generated(drawing, params, request.workdir, step=step)
+    folder = results_folder(request)
+    sample_files.generated(drawing, params, folder, step=step)
     return 0

@@ -1,10 +1,14 @@
 """Setup shared by the commands: the resolved config or model, and its restored parameters."""
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from diffjax import data
+from diffjax.commands import Request
+from diffjax.distributed import processes
+from diffjax.errors import UserError
 from diffjax.experiment import process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
@@ -69,6 +73,29 @@ def model_of(config: Any, workdir: Path) -> Model:
 def has_run(workdir: Path) -> bool:
     """Whether a workdir has a checkpoint; False if it is a file."""
     return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def results_folder(request: Request) -> Path:
+    """The folder of a command's results, --out or the workdir, which must be writable.
+
+    Raises:
+      UserError: it is read-only, as the workdir of another user's run, or a file.
+    """
+    flag, folder = ("workdir", request.workdir) if request.out is None else ("out", request.out)
+
+    def write() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"--{flag}={folder} can't be written to: {error.strerror}: give another folder for "
+                "the results by --out"
+            ) from error
+
+    processes.run_on_primary(write)
+    return folder
 
 
 def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:

@@ -4,11 +4,13 @@ import sys
 
 from diffjax.commands import Request
 from diffjax.commands.setup import resolve
+from diffjax.experiment.paths import check_apart
 from diffjax.training import loop
 
 
 def run(request: Request) -> int:
     """Trains to the end; returns 128 + signal if a signal stopped it, after saving."""
+    check_apart(request.config, request.workdir)
     print(f"workdir: {request.workdir.absolute()}")
     try:
         loop.train(resolve(request.config), request.workdir, profile=request.profile)

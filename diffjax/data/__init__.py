@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from diffjax import arguments
 from diffjax.data.batches import BatchIterator, batches, epoch_permutation
 from diffjax.data.images import Size
 from diffjax.data.info import DataInfo, describe
@@ -126,16 +127,21 @@ def load(
       UserError: an unknown name or split; missing, unreadable or corrupt data; images of
         different sizes without `image_size`; an argument of another type or out of range.
     """
-    _check_texts(name=name, split=split)
+    arguments.text("name", name)
+    arguments.text("split", split)
     image_size = _checked_size(image_size)
-    if channels not in (None, 1, 3) or isinstance(channels, bool):
-        raise UserError(f"channels is {channels!r}; expected 1 (grey) or 3 (RGB)")
-    if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int | float):
+    if channels is not None:
+        channels = arguments.whole("channels", channels, least=1, most=3)
+        if channels == 2:
+            raise UserError("channels is 2; expected 1 (grey) or 3 (RGB)")
+    if arguments.number("memory_limit_mb", memory_limit_mb) < 0:
         raise UserError(f"memory_limit_mb is {memory_limit_mb!r}; expected a number of MiB")
-    if on_broken not in ("stop", "skip"):
-        raise UserError(f"on_broken is {on_broken!r}; expected 'stop' or 'skip'")
+    if not isinstance(on_broken, str) or on_broken not in ("stop", "skip"):
+        raise UserError(f"on_broken is {arguments.shown(on_broken)}; expected 'stop' or 'skip'")
+    if caption is not None:
+        arguments.text("caption", caption)
     kind, _, rest = name.partition(":")
-    data_dir = os.fspath(data_dir) if data_dir else None
+    data_dir = _folder(data_dir)
     if data_dir is not None and (name == "digits" or kind == "folder"):
         raise UserError(
             f"--config.data.dir={data_dir} does not apply to {name}, whose location is fixed; "
@@ -164,10 +170,11 @@ def load(
     return folder.load_folder(directory, caption=caption, **how)
 
 
-def _check_texts(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, str):
-            raise UserError(f"{name} is {value!r}; expected a string")
+def _folder(data_dir: Any) -> str | None:
+    """None for the default, which "" is, too."""
+    if data_dir is None or (isinstance(data_dir, str) and not data_dir):
+        return None
+    return os.fspath(arguments.path("data_dir", data_dir))
 
 
 def _checked_size(size: Any) -> Size | None:
@@ -180,13 +187,15 @@ def _checked_size(size: Any) -> Size | None:
         return None
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(
-        type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides
+        arguments.is_whole(side) and 1 <= side <= LARGEST_SIDE for side in sides
     ):
         raise UserError(
-            f"image_size is {size!r}; expected an integer from 1 to {LARGEST_SIDE} (pixels), or "
+            f"image_size is {arguments.shown(size)}; expected an integer "
+            f"from 1 to {LARGEST_SIDE} (pixels), or "
             "two: (height, width)"
         )
-    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
+    height, width = map(int, sides)
+    return height if height == width else (height, width)
 
 
 def _locate(name: str, kind: str, rest: str, data_dir: str | None) -> tuple[Path, bool]:
@@ -217,11 +226,13 @@ def has_split(name: str, *, split: str, data_dir: str | os.PathLike[str] | None 
     Raises:
       UserError: an unknown name, or the data set is missing.
     """
-    _check_texts(name=name, split=split)
+    arguments.text("name", name)
+    arguments.text("split", split)
+    data_dir = _folder(data_dir)
     if name in ("digits", "fashion_mnist"):
         return split in ("train", "test")
     kind, _, rest = name.partition(":")
-    directory, prepared = _locate(name, kind, rest, os.fspath(data_dir) if data_dir else None)
+    directory, prepared = _locate(name, kind, rest, data_dir)
     if prepared:
         from diffjax.data import tfds_sets
 

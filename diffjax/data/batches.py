@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from diffjax.data.sources import ArraySource, ImageSource
+from diffjax import arguments
+from diffjax.data.sources import ArraySource, ImageSource, check_source
 from diffjax.errors import UserError
 
 _CAPTIONS_KEY = "captions_crc32"
@@ -80,6 +81,8 @@ def epoch_permutation(size: int, *, seed: int, epoch: int) -> np.ndarray:
     >>> sorted(epoch_permutation(4, seed=0, epoch=7).tolist())
     [0, 1, 2, 3]
     """
+    size = arguments.whole("size", size)
+    seed, epoch = arguments.whole("seed", seed), arguments.whole("epoch", epoch)
     bits = np.random.Philox(np.random.SeedSequence([seed, epoch]))
     return np.argsort(bits.random_raw(size), kind="stable")
 
@@ -309,11 +312,12 @@ def batches(
     Raises:
       UserError: an argument is out of range, or batch_size is not a multiple of shard_count.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"batch_size is {batch_size!r}; expected an integer of at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed is {seed!r}; expected an integer of at least 0")
-    if shard_count < 1 or not 0 <= shard_index < shard_count:
+    check_source(source)
+    batch_size = arguments.whole("batch_size", batch_size, least=1)
+    seed = arguments.whole("seed", seed)
+    shard_count = arguments.whole("shard_count", shard_count, least=1)
+    shard_index = arguments.whole("shard_index", shard_index)
+    if shard_index >= shard_count:
         raise UserError(f"shard {shard_index} of {shard_count}; expected 0 <= index < count")
     if batch_size % shard_count:
         raise UserError(

@@ -89,7 +89,7 @@ def _list_split(root: Path, caption: str | None) -> _Listing:
     others = [path for path in everything if not listing.is_image(path)]
     if not files:
         left_out.add_files(others)
-        has = f"; it has {left_out}" if left_out.paths else ""
+        has = f"; convert or move what it has: {left_out}" if left_out.paths else ""
         raise UserError(f"{root} holds no images; expected PNG, JPEG or WebP files{has}")
     found = tables.tables_of(others)
     if len(found) > 1:
@@ -99,6 +99,7 @@ def _list_split(root: Path, caption: str | None) -> _Listing:
     captions: tuple[str, ...] | None = None
     if found:
         table = tables.read_table(root / found[0], caption=caption)
+        table = tables.as_files(root, table, files, table=root / found[0])
         _match(root / found[0], table, files)
         rows = [table[file] for file in files]
         # A table has labels in all its rows or in none, and likewise texts.
@@ -133,6 +134,14 @@ def _folders_as_classes(root: Path, files: Sequence[str]) -> tuple[str, ...] | N
             f"{root} has both class folders and images outside of them: {_and_others(loose)}; move "
             "these into a class folder, or add a labels.csv"
         )
+    classes = {file.split("/", 1)[0] for file in files}
+    if len(classes) == 1:
+        (only,) = classes
+        if len(inner := listing.split_folders(root / only)) > 1:
+            raise UserError(
+                f"{root} has the single folder {only}, which has the splits "
+                f"{', '.join(inner.values())}; set config.data.name=folder:{root / only}"
+            )
     return tuple(file.split("/", 1)[0] for file in files)
 
 
@@ -218,8 +227,8 @@ def load_folder(
     wanted = listing.SPLIT_NAMES.get(split.lower(), split)
     if wanted not in known:
         raise UserError(
-            f"{directory} has no split {split!r}; it has {', '.join(sorted(known))}; put images "
-            f"for another split into {directory}/train and {directory}/{split}"
+            f"{directory} has no split {split!r}; it has {', '.join(sorted(known))}; put its "
+            f"images into {directory}/{split}, and those of others into folders next to it"
         )
     if folders:
         _say_splits(directory, name, folders)

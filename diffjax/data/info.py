@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax.data.sources import check_source
 from diffjax.errors import UserError
 
 
@@ -62,7 +63,12 @@ class DataInfo(NamedTuple):
 
 
 def describe(source: Any) -> DataInfo:
-    """The description of a source."""
+    """The description of a source.
+
+    Raises:
+      UserError: what is no source.
+    """
+    check_source(source)
     return DataInfo(
         source.name,
         tuple(source.image_shape),

@@ -28,6 +28,8 @@ _OTHER_IMAGES = (
 )  # fmt: skip
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".xml")
 
+_MOST_KINDS = 8  # that a message names
+
 # Names of splits, as people write them, in any case.
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -63,7 +65,10 @@ class LeftOut:
             if suffix in _OTHER_IMAGES or is_image(path):
                 self.add("images of other formats than PNG, JPEG and WebP", path)
             elif suffix in _TABLES:
-                self.add("tables of other names than labels.csv and metadata.jsonl", path)
+                self.add(
+                    "tables in sub-folders, or of other names than labels.csv and metadata.jsonl",
+                    path,
+                )
             else:
                 self.add(f"{suffix} files" if suffix else "files without a suffix", path)
 
@@ -74,10 +79,14 @@ class LeftOut:
 
     def __str__(self) -> str:
         """Such as "hidden: 1 (.a.png); .md files: 2 (README.md, a.md)"; "" for nothing."""
-        return "; ".join(
+        kinds = sorted(self.paths.items(), key=lambda item: (item[0].endswith(" files"), item[0]))
+        said = [
             f"{kind}: {len(paths)} ({', '.join(sorted(paths)[:3])}{', ...' if paths[3:] else ''})"
-            for kind, paths in sorted(self.paths.items())
-        )
+            for kind, paths in kinds[:_MOST_KINDS]
+        ]
+        if rest := kinds[_MOST_KINDS:]:
+            said.append(f"files of {len(rest)} other kinds: {sum(len(p) for _, p in rest)}")
+        return "; ".join(said)
 
 
 def _scan(directory: Path) -> list[os.DirEntry[str]]:

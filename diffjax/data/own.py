@@ -25,6 +25,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from diffjax import arguments
 from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
 from diffjax.errors import UserError
 
@@ -76,7 +77,7 @@ class OwnSource:
                 f"{self.name}: example {index} is {array.dtype} {array.shape}; expected "
                 f"{self.dtype} {self.image_shape} as example 0"
             )
-        label = int(example.get("label", UNLABELLED))
+        label = self._whole(example.get("label", UNLABELLED), f"example {index}: its label")
         if self.class_names and not UNLABELLED <= label < len(self.class_names):
             raise UserError(
                 f"{self.name}: example {index} has the label {label}; expected 0.."
@@ -84,13 +85,22 @@ class OwnSource:
             )
         made: dict[str, Any] = {"image": array, "label": np.int32(label)}
         if self.captions:
-            if "caption" not in example or not 0 <= example["caption"] < len(self.captions):
+            caption = example.get("caption", UNLABELLED)
+            caption = self._whole(caption, f"example {index}: its caption")
+            if not 0 <= caption < len(self.captions):
                 raise UserError(
                     f"{self.name}: example {index} has no 'caption' in 0..{len(self.captions) - 1},"
                     " an index into the set's captions"
                 )
-            made["caption"] = np.int32(example["caption"])
+            made["caption"] = np.int32(caption)
         return made
+
+    def _whole(self, value: Any, what: str) -> int:
+        """An integer, or a floating-point one without a fraction, as tables have."""
+        found = np.asarray(value)
+        if found.size != 1 or found.dtype.kind not in "biuf" or (found % 1).any():
+            raise UserError(f"{self.name}: {what} is {value!r}; expected a whole number")
+        return int(found.reshape(()))
 
     def _example(self, index: int) -> dict[str, Any]:
         try:
@@ -131,16 +141,18 @@ def as_source(found: Any, *, name: str) -> ImageSource:
     Raises:
       UserError: an object of another type.
     """
-    if isinstance(found, np.ndarray):
+    arguments.text("name", name)
+    if hasattr(found, "dtype") and hasattr(found, "ndim"):  # NumPy's, or JAX's
         return ArraySource(found, name=name)
     if isinstance(found, ArraySource):
         found.name = name if found.name == "array" else found.name
         return found
     if isinstance(found, OwnSource):
         return found
-    if hasattr(found, "__len__") and hasattr(found, "__getitem__"):
+    is_set = not isinstance(found, type | str | bytes)
+    if is_set and hasattr(found, "__len__") and hasattr(found, "__getitem__"):
         return OwnSource(found, name=name)
     raise UserError(
-        f"{name} is a {type(found).__name__}; expected an array, a diffjax.data.ArraySource, or an "
+        f"{name} is {arguments.shown(found)}; expected an array, a diffjax.data.ArraySource, or an "
         "object with __len__ and __getitem__"
     )

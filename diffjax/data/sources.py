@@ -15,6 +15,7 @@ from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
+from diffjax import arguments
 from diffjax.errors import UserError
 
 UNLABELLED = -1
@@ -35,7 +36,9 @@ def _check_captions(
     captions: Sequence[str], numbers: np.ndarray | None, *, length: int, name: str
 ) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Returns (captions, int32 numbers or None), or raises UserError if they do not fit."""
-    captions = tuple(captions)
+    captions = arguments.texts("captions", captions)
+    if numbers is not None:
+        numbers = arguments.array("caption_numbers", numbers, expected="integers (N,)")
     if not captions and numbers is None:
         return (), None
     if not captions or numbers is None:
@@ -94,6 +97,20 @@ class ImageSource(Protocol):
         ...
 
 
+def check_source(source: Any, *, name: str = "source") -> None:
+    """Raises UserError for what is no `ImageSource`."""
+    if isinstance(source, type) or not all(
+        hasattr(source, attribute) for attribute in ("__getitem__", "__len__", *_SOURCE)
+    ):
+        raise UserError(
+            f"{name} is {arguments.shown(source)}; expected a data set, of diffjax.data.load or "
+            "diffjax.data.as_source"
+        )
+
+
+_SOURCE = ("name", "image_shape", "dtype", "class_names", "captions")
+
+
 class ArraySource:
     """A data set held in memory.
 
@@ -135,18 +152,29 @@ class ArraySource:
           UserError: the set is empty, the shapes, types, labels or captions are inconsistent, or
             floating-point data is not finite.
         """
-        if np.issubdtype(images.dtype, np.floating) and images.ndim >= 2:
+        arguments.text("name", name)
+        images = arguments.array(
+            f"{name}: images", images, expected="uint8 (N, H, W, C) or floats (N, ...)"
+        )
+        if arguments.is_floating(images.dtype) and images.ndim >= 2:
             images = images.astype(np.float32, copy=False)
             if not np.isfinite(images).all():
-                raise UserError(f"{name}: the data has values that are not finite")
+                raise UserError(f"{name}: the images or data have values that are not finite")
         elif images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
             raise UserError(
                 f"{name}: images are {images.dtype} {images.shape}; expected uint8 (N, H, W, C), "
                 "grey or RGB, or floating-point data (N, ...)"
             )
         if images.size == 0:
-            raise UserError(f"{name}: the set is empty; expected at least one image")
-        if labels is None:
+            raise UserError(
+                f"{name}: images of shape {images.shape}: the set is empty; expected at least one"
+            )
+        class_names = arguments.texts("class_names", class_names)
+        if held_out is not None:
+            check_source(held_out, name="held_out")
+        if labels is not None:
+            labels = arguments.array("labels", labels, expected="integers (N,), or None")
+        else:
             labels = np.full(len(images), UNLABELLED, np.int32)
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(
@@ -165,7 +193,7 @@ class ArraySource:
         self.dtype = images.dtype
         self.held_out = held_out
         self.index_crc32 = index_crc32
-        self.class_names = tuple(class_names)
+        self.class_names = class_names
         self.captions, self.caption_numbers = _check_captions(
             captions, caption_numbers, length=len(images), name=name
         )
@@ -219,15 +247,20 @@ class StreamedSource:
         Raises:
           UserError: the set is empty, or the captions are inconsistent.
         """
-        if length <= 0:
+        arguments.text("name", name)
+        arguments.function("read", read)
+        if arguments.whole("length", length) == 0:
             raise UserError(f"{name}: the set is empty; expected at least one image")
+        sides = arguments.wholes("image_shape", image_shape)
+        if len(sides) != 3 or min(sides) < 1 or sides[-1] not in (1, 3):
+            raise UserError(f"image_shape is {sides}; expected (H, W, C), C = 1 or 3")
         self._read = read
         self.index_crc32 = index_crc32
-        self._length = length
+        self._length = int(length)
         self.name = name
-        self.image_shape: tuple[int, ...] = image_shape
+        self.image_shape: tuple[int, ...] = sides
         self.dtype = np.dtype(np.uint8)
-        self.class_names = tuple(class_names)
+        self.class_names = arguments.texts("class_names", class_names)
         self.captions, self._caption_numbers = _check_captions(
             captions, caption_numbers, length=length, name=name
         )

@@ -16,10 +16,15 @@ next to the images, a/b.txt for a/b.png.
 from __future__ import annotations
 
 import csv
+import errno
+import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,7 @@ FILE = ("file_name", "file", "filename", "file name", "path", "image", "image_pa
 LABEL = ("label", "class", "class_name", "category")
 TEXT = ("text", "caption", "captions", "prompt", "description")
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR = re.compile(r"\"?sep=.\"?\r?\n?", re.IGNORECASE)
 _EXPECTED = "a header such as file,label or file_name,text"
 
 _logger = logging.getLogger("diffjax")
@@ -87,6 +93,35 @@ def read_table(path: Path, *, caption: str | None = None) -> dict[str, Row]:
     return rows
 
 
+def as_files(
+    root: Path, rows: Mapping[str, Row], files: Iterable[str], *, table: Path
+) -> dict[str, Row]:
+    """The rows by the files that they name; rows that name no file stay as they are.
+
+    A name may also be absolute, have "." and ".." or Windows' backslashes, or have its accents
+    composed otherwise than on this file system, as after a copy from macOS.
+
+    Raises:
+      UserError: two rows name one file.
+    """
+    known = set(files)
+    composed = {unicodedata.normalize("NFC", name): name for name in known}
+    found: dict[str, Row] = {}
+    for name, row in rows.items():
+        file = name
+        if file not in known:
+            for text in (name, name.replace("\\", "/")):
+                relative = os.path.relpath(text, root) if os.path.isabs(text) else text
+                plain = unicodedata.normalize("NFC", os.path.normpath(relative))
+                if plain in composed:
+                    file = composed[plain]
+                    break
+        if file in found:
+            raise UserError(f"{table}: {file} is listed twice; remove one of the rows")
+        found[file] = row
+    return found
+
+
 def read_text_files(root: Path, images: Sequence[str], files: Iterable[str]) -> list[str] | None:
     """The captions of images in text files next to them, of the same name.
 
@@ -99,25 +134,34 @@ def read_text_files(root: Path, images: Sequence[str], files: Iterable[str]) -> 
       A caption for each image; None if no image has such a file.
 
     Raises:
-      UserError: only some images have one, or one is empty or not UTF-8.
+      UserError: only some images have one, one has two (.txt and .TXT), or one is empty or not
+        UTF-8.
     """
-    texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
-    own = [texts.get(os.path.splitext(image)[0]) for image in images]
+    stems = set(map(_stem, images))
+    texts: dict[str, str] = {}
+    for name in files:
+        stem = _stem(name)
+        if not name.lower().endswith(".txt") or stem not in stems:
+            continue
+        if texts.setdefault(stem, name) != name:
+            raise UserError(f"{root} has both {texts[stem]} and {name}; keep one of them")
+    own = [texts.get(_stem(image)) for image in images]
     if not any(own):
         return None
-    captions, without = [], []
-    for image, name in zip(images, own, strict=True):
-        if name is None:
+    captions: list[str] = []
+    without: list[str] = []
+    for image, own_file in zip(images, own, strict=True):
+        if own_file is None:
             without.append(image)
             continue
         try:
-            text = (root / name).read_text(encoding="utf-8-sig").strip()
+            text = _regular(root / own_file).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"cannot read {root / name} ({error}); expected text in UTF-8"
+                f"cannot read {root / own_file} ({error}); expected text in UTF-8"
             ) from error
         if not text:
-            raise UserError(f"{root / name} is empty; expected the caption of {image}")
+            raise UserError(f"{root / own_file} is empty; expected the caption of {image}")
         captions.append(text)
     if without:
         raise UserError(
@@ -125,6 +169,10 @@ def read_text_files(root: Path, images: Sequence[str], files: Iterable[str]) -> 
             f"them, such as {without[0]}; add the files, or remove those of the others"
         )
     return captions
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
 
 
 @dataclass(frozen=True)
@@ -195,10 +243,21 @@ def _read(path: Path, caption: str | None) -> Iterator[tuple[int, dict[str, Any]
     return _read_json(path) if suffix == ".json" else _read_csv(path, caption)
 
 
+def _regular(path: Path) -> Path:
+    """The path, of a regular file: reading a pipe or a device could block for ever.
+
+    Raises:
+      OSError: it is something else, or missing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with _regular(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.isspace():
                     continue
@@ -221,7 +280,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     expected = 'expected a list of objects like {"file_name": "a.png", "text": "a cat"}'
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = json.loads(_regular(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}); expected JSON in UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -239,21 +298,35 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _read_csv(path: Path, caption: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _regular(path).open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
-            file.seek(0)
+            if _SEPARATOR.fullmatch(header):  # Excel's own first line
+                skipped, header = 1, file.readline()
+            else:
+                skipped = 0
             rows = csv.DictReader(
-                file, delimiter=_delimiter(header), skipinitialspace=True, restval=None
-            )
+                itertools.chain([header], file), delimiter=_delimiter(header),
+                skipinitialspace=True, restval=None,
+            )  # fmt: skip
             names = rows.fieldnames or ()
             if not _find(names, FILE) or not _find(names, (*TEXT, *LABEL, (caption or "").lower())):
                 raise UserError(
                     f"{path} begins with {','.join(names) or 'nothing'}; expected {_EXPECTED}"
                 )
+            _distinct(path, names)
             for row in rows:
-                yield rows.line_num, row
+                if any(row.values()):  # a spreadsheet's empty rows are nothing but delimiters
+                    yield rows.line_num + skipped, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({error}); expected a CSV file in UTF-8") from error
+
+
+def _distinct(path: Path, names: Sequence[str]) -> None:
+    """Raises UserError if two of the columns that are read have one name."""
+    plain = [name.strip().lower() for name in names]
+    for name in (*FILE, *LABEL, *TEXT):
+        if plain.count(name) > 1:
+            raise UserError(f"{path} has the column {name!r} twice; rename or remove one of them")
 
 
 def _delimiter(header: str) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.evaluation.labelled_images import (
     Images,
@@ -72,7 +73,7 @@ def embedding_features(network: EmbeddingNetwork, image_shape: tuple[int, ...]) 
         )
 
     def of_images(images: Images) -> tuple[npt.NDArray[np.float32], None]:
-        images = np.asarray(images)
+        images = arguments.array("images", images, expected="uint8 (N, H, W, C)")
         if images.dtype != np.uint8 or images.shape[1:] != image_shape:
             raise UserError(
                 f"got images of dtype {images.dtype} and shape {images.shape} for "
@@ -114,7 +115,7 @@ def make_feature_function(classifier: TrainedClassifier) -> FeatureFunction:
     def features_and_classes(
         images: Images,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        images = np.asarray(images)
+        images = arguments.array("images", images, expected="uint8 (N, H, W, C)")
         if images.dtype != np.uint8 or images.shape[1:] != classifier.image_shape:
             raise UserError(
                 f"got images of dtype {images.dtype} and shape {images.shape} for the classifier "

@@ -26,6 +26,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.errors import UserError
 
 FloatArray = npt.NDArray[np.float64]
@@ -55,6 +56,7 @@ class FeatureStatistics:
     @classmethod
     def empty(cls, dimensions: int) -> FeatureStatistics:
         """The statistics of zero feature vectors of length `dimensions`."""
+        dimensions = arguments.whole("dimensions", dimensions, least=1)
         return cls(0, np.zeros(dimensions), np.zeros((dimensions, dimensions)))
 
     @property
@@ -89,7 +91,7 @@ class FeatureStatistics:
         >>> stats.count, stats.mean.tolist(), stats.covariance.tolist()
         (3, [3.0], [[7.0]])
         """
-        batch = np.asarray(features, np.float64)
+        batch = arguments.array("features", features, expected="floats (B, D)").astype(np.float64)
         if batch.ndim != 2 or batch.shape[1] != self.dimensions:
             raise UserError(
                 f"got features of shape {batch.shape}; expected (B, {self.dimensions}); "
@@ -113,6 +115,7 @@ class FeatureStatistics:
         Raises:
           UserError: features of different dimensions.
         """
+        _check_statistics("other", other)
         _check_same_dimensions(self, other)
         count = self.count + other.count
         if count == 0:
@@ -140,6 +143,8 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises:
       UserError: too few features, different dimensions, or statistics that are not finite.
     """
+    _check_statistics("a", a)
+    _check_statistics("b", b)
     _check_same_dimensions(a, b)
     for which, stats in (("first", a), ("second", b)):
         if not (np.isfinite(stats.mean).all() and np.isfinite(stats.scatter).all()):
@@ -163,6 +168,14 @@ def _root_eigensystem(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     # In the null space of a singular covariance rounding leaves +-1e-16, whose root is 1e-8.
     rounding = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     return np.sqrt(np.where(values > rounding, values, 0.0)), vectors
+
+
+def _check_statistics(name: str, value: object) -> None:
+    if not isinstance(value, FeatureStatistics):
+        raise UserError(
+            f"{name} is {arguments.shown(value)}: expected FeatureStatistics; make them with "
+            "FeatureStatistics.empty(D).update(features)"
+        )
 
 
 def _check_same_dimensions(a: FeatureStatistics, b: FeatureStatistics) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.errors import UserError
 
 # The paper's k.
@@ -58,7 +59,9 @@ def precision_recall(
     >>> precision_recall(line, [[0.4], [0.5], [9.0], [9.5]], neighbours=1)
     PrecisionRecall(precision=0.5, recall=0.0)
     """
-    a, b = np.asarray(real, np.float64), np.asarray(generated, np.float64)
+    neighbours = arguments.whole("neighbours", neighbours, least=1)
+    a = arguments.array("real", real, expected="floats (N, D)").astype(np.float64)
+    b = arguments.array("generated", generated, expected="floats (M, D)").astype(np.float64)
     for name, features in (("real", a), ("generated", b)):
         if features.ndim != 2 or features.shape[1:] != a.shape[1:]:
             raise UserError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.evaluation.feature_function import Features
 from diffjax.evaluation.frechet import FeatureStatistics
 from diffjax.evaluation.labelled_images import (
@@ -140,6 +141,8 @@ class RealImages:
 
 def drawn_rows(total: int, count: int, *, draw: int) -> npt.NDArray[np.int64]:
     """`count` of 0..total-1, drawn without replacement by a fixed seed, in order."""
+    total = arguments.whole("total", total)
+    count = arguments.whole("count", count, most=total)
     generator = np.random.Generator(np.random.Philox(key=draw))
     return np.sort(generator.permutation(total)[:count])
 

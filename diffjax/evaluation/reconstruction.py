@@ -19,10 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.evaluation.classifier_features import classifier_for
 from diffjax.evaluation.feature_function import make_feature_function
 from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
 from diffjax.evaluation.labelled_images import LabelledImages, read_examples, read_in_order
+from diffjax.figures.image_grids import check_images
 from diffjax.models.classifier import FEATURES
 
 Images = npt.NDArray[np.uint8]
@@ -43,7 +46,17 @@ def similarity(images: Images, reconstructed: Images) -> dict[str, float | None]
       "ssim": Wang et al. 2004, an 11x11 Gaussian window of std 1.5, pixels in [0, 1]; None for
         images smaller than the window;
       "l1": of pixels in [-1, 1].
+
+    Raises:
+      UserError: images that are not uint8, or of two shapes.
     """
+    images = check_images(images)
+    reconstructed = check_images(reconstructed, name="reconstructed")
+    if images.shape != reconstructed.shape:
+        raise UserError(
+            f"got images of shape {images.shape} and reconstructed ones of "
+            f"{reconstructed.shape}; expected one shape"
+        )
     psnr, ssim, l1 = [], [], []
     has_window = min(images.shape[1:3]) >= SMALLEST_FOR_SSIM
     for start in range(0, len(images), BATCH):
@@ -157,9 +170,21 @@ def _by_maps(
 def codebook_use(indices: npt.NDArray[np.integer[Any]], size: int) -> dict[str, float]:
     """Codebook usage: the share of codes used, and the perplexity of their distribution.
 
+    Raises:
+      UserError: no indices, or some that are not in 0..size-1.
+
     >>> codebook_use(np.array([0, 1, 0, 1]), 4)
     {'codes_used': 0.5, 'codebook_perplexity': 2.0}
     """
+    size = arguments.whole("size", size, least=1)
+    indices = arguments.array("indices", indices, expected="indices of codes")
+    if indices.dtype.kind not in "iu" or not indices.size:
+        raise UserError(f"indices are {arguments.shown(indices)}; expected integers, one or more")
+    if indices.min() < 0 or indices.max() >= size:
+        raise UserError(
+            f"indices are in [{indices.min()}, {indices.max()}]; expected 0..{size - 1}, of the "
+            f"codebook's size={size}"
+        )
     share = np.bincount(indices.reshape(-1), minlength=size) / indices.size
     some = share[share > 0]
     return {

@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffjax.checkpoints import exported
+from diffjax.checkpoints import exported, origin
 from diffjax.errors import UserError
 from diffjax.experiment import restore
 from diffjax.experiment.load import about_of
 from diffjax.experiment.model import kept, resolve_model
+from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.experiment.spec import parse_spec
@@ -57,6 +58,8 @@ def export(config: Any, workdir: Path, out: Path) -> list[Path]:
         )  # fmt: skip
         stored.sample.guidance = "none"
     found = found._replace(about=kept(about, model.identity))
+    if names_a_path(config.condition.text, key="condition.text"):
+        origin.record(out)  # a relative path is one from this working folder
     return written + exported.write(out, found, stored.to_dict())
 
 

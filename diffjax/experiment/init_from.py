@@ -61,6 +61,11 @@ def read(config: Any, state: Any) -> Start | None:
     found = _stored(folder, checkpoint, theirs, [f for f in wanted if f in _known(state, taken)])
     if found is None:
         raise UserError(f"{key}: {folder} has no checkpoint: train it first")
+    if not any(found.fields.get(name) for name, targets in taken.items() if "params" in targets):
+        raise UserError(
+            f"{key}: {folder} has no {c.init_parameters} parameters, as an exported model, which "
+            "has averaged ones alone: set config.train.init_parameters to the others"
+        )
     fields: dict[str, Any] = {}
     for source, targets in taken.items():
         for target in targets:
@@ -92,9 +97,15 @@ def start(state: Any, begin: Start, *, log: Callable[[str], None]) -> Any:
         changed[name], compared = transfer.fit(now, stored)
         if name == "params":
             log(f"starting from {begin.what}: {compared}")
-        elif name in ("opt_state", "discriminator") and not compared.whole:
+        elif name in ("opt_state", "discriminator") and not _only_schedules(compared):
             log(f"{name}: {compared}")
     return state._replace(**changed)
+
+
+def _only_schedules(compared: transfer.Fit) -> bool:
+    """Whether all fits but the steps that schedules count, which begin again."""
+    begun_again = all(name.endswith(".count") for name in compared.new)
+    return begun_again and not compared.reshaped and not compared.unused
 
 
 def split(text: str) -> tuple[Path, str]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from diffjax import arguments
 from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
@@ -40,7 +41,14 @@ def load(
     Raises:
       UserError: no such run, or one that can't be read.
     """
-    folder = expanded(path)
+    folder = expanded(arguments.path("workdir", path))
+    if first_stage is not None:
+        first_stage = arguments.path("first_stage", first_stage)
+    if not isinstance(checkpoint, str) and not arguments.is_whole(checkpoint):
+        raise UserError(
+            f"checkpoint is {arguments.shown(checkpoint)}: expected "
+            f"{schema.MODEL_CHECKPOINT.expected}"
+        )
     config = read_config(folder)
     if config is None:
         raise UserError(f"{folder} holds no run: give the workdir of a training run")

@@ -1,16 +1,18 @@
 """The paths in a config: first stage, data, text encoder, guiding model."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from diffjax.checkpoints import origin
 from diffjax.errors import UserError
 from diffjax.experiment.spec import parse_spec
+from diffjax.files import expanded
 
 # Arguments of a config string that are paths.
 _ARGUMENTS = ("folder", "workdir", "file", "dir")
-_SPECS = ("condition.text", "sample.guidance", "loss.perceptual")
+_SPECS = ("condition.text", "sample.guidance", "loss.perceptual", "evaluate.features")
 _FOLDER = "folder:"
 
 _logger = logging.getLogger("diffjax")
@@ -62,6 +64,26 @@ def _moved(key: str, text: str, workdir: Path, of_run: bool) -> str:
         return text
     arguments = ", ".join(f"{k}={v!r}" for k, v in (spec.arguments | found).items())
     return f"{spec.path}({arguments})"
+
+
+def check_apart(config: Any, workdir: Path) -> None:
+    """Checks that the workdir is not the folder of the images, which it would add pictures to.
+
+    Raises:
+      UserError: it is.
+    """
+    name = config.data.name
+    place = name.removeprefix(_FOLDER) if name.startswith(_FOLDER) else config.data.dir
+    if place and os.path.realpath(expanded(place)) == os.path.realpath(workdir):
+        raise UserError(
+            f"--workdir={workdir} is the folder of the data: a run's pictures would be taken for "
+            "data; give another folder, which may be within it"
+        )
+
+
+def names_a_path(text: str, *, key: str) -> bool:
+    """Whether a config string has an argument that is a path, as in "clip(folder=...)"."""
+    return any(name in parse_spec(text, key=key).arguments for name in _ARGUMENTS)
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ml_collections import FieldReference
+from ml_collections import ConfigDict, FieldReference
 
+from diffjax import arguments
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment.rules import (
@@ -287,8 +288,13 @@ def complete(config: Any) -> Any:
       config: an ml_collections ConfigDict.
 
     Raises:
-      UserError: a value in place of a section.
+      UserError: another object, or a value in place of a section.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"config is {arguments.shown(config)}: expected an ml_collections ConfigDict, as "
+            "get_config() of an experiment returns it"
+        )
     done = config.copy_and_resolve_references()
     done.unlock()
     _rename(done)

@@ -9,6 +9,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.image_files import read_low_resolution
 from diffjax.experiment.model import Model
 from diffjax.experiment.pictures import class_part, file_stem
+from diffjax.inference.sample_conditions import Choice
 from diffjax.inference.upscaling import Upscaling
 
 
@@ -33,7 +34,7 @@ class Upscale:
         self._config, self._labels, self._captions = model.config, labels, captions
         what = f"config.edit.task = {c.task!r}"
         channels = model.about.shape[-1]
-        self._upscaling = Upscaling(model.generator(), channels=channels, what=what)
+        self._upscaling = Upscaling(model.generator(), what=what)
         if c.mask:
             raise UserError(
                 f"config.edit.mask = {c.mask!r} has no effect on {what}: leave it empty"
@@ -59,13 +60,11 @@ class Upscale:
         c, factor = self._config, self._upscaling.factor
         written = []
         for i, (path, image) in enumerate(zip(self.files, self.images, strict=True)):
-            drawn = self._upscaling(
-                params,
-                image[None],
-                count=c.edit.count,
-                labels=None if self._labels is None else self._labels[i : i + 1],
-                captions=None if self._captions is None else self._captions[i : i + 1],
-            )[0, 1:]
+            choice = Choice(
+                () if self._labels is None else (int(self._labels[i]),),
+                () if self._captions is None else (self._captions[i],),
+            )
+            drawn = self._upscaling(params, image[None], choice, count=c.edit.count)[0, 1:]
             stem = file_stem(
                 c.sample, class_part(c.edit.labels), f"step{step}",
                 first=f"{path.stem}_x{factor}", exact=bool(c.edit.prompt),

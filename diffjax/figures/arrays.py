@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.figures.image_files import save_gif, save_png
 from diffjax.figures.image_grids import image_grid
@@ -42,7 +43,13 @@ def array_sheet(
     Raises:
       UserError: no samples, or values that are not finite.
     """
-    samples, labels = _checked(samples), None if labels is None else np.asarray(labels)
+    samples, names = _checked("samples", samples), arguments.texts("names", names)
+    if labels is not None:
+        labels = np.array(arguments.wholes("labels", labels))
+        if len(labels) != len(samples):
+            raise UserError(
+                f"got {len(labels)} labels for {len(samples)} samples; expected one per sample"
+            )
     if _is_points(samples):
         figure = _figure(5, 5)
         _scatter(figure.add_subplot(), samples, labels, names)
@@ -54,7 +61,7 @@ def array_sheet(
 
 def array_strip(trajectory: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """A trajectory (K+1, N, ...) from noise (left) to samples (right): uint8 (H, W, 3)."""
-    states = _checked(trajectory)
+    states = _checked("trajectory", trajectory, axes=3)
     chosen = np.rint(np.linspace(0, len(states) - 1, min(STATES, len(states)))).astype(int)
     if states.ndim == 5:
         shown = states[chosen, :ROWS].swapaxes(0, 1).reshape(-1, *states.shape[2:])
@@ -71,7 +78,8 @@ def array_strip(trajectory: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 def array_frames(trajectory: npt.ArrayLike, *, pictures: int = 40) -> list[npt.NDArray[np.uint8]]:
     """A trajectory (K+1, N, ...) as frames for `save_gif`, all on one scale."""
-    states = _checked(trajectory)
+    states = _checked("trajectory", trajectory, axes=3)
+    pictures = arguments.whole("pictures", pictures, least=1)
     chosen = np.rint(np.linspace(0, len(states) - 1, min(pictures, len(states)))).astype(int)
     if states.ndim == 5:
         limits = _range(states[-1])
@@ -91,15 +99,17 @@ def save_array_pictures(
     trajectory: npt.ArrayLike,
 ) -> None:
     """Writes a trajectory as a sheet (PNG) and as an animation (GIF)."""
+    sheet, animation = arguments.path("sheet", sheet), arguments.path("animation", animation)
     save_png(sheet, array_strip(trajectory))
     save_gif(animation, array_frames(trajectory), milliseconds=120, hold_last=2000)
 
 
-def _checked(samples: npt.ArrayLike) -> npt.NDArray[Any]:
-    array = np.asarray(samples)
-    if array.ndim < 2 or array.size == 0 or not np.isfinite(array).all():
+def _checked(name: str, samples: npt.ArrayLike, *, axes: int = 2) -> npt.NDArray[Any]:
+    array = arguments.array(name, samples, expected="floats (N, ...)")
+    if array.ndim < axes or array.size == 0 or not np.isfinite(array).all():
         raise UserError(
-            f"got samples of shape {array.shape} to draw; expected at least one, all values finite"
+            f"got {name} of shape {array.shape} to draw; expected at least one, all values finite, "
+            f"and {axes} axes or more"
         )
     return array
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
 BINS = 40
@@ -30,8 +32,9 @@ def plot_bound(
       schedules: name -> (t, log-SNR); None for no second panel.
 
     Raises:
-      UserError: a path that cannot be written.
+      UserError: a path that cannot be written, or terms that are none of these.
     """
+    path, title, each = arguments.path("path", path), arguments.text("title", title), _terms(each)
     # Not pyplot, which keeps figures alive and selects a backend.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,6 +57,22 @@ def plot_bound(
             axes.grid(alpha=0.3)
             axes.legend(frameon=False)
         atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def _terms(each: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    found: Mapping[str, Any] = each if isinstance(each, Mapping) else {}
+    names = ("steps",) if "steps" in found else ("log_snr", "bits_per_log_snr")
+    if not all(
+        name in found and np.ndim(found[name]) == 2 and np.size(found[name]) for name in names
+    ):
+        raise UserError(
+            f'each is {arguments.shown(each)}: expected arrays "log_snr" and "bits_per_log_snr" '
+            '(n, K), or "steps" (n, N)'
+        )
+    return {
+        name: arguments.array(f"each: {name}", found[name], expected="numbers (n, K)")
+        for name in names
+    }
 
 
 def _draw_terms(axes: Any, each: Mapping[str, np.ndarray]) -> None:

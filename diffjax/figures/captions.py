@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from diffjax import arguments
 from diffjax.errors import UserError
-from diffjax.figures.image_grids import BACKGROUND, INK
+from diffjax.figures.image_grids import BACKGROUND, INK, check_images
 from diffjax.figures.lettering import Lettering
 
 FONT_SIZE = 11
@@ -32,8 +33,10 @@ def captioned(
       uint8 (N, scale H + h, scale W, C), h the same for all.
 
     Raises:
-      UserError: the number of captions is not that of images.
+      UserError: another dtype or shape, or a number of captions that is not that of images.
     """
+    images, captions = check_images(images), arguments.texts("captions", captions)
+    scale = arguments.whole("scale", scale, least=1)
     if len(captions) != len(images):
         raise UserError(
             f"got {len(captions)} captions for {len(images)} images; expected one per image"

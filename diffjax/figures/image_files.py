@@ -6,13 +6,13 @@ import io
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
@@ -36,9 +36,9 @@ def save_png(
     Raises:
       UserError: another dtype or shape, or a path that cannot be written.
     """
-    picture = _as_pillow(array)
+    path, picture = arguments.path("path", path), _as_pillow(array)
     info = PngInfo()
-    for keyword, value in (text or {}).items():
+    for keyword, value in _keywords(text).items():
         info.add_itxt(keyword, value)
     atomic_write(path, lambda file: picture.save(file, format="PNG", optimize=True, pnginfo=info))
 
@@ -49,8 +49,9 @@ def png_text(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
       UserError: the file can't be opened.
     """
+    path = arguments.path("path", path)
     try:
-        content = Path(path).read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"cannot open {path} ({error.strerror or error}); expected a PNG file; check the path"
@@ -67,8 +68,8 @@ def save_gif(
     path: str | os.PathLike[str],
     frames: Sequence[npt.NDArray[np.uint8]],
     *,
-    milliseconds: int,
-    hold_last: int,
+    milliseconds: float,
+    hold_last: float,
 ) -> None:
     """Writes an endlessly looping GIF animation.
 
@@ -85,9 +86,15 @@ def save_gif(
       UserError: no frames, frames of several shapes, another dtype or shape, times under 20 ms,
         or a path that cannot be written.
     """
+    path = arguments.path("path", path)
+    if isinstance(frames, str | bytes | Mapping) or not hasattr(frames, "__len__"):
+        raise UserError(f"frames is {arguments.shown(frames)}: expected a list of pictures")
+    milliseconds = arguments.number("milliseconds", milliseconds)
+    hold_last = arguments.number("hold_last", hold_last)
     if len(frames) == 0:
         raise UserError("got no frames for a GIF; expected one or more; draw at least one")
-    shapes = sorted({np.shape(frame) for frame in frames})
+    frames = [_checked(frame, "frames") for frame in frames]
+    shapes = sorted({frame.shape for frame in frames})
     if len(shapes) > 1:
         raise UserError(
             f"got GIF frames of shapes {shapes[0]} and {shapes[1]}; expected one shape; "
@@ -95,12 +102,14 @@ def save_gif(
         )
     if min(milliseconds, hold_last) < SHORTEST_FRAME_MILLISECONDS:
         raise UserError(
-            f"got GIF frame times {milliseconds} and {hold_last} ms; expected "
+            f"got GIF frame times of {milliseconds:g} and {hold_last:g} ms (milliseconds, "
+            "hold_last); expected "
             f"{SHORTEST_FRAME_MILLISECONDS} ms or more, since browsers slow down shorter ones; "
             "use fewer frames"
         )
     pictures = [_as_gif_frame(frame) for frame in frames]
-    durations = [round(milliseconds, -1)] * (len(pictures) - 1) + [round(hold_last, -1)]
+    times = [milliseconds] * (len(pictures) - 1) + [hold_last]
+    durations = [int(round(time, -1)) for time in times]
     atomic_write(
         path,
         lambda file: pictures[0].save(
@@ -114,14 +123,33 @@ def save_gif(
     )
 
 
-def _as_pillow(array: npt.NDArray[np.uint8]) -> Image.Image:
-    array = np.asarray(array)
-    drawable = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3))
-    if array.dtype != np.uint8 or not drawable or array.size == 0:
+def _keywords(text: Mapping[str, str] | None) -> Mapping[str, str]:
+    if text is None:
+        return {}
+    of_texts = isinstance(text, Mapping) and all(
+        isinstance(word, str) for item in text.items() for word in item
+    )
+    # Those of the PNG standard: the file would be unreadable with others.
+    if not of_texts or not all(0 < len(keyword) < 80 for keyword in text):
         raise UserError(
-            f"got a picture of dtype {array.dtype} and shape {array.shape}; expected uint8 "
+            f"text is {arguments.shown(text)}: expected texts by keyword, of 1 to 79 letters each"
+        )
+    return text
+
+
+def _checked(array: npt.ArrayLike, name: str) -> npt.NDArray[np.uint8]:
+    found = arguments.array(name, array, expected="uint8 (H, W), (H, W, 1) or (H, W, 3)")
+    drawable = found.ndim == 2 or (found.ndim == 3 and found.shape[-1] in (1, 3))
+    if found.dtype != np.uint8 or not drawable or found.size == 0:
+        raise UserError(
+            f"{name} has a picture of dtype {found.dtype} and shape {found.shape}; expected uint8 "
             "(H, W), (H, W, 1) or (H, W, 3); convert floats in [-1, 1] with to_uint8"
         )
+    return found
+
+
+def _as_pillow(array: npt.NDArray[np.uint8]) -> Image.Image:
+    array = _checked(array, "array")
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     return Image.fromarray(np.ascontiguousarray(array))

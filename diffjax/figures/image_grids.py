@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.figures.lettering import Lettering
 
@@ -34,7 +35,7 @@ def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     >>> to_uint8([-1.5, -1.0, 0.0, 1.0]).tolist()
     [0, 0, 128, 255]
     """
-    values = np.asarray(images)
+    values = arguments.array("images", images, expected="floats in [-1, 1]")
     # Not np.floating, which excludes jnp.bfloat16.
     if values.dtype.kind in "biu":
         raise UserError(
@@ -44,10 +45,27 @@ def to_uint8(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     missing = int(np.isnan(values).sum())
     if missing:
         raise UserError(
-            f"got {missing} NaN among {values.size} pixel values; expected numbers in [-1, 1]; "
+            f"got images with {missing} NaN among {values.size} values; expected [-1, 1]; "
             "check whether the model or sampler diverged"
         )
     return np.floor(np.clip(values, -1.0, 1.0) * 127.5 + 128.0).astype(np.uint8)
+
+
+def check_images(images: npt.ArrayLike, *, name: str = "images") -> npt.NDArray[np.uint8]:
+    """The images as an array.
+
+    Raises:
+      UserError: anything but uint8 (N, H, W, 1 or 3), N >= 1.
+    """
+    found = arguments.array(name, images, expected="uint8 (N, H, W, 1 or 3)")
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] not in (1, 3):
+        raise UserError(
+            f"got {name} of dtype {found.dtype} and shape {found.shape}; expected uint8 "
+            "(N, H, W, 1 or 3); convert floats in [-1, 1] with to_uint8"
+        )
+    if found.size == 0:
+        raise UserError(f"got {name} of shape {found.shape}; expected one or more; draw some")
+    return found
 
 
 def image_grid(
@@ -80,29 +98,21 @@ def image_grid(
       UserError: another dtype or shape, a size out of its range, or a number of labels that is
         not the number of rows or columns.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise UserError(
-            f"got images of dtype {images.dtype} and shape {images.shape}; expected uint8 "
-            "(N, H, W, 1 or 3); convert floats in [-1, 1] with to_uint8"
-        )
-    if images.size == 0:
-        raise UserError(f"got images of shape {images.shape}; expected one or more; draw some")
+    images = check_images(images)
     count, height, width, channels = images.shape
     if columns is None:
         columns = math.ceil(math.sqrt(count))
-    if columns < 1 or padding < 0 or scale < 1:
-        raise UserError(
-            f"got a grid of columns={columns}, padding={padding}, scale={scale}; expected "
-            "columns >= 1, padding >= 0 and scale >= 1; correct the value that is out of range"
-        )
-    columns = min(columns, count)
+    columns = min(arguments.whole("columns", columns, least=1), count)
+    padding = arguments.whole("padding", padding)
+    scale = arguments.whole("scale", scale, least=1)
     rows = math.ceil(count / columns)
     for what, labels, number in (("row", row_labels, rows), ("column", column_labels, columns)):
+        if labels is not None:
+            labels = arguments.texts(f"{what}_labels", labels)
         if labels is not None and len(labels) != number:
             raise UserError(
                 f"got {len(labels)} {what} labels for a grid of {number} {what}s; expected one per "
-                f"{what}; correct the labels or columns={columns}"
+                f"{what}; correct {what}_labels or columns={columns}"
             )
 
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)

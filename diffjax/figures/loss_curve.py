@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.files import atomic_write
 
 if TYPE_CHECKING:
@@ -43,9 +45,11 @@ def plot_loss(
       title: text above the axes.
 
     Raises:
-      UserError: a path that cannot be written.
-      KeyError: a row without "step".
+      UserError: a path that cannot be written, or a row without "step" or with other than numbers.
     """
+    path, history = arguments.path("path", path), _rows(history)
+    if title is not None:
+        arguments.text("title", title)
     # Not pyplot, which keeps figures alive and selects a backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -115,6 +119,22 @@ def plot_loss(
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right")
     atomic_write(path, lambda file: canvas.print_png(file))
+
+
+def _rows(history: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]]:
+    """The rows, whose steps and losses are numbers, NaN and infinity among them."""
+    if isinstance(history, str | bytes | Mapping) or not hasattr(history, "__len__"):
+        raise UserError(f"history is {arguments.shown(history)}: expected a list of rows")
+    for i, row in enumerate(history):
+        values: Any = isinstance(row, Mapping) and [
+            row.get("step"), *(x for k in ("loss", "eval_loss") if (x := row.get(k)) is not None)
+        ]  # fmt: skip
+        if not values or any(np.ndim(x) or np.asarray(x).dtype.kind not in "iuf" for x in values):
+            raise UserError(
+                f'history: row {i} is {arguments.shown(row)}: expected numbers, such as {{"step": '
+                '100, "loss": 0.12}'
+            )
+    return history
 
 
 def _logarithmic(axes: Axes, drawn: FloatArray) -> None:

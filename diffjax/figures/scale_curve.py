@@ -6,7 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.files import atomic_write
+
+_KEYS = {"scale", "frechet_distance", "num_samples", "floor_equal_count", "features"}
 
 
 def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any]]) -> None:
@@ -17,8 +21,18 @@ def plot_scales(path: str | os.PathLike[str], reports: Sequence[Mapping[str, Any
       reports: results of `evaluation.report.evaluate`, each with its "scale".
 
     Raises:
-      UserError: a path that cannot be written.
+      UserError: a path that cannot be written, or what is no list of reports.
     """
+    path = arguments.path("path", path)
+    if (
+        not isinstance(reports, Sequence)
+        or not reports
+        or not all(isinstance(report, Mapping) and report.keys() >= _KEYS for report in reports)
+    ):
+        raise UserError(
+            f"reports is {arguments.shown(reports)}: expected one or more results of "
+            'evaluation.report.evaluate, each with its "scale"'
+        )
     # Not pyplot, which keeps figures alive and selects a backend.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.figures.image_grids import image_grid, to_uint8
 
@@ -65,12 +66,18 @@ def denoising_frames(
 
 
 def _evenly_spread(trajectory: npt.ArrayLike, pictures: int) -> npt.NDArray[np.generic]:
-    states = np.asarray(trajectory)
+    states = arguments.array("trajectory", trajectory, expected="floats (K+1, B, H, W, C)")
     if states.ndim != 5 or states.size == 0:
         raise UserError(
             f"got a trajectory of shape {states.shape}; expected (K+1, B, H, W, C), none of them "
             "0; ask the sampler to keep its trajectory"
         )
+    if states.shape[-1] not in (1, 3):
+        raise UserError(
+            f"got a trajectory of shape {states.shape}; expected images of 1 or 3 channels; "
+            "array_strip and array_frames draw others"
+        )
+    pictures = arguments.whole("pictures", pictures)
     if pictures < 2:
         raise UserError(f"got pictures={pictures}; expected 2 or more, to show both ends; raise it")
     last = len(states) - 1

@@ -109,6 +109,11 @@ class Generator:
         return other
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the samples, or the shape of other data."""
+        return self._space.image_shape
+
+    @property
     def weak_params(self) -> Any:
         """The weaker model's parameters, or None."""
         return self.weak and self.weak.params

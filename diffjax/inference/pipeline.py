@@ -16,17 +16,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import likelihood, rng
+from diffjax import arguments, likelihood, rng
 from diffjax.data.info import DataInfo
 from diffjax.denoisers import Denoiser
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.grids import Grid
-from diffjax.images import to_model_range
 from diffjax.inference.edit import Editing, EditInputs
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
-from diffjax.inference.sample_conditions import Choice
+from diffjax.inference.inputs import (
+    choice_of,
+    condition_of,
+    data_of,
+    each_of,
+    floats_of,
+    images_of,
+    mask_of,
+    seed_of,
+    settings_of,
+    times_of,
+)
 from diffjax.inference.upscaling import Upscaling
 from diffjax.latent.space import DiffusionSpace
 from diffjax.likelihood.ode import start_time
@@ -37,7 +47,6 @@ from diffjax.types import Array
 
 # Settings of `config.sample` -> their generator.
 MakeGenerator = Callable[[dict[str, Any]], Generator]
-MAX_SEED = 2**32
 
 
 class Pipeline:
@@ -75,7 +84,7 @@ class Pipeline:
         self.space, self.diffusion = space, diffusion
         self._make_generator, self._make_task = make_generator, make_task
         self._has_fixed_ends = has_fixed_ends
-        self._generators: dict[tuple[tuple[str, Any], ...], Generator] = {}
+        self._generators: dict[tuple[Any, ...], Generator] = {}
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def sample(
@@ -106,13 +115,11 @@ class Pipeline:
         Raises:
           UserError: a condition that the model does not take, or an invalid setting.
         """
-        _check_conditions(prompts, labels, map_images)
-        conditions = (prompts, labels, () if map_images is None else map_images)
-        number = max(1, *map(len, conditions)) if count is None else count
-        if type(number) is not int or number < 1:
-            raise UserError(f"count is {count!r}: expected a whole number of at least 1")
-        choice = Choice(tuple(labels), tuple(prompts), map_images=map_images)
-        generator = self.generator(**how).of(choice, seed=_seed(seed))
+        choice = choice_of(prompts, labels, map_images)
+        maps = () if choice.map_images is None else choice.map_images
+        longest = max(1, len(choice.prompts), len(choice.labels), len(maps))
+        number = longest if count is None else arguments.whole("count", count, least=1)
+        generator = self.generator(**how).of(choice, seed=seed_of(seed))
         return generator(self.params, start=0, count=number).images
 
     def edit(
@@ -142,40 +149,26 @@ class Pipeline:
         Raises:
           UserError: images or conditions that the model or the task does not support.
         """
-        made = self._make_task(task)
-        images = np.asarray(images) if made.enlarges else self._images(images)
-        generator = self.generator(**how).of(seed=_seed(seed))
-        if type(count) is not int or count < 1:
-            raise UserError(f"count is {count!r}: expected a whole number of at least 1")
-        kept = None
-        if mask is not None and made.enlarges:
-            raise UserError(f"{task} takes no mask: leave it out")
-        if mask is not None:
-            kept = np.asarray(mask) > 0
-            if kept.size != math.prod(images.shape[1:3]):
-                raise UserError(
-                    f"mask is {np.shape(mask)}: expected the images' height and width, "
-                    f"{images.shape[1:3]}"
-                )
-            kept = kept.reshape(*images.shape[1:3], 1).astype(np.float32)
-        _check_conditions(prompts, labels, None)
-        numbers = self._for_each(labels, images, "labels", generator.conditions.has_labels)
-        texts = self._for_each(prompts, images, "prompts", generator.conditions.has_texts)
+        task, count = arguments.text("task", task), arguments.whole("count", count, least=1)
+        made, seed = self._make_task(task), seed_of(seed)
+        choice = choice_of(prompts, labels, None)
         if made.enlarges:
-            key = ("upscale", *sorted(how.items()))
+            if mask is not None:
+                raise UserError(f"{task} takes no mask: leave it out")
+            key = ("upscale", *settings_of(how)[1])
             if key not in self._compiled:
-                channels = self.space.image_shape[-1]
-                self._compiled[key] = Upscaling(generator, channels=channels, what=task)
-            upscaled = self._compiled[key](
-                self.params, images, count=count, labels=numbers, captions=texts, seed=seed
+                self._compiled[key] = Upscaling(self.generator(**how), what=task)
+            upscaled: np.ndarray = self._compiled[key](
+                self.params, images, choice, count=count, seed=seed
             )
-            return np.asarray(upscaled)
-        classes = None if numbers is None else np.asarray(numbers, np.int32)
-        inputs = EditInputs(images, kept, classes, texts)
+            return upscaled
+        images = images_of("images", images, self.space)
+        kept = None if mask is None else mask_of(mask, images.shape[1:3])
+        generator = self.generator(**how).of(seed=seed)
+        inputs = EditInputs(images, kept, *each_of(choice, generator.conditions, count=len(images)))
         editing = Editing(
-            made, generator, self.diffusion, self.space, inputs,
-            count=count, what=task,
-        )  # fmt: skip
+            made, generator, self.diffusion, self.space, inputs, count=count, what=task
+        )
         return editing.run(self.params)
 
     def upscale(
@@ -231,6 +224,8 @@ class Pipeline:
         Raises:
           UserError: data or conditions that the model does not support.
         """
+        data = data_of("x", x, self.space)
+        iterations = arguments.whole("iterations", iterations)
         generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
 
@@ -240,8 +235,9 @@ class Pipeline:
                 denoise, x_0, grid=grid, cond=cond, iterations=iterations
             ).x_0
 
-        x_0 = self.space.of_images(self._data(x))
-        cond = self._condition(generator, len(x), prompts, labels, map_images)
+        x_0 = self.space.of_images(data)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(data))
         compute = self._jitted(("encode", iterations), how, run)
         return np.asarray(compute(self.params, generator.weak_params, x_0, cond))
 
@@ -266,8 +262,9 @@ class Pipeline:
             denoise = generator.denoiser(params, weak_params)
             return samplers.ddim(denoise, x_T, grid=grid, cond=cond).x_0
 
-        x_T = self._diffused(noise)
-        cond = self._condition(generator, len(x_T), prompts, labels, map_images)
+        x_T = floats_of("noise", noise, self.space)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(x_T))
         compute = self._jitted(("decode",), how, run)
         x_0 = compute(self.params, generator.weak_params, x_T, cond)
         return generator.finished(processes.on_host(self.space.to_images(x_0)))
@@ -298,9 +295,10 @@ class Pipeline:
         def run(params: Any, weak_params: Any, x_t: Array, t: Array, cond: Any) -> Estimates:
             return generator.denoiser(params, weak_params)(x_t, t, cond)
 
-        x_t = self._diffused(x_t)
-        cond = self._condition(generator, len(x_t), prompts, labels, map_images)
-        times = jnp.asarray(t, jnp.int32 if self.diffusion.schedule.discrete else jnp.float32)
+        x_t = floats_of("x_t", x_t, self.space)
+        times = times_of(t, len(x_t), self.diffusion.schedule)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(x_t))
         compute = self._jitted(("denoise",), how, run)
         estimates: Estimates = compute(self.params, generator.weak_params, x_t, times, cond)
         return estimates
@@ -347,6 +345,8 @@ class Pipeline:
             )
         if divergence not in ("hutchinson", "exact"):
             raise UserError(f"divergence is {divergence!r}: expected 'hutchinson' or 'exact'")
+        rtol = arguments.number("rtol", rtol, above=0)
+        atol = arguments.number("atol", atol, above=0)
         how = {"guidance": "none", "threshold": "none"}
         generator = self.generator(**how)
         schedule, size = self.diffusion.schedule, math.prod(self.space.shape)
@@ -369,18 +369,19 @@ class Pipeline:
             )  # fmt: skip
             return result.log_prob + size * jnp.log(signal)
 
-        data = self._data(x)
-        cond = self._condition(generator, len(x), prompts, labels, map_images)
-        keys = jax.random.split(rng.stream(_seed(seed), "likelihood"), len(x))
+        data = data_of("x", x, self.space)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(data))
+        keys = jax.random.split(rng.stream(seed_of(seed), "likelihood"), len(data))
         name = ("log_likelihood", rtol, atol, divergence)
         compute = self._jitted(name, how, of_images if self.space.images else of_arrays)
         return np.asarray(compute(self.params, data, keys, cond), np.float64)
 
     def generator(self, **how: Any) -> Generator:
         """The run's generator, with overridden settings; see `sample`."""
-        key = tuple(sorted(how.items()))
+        settings, key = settings_of(how)
         if key not in self._generators:
-            self._generators[key] = self._make_generator(how)
+            self._generators[key] = self._make_generator(settings)
         return self._generators[key]
 
     def denoiser(self, **how: Any) -> Denoiser:
@@ -397,85 +398,7 @@ class Pipeline:
         self, name: tuple[Any, ...], how: dict[str, Any], function: Callable[..., Any]
     ) -> Callable[..., Any]:
         """The compiled function of a method, cached by its name, options and settings."""
-        key = (*name, *sorted(how.items()))
+        key = (*name, *settings_of(how)[1])
         if key not in self._compiled:
             self._compiled[key] = jax.jit(function)
         return self._compiled[key]
-
-    def _condition(
-        self,
-        generator: Generator,
-        count: int,
-        prompts: Sequence[str],
-        labels: Sequence[int],
-        map_images: np.ndarray | None,
-    ) -> Any:
-        """The condition of `count` examples; without labels, that of no class."""
-        _check_conditions(prompts, labels, map_images)
-        conditions = (("prompts", prompts), ("labels", labels), ("map_images", map_images))
-        for name, values in conditions:
-            if values is not None and len(values) not in (0, 1, count):
-                raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
-        classes = tuple(labels) or ((-1,) if generator.conditions.has_labels else ())
-        choice = Choice(classes, tuple(prompts), map_images=map_images)
-        return generator.conditions.of(choice).batch(0, count)
-
-    def _for_each(
-        self, values: Sequence[Any], images: np.ndarray, name: str, has: bool
-    ) -> list[Any] | None:
-        """One value per image; None for a model without such a condition."""
-        if not has:
-            if len(values):
-                raise UserError(f"{name} were passed, but the model takes none")
-            return None
-        if name == "labels" and not len(values):
-            values = [-1]
-        if len(values) not in (1, len(images)):
-            raise UserError(
-                f"{len(values)} {name} for {len(images)} images: expected 1 or {len(images)}"
-            )
-        return list(values) * (len(images) if len(values) == 1 else 1)
-
-    def _images(self, images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        shape = self.space.image_shape
-        if not self.space.images:
-            raise UserError(f"this model's data are arrays of {shape}: edits are of images")
-        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-            raise UserError(
-                f"images is {images.dtype} {images.shape}: expected uint8 "
-                f"(n, {', '.join(map(str, shape))})"
-            )
-        return images
-
-    def _data(self, x: np.ndarray) -> Array:
-        """Images in [-1, 1], or other data unchanged."""
-        if self.space.images:
-            return to_model_range(jnp.asarray(self._images(x)))
-        return self._diffused(x)
-
-    def _diffused(self, x: Any) -> Array:
-        """A float32 batch of the model's space."""
-        x = jnp.asarray(x, jnp.float32)
-        if x.shape[1:] != self.space.shape or not len(x):
-            raise UserError(f"the data is {x.shape}: expected (n, *{self.space.shape})")
-        return x
-
-
-def _check_conditions(prompts: Any, labels: Any, map_images: Any) -> None:
-    """Raises UserError for conditions of an invalid type."""
-    if isinstance(prompts, str):
-        raise UserError(f"prompts is the text {prompts!r}: put it in a list")
-    if not hasattr(prompts, "__len__") or not all(isinstance(text, str) for text in prompts):
-        raise UserError(f"prompts is {prompts!r}: expected a list of texts")
-    whole = (int, np.integer)
-    if not hasattr(labels, "__len__") or not all(isinstance(label, whole) for label in labels):
-        raise UserError(f"labels is {labels!r}: expected a list of whole numbers")
-    if map_images is not None and not isinstance(map_images, np.ndarray):
-        raise UserError(f"map_images is a {type(map_images).__name__}: expected a NumPy array")
-
-
-def _seed(seed: int) -> int:
-    if type(seed) is not int or not 0 <= seed < MAX_SEED:
-        raise UserError(f"seed is {seed!r}: expected a whole number in [0, 2**32)")
-    return seed

@@ -122,7 +122,8 @@ class SampleConditions:
                 raise UserError(f"prompts = {prompts}, but the model takes no text")
             other._prompts = prompts
         if labels:
-            other._labels, other._names_labels = _labels(labels, self._num_classes), True
+            other._labels = _labels(labels, self._num_classes, name="labels")
+            other._names_labels = True
         if map_images is not None:
             if not other._space.map_channels:
                 raise UserError("map_images were passed, but the model takes no map")
@@ -240,18 +241,19 @@ class SampleConditions:
         return nothing._replace(text=text)
 
 
-def _labels(labels: tuple[int, ...], num_classes: int) -> np.ndarray | None:
+def _labels(
+    labels: tuple[int, ...], num_classes: int, *, name: str = "config.sample.labels"
+) -> np.ndarray | None:
     if not num_classes:
         if labels:
             raise UserError(
-                f"config.sample.labels = {labels} but the model is not class-conditional: leave "
-                "it empty"
+                f"{name} = {labels} but the model is not class-conditional: leave it empty"
             )
         return None
     bad = [label for label in labels if not -1 <= label < num_classes]
     if bad:
         raise UserError(
-            f"config.sample.labels has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for "
-            "no class; leave it empty for every class in turn"
+            f"{name} has {bad[0]}: expected classes 0..{num_classes - 1}, or -1 for no class; "
+            "leave it empty for every class in turn"
         )
     return np.asarray(labels or range(num_classes), np.int32)

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.models.attention import Mixer, SelfAttention
 from diffjax.models.blocks import (
     Conv3x3,
@@ -14,6 +16,13 @@ from diffjax.models.blocks import (
     Upsample,
     depth_to_space,
     space_to_depth,
+)
+from diffjax.models.checks import (
+    check_dtype,
+    check_functions,
+    check_images,
+    check_listed,
+    check_wholes,
 )
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
@@ -27,6 +36,14 @@ def level_sizes(height: int, width: int, levels: int) -> list[tuple[int, int]]:
         height, width = -(-height // 2), -(-width // 2)
         sizes.append((height, width))
     return sizes
+
+
+def _check_fields(module: nn.Module) -> None:
+    """Raises UserError for a field of another type or out of range."""
+    check_wholes(module, {"out_channels": 1, "channels": 1, "blocks": 0, "patch": 1})
+    check_listed(module, "multipliers", filled=True)
+    check_functions(module, "mix")
+    check_dtype(module)
 
 
 class Encoder(nn.Module):
@@ -61,6 +78,8 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, H, W, C) in [-1, 1] -> (B, ceil(H / f), ceil(W / f), out_channels) float32."""
+        _check_fields(self)
+        check_images(self, x)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = space_to_depth(x, self.patch).astype(self.dtype)
         h = Conv3x3(self.channels, name="stem", **common)(h)
@@ -106,6 +125,12 @@ class Decoder(nn.Module):
         Raises:
           ValueError: the latents' size does not match `size`.
         """
+        _check_fields(self)
+        check_images(self, z, name="z")
+        if size is not None and (
+            len(size_ := arguments.wholes("size", size)) != 2 or min(size_) < 1
+        ):
+            raise UserError(f"size is {size!r}: expected (H, W)")
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         levels = len(self.multipliers)
         f = self.patch * 2 ** (levels - 1)

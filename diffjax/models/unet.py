@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffjax import arguments
 from diffjax.models.attention import Mixer, SelfAttention, no_attention
 from diffjax.models.blocks import (
     Conv3x3,
@@ -18,6 +19,14 @@ from diffjax.models.blocks import (
     depth_to_space,
     nearest,
     space_to_depth,
+)
+from diffjax.models.checks import (
+    check_batch,
+    check_dtype,
+    check_functions,
+    check_listed,
+    check_share,
+    check_wholes,
 )
 from diffjax.models.condition import Condition, SpatialMap, Text
 from diffjax.models.embeddings import (
@@ -138,10 +147,13 @@ class UNet(nn.Module):
           (B, H, W, out_channels) float32; (B, H, W, out_channels num_pixel_levels) logits.
 
         Raises:
+          UserError: a field, images, times or labels of another type, shape or range.
           ValueError: a condition that the network does not support, an attention resolution that
             no level has, a perturbed block without attention, or an unknown `resample`, or "adm" of
             another block.
         """
+        self._check_fields()
+        check_batch(self, x, t, cond)
         if self.resample not in RESAMPLINGS:
             raise ValueError(f"resample must be one of {RESAMPLINGS}, not {self.resample!r}")
         if self.resample == "adm" and self.block is not ResNetBlock:
@@ -227,6 +239,27 @@ class UNet(nn.Module):
             h = LevelHead(out_channels, self.num_pixel_levels, name="levels")(h)
         return h
 
+    def _check_fields(self) -> None:
+        """Raises UserError for a field of another type or out of range."""
+        check_wholes(
+            self,
+            {
+                "base_channels": 1, "num_res_blocks": 0, "head_channels": 1, "num_classes": 0,
+                "transformer_depth": 1, "text_width": 0, "map_channels": 0, "patch": 1,
+                "augmentation_width": 0, "num_pixel_levels": 0, "level_features": 1,
+            },
+        )  # fmt: skip
+        check_listed(self, "channel_multipliers", filled=True)
+        check_listed(self, "attention_resolutions", "fourier")
+        check_functions(self, "block", "time_features", "attention_fn")
+        check_share(self, "dropout")
+        check_dtype(self)
+        arguments.texts("UNet.perturbed", self.perturbed)
+        if self.out_channels is not None:
+            check_wholes(self, {"out_channels": 1})
+        if self.remat is not None:
+            check_functions(self, "remat")
+
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
         """The condition with null values for conditions that were not passed."""
         condition = cond if isinstance(cond, Condition) else Condition(label=cond)
@@ -290,6 +323,11 @@ class UNet(nn.Module):
         if text is None:
             return None, None
         tokens, mask, pooled = text
+        if self.text_encoder is None and tokens.shape[-1] != self.text_width:
+            raise ValueError(
+                f"text of {tokens.shape[-1]} features a token was given to a U-Net of text_width "
+                f"{self.text_width}: use the encoder that it was made for"
+            )
         if self.text_encoder is not None:
             tokens, pooled = self.text_encoder(tokens, mask)
         if pooled is None:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.errors import UserError
+from diffjax.files import expanded
 from diffjax.perceptual.feature_network import EmbeddingNetwork
 from diffjax.perceptual.images import resize, to_rgb
 from diffjax.perceptual.weight_files import checked, file_digest, read_weights
@@ -58,9 +59,10 @@ def inception(file: str) -> EmbeddingNetwork:
     """
     if not file:
         raise UserError(f"inception needs a file of weights, inception(file='PATH'); {ADVICE}")
-    digest = file_digest(file)
+    path = expanded(file)
+    digest = file_digest(path)
     name = "inception" if digest.startswith(PUBLISHED) else f"inception of {digest[:8]}"
-    return EmbeddingNetwork(name, read_params(file), apply, FEATURES, digest)
+    return EmbeddingNetwork(name, read_params(path), apply, FEATURES, digest)
 
 
 def read_params(path: str | os.PathLike[str]) -> Params:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
+from diffjax.files import expanded
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -85,7 +86,7 @@ def read_state_dict(
       UserError: no such file, a truncated one or another format, or a pickle with anything that a
         state_dict of plain arrays does not need, none of which is executed.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

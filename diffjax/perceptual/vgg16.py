@@ -7,7 +7,6 @@ fine-tuned for edges. The latter needs only pip, but its maps respond mainly to 
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,10 +75,10 @@ def torchvision_vgg16(file: str | os.PathLike[str]) -> FeatureNetwork:
         x = ((to_rgb(images, name) + 1) / 2 - mean) / std
         return _maps(params, x, pooling="VALID")
 
-    return FeatureNetwork(name, _read_torchvision(Path(file)), apply)
+    return FeatureNetwork(name, _read_torchvision(file), apply)
 
 
-def _read_torchvision(path: Path) -> list[list[dict[str, Array]]]:
+def _read_torchvision(path: str | os.PathLike[str]) -> list[list[dict[str, Array]]]:
     stored = read_weights(path, what="torchvision's VGG16", prefix="features.")
     params, number, inputs = [], 0, 3
     for block in BLOCKS:
@@ -133,7 +132,10 @@ def _read_hed() -> list[list[dict[str, Array]]]:
 
 
 def _get(
-    stored: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple[int, ...], path: Path
+    stored: Mapping[str, npt.NDArray[Any]],
+    name: str,
+    shape: tuple[int, ...],
+    path: str | os.PathLike[str],
 ) -> npt.NDArray[Any]:
     found = stored[name].shape if name in stored else "nothing"
     if found != shape:

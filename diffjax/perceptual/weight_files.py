@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diffjax.errors import UserError
+from diffjax.files import expanded
 from diffjax.perceptual.torch_files import read_state_dict
 
 
@@ -27,7 +27,7 @@ def read_weights(
     Raises:
       UserError: no such file, a truncated one, or one of another format.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.suffix != ".safetensors":
         return read_state_dict(path, prefix=prefix)
     from safetensors import SafetensorError, safe_open

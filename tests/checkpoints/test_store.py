@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, and what faults leave."""
 
+import os
 import resource
 
 import jax
@@ -86,3 +87,8 @@ def test_a_file_that_can_not_grow_keeps_the_checkpoint_before(tmp_path):
     assert again.steps() == [1]
     np.testing.assert_array_equal(again.restore(state(0)).state["a"], state(1)["a"])
     again.close()
+
+
+def test_a_path_that_no_checkpoint_can_be_written_to_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="the path is not UTF-8"):
+        Checkpoints(tmp_path / os.fsdecode(b"w\xf6rk"))

@@ -75,10 +75,24 @@ def test_an_unread_pipe_leaves_the_exit_code_alone():
 
 @pytest.mark.parametrize(("wanted", "extra"), [("cuda", "cuda13"), ("rocm,cpu", "rocm")])
 def test_a_platform_that_jax_has_not_is_told_in_one_line(monkeypatch, wanted, extra):
-    def fail():
-        raise AssertionError
+    def fail(platform=None):
+        if platform != "cpu":
+            raise AssertionError
 
     config = SimpleNamespace(values={"jax_platforms": wanted})
     monkeypatch.setattr(process_setup, "jax", SimpleNamespace(config=config, devices=fail))
     with pytest.raises(UserError, match=rf"JAX_PLATFORMS={wanted}: .*jax\[{extra}\]"):
         process_setup.check_platforms()
+
+
+def test_a_missing_platform_is_told_also_where_jax_falls_back_to_another(monkeypatch):
+    def devices(platform="cpu"):
+        if platform != "cpu":
+            raise RuntimeError(f"Unknown backend {platform}")
+
+    config = SimpleNamespace(values={"jax_platforms": "cuda,cpu"})
+    monkeypatch.setattr(process_setup, "jax", SimpleNamespace(config=config, devices=devices))
+    with pytest.raises(UserError, match=r"can't use it .Unknown backend cuda"):
+        process_setup.check_platforms()
+    config.values["jax_platforms"] = "cpu"
+    process_setup.check_platforms()

@@ -286,7 +286,7 @@ def test_missing_and_empty_folders(root, tmp_path):
     with pytest.raises(UserError, match="holds no images"):
         load(f"folder:{root}")
     (root / "x.gif").write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"it has images of other formats than .*: 1 \(x\.gif\)"):
+    with pytest.raises(UserError, match=r"convert .* other formats than .*: 1 \(x\.gif\)"):
         load(f"folder:{root}")
     with pytest.raises(UserError, match="is a file"):
         load(f"folder:{root / 'x.gif'}")

@@ -111,7 +111,7 @@ def test_every_file_that_is_left_out_is_counted_by_kind(root, caplog):
     for said in (
         "hidden: 4 (", "other formats than PNG, JPEG and WebP: 2 (b.tiff, c.bmp)",
         ".md files: 2 (README.md, notes.md)", "files without a suffix: 1 (LICENSE)",
-        "tables of other names than labels.csv and metadata.jsonl: 1 (boxes.parquet)",
+        "or of other names than labels.csv and metadata.jsonl: 1 (boxes.parquet)",
     ):  # fmt: skip
         assert said in caplog.text
     assert [r.levelname for r in caplog.records if "left out" in r.message] == ["WARNING"]

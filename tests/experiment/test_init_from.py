@@ -150,3 +150,13 @@ def test_a_refusal_names_the_way_to_start_from_the_weights(tiny_flags, tiny_run,
     code = main([*changed, f"--workdir={tmp_path / 'new'}", flag, "--config.train.steps=1"])
     assert code == 0
     assert "of another shape" in capsys.readouterr().out
+
+
+def test_raw_parameters_of_an_exported_model_are_refused_in_words(
+    tiny_flags, tiny_run, tmp_path, capsys
+):
+    out = tmp_path / "exported"
+    assert main([*tiny_flags, f"--workdir={tiny_run}", "--mode=export", f"--out={out}"]) == 0
+    flags = [f"--workdir={tmp_path / 'new'}", f"--config.train.init_from={out}"]
+    assert main([*tiny_flags, *flags, "--config.train.init_parameters=raw"]) == 2
+    assert "has no raw parameters, as an exported model" in capsys.readouterr().err

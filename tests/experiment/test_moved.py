@@ -1,16 +1,24 @@
 """A run outlives the places of its data, of its first stage and of itself."""
 
+import contextlib
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import diffjax
 from diffjax import main
 from diffjax.checkpoints import origin
-from diffjax.experiment.paths import without_places
+from diffjax.errors import UserError
+from diffjax.experiment.paths import check_apart, names_a_path, without_places
+from diffjax.perceptual.inception import inception
+from diffjax.perceptual.vgg16 import vgg16
 
 
 def write_origin(workdir, *, then, working_folder):
@@ -131,3 +139,89 @@ def test_home_and_variables_are_expanded_in_flags_and_functions(
     out = "--out=$RUNS/exported"
     assert main.main([*tiny_flags, "--workdir=$RUNS/run", "--mode=export", out]) == 0
     assert diffjax.load("~/exported").step == 6
+
+
+@pytest.fixture
+def read_only(tiny_run, tmp_path, monkeypatch):
+    """A run in a folder that nothing can be written to, whoever runs the tests."""
+    folder = tmp_path / "theirs"
+    shutil.copytree(tiny_run, folder)
+    write, open_temporary = os.open, tempfile.TemporaryFile
+
+    def refused(path) -> bool:
+        return folder in (Path(path), *Path(path).parents)
+
+    def guarded(path, flags, *args, **kw):
+        if isinstance(path, str | os.PathLike) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            assert not refused(path), path
+        return write(path, flags, *args, **kw)
+
+    def no_file(*args, dir=None, **kw):
+        if dir is not None and refused(dir):
+            raise PermissionError(13, "Permission denied", str(dir))
+        return open_temporary(*args, dir=dir, **kw)
+
+    monkeypatch.setattr(os, "open", guarded)
+    monkeypatch.setattr(tempfile, "TemporaryFile", no_file)
+    return folder
+
+
+def contents(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_run_that_can_only_be_read_is_sampled_into_another_folder(
+    tiny_flags, read_only, tmp_path, capsys
+):
+    before = contents(read_only)
+    sample = [*tiny_flags, f"--workdir={read_only}", "--mode=sample", "--config.sample.count=2"]
+    assert main.main(sample) == 2
+    said = capsys.readouterr().err
+    assert "can't be written to: Permission denied" in said and "--out" in said
+    assert main.main([*sample, f"--out={tmp_path / 'mine'}"]) == 0
+    assert {p.suffix for p in (tmp_path / "mine" / "generated").iterdir()} == {".png", ".npz"}
+    assert diffjax.load(read_only).step == 6
+    assert contents(read_only) == before
+
+
+def test_out_is_for_modes_with_results(tiny_flags, tiny_run, tmp_path, capsys):
+    train = [*tiny_flags, f"--workdir={tiny_run}", f"--out={tmp_path / 'out'}", "--mode=train"]
+    assert main.main(train) == 2
+    assert "--out is only for --mode=sample, edit, evaluate, export" in capsys.readouterr().err
+
+
+def test_an_exported_model_has_a_record_if_its_text_encoder_is_a_folder():
+    assert names_a_path("clip(folder='runs/clip')", key="condition.text")
+    assert not names_a_path("minilm", key="condition.text")
+
+
+@pytest.mark.parametrize("read", [vgg16, inception])
+def test_home_and_variables_are_expanded_in_files_of_weights(tmp_path, monkeypatch, read):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    (tmp_path / "w.pt").write_bytes(b"no weights")
+    for place in ("~/w.pt", "$WEIGHTS/w.pt"):
+        with pytest.raises(UserError) as caught:
+            read(place)
+        assert str(tmp_path / "w.pt") in str(caught.value)
+        assert "No such file" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "workdir", "apart"),
+    [
+        ("folder:{}/set", "", "{}/set", False), ("folder:{}/set", "", "{}/set/../set", False),
+        ("tfds:a", "{}/set", "{}/link", False), ("folder:{}/set", "", "{}/set/run", True),
+        ("folder:{}/set", "", "{}", True), ("digits", "", "{}/set", True),
+    ],
+)  # fmt: skip
+def test_the_folder_of_the_images_is_no_workdir(tmp_path, name, folder, workdir, apart):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to("set")
+    place = str(tmp_path)
+    data = {"name": name.format(place), "dir": folder.format(place)}
+    config = ConfigDict({"data": data})
+    with (
+        contextlib.nullcontext() if apart else pytest.raises(UserError, match="folder of the data")
+    ):
+        check_apart(config, Path(workdir.format(place)))

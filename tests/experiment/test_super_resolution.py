@@ -14,6 +14,7 @@ from diffjax.experiment.diffusion import resolve
 from diffjax.images import to_model_range
 from diffjax.main import main
 from diffjax.models.network import Pair
+from tests.messages import refuses
 
 MAP = "super_resolution(factor=4, resize='bicubic', noise=True, blur=0.5)"
 MODEL = {"multipliers": (1,), "class_conditional": False, "attention_resolutions": ()}
@@ -28,6 +29,11 @@ def run(tmp_path_factory, own_caches, compile_quickly, tiny_flags):
     )  # fmt: skip
     assert main(list(flags)) == 0
     return folder, flags
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return diffjax.load(run[0])
 
 
 @pytest.fixture
@@ -162,18 +168,35 @@ def test_what_does_not_fit_is_one_line(config, run, tmp_path, capsys):
     refused(r"expected a size in \[1, 8\]", **{"data.augment": ("window(size=9)",)})
     attends = {"data.augment": ("window(size=4)",), "model.attention_resolutions": (8,)}
     refused("images 4 high", **attends)
-    folder, flags = run
+    _, flags = run
     edit = [*flags, "--mode=edit", "--config.edit.task=upscale"]
     coloured = low_file(tmp_path, (4, 4), mode="RGB", name="colour.png")
     assert main([*edit, f"--config.edit.images={coloured}"]) == 2
     assert "is RGB and the model's images are grey" in capsys.readouterr().err
-    model = diffjax.load(folder)
-    with pytest.raises(UserError, match="have 3 channels"):
-        model.upscale(np.zeros((1, 4, 4, 3), np.uint8))
-    with pytest.raises(UserError, match="expected uint8"):
-        model.upscale(np.zeros((1, 4, 4, 1)))
-    with pytest.raises(UserError, match="takes no mask"):
-        model.edit(np.zeros((1, 4, 4, 1), np.uint8), "upscale", mask=np.ones((4, 4)))
+
+
+LOW = np.zeros((2, 3, 5, 1), np.uint8)
+WRONG = [
+    *[
+        (dict(images=images), "images")
+        for images in (None, 3, "a", [[1.0]], LOW[0], LOW[:0], LOW / 255, LOW.repeat(3, -1),
+                       [LOW, LOW[:1]])
+    ],
+    *[(dict(labels=labels), "labels") for labels in (None, 3, [1.5], [2], [1, 2, 3])],
+    *[(dict(prompts=prompts), "prompts") for prompts in (None, "text", ["a red apple"])],
+    *[(dict(seed=seed), "seed") for seed in (None, 1.5, -1, True)],
+    *[(dict(augmentation_level=level), "augmentation_level") for level in ("a", -0.1, [0.1], None)],
+    (dict(steps="5"), "steps"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "word"), WRONG)
+def test_a_wrong_argument_is_named(model, changes, word):
+    refuses(lambda: model.upscale(**{"images": LOW, **changes}), word)
+
+
+def test_upscaling_takes_no_mask(model):
+    refuses(lambda: model.edit(LOW, "upscale", mask=np.ones((3, 5))), "takes no mask")
 
 
 def test_a_model_without_the_map_can_not_upscale(tiny_run, tiny_flags, tmp_path, capsys):
