@@ -8,6 +8,7 @@ import os
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffjax import arguments
 from diffjax.conditioning.attention import SelfAttention, layer_norm, mean_over_mask
 from diffjax.conditioning.hugging_face import (
     Pool,
@@ -99,7 +100,8 @@ def bert(
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
-    folder = expanded(folder)
+    folder = expanded(folder, name="folder")
+    length = arguments.whole("length", length, least=1)
     config = read_config(folder, ["bert"])
     config.one_of("hidden_act", ["gelu"], "gelu")
     config.one_of("position_embedding_type", ["absolute"], "absolute")

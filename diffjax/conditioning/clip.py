@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from diffjax import arguments
 from diffjax.conditioning.attention import SelfAttention, layer_norm
 from diffjax.conditioning.hugging_face import (
     Config,
@@ -137,7 +138,8 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         beyond the model's positions.
     """
-    folder = expanded(folder)
+    folder = expanded(folder, name="folder")
+    length = arguments.whole("length", length, least=1)
     config = read_config(folder, ["clip_text_model", "clip"])
     if config.values["model_type"] == "clip":
         text = config.values.get("text_config")

@@ -10,6 +10,7 @@ import flax.linen as nn
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.conditioning.attention import SelfAttention
 from diffjax.conditioning.bert import mean_pool
 from diffjax.conditioning.hugging_face import (
@@ -134,7 +135,8 @@ def t5(*, folder: str | os.PathLike[str], length: int = 64) -> TextEncoder:
       UserError: a folder that is missing, incomplete, corrupt or of another model, or a length
         below 2.
     """
-    folder = expanded(folder)
+    folder = expanded(folder, name="folder")
+    length = arguments.whole("length", length, least=1)
     config = read_config(folder, ["t5"])
     gated = config.one_of("feed_forward_proj", ["relu", "gated-gelu"], "relu") == "gated-gelu"
     buckets = config.get("relative_attention_num_buckets", 32)

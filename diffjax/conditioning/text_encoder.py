@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
 from diffjax.types import Array
@@ -110,16 +111,12 @@ def encode_captions(
       UserError: no captions, a single text for `captions`, a batch size below 1, features beyond
         float16's range, or a folder that cannot be written to.
     """
-    if isinstance(captions, str) or not all(isinstance(c, str) for c in captions):
-        raise UserError(
-            f"got captions={captions!r:.60}; expected a list of texts; put a single one in a list"
-        )
-    if not len(captions):
+    captions = arguments.texts("captions", captions)
+    batch_size = arguments.whole("batch_size", batch_size, least=1)
+    if not captions:
         raise UserError(
             "got no captions to encode; expected one or more; check the data set's captions"
         )
-    if batch_size < 1:
-        raise UserError(f"got batch_size={batch_size}; expected 1 or more; raise it")
 
     distinct = sorted(set(captions))
     path = Path(cache_dir) / f"captions-{_key(encoder, distinct)}.npz"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from diffjax import arguments
 from diffjax.conditioning.text_encoder import Tokens
 from diffjax.errors import UserError
 
@@ -51,8 +52,7 @@ class Vocabulary:
     )
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise UserError(f"got length={self.length}; expected 1 or more; raise it")
+        arguments.whole("length", self.length, least=1)
         if len(set(self.words)) != len(self.words):
             raise UserError(
                 "got a vocabulary with repeated words; expected each once; build it from captions "

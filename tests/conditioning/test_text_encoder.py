@@ -115,9 +115,9 @@ def test_only_empty_captions(letters, tmp_path):
     ("captions", "batch_size", "message"),
     (
         ([], 64, "no captions to encode"),
-        ("a cat", 64, "expected a list of texts"),
+        ("a cat", 64, "put it in a list"),
         (["a", 3], 64, "expected a list of texts"),
-        (["a"], 0, "batch_size=0"),
+        (["a"], 0, "batch_size is 0"),
     ),
 )
 def test_wrong_arguments(letters, tmp_path, captions, batch_size, message):

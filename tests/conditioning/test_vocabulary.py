@@ -95,7 +95,7 @@ def test_json_of_something_else(text):
         (lambda: Vocabulary.of([]), "found no word"),
         (lambda: Vocabulary.of(["?!", ""]), "found no word"),
         (lambda: Vocabulary.of("a cat"), "expected a list of texts"),
-        (lambda: Vocabulary.of(CAPTIONS, length=0), "length=0"),
+        (lambda: Vocabulary.of(CAPTIONS, length=0), "length is 0"),
         (lambda: Vocabulary(("a", "a"), 3), "repeated words"),
     ),
 )

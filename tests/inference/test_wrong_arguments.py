@@ -73,7 +73,7 @@ BAD_HOW = (
     dict(steps=True), dict(sampler=None), dict(sampler=3), dict(sampler="nosuch"), dict(sampler=[]),
     dict(grid=np.linspace(0, 1, 5)), dict(guidance=3.0), dict(guidance="classifier_free(scale=)"),
     dict(batch_size=0), dict(batch_size="8"), dict(threshold=None), dict(negative_prompt=3),
-    dict(negative_prompt="a cat"), dict(temperature=1.0), dict(sampler=lambda *a: a),
+    dict(negative_prompt="a cat"), dict(temperature=1.0), dict(sampler=len),
 )  # fmt: skip
 
 SAMPLES = [
