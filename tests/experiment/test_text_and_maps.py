@@ -149,7 +149,7 @@ def test_maps_from_files_and_in_python(text_run, squares):
 
 def test_what_a_model_has_no_use_for_is_told_in_python_too(text_run):
     model = load(text_run[0])
-    with pytest.raises(UserError, match=r"config\.sample\.labels"):
+    with pytest.raises(UserError, match="labels = "):
         model.sample(labels=[3])
     with pytest.raises(UserError, match="map_images is"):
         model.sample(["a red square"], map_images=np.zeros((1, 4, 4, 3), np.uint8))
@@ -231,7 +231,7 @@ def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
         ({"condition.text": "bert"}, "expected one of none, minilm, clip, t5, transformer"),
         ({"condition.text": "transformer(width=9)"}, "heads must divide width"),
         ({"condition.text": "clip(folder='NOWHERE')"}, "NOWHERE"),
-        ({"condition.map": "depth"}, "expected one of none, low_resolution, silhouette, edges"),
+        ({"condition.map": "depth"}, "low_resolution, super_resolution, silhouette, edges"),
         ({"condition.map": "low_resolution(factor=1)"}, "factor must be"),
         ({"condition.text": "none", "sample.prompt": "a dog"}, "takes no text"),
         ({"condition.text": "none", "sample.negative_prompt": "a dog"}, "takes no text"),
