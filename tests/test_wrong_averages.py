@@ -27,6 +27,8 @@ CASES = [
     *[(augmentation.choices.flip, dict(key=KEY, image=X[0]), name) for name in ("key", "image")],
     *[(augmentation.choices.crop, dict(key=KEY, image=X[0], padding=1), name)
       for name in ("key", "image", "padding")],
+    *[(augmentation.choices.window, dict(key=KEY, image=X[0], size=1), name)
+      for name in ("key", "image", "size")],
     *[(augmentation.choices.colour, dict(key=KEY, image=X[0], contrast=0.1), name)
       for name in ("key", "image", "contrast")],
     *[(augmentation.non_leaking.sample, dict(key=KEY, indices=ROWS, probability=0.1), name)

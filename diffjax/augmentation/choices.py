@@ -1,7 +1,7 @@
 """Random changes of one training image, each a function (key, image) -> image.
 
-Images are (H, W, C) in [-1, 1], of any H and W unless said otherwise, and keep their shape. What is
-drawn follows from the key alone; `augment` gives each example a key of its own.
+Images are (H, W, C) in [-1, 1], of any H and W unless said otherwise, and keep their shape; that of
+a `window` is its own. What is drawn follows from the key alone; `augment` gives each example a key.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def augment(
     key: Callable[[str], PRNGKey],
     indices: Indices,
     x: Images,
-) -> Images:
+) -> Float[Array, "batch rows columns channels"]:
     """Images (B, H, W, C) with each augmentation applied in turn.
 
     Args:
@@ -45,7 +45,7 @@ def augment(
     for name, change in augmentations:
         keys = rng.per_example(key(name), indices, lambda k: k)
         changed = jax.vmap(change)(keys, x)
-        if changed.shape != x.shape:
+        if changed.shape != x.shape and name != stream_of("window"):
             raise ValueError(
                 f"the augmentation {name!r} made {changed.shape} of {x.shape}: expected the same "
                 "shape"
@@ -90,6 +90,33 @@ def crop(key: PRNGKey, image: Image, *, padding: int = 4, border: str = "reflect
       ValueError: a padding out of range, or an unknown border.
     """
     return _shifted(key, image, (padding, padding), border, what=f"crop(padding={padding!r})")
+
+
+@checked
+def window(key: PRNGKey, image: Image, *, size: int = 64) -> Float[Array, "rows columns channels"]:
+    """A random window of size x size pixels of the image, which is trained on in its place.
+
+    For networks that take images of any size, such as those of super-resolution: Imagen's
+    256x256 -> 1024x1024 model (Saharia et al. 2022) is trained on windows of 256x256. Held-out
+    losses and samples are of whole images.
+
+    Args:
+      key: what is drawn.
+      image: in [-1, 1].
+      size: at most the height and the width.
+
+    Raises:
+      ValueError: a size out of range.
+    """
+    height, width, channels = image.shape
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"window(size={size!r}) of images of {height}x{width}: expected a size in "
+            f"[1, {min(height, width)}]"
+        )
+    most = jnp.array([height - size + 1, width - size + 1])
+    down, right = jax.random.randint(key, (2,), 0, most)
+    return jax.lax.dynamic_slice(image, (down, right, 0), (size, size, channels))
 
 
 @checked
@@ -170,6 +197,7 @@ AUGMENTATIONS: dict[str, Callable[..., Array]] = {
     "flip": flip,
     "rotate90": rotate90,
     "crop": crop,
+    "window": window,
     "translate": translate,
     "colour": colour,
 }

@@ -67,6 +67,11 @@ class Conditions(NamedTuple):
         """Whether the model has any condition of samples."""
         return bool(self.num_classes or self.texts or self.make_map)
 
+    @property
+    def map_level(self) -> bool:
+        """Whether the network is given the noise level of the map."""
+        return maps.has_level(self.make_map)
+
     def example(self, map_shape: tuple[int, ...] | None = None) -> Condition | None:
         """One example's condition as ShapeDtypeStructs; map_shape: (H, W, C), None for none."""
         if not (self.any or self.augmentation_width):
@@ -75,7 +80,8 @@ class Conditions(NamedTuple):
         spatial = None
         if map_shape is not None:
             values = jax.ShapeDtypeStruct((1, *map_shape), jnp.float32)
-            spatial = SpatialMap(values, jax.ShapeDtypeStruct((1,), bool))
+            log_snr = jax.ShapeDtypeStruct((1,), jnp.float32) if self.map_level else None
+            spatial = SpatialMap(values, jax.ShapeDtypeStruct((1,), bool), log_snr)
         augmentation = None
         if self.augmentation_width:
             augmentation = jax.ShapeDtypeStruct((1, self.augmentation_width), jnp.float32)
@@ -86,16 +92,13 @@ class Conditions(NamedTuple):
         width = self.augmentation_width
         return np.zeros((count, width), np.float32) if width else None
 
-    def of_batch(self, batch: Mapping[str, Array], map_values: Array | None) -> Condition | None:
+    def of_batch(self, batch: Mapping[str, Array], spatial: SpatialMap | None) -> Condition | None:
         """The condition of a batch of unchanged images; None for an unconditional model."""
         if not (self.any or self.augmentation_width):
             return None
         text = None
         if self.texts:
             text = Text(batch["text_tokens"], batch["text_mask"], batch.get("text_pooled"))
-        spatial = None
-        if map_values is not None:
-            spatial = SpatialMap(map_values, jnp.ones(len(map_values), bool))
         label = batch["label"] if self.num_classes else None
         return Condition(label, text, spatial, self.no_augmentation(len(batch["image"])))
 

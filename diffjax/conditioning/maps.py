@@ -6,13 +6,77 @@ sampling from an image given by the user.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
+from diffjax.models.condition import SpatialMap
 from diffjax.types import Array
 
 MakeMap = Callable[[Array], Array]
+# Name of a random stream -> its key at this step.
+Keys = Callable[[str], Array]
+
+
+class AugmentedMap(Protocol):
+    """A `MakeMap` that is augmented in training; `super_resolution.SuperResolution` is one."""
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether `draw` changes the maps at random."""
+        ...
+
+    @property
+    def has_level(self) -> bool:
+        """Whether the network is given the map's noise level, as `SpatialMap.log_snr`."""
+        ...
+
+    def __call__(self, images: Array) -> Array:
+        """The maps without augmentation."""
+        ...
+
+    def draw(self, images: Array, *, key: Keys, indices: Array) -> SpatialMap:
+        """The augmented maps of training images; see `SuperResolution.draw`."""
+        ...
+
+    def at_level(self, values: Array, level: Array, *, key: Array, indices: Array) -> SpatialMap:
+        """Maps at noise levels (B,) in [0, 1]; see `SuperResolution.at_level`."""
+        ...
+
+
+def in_training(make: MakeMap, images: Array, *, key: Keys, indices: Array) -> SpatialMap:
+    """The maps of training images, augmented if `make` is an `AugmentedMap`."""
+    draw = getattr(make, "draw", None)
+    if draw is not None:
+        drawn: SpatialMap = draw(images, key=key, indices=indices)
+        return drawn
+    values = make(images)
+    return SpatialMap(values, jnp.ones(len(values), bool))
+
+
+def has_level(make: MakeMap | None) -> bool:
+    """Whether a network is given the noise level of these maps."""
+    return bool(getattr(make, "has_level", False))
+
+
+def at_level(
+    make: MakeMap | None, values: Array, level: float, *, key: Array, indices: Array
+) -> SpatialMap:
+    """Maps for sampling: at a noise level if they have one, else unchanged.
+
+    Args:
+      make: what makes the model's maps.
+      values: (B, H, W, C) maps.
+      level: in [0, 1]; 0 for none.
+      key: of the noise.
+      indices: (B,) numbers of the samples.
+    """
+    if not has_level(make):
+        return SpatialMap(values, jnp.ones(len(values), bool))
+    augmented: AugmentedMap = make  # type: ignore[assignment]
+    levels = jnp.full(len(values), level, jnp.float32)
+    return augmented.at_level(values, levels, key=key, indices=indices)
 
 
 def low_resolution(*, factor: int = 4) -> MakeMap:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from diffjax.augmentation import Augmentation, NonLeaking
 from diffjax.augmentation.choices import AUGMENTATIONS, stream_of
 from diffjax.augmentation.non_leaking import PARAMETERS
@@ -40,6 +43,18 @@ def augmentations(config: Any) -> tuple[tuple[str, Augmentation], ...]:
             )
         found[name] = function_from_spec(text, CHOICES, key=_KEY)
     return tuple((stream_of(name), function) for name, function in found.items())
+
+
+def trained_shape(config: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what a model of images of `shape` is trained on: a window's, or `shape`."""
+    for stream, change in augmentations(config):
+        if stream == stream_of("window"):
+            made = jax.eval_shape(
+                lambda x, change=change: change(jax.random.key(0), x),
+                jax.ShapeDtypeStruct(shape, jnp.float32),
+            )
+            shape = made.shape
+    return shape
 
 
 def _edm(probability: float = 0.12) -> NonLeaking:

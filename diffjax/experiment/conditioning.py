@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from diffjax.conditioning import maps
 from diffjax.conditioning.conditions import Conditions, Texts
+from diffjax.conditioning.super_resolution import super_resolution
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation
@@ -102,6 +103,7 @@ TEXTS: Mapping[str, Callable[..., MakeTexts | None]] = {
 MAPS: Mapping[str, Callable[..., maps.MakeMap | None]] = {
     "none": lambda: None,
     "low_resolution": maps.low_resolution,
+    "super_resolution": super_resolution,
     "silhouette": maps.silhouette,
     "edges": maps.edges,
 }
@@ -153,10 +155,12 @@ def _texts(config: Any, about: DataInfo) -> Texts | None:
 def _map(config: Any, about: DataInfo) -> maps.MakeMap | None:
     text = config.condition.map
     make = function_from_spec(text, MAPS, key="condition.map")
-    if make is not None and about.images and is_path(text):
+    if make is not None and about.images:
         try:
             jax.eval_shape(make, jax.ShapeDtypeStruct((1, *about.shape), jnp.float32))
         except Exception as error:
+            if not (is_path(text) or isinstance(error, ValueError)):  # a bug in diffjax
+                raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"config.condition.map = {text!r}: {first}") from error
     if make is not None and not about.images:

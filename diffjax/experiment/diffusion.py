@@ -239,6 +239,11 @@ def resolve(config: Any) -> Experiment:
     cond = model.example_condition()
     shape = model.space.shape
     networks.check(model.network, config=config, diffusion=diffusion, shape=shape, cond=cond)
+    with as_user_error(config):
+        trained = augmentation.trained_shape(config, shape)
+    if trained != shape:
+        cond = model.example_condition(trained)
+        networks.check(model.network, config=config, diffusion=diffusion, shape=trained, cond=cond)
     objective = objectives.objective(config, diffusion, model.network)
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,

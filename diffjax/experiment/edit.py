@@ -15,9 +15,11 @@ from diffjax.experiment.model import Model
 from diffjax.experiment.pictures import class_part, file_stem, pixel_scale
 from diffjax.experiment.sampling import EDITS
 from diffjax.experiment.spec import from_table
+from diffjax.experiment.upscale import Upscale
 from diffjax.files import atomic_write, expanded
 from diffjax.inference.edit import Editing, EditInputs, row_names
 from diffjax.inference.edit_tasks import Task
+from diffjax.inference.generator import Generator
 
 _logger = logging.getLogger("diffjax")
 
@@ -54,38 +56,12 @@ class Edit:
         read = [read_image(path, shape, key="edit.images") for path in self.files]
         self.images = np.stack([pixels for pixels, _ in read])
         self.mask = self._read_mask(c.mask, shape, [size for _, size in read])
-        num_classes = model.conditions.num_classes
-        if not generator.sampling.uses_labels:
-            num_classes = 0
-            if c.labels:
-                raise UserError(
-                    f"config.edit.labels = {c.labels} but config.sample.guidance = "
-                    f"{model.config.sample.guidance!r} has its own labels: leave it empty"
-                )
-        self.labels = edit_labels(
-            tuple(c.labels), len(self.files), num_classes, key="config.edit.labels"
-        )
-        captions = self._read_prompts(c.prompt, takes_text=model.conditions.texts is not None)
+        self.labels = _labels(model, generator, len(self.files))
+        captions = _captions(model, len(self.files))
         inputs = EditInputs(self.images, self.mask, self.labels, captions)
         self.editing = Editing(
             self.task, generator, model.diffusion, model.space, inputs, count=c.count, what=what
         )
-
-    def _read_prompts(self, text: str, *, takes_text: bool) -> list[str] | None:
-        """One prompt per image, or None for a model without text."""
-        texts = prompts.read(text, key="edit.prompt")
-        if not takes_text:
-            if texts:
-                raise UserError(
-                    f"config.edit.prompt = {text!r} but the model takes no text: leave it empty"
-                )
-            return None
-        if len(texts) not in (1, len(self.files)):
-            raise UserError(
-                f"config.edit.prompt has {len(texts)} prompts for {len(self.files)} images: give "
-                "one, or one per image, separated by '|'"
-            )
-        return list(texts) if len(texts) > 1 else list(texts) * len(self.files)
 
     def _read_mask(
         self, name: str, shape: tuple[int, ...], sizes: Sequence[tuple[int, int]]
@@ -157,6 +133,52 @@ class Edit:
         }  # fmt: skip
         atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
         return picture, archive
+
+
+def edit_of(model: Model) -> "Edit | Upscale":
+    """The task of a config's `edit` section with its inputs, read and checked.
+
+    Raises:
+      UserError: see `Edit` and `Upscale`.
+    """
+    c = model.config.edit
+    task: Task = from_table(c.task, EDITS, key="edit.task")
+    if not task.enlarges:
+        return Edit(model)
+    files = image_files(c.images, key="edit.images")
+    labels = _labels(model, model.generator(), len(files))
+    return Upscale(model, labels=labels, captions=_captions(model, len(files)), files=files)
+
+
+def _labels(model: Model, generator: Generator, count: int) -> np.ndarray | None:
+    """One label per image, or None for a model without classes."""
+    c, num_classes = model.config.edit, model.conditions.num_classes
+    if not generator.sampling.uses_labels:
+        num_classes = 0
+        if c.labels:
+            raise UserError(
+                f"config.edit.labels = {c.labels} but config.sample.guidance = "
+                f"{model.config.sample.guidance!r} has its own labels: leave it empty"
+            )
+    return edit_labels(tuple(c.labels), count, num_classes, key="config.edit.labels")
+
+
+def _captions(model: Model, count: int) -> list[str] | None:
+    """One prompt per image, or None for a model without text."""
+    text = model.config.edit.prompt
+    texts = prompts.read(text, key="edit.prompt")
+    if model.conditions.texts is None:
+        if texts:
+            raise UserError(
+                f"config.edit.prompt = {text!r} but the model takes no text: leave it empty"
+            )
+        return None
+    if len(texts) not in (1, count):
+        raise UserError(
+            f"config.edit.prompt has {len(texts)} prompts for {count} images: give "
+            "one, or one per image, separated by '|'"
+        )
+    return list(texts) if len(texts) > 1 else list(texts) * count
 
 
 def edit_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,24 +41,43 @@ def read_image(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The pixels at the model's size, uint8 (H, W, C), and the file's own (height, width)."""
     height, width, channels = shape
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would block
-            raise UserError(f"config.{key}: {path} is not a regular file: expected an image")
-        data = path.read_bytes()
-        pixels = decode(data, channels=channels)
-        size = (pixels.shape[0], pixels.shape[1])
-        if size != (height, width):
-            pixels = decode(data, image_size=(height, width), channels=channels)
-    except OSError as error:
-        raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
-    except UnreadableImage as error:
-        raise UserError(f"config.{key}: {path} is not a readable image: {error}") from None
+    pixels = _decoded(path, key=key, channels=channels)
+    size = (pixels.shape[0], pixels.shape[1])
+    if size != (height, width):
+        pixels = _decoded(path, key=key, channels=channels, image_size=(height, width))
     if size == (height, width):
         return pixels, size
     _logger.info(
         "%s: centre crop of %dx%d, resized to the model's %dx%d", path, *size[::-1], width, height
     )
     return pixels, size
+
+
+def _decoded(path: Path, *, key: str, **how: Any) -> np.ndarray:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise UserError(f"config.{key}: {path} is not a regular file: expected an image")
+        return decode(path.read_bytes(), **how)
+    except OSError as error:
+        raise UserError(f"config.{key}: {path} can't be read: {error.strerror}") from error
+    except UnreadableImage as error:
+        raise UserError(f"config.{key}: {path} is not a readable image: {error}") from None
+
+
+def read_low_resolution(path: Path, channels: int, *, key: str) -> np.ndarray:
+    """The pixels of a file of any size: uint8 (h, w, channels).
+
+    Raises:
+      UserError: a file of another number of channels, or one that can't be read.
+    """
+    pixels = _decoded(path, key=key)
+    if pixels.shape[-1] != channels:
+        kinds = {1: "grey", 3: "RGB"}
+        raise UserError(
+            f"config.{key}: {path} is {kinds[pixels.shape[-1]]} and the model's images are "
+            f"{kinds[channels]}: convert it"
+        )
+    return pixels
 
 
 def read_map_images(name: str, space: DiffusionSpace, *, key: str) -> np.ndarray | None:

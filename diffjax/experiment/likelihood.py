@@ -224,12 +224,12 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
     def numbers_of(params: Any, batch: Mapping[str, Array], numbers: Array) -> Numbers:
         network = apply_network(setup.network, params)
         stream = rng.stream(config.sample.seed, "likelihood")
-        x, map_values = setup.space.read(
+        x, spatial = setup.space.read(
             batch,
             key=lambda name: rng.stream(config.sample.seed, name),
             indices=numbers,
         )
-        condition = setup.conditions.of_batch(batch, map_values)
+        condition = setup.conditions.of_batch(batch, spatial)
 
         def conditional(x_t: Array, t: Times, cond: Any = None) -> Estimates:
             del cond  # always the images' own condition

@@ -21,6 +21,7 @@ from diffjax.inference.sample_conditions import Examples
 # Settings of config.sample that a call may change.
 SETTINGS = (
     "sampler", "grid", "steps", "guidance", "threshold", "negative_prompt", "batch_size",
+    "augmentation_level",
 )  # fmt: skip
 
 

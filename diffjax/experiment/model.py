@@ -104,10 +104,11 @@ class Model(NamedTuple):
             cond=self.example_condition(),
         )
 
-    def example_condition(self) -> Any:
-        """One example's condition with jax.ShapeDtypeStruct for arrays."""
-        channels = self.space.map_channels
-        return self.conditions.example((*self.space.shape[:2], channels) if channels else None)
+    def example_condition(self, shape: tuple[int, ...] | None = None) -> Any:
+        """One example's condition with jax.ShapeDtypeStruct for arrays; its shape is the space's,
+        or that of the windows it is trained on."""
+        channels, sides = self.space.map_channels, (shape or self.space.shape)[:2]
+        return self.conditions.example((*sides, channels) if channels else None)
 
 
 def resolve_model(
@@ -177,6 +178,11 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
         raise UserError(
             f"config.first_stage.workdir = {config.first_stage.workdir!r} encodes images, and "
             f"{config.data.name!r} holds arrays of {about.shape}: leave it empty"
+        )
+    if getattr(wanted.make_map, "is_augmented", False):
+        raise UserError(
+            f"config.condition.map = {config.condition.map!r}: maps of cached latents are "
+            "without augmentation: set noise=False and blur=0.0, or train on pixels"
         )
     if config.data.flip:
         raise UserError(

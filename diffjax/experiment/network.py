@@ -32,6 +32,7 @@ GIVEN = {
     "text_width": "features of a token of text, 0 for none",
     "text_encoder": "a Linen module that is trained with the network, or None",
     "map_channels": "channels of the map, 0 for none",
+    "map_level": "whether it is given the map's noise level, cond.map.log_snr",
     "augmentation_width": "parameters of the augmentation that it is given, 0 for none",
 }
 
@@ -148,6 +149,7 @@ def network(
         "text_width": texts.width if texts else 0,
         "text_encoder": texts.module if texts else None,
         "map_channels": map_channels,
+        "map_level": conditions.map_level and map_channels > 0,
         "augmentation_width": conditions.augmentation_width,
         "out_channels": shape[-1] * (2 if diffusion.learned_variance else 1),
         "num_pixel_levels": outputs if outputs > 1 else 0,

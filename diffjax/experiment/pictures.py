@@ -136,8 +136,10 @@ def file_stem(
     """
     guidance = "" if sample.guidance.strip() == "none" else sample.guidance
     how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
+    level = sample.get("augmentation_level", 0)  # autoencoders have none
+    noised = f"level{level:g}" if level else ""
     average = "ema" if sample.checkpoint == "ema" else ""  # differs from that step's average
-    words = (first, *how, sample.threshold, f"seed{sample.seed}", average, *parts)
+    words = (first, *how, sample.threshold, f"seed{sample.seed}", noised, average, *parts)
     name = "_".join(word for word in words if word)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)
     if len(stem) <= LONGEST_STEM and not exact:

@@ -29,6 +29,7 @@ def whole(low: int, high: int = LARGEST) -> Rule:
 # jax.random.key wraps larger seeds, or refuses them, according to its settings.
 SEED = Rule(int, "a whole number in [0, 2**32)", lambda value: 0 <= value < 2**32)
 SHARE = Rule((int, float), "a number in [0, 1)", lambda value: 0 <= value < 1)
+LEVEL = Rule((int, float), "a number in [0, 1]", lambda value: 0 <= value <= 1)
 CHECKPOINT = Rule(
     str,
     "'latest', 'best' or a step",

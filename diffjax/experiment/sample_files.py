@@ -129,6 +129,8 @@ class _Each:
             "threshold": sample.threshold,
             "seed": sample.seed,
         }
+        if sample.augmentation_level:
+            self._common["augmentation_level"] = sample.augmentation_level
 
     @property
     def kept(self) -> str:

@@ -200,8 +200,8 @@ EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
     task.__name__: task
     for task in (
         edit_tasks.inpaint, edit_tasks.repaint, edit_tasks.vary, edit_tasks.invert,
-        edit_tasks.interpolate, edit_tasks.super_resolution, edit_tasks.deblur,
-        edit_tasks.colourise,
+        edit_tasks.interpolate, edit_tasks.super_resolution, edit_tasks.upscale,
+        edit_tasks.deblur, edit_tasks.colourise,
     )
 }  # fmt: skip
 
@@ -314,6 +314,8 @@ def generator(
         Choice(tuple(c.labels), texts, c.negative_prompt, maps),
         uses_labels=resolved.uses_labels,
         examples=examples,
+        level=c.augmentation_level,
+        seed=c.seed,
     )
     return Generator(
         network,

@@ -20,6 +20,7 @@ from diffjax.experiment.rules import (
     EXPONENTS,
     FORMATS,
     IMAGE_SIZE,
+    LEVEL,
     MODEL_CHECKPOINT,
     NAME,
     NOT_NEGATIVE,
@@ -65,7 +66,9 @@ _DATA = {
     "data.channels": Key(CHANNELS, 0, "1 (grey) or 3 (RGB); 0: as stored"),
     "data.flip": Key(SWITCH, False, "mirror half of the training images left to right"),
     "data.augment": Key(
-        SPECS, (), "changes of training images: flip, rotate90, crop, translate, colour, or a path"
+        SPECS,
+        (),
+        "changes of training images: flip, rotate90, crop, window, translate, colour, or a path",
     ),
     "data.memory_limit_mb": Key(whole(0), 1024, "a larger set is streamed from disk"),
     "data.on_broken": Key(
@@ -118,7 +121,9 @@ DIFFUSION: Mapping[str, Key] = {
     "first_stage.tile": Key(whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
     "condition.text": Key(SPEC, "none", "text encoder: none, minilm, clip, t5, transformer"),
     "condition.map": Key(
-        SPEC, "none", "map given to the network: low_resolution, silhouette, edges"
+        SPEC,
+        "none",
+        "map given to the network: low_resolution, super_resolution, silhouette, edges",
     ),
     "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
@@ -158,6 +163,9 @@ DIFFUSION: Mapping[str, Key] = {
     "sample.prompt": Key(TEXT, "", "prompts separated by |, or file:PATH"),
     "sample.negative_prompt": Key(TEXT, "", "prompt that guidance moves away from"),
     "sample.maps": Key(TEXT, "", "image files that maps are made from"),
+    "sample.augmentation_level": Key(
+        LEVEL, 0.0, "noise added to the map of super_resolution: 0 for none, 1 for noise alone"
+    ),
     "sample.seed": Key(SEED, 0, "seed of the noise"),
     "sample.checkpoint": Key(MODEL_CHECKPOINT, "latest", "checkpoint to sample from"),
     "edit.task": Key(SPEC, "vary(strength=0.5)", "the task of --mode=edit"),

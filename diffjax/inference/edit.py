@@ -14,7 +14,7 @@ from diffjax.images import to_model_range
 from diffjax.inference.edit_tasks import Row, Task
 from diffjax.inference.generator import Generator
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models.condition import Condition, SpatialMap
+from diffjax.models.condition import Condition
 from diffjax.prediction import Prediction
 from diffjax.types import Array
 
@@ -157,7 +157,9 @@ class Editing:
         if self._captions is not None:
             text = self._generator.conditions.text([self._captions[i]])
         made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
-        spatial = None if made is None else SpatialMap(made, np.ones(1, bool))  # its own
+        spatial = None  # its own
+        if made is not None:
+            spatial = self._generator.conditions.noised(made, np.array([i]))
         augmentation = self._generator.conditions.model.no_augmentation(1)
         edited = Condition(label, text, spatial, augmentation)
         return None if all(part is None for part in edited) else edited

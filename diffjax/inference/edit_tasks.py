@@ -61,6 +61,7 @@ class Task(NamedTuple):
       uses_sampler: whether it runs the config's sampler instead of its own.
       comes_back: whether the last column should reproduce the first.
       of_pixels: whether it measures pixels, and so does not apply to latents.
+      enlarges: whether its images are of low resolution and any size; `Upscaling` runs it.
     """
 
     run: Callable[[Row], Array]
@@ -70,6 +71,7 @@ class Task(NamedTuple):
     uses_sampler: bool = True
     comes_back: bool = False
     of_pixels: bool = False
+    enlarges: bool = False
 
 
 def _numbered(*first: str) -> Callable[[int], Sequence[str]]:
@@ -243,6 +245,19 @@ def super_resolution(
     """Restores an image from its means over factor x factor pixels."""
     _whole("factor", factor, 1)
     return _restored(inverse_problems.average_pool(factor), method, scale)
+
+
+def upscale() -> Task:
+    """`count` images of high resolution for one of low resolution and any size, by `Upscaling`.
+
+    For a model that is conditioned on `super_resolution`; the first column is the interpolated
+    image.
+    """
+
+    def run(row: Row) -> Array:
+        raise ValueError("upscale has no rows of one size: use inference.upscaling.Upscaling")
+
+    return Task(run, _numbered("image"), of_pixels=True, enlarges=True)
 
 
 def deblur(*, std: float = 1.0, method: str = "pseudo_inverse", scale: float | None = None) -> Task:

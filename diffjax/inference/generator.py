@@ -15,7 +15,7 @@ from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.inference.sample_conditions import OPEN, Choice, SampleConditions
 from diffjax.inference.sampling import GuidanceModel, Sampling, WeakModel, apply_network
-from diffjax.latent.space import DiffusionSpace
+from diffjax.latent.space import DiffusionSpace, PixelSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.types import Array
@@ -78,9 +78,28 @@ class Generator:
           UserError: a condition that the model does not take, or images of another shape.
         """
         other = copy.copy(self)
-        other.conditions = self.conditions.of(choice)
+        other.conditions = self.conditions.of(choice, seed=seed)
         if seed is not None:
             other._seed = seed
+        return other
+
+    def at_size(self, size: tuple[int, int], choice: Choice = OPEN) -> "Generator":
+        """A generator of images of another height and width, for a network that takes any size.
+
+        Args:
+          size: (height, width).
+          choice: see `SampleConditions.of`.
+
+        Raises:
+          UserError: a model of latents or arrays.
+        """
+        space = self._space
+        if not space.images or space.shape != space.image_shape:
+            raise UserError("images of another size need a model of pixels")
+        other = copy.copy(self)
+        other._space = PixelSpace((*size, space.shape[-1]), self.conditions.model.make_map)
+        other.conditions = self.conditions.of(choice, space=other._space)
+        other._compiled = {}
         return other
 
     def around(self, network: Network) -> "Generator":
@@ -88,6 +107,11 @@ class Generator:
         other = copy.copy(self)
         other._network, other._compiled = network, {}
         return other
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of the samples, or the shape of other data."""
+        return self._space.image_shape
 
     @property
     def weak_params(self) -> Any:

@@ -1,6 +1,7 @@
 """Arguments of a `Pipeline`'s methods: data, times, conditions and masks in the form they are
 computed with, or a UserError that says what was expected."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 from diffjax import arguments
 from diffjax.checks import check_times
 from diffjax.errors import UserError
-from diffjax.inference.sample_conditions import Choice
+from diffjax.images import to_model_range
+from diffjax.inference.sample_conditions import Choice, SampleConditions
 from diffjax.latent.space import DiffusionSpace
 from diffjax.schedules import Schedule
 from diffjax.types import Array
@@ -37,6 +39,41 @@ def choice_of(prompts: Any, labels: Any, map_images: Any) -> Choice:
     )
 
 
+def each_of(
+    choice: Choice, conditions: SampleConditions, *, count: int
+) -> tuple[np.ndarray | None, list[str] | None]:
+    """A label, int32 (count,), and a text for each of `count` images.
+
+    Labels are -1, no class, if none is chosen; either is None for a model without such a condition.
+    """
+    conditions = conditions.of(choice._replace(prompts=()))  # checks the labels' range
+    labels = None
+    if conditions.has_labels:
+        labels = np.asarray(_repeated("labels", choice.labels or (-1,), count), np.int32)
+    if conditions.has_texts:
+        return labels, list(_repeated("prompts", choice.prompts, count))
+    if choice.prompts:
+        raise UserError("prompts were passed, but the model takes none")
+    return labels, None
+
+
+def _repeated(name: str, values: Sequence[Any], count: int) -> Sequence[Any]:
+    if len(values) not in (1, count):
+        raise UserError(f"{len(values)} {name} for {count} images: expected 1 or {count}")
+    return values if len(values) == count else tuple(values) * count
+
+
+def condition_of(choice: Choice, conditions: SampleConditions, *, count: int) -> Any:
+    """The condition of `count` examples; without labels, that of no class."""
+    for name in ("prompts", "labels", "map_images"):
+        values = getattr(choice, name)
+        if values is not None and len(values) not in (0, 1, count):
+            raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
+    if conditions.has_labels and not choice.labels:
+        choice = choice._replace(labels=(-1,))
+    return conditions.of(choice).batch(0, count)
+
+
 def settings_of(how: dict[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
     """Settings with NumPy's scalars as Python's, and a key that tells them apart.
 
@@ -56,9 +93,32 @@ def settings_of(how: dict[str, Any]) -> tuple[dict[str, Any], tuple[Any, ...]]:
 
 def images_of(name: str, images: Any, space: DiffusionSpace) -> np.ndarray:
     """uint8 images (n, H, W, C) of the model's size, n > 0."""
-    expected = f"uint8 images {_batch_of(space.image_shape)}"
+    if not space.images:
+        raise UserError(f"this model's data are arrays of {space.image_shape}: edits are of images")
+    return _uint8(name, images, space.image_shape)
+
+
+def low_resolution_of(name: str, images: Any, *, channels: int) -> np.ndarray:
+    """uint8 images (n, h, w, C) of any height and width, n > 0."""
+    return _uint8(name, images, ("h", "w", channels))
+
+
+def data_of(name: str, x: Any, space: DiffusionSpace) -> Array:
+    """Images in [-1, 1], or other data unchanged."""
+    if space.images:
+        return to_model_range(jnp.asarray(images_of(name, x, space)))
+    return floats_of(name, x, space)
+
+
+def _uint8(name: str, images: Any, shape: tuple[int | str, ...]) -> np.ndarray:
+    """uint8 images (n, *shape), n > 0; a size that is a name may be any."""
+    expected = f"uint8 images {_batch_of(shape)}"
     found = arguments.array(name, images, expected=expected)
-    if found.dtype != np.uint8 or found.shape[1:] != space.image_shape or not found.size:
+    fits = found.ndim == 1 + len(shape) and all(
+        isinstance(wanted, str) or size == wanted
+        for size, wanted in zip(found.shape[1:], shape, strict=True)
+    )
+    if found.dtype != np.uint8 or not fits or not found.size:
         hint = ""
         if arguments.is_floating(found.dtype):
             hint = "; figures.to_uint8 converts floats in [-1, 1]"
@@ -117,5 +177,5 @@ def mask_of(mask: Any, size: tuple[int, ...]) -> np.ndarray:
     return (found > 0).reshape(*size, 1).astype(np.float32)
 
 
-def _batch_of(shape: tuple[int, ...]) -> str:
+def _batch_of(shape: tuple[int | str, ...]) -> str:
     return f"(n, {', '.join(map(str, shape))})"

@@ -22,12 +22,14 @@ from diffjax.denoisers import Denoiser
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.grids import Grid
-from diffjax.images import to_model_range
 from diffjax.inference.edit import Editing, EditInputs
 from diffjax.inference.edit_tasks import Task, with_signal
 from diffjax.inference.generator import Generator
 from diffjax.inference.inputs import (
     choice_of,
+    condition_of,
+    data_of,
+    each_of,
     floats_of,
     images_of,
     mask_of,
@@ -35,6 +37,7 @@ from diffjax.inference.inputs import (
     settings_of,
     times_of,
 )
+from diffjax.inference.upscaling import Upscaling
 from diffjax.latent.space import DiffusionSpace
 from diffjax.likelihood.ode import start_time
 from diffjax.parametrisations import Estimates
@@ -103,7 +106,8 @@ class Pipeline:
           count: number of samples; by default the length of the longest of these.
           seed: of the noise.
           how: settings that override the run's: sampler, grid, steps, guidance, threshold,
-            negative_prompt, batch_size; for example guidance="classifier_free(scale=3.0)".
+            negative_prompt, batch_size, augmentation_level; for example
+            guidance="classifier_free(scale=3.0)".
 
         Returns:
           uint8 (count, H, W, C), or float32 (count, ...) for data other than images.
@@ -133,9 +137,9 @@ class Pipeline:
         """Edits images: uint8 (rows, columns, H, W, C), the image itself in the first column.
 
         Args:
-          images: uint8 (n, H, W, C) of the model's size.
+          images: uint8 (n, H, W, C) of the model's size; for "upscale" of any size.
           task: see `config.edit.task`: "inpaint", "repaint", "vary(strength=0.5)", "invert",
-            "interpolate", "super_resolution", "deblur", "colourise".
+            "interpolate", "super_resolution", "deblur", "colourise", "upscale".
           mask: (H, W) or (H, W, 1), above 0 where the image is kept, for inpaint and repaint.
           prompts, labels: none, one, or one per image.
           count: variants of an image, or images between two.
@@ -145,21 +149,56 @@ class Pipeline:
         Raises:
           UserError: images or conditions that the model or the task does not support.
         """
-        images = self._images("images", images)
         task, count = arguments.text("task", task), arguments.whole("count", count, least=1)
-        kept = None if mask is None else mask_of(mask, images.shape[1:3])
+        made, seed = self._make_task(task), seed_of(seed)
         choice = choice_of(prompts, labels, None)
-        generator = self.generator(**how).of(seed=seed_of(seed))
-        conditions = generator.conditions.of(choice._replace(prompts=()))  # the labels' range
-        numbers = self._for_each(choice.labels, images, "labels", conditions.has_labels)
-        texts = self._for_each(choice.prompts, images, "prompts", conditions.has_texts)
-        classes = None if numbers is None else np.asarray(numbers, np.int32)
-        inputs = EditInputs(images, kept, classes, texts)
+        if made.enlarges:
+            if mask is not None:
+                raise UserError(f"{task} takes no mask: leave it out")
+            key = ("upscale", *settings_of(how)[1])
+            if key not in self._compiled:
+                self._compiled[key] = Upscaling(self.generator(**how), what=task)
+            upscaled: np.ndarray = self._compiled[key](
+                self.params, images, choice, count=count, seed=seed
+            )
+            return upscaled
+        images = images_of("images", images, self.space)
+        kept = None if mask is None else mask_of(mask, images.shape[1:3])
+        generator = self.generator(**how).of(seed=seed)
+        inputs = EditInputs(images, kept, *each_of(choice, generator.conditions, count=len(images)))
         editing = Editing(
-            self._make_task(task), generator, self.diffusion, self.space, inputs,
-            count=count, what=task,
-        )  # fmt: skip
+            made, generator, self.diffusion, self.space, inputs, count=count, what=task
+        )
         return editing.run(self.params)
+
+    def upscale(
+        self,
+        images: np.ndarray,
+        *,
+        prompts: Sequence[str] = (),
+        labels: Sequence[int] = (),
+        seed: int = 0,
+        **how: Any,
+    ) -> np.ndarray:
+        """Images of high resolution for those of low resolution, by a model of `super_resolution`.
+
+        Args:
+          images: uint8 (n, h, w, C) of any height and width.
+          prompts, labels: none, one, or one per image.
+          seed: of the noise.
+          how: see `sample`; augmentation_level is the level of the noise that is added to what the
+            images are resized to, for images that are not as sharp as those of training.
+
+        Returns:
+          uint8 (n, factor h, factor w, C).
+
+        Raises:
+          UserError: a model without the map, or images or conditions that it does not support.
+        """
+        drawn = self.edit(
+            images, "upscale", prompts=prompts, labels=labels, count=1, seed=seed, **how
+        )
+        return drawn[:, 1]
 
     def encode(
         self,
@@ -185,7 +224,7 @@ class Pipeline:
         Raises:
           UserError: data or conditions that the model does not support.
         """
-        data = self._data("x", x)
+        data = data_of("x", x, self.space)
         iterations = arguments.whole("iterations", iterations)
         generator = self.generator(**how)
         grid = with_signal(generator.sampling.grid)
@@ -197,7 +236,8 @@ class Pipeline:
             ).x_0
 
         x_0 = self.space.of_images(data)
-        cond = self._condition(generator, len(data), prompts, labels, map_images)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(data))
         compute = self._jitted(("encode", iterations), how, run)
         return np.asarray(compute(self.params, generator.weak_params, x_0, cond))
 
@@ -223,7 +263,8 @@ class Pipeline:
             return samplers.ddim(denoise, x_T, grid=grid, cond=cond).x_0
 
         x_T = floats_of("noise", noise, self.space)
-        cond = self._condition(generator, len(x_T), prompts, labels, map_images)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(x_T))
         compute = self._jitted(("decode",), how, run)
         x_0 = compute(self.params, generator.weak_params, x_T, cond)
         return generator.finished(processes.on_host(self.space.to_images(x_0)))
@@ -256,7 +297,8 @@ class Pipeline:
 
         x_t = floats_of("x_t", x_t, self.space)
         times = times_of(t, len(x_t), self.diffusion.schedule)
-        cond = self._condition(generator, len(x_t), prompts, labels, map_images)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(x_t))
         compute = self._jitted(("denoise",), how, run)
         estimates: Estimates = compute(self.params, generator.weak_params, x_t, times, cond)
         return estimates
@@ -327,8 +369,9 @@ class Pipeline:
             )  # fmt: skip
             return result.log_prob + size * jnp.log(signal)
 
-        data = self._data("x", x)
-        cond = self._condition(generator, len(data), prompts, labels, map_images)
+        data = data_of("x", x, self.space)
+        choice = choice_of(prompts, labels, map_images)
+        cond = condition_of(choice, generator.conditions, count=len(data))
         keys = jax.random.split(rng.stream(seed_of(seed), "likelihood"), len(data))
         name = ("log_likelihood", rtol, atol, divergence)
         compute = self._jitted(name, how, of_images if self.space.images else of_arrays)
@@ -359,49 +402,3 @@ class Pipeline:
         if key not in self._compiled:
             self._compiled[key] = jax.jit(function)
         return self._compiled[key]
-
-    def _condition(
-        self,
-        generator: Generator,
-        count: int,
-        prompts: Sequence[str],
-        labels: Sequence[int],
-        map_images: np.ndarray | None,
-    ) -> Any:
-        """The condition of `count` examples; without labels, that of no class."""
-        choice = choice_of(prompts, labels, map_images)
-        for name in ("prompts", "labels", "map_images"):
-            values = getattr(choice, name)
-            if values is not None and len(values) not in (0, 1, count):
-                raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
-        if generator.conditions.has_labels and not choice.labels:
-            choice = choice._replace(labels=(-1,))
-        return generator.conditions.of(choice).batch(0, count)
-
-    def _for_each(
-        self, values: Sequence[Any], images: np.ndarray, name: str, has: bool
-    ) -> list[Any] | None:
-        """One value per image; None for a model without such a condition."""
-        if not has:
-            if len(values):
-                raise UserError(f"{name} were passed, but the model takes none")
-            return None
-        if name == "labels" and not len(values):
-            values = [-1]
-        if len(values) not in (1, len(images)):
-            raise UserError(
-                f"{len(values)} {name} for {len(images)} images: expected 1 or {len(images)}"
-            )
-        return list(values) * (len(images) if len(values) == 1 else 1)
-
-    def _images(self, name: str, images: Any) -> np.ndarray:
-        if not self.space.images:
-            shape = self.space.image_shape
-            raise UserError(f"this model's data are arrays of {shape}: edits are of images")
-        return images_of(name, images, self.space)
-
-    def _data(self, name: str, x: Any) -> Array:
-        """Images in [-1, 1], or other data unchanged."""
-        if self.space.images:
-            return to_model_range(jnp.asarray(self._images(name, x)))
-        return floats_of(name, x, self.space)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax import rng
+from diffjax.conditioning import maps
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
 from diffjax.errors import UserError
 from diffjax.images import to_model_range
@@ -37,12 +39,15 @@ class Choice(NamedTuple):
       prompts: in turn; () for the captions of the examples.
       negative_prompt: "" for none.
       map_images: uint8 (n, H, W, C), from which maps are made; None for those of the examples.
+      low_resolution: uint8 (n, h, w, C), which maps of super-resolution are made of instead; any h
+        and w, if the space is of their size times the factor.
     """
 
     labels: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()
     negative_prompt: str = ""
     map_images: np.ndarray | None = None
+    low_resolution: np.ndarray | None = None
 
 
 OPEN = Choice()
@@ -59,6 +64,8 @@ class SampleConditions:
         *,
         uses_labels: bool = True,
         examples: Callable[[], Examples] | None = None,
+        level: float = 0.0,
+        seed: int = 0,
     ) -> None:
         """Encodes the negative prompt, since `null` is called inside traces.
 
@@ -68,28 +75,48 @@ class SampleConditions:
           choice: see `Choice`.
           uses_labels: whether the guidance uses a sample's label.
           examples: called where prompts or maps are left open.
+          level: of the noise that is added to maps of super-resolution, in [0, 1].
+          seed: of that noise.
 
         Raises:
-          UserError: a label that the model does not have.
+          UserError: a label that the model does not have, or a level for a model without one.
         """
+        if level and not conditions.map_level:
+            raise UserError(
+                f"config.sample.augmentation_level = {level} but the model's maps are without "
+                "noise: set it to 0, or train with config.condition.map = 'super_resolution(...)'"
+            )
+        self._level, self._seed = level, seed
         self.model = conditions
         self._space, self._examples = space, examples
         self._num_classes = conditions.num_classes if uses_labels else 0
         self._labels = _labels(choice.labels, self._num_classes)
         self._names_labels = bool(choice.labels)
         self._prompts, self._map_images = choice.prompts, choice.map_images
+        self._low = choice.low_resolution
         self._texts = conditions.texts
         self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
         self._negative = self.text([choice.negative_prompt]) if choice.negative_prompt else None
 
-    def of(self, choice: Choice) -> "SampleConditions":
+    def of(
+        self, choice: Choice, *, seed: int | None = None, space: DiffusionSpace | None = None
+    ) -> "SampleConditions":
         """The same with what a choice names; its empty or None fields keep the values of now.
+
+        Args:
+          choice: see `Choice`.
+          seed: of the maps' noise; None for the same.
+          space: one of images of another size; None for the same.
 
         Raises:
           UserError: a condition that the model does not take, or images of another shape.
         """
-        other, (labels, prompts, _, map_images) = copy.copy(self), choice
+        other, (labels, prompts, _, map_images, low) = copy.copy(self), choice
+        other._seed = self._seed if seed is None else seed
+        other._space = self._space if space is None else space
+        if low is not None:
+            other._low, other._map_images = low, None
         if prompts:
             if not self._texts:
                 raise UserError(f"prompts = {prompts}, but the model takes no text")
@@ -98,15 +125,15 @@ class SampleConditions:
             other._labels = _labels(labels, self._num_classes, name="labels")
             other._names_labels = True
         if map_images is not None:
-            if not self._space.map_channels:
+            if not other._space.map_channels:
                 raise UserError("map_images were passed, but the model takes no map")
-            fits = map_images.shape[1:] == self._space.image_shape and len(map_images) > 0
+            fits = map_images.shape[1:] == other._space.image_shape and len(map_images) > 0
             if not fits or map_images.dtype != np.uint8:
                 raise UserError(
                     f"map_images is {map_images.dtype} {map_images.shape}: expected uint8 "
-                    f"(n, {', '.join(map(str, self._space.image_shape))})"
+                    f"(n, {', '.join(map(str, other._space.image_shape))})"
                 )
-            other._map_images = map_images
+            other._map_images, other._low = map_images, None
         return other
 
     @property
@@ -132,7 +159,7 @@ class SampleConditions:
         """Whether captions or maps are taken from held-out examples."""
         needs_map = bool(self._space.map_channels)
         return (self._texts is not None and not self._prompts) or (
-            needs_map and self._map_images is None
+            needs_map and self._map_images is None and self._low is None
         )
 
     def captions(self, start: int, count: int) -> list[str] | None:
@@ -144,7 +171,7 @@ class SampleConditions:
 
     def map_images(self, start: int, count: int) -> np.ndarray | None:
         """The images from which the maps of samples start .. start + count - 1 are made: uint8."""
-        if not self._space.map_channels:
+        if not self._space.map_channels or self._low is not None:
             return None
         images = self._own().images if self._map_images is None else self._map_images
         return images[np.arange(start, start + count) % len(images)]
@@ -160,9 +187,9 @@ class SampleConditions:
         if captions is not None:
             text = self.text(captions)
         spatial = None
-        images = self.map_images(start, count)
-        if images is not None:
-            spatial = SpatialMap(self._map_of(images), np.ones(count, bool))
+        if self._space.map_channels:
+            numbers = np.arange(start, start + count)
+            spatial = self.noised(self._map_values(start, count), numbers)
         made = Condition(labels, text, spatial, augmentation)
         return None if all(part is None for part in made) else made
 
@@ -185,7 +212,20 @@ class SampleConditions:
             self._loaded = self._examples()
         return self._loaded
 
-    def _map_of(self, images: np.ndarray) -> Array:
+    def noised(self, values: Array, numbers: np.ndarray) -> SpatialMap:
+        """Maps (B, H, W, C) of samples by number, at the level of sampling."""
+        key = rng.stream(self._seed, "sample_map")
+        make = self.model.make_map
+        return maps.at_level(make, values, self._level, key=key, indices=jnp.asarray(numbers))
+
+    def _map_values(self, start: int, count: int) -> Array:
+        if self._low is not None:
+            enlarge: Any = self.model.make_map
+            low = self._low[np.arange(start, start + count) % len(self._low)]
+            enlarged: Array = enlarge.enlarged(to_model_range(jnp.asarray(low)))
+            return enlarged
+        images = self.map_images(start, count)
+        assert images is not None
         made = self._space.map_of(to_model_range(jnp.asarray(images)))
         assert made is not None
         return made

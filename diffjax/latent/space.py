@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import data, rng
-from diffjax.conditioning.maps import MakeMap
+from diffjax.conditioning import maps
+from diffjax.conditioning.maps import Keys, MakeMap
 from diffjax.images import to_model_range
 from diffjax.latent.encoded import LatentSource, encoded
 from diffjax.latent.first_stage import FirstStage, StageParams, digest, latent_mask
 from diffjax.models.blocks import space_to_depth
+from diffjax.models.condition import SpatialMap
 from diffjax.types import Array
 
-# Name of a random stream -> its key at this step.
-Keys = Callable[[str], Array]
-# Images (B, H, W, C) in [-1, 1] -> images of the same shape.
+# Images (B, H, W, C) in [-1, 1] -> images, of the same shape or windows of them.
 Augment = Callable[[Array], Array]
 
 
@@ -57,7 +57,7 @@ class DiffusionSpace(Protocol):
         key: Keys,
         indices: Array,
         augment: Augment | None = None,
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, SpatialMap | None]:
         """x_0 and the map of a batch, inside a train step.
 
         Args:
@@ -65,6 +65,9 @@ class DiffusionSpace(Protocol):
           key: a random stream's name -> its key at this step.
           indices: (B,) places of the examples in the global batch.
           augment: images (B, H, W, C) in [-1, 1] -> changed images, which maps are made of, too.
+
+        Returns:
+          x_0, and its map as a network is trained on it; see `maps.AugmentedMap`.
 
         Raises:
           ValueError: `augment` of data that are not images.
@@ -125,11 +128,13 @@ class PixelSpace(NamedTuple):
         key: Keys,
         indices: Array,
         augment: Augment | None = None,
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, SpatialMap | None]:
         x_0 = to_model_range(batch["image"])
         if augment is not None:
             x_0 = augment(x_0)
-        return x_0, self.map_of(x_0)
+        if self.make_map is None:
+            return x_0, None
+        return x_0, maps.in_training(self.make_map, x_0, key=key, indices=indices)
 
     def of_images(self, images: Array) -> Array:
         return images
@@ -170,7 +175,7 @@ class ArraySpace(NamedTuple):
         key: Keys,
         indices: Array,
         augment: Augment | None = None,
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, SpatialMap | None]:
         if augment is not None:
             raise ValueError("arrays can't be augmented as images: leave config.data.augment empty")
         return batch["image"], None
@@ -223,8 +228,8 @@ class LatentSpace(NamedTuple):
         def encode(params: StageParams, images: Array) -> dict[str, Array]:
             x = to_model_range(images)
             made = self.map_of(x)
-            maps = {} if made is None else {"map": made}
-            return {"image": self.stage.encode(params, x), **maps}
+            of_map = {} if made is None else {"map": made}
+            return {"image": self.stage.encode(params, x), **of_map}
 
         return encoded(images, encode, self.params, key=key)
 
@@ -235,14 +240,15 @@ class LatentSpace(NamedTuple):
         key: Keys,
         indices: Array,
         augment: Augment | None = None,
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, SpatialMap | None]:
         if augment is not None:
             raise ValueError("cached latents can't be augmented: leave config.data.augment empty")
         eps = rng.per_example(key("latent"), indices, lambda k: jax.random.normal(k, self.shape))
         values = batch.get("map")
+        spatial = None
         if values is not None:
-            values = values.astype(jnp.float32)
-        return self.stage.sample(self.params, batch["image"], eps=eps), values
+            spatial = SpatialMap(values.astype(jnp.float32), jnp.ones(len(values), bool))
+        return self.stage.sample(self.params, batch["image"], eps=eps), spatial
 
     def of_images(self, images: Array) -> Array:
         return _of_images(self.stage, self.params, images)

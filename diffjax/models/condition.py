@@ -35,10 +35,12 @@ class SpatialMap(NamedTuple):
     Attributes:
       values: (B, H, W, C) float.
       present: (B,) bool; False is the null condition.
+      log_snr: (B,) float, the log-SNR of maps that noise was added to; None for other maps.
     """
 
     values: Leaf
     present: Leaf
+    log_snr: Leaf | None = None
 
 
 class Condition(NamedTuple):

@@ -43,6 +43,8 @@ from diffjax.models.transformer import Context, SpatialTransformer
 from diffjax.types import Array, Dtype
 
 RESAMPLINGS = ("conv", "average", "adm")
+# Log-SNRs are about -15..15, and the time embedding's features are for 0..1000.
+LOG_SNR_SCALE = 32.0
 
 
 class UNet(nn.Module):
@@ -72,6 +74,8 @@ class UNet(nn.Module):
       text_encoder: (ids, mask) -> (tokens, pooled), trained with the network, for texts as ids;
         None for texts that are already encoded.
       map_channels: of the map; 0 for a network without one.
+      map_level: whether the network is given the log-SNR of the map (Saharia et al. 2022, "Imagen",
+        section 2.4), whose embedding is added to that of the time.
       augmentation_width: parameters of the augmentation that the network is given (Karras et al.
         2022, appendix F.2); 0 for a network without one.
       fourier: exponents n of the features sin(2^n pi x) and cos(2^n pi x) that are concatenated to
@@ -110,6 +114,7 @@ class UNet(nn.Module):
     text_width: int = 0
     text_encoder: nn.Module | None = None
     map_channels: int = 0
+    map_level: bool = False
     augmentation_width: int = 0
     fourier: tuple[int, ...] = ()
     patch: int = 1
@@ -277,7 +282,15 @@ class UNet(nn.Module):
             text = Text(jnp.zeros(shape, int if self.text_encoder else float), nothing)
         if self.map_channels and spatial is None:
             values = jnp.zeros((batch, height, width, self.map_channels))
-            spatial = SpatialMap(values, nothing[:, 0])
+            spatial = SpatialMap(
+                values, nothing[:, 0], jnp.zeros(batch) if self.map_level else None
+            )
+        if spatial is not None and (spatial.log_snr is not None) != self.map_level:
+            raise ValueError(
+                "a map without its log_snr was given to a U-Net with map_level=True"
+                if self.map_level
+                else "a map's log_snr was given to a U-Net that does not support it: set map_level"
+            )
         if self.augmentation_width and augmentation is None:
             augmentation = jnp.zeros((batch, self.augmentation_width))
         return Condition(label, text, spatial, augmentation)
@@ -290,6 +303,12 @@ class UNet(nn.Module):
         if condition.label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
             embedding = embedding + embed(condition.label)
+        if condition.map is not None and condition.map.log_snr is not None:
+            embed_level = TimeEmbedding(
+                self.base_channels, width, dtype=self.dtype, name="map_level"
+            )
+            level = embed_level(LOG_SNR_SCALE * condition.map.log_snr)
+            embedding = embedding + jnp.where(condition.map.present[:, None], level, 0.0)
         if pooled is not None:
             embedding = embedding + nn.Dense(width, dtype=self.dtype, name="pooled")(pooled)
         if condition.augmentation is not None:

@@ -108,8 +108,8 @@ def make_train_step(parts: StepParts) -> TrainStep:
         def loss_and_grads(part: tuple[Batch, Array]) -> LossAndGrads:
             rows, indices = part
             augment, parameters = _augmentation(parts, key, indices)
-            x_0, map_values = space.read(rows, key=key, indices=indices, augment=augment)
-            cond = conditions.of_batch(rows, map_values)
+            x_0, spatial = space.read(rows, key=key, indices=indices, augment=augment)
+            cond = conditions.of_batch(rows, spatial)
             if cond is not None:
                 dropped = rng.per_example(
                     key("label"),
@@ -253,8 +253,8 @@ def make_eval_loss(
         def key(name: str) -> Array:
             return rng.stream(seed, f"eval_{name}")
 
-        x_0, map_values = space.read(batch, key=key, indices=indices)
-        cond = conditions.of_batch(batch, map_values)
+        x_0, spatial = space.read(batch, key=key, indices=indices)
+        cond = conditions.of_batch(batch, spatial)
         inputs = LossInputs(x_0, cond, key, indices, count, jnp.zeros((), jnp.int32))
         return objective.held_out(params, inputs).mean()
 

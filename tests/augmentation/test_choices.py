@@ -1,5 +1,7 @@
 """Changes of an image, against NumPy's and by what they keep."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from diffjax import rng
 from diffjax.augmentation import choices
-from diffjax.augmentation.choices import augment, colour, crop, flip, rotate90, translate
+from diffjax.augmentation.choices import augment, colour, crop, flip, rotate90, translate, window
 from diffjax.images import to_model_range
 
 IMAGE = np.random.default_rng(0).uniform(-0.7, 0.7, (6, 6, 3)).astype(np.float32)
@@ -47,6 +49,12 @@ def test_crop_is_one_of_all_windows(border):
     assert counted(drawn(crop, WIDE, padding=1, border=border), windows).min() > 5
 
 
+def test_a_window_is_one_of_all_of_its_size():
+    windows = [WIDE[i : i + 4, j : j + 4] for i in range(2) for j in range(6)]
+    assert counted(drawn(window, WIDE, size=4), windows).min() > 2
+    np.testing.assert_array_equal(drawn(window, WIDE[:, :5], size=5)[0], WIDE[:, :5])
+
+
 def test_translate_reaches_its_share_of_each_side():
     found = drawn(translate, WIDE, fraction=0.4, border="black")  # 2 of 5 rows, 4 of 9 columns
     black = (found == -1).all(axis=-1)
@@ -82,6 +90,7 @@ def test_colour_keeps_what_it_should():
         (crop, {"padding": 0}, "at least 1"),
         (translate, {"fraction": 0.01}, "up to 0 and 0 pixels"),
         (crop, {"padding": 1, "border": "white"}, "one of reflect, edge, black"),
+        (window, {"size": 7}, r"expected a size in \[1, 6\]"),
         (colour, {"contrast": 1.0}, r"contrast in \[0, 1\)"),
     ],
 )
@@ -92,7 +101,8 @@ def test_options_out_of_range(change, options, match):
 
 def test_examples_differ_and_depend_on_their_place_alone():
     images = to_model_range(jnp.full((8, 6, 6, 1), 1, jnp.uint8).at[:, 0, 0].set(200))
-    pairs = tuple((choices.stream_of(name), f) for name, f in choices.AUGMENTATIONS.items())
+    changes = choices.AUGMENTATIONS | {"window": functools.partial(window, size=5)}
+    pairs = tuple((choices.stream_of(name), f) for name, f in changes.items())
 
     def key(name):
         return rng.stream(5, name, 3)

@@ -35,7 +35,7 @@ def test_names_and_the_older_switch(config):
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("data.augment", ("flop",), "expected one of flip, rotate90, crop, translate, colour"),
+        ("data.augment", ("flop",), "one of flip, rotate90, crop, window, translate, colour"),
         ("data.augment", ("crop(pad=2)",), "crop takes padding, border, not pad"),
         ("data.augment", ("crop(padding='a')",), "padding must be a whole number"),
         ("data.augment", ("flip", "flip"), "has flip twice"),

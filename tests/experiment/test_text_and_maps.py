@@ -231,7 +231,7 @@ def test_an_edit_hears_its_prompt(text_run, squares, tmp_path):
         ({"condition.text": "bert"}, "expected one of none, minilm, clip, t5, transformer"),
         ({"condition.text": "transformer(width=9)"}, "heads must divide width"),
         ({"condition.text": "clip(folder='NOWHERE')"}, "NOWHERE"),
-        ({"condition.map": "depth"}, "expected one of none, low_resolution, silhouette, edges"),
+        ({"condition.map": "depth"}, "low_resolution, super_resolution, silhouette, edges"),
         ({"condition.map": "low_resolution(factor=1)"}, "factor must be"),
         ({"condition.text": "none", "sample.prompt": "a dog"}, "takes no text"),
         ({"condition.text": "none", "sample.negative_prompt": "a dog"}, "takes no text"),

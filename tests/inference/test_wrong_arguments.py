@@ -109,7 +109,7 @@ EDITS = [
         for mask in (None, "text", 3, KEEP[:7], KEEP[None], np.nan * KEEP, KEEP * 1j, [["a"]],
                      KEEP * 0, -KEEP, 255 * KEEP.astype(object), KEEP.reshape(4, 16))
     ],
-    (dict(mask=KEEP), "mask"),
+    (dict(mask=KEEP), "mask"), (dict(task="upscale"), "low-resolution"),
     *COMMON, *SOME_HOW,
     *[(dict(count=count), "count") for count in (0, *WHOLE)],
     *[(dict(seed=seed), "seed") for seed in NOT_SEEDS],

@@ -120,3 +120,30 @@ def test_a_text_network_is_trained_along():
 
     slopes = jax.grad(loss)(params)["text_encoder"]
     assert all(jnp.abs(x).max() > 0 for x in jax.tree.leaves(slopes["layer_0"]["expand"]))
+
+
+def test_the_level_of_a_noised_map_is_heard_only_where_the_map_is():
+    """The embedding's gradient and its parameters, with and without the level."""
+    net = UNet(**SMALL, map_channels=2, map_level=True)
+    params = parameters(net)
+    values = jax.random.normal(jax.random.key(5), (2, 8, 6, 2))
+
+    def loss(level, present):
+        cond = Condition(map=SpatialMap(values, present, level))
+        return jnp.square(compiled(net)({"params": params}, X, T, cond)[0]).sum()
+
+    there = jax.grad(loss)(jnp.array([0.5, -3.0]), jnp.ones(2, bool))
+    assert abs(there[0]) > 1e-4 and there[1] == 0.0  # the first example's own level alone
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros(2), jnp.zeros(2, bool)), 0.0)
+    without = jax.eval_shape(UNet(**SMALL, map_channels=2).init, jax.random.key(1), X, T)["params"]
+    assert set(params) - set(without) == {"map_level"}
+
+
+@pytest.mark.parametrize(("has", "given"), [(True, False), (False, True)])
+def test_a_level_that_does_not_fit_the_network_is_named(has, given):
+    net = UNet(**SMALL, map_channels=2, map_level=has)
+    spatial = SpatialMap(
+        jnp.zeros((2, 8, 6, 2)), jnp.ones(2, bool), jnp.zeros(2) if given else None
+    )
+    with pytest.raises(ValueError, match="map_level"):
+        jax.eval_shape(net.init, jax.random.key(0), X, T, Condition(map=spatial))
