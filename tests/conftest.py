@@ -86,6 +86,7 @@ SLOW = (
     "inference/test_guided_sampling",
     "experiment/test_edit",
     "experiment/test_likelihood",
+    "experiment/test_pixelcnn",
     "training/test_autoencoder_objective",
     "models/test_remat",
     "experiment/test_plan",

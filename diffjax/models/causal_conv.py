@@ -108,36 +108,57 @@ class CausalConv(nn.Module):
           x: the inputs: all of them if `place` is None, else those at the place.
           place: of the input; None for all.
         """
-        height, width = self.window
-        shape = (height, width, x.shape[-1])
+        shape = (*self.window, x.shape[-1])
         kernel, bias = WeightNorm(self.features, self.gain, name="kernel")(shape)
-        padded = self._padded(x.astype(self.dtype), place)
-        # What no window reaches, where windows end before (r, c).
-        rows = padded.shape[1] - (self.above + 1 - height)
-        columns = padded.shape[2] - max(0, self.left + 1 - width)
-        if place is None:
-            return self.ops.conv(padded[:, :rows, :columns], kernel, bias, stride=self.stride)
-        start = [n // self.stride * self.stride for n in place.indices]
-        size = (height, columns if place.column is None else width)
-        windows = jax.lax.dynamic_slice(
-            padded, (0, *start, 0), (len(padded), *size, padded.shape[-1])
-        )
+        x = x.astype(self.dtype)
+        windows = self._all_windows(x) if place is None else self._windows(x, place)
         return self.ops.conv(windows, kernel, bias, stride=self.stride)
 
-    def _padded(self, x: Array, place: Place | None) -> Array:
-        """All inputs so far, with zeros around them."""
-        if place is None:
-            padded = self._with_zeros(x)
-            if self.is_mutable_collection(CACHE):
-                self.variable(CACHE, "padded", lambda: padded)
-            return padded
-        cache = self.variable(CACHE, "padded", _no_cache)
-        row, column = place.indices
-        start = (0, row + self.above, column + self.left, 0)
-        cache.value = jax.lax.dynamic_update_slice(cache.value, x, start)
-        return cache.value
+    def _all_windows(self, x: Array) -> Array:
+        padded = self._padded(x)
+        if self.is_mutable_collection(CACHE):
+            self.variable(CACHE, "padded", lambda: padded)
+        rows = padded.shape[1] - (self.above + 1 - self.window[0])
+        return padded[:, :rows, : self._columns(padded)]
 
-    def _with_zeros(self, x: Array) -> Array:
+    def _windows(self, x: Array, place: Place) -> Array:
+        cache = self.variable(CACHE, "padded", _no_cache)
+        before = cache.value
+        row, column = place.indices
+        cache.value = jax.lax.dynamic_update_slice(
+            before, x, (0, row + self.above, column + self.left, 0)
+        )
+        # The inputs before this call and x in its place: a window of what has just been written
+        # would have XLA copy the whole cache.
+        windows = self._slice(before, place)
+        first_row, first_column = self._start(place)
+        is_x = (first_row + jnp.arange(windows.shape[1]) == row + self.above)[:, None, None]
+        if place.column is None:
+            x = self._padded(x)[:, self.above :, : windows.shape[2]]
+        else:
+            columns = first_column + jnp.arange(windows.shape[2])
+            is_x = is_x & (columns == column + self.left)[:, None]
+        return jnp.where(is_x, x, windows)
+
+    def _slice(self, padded: Array, place: Place) -> Array:
+        """The inputs of the windows at a place."""
+        height, width = self.window
+        size = (height, self._columns(padded) if place.column is None else width)
+        return jax.lax.dynamic_slice(
+            padded, (0, *self._start(place), 0), (len(padded), *size, padded.shape[-1])
+        )
+
+    def _start(self, place: Place) -> tuple[Array, Array]:
+        """Where the windows at a place start, with padding."""
+        row, column = (n // self.stride * self.stride for n in place.indices)
+        return row, column
+
+    def _columns(self, padded: Array) -> int:
+        """The columns of padded inputs that a window reaches."""
+        return padded.shape[2] - max(0, self.left + 1 - self.window[1])
+
+    def _padded(self, x: Array) -> Array:
+        """x with the zeros that windows reach around it."""
         right = max(0, self.window[1] - 1 - self.left)
         return jnp.pad(x, ((0, 0), (self.above, 0), (self.left, right), (0, 0)))
 
@@ -145,8 +166,8 @@ class CausalConv(nn.Module):
 class ImageConv(CausalConv):
     """A `CausalConv` that is passed all of the image so far in incremental calls, too."""
 
-    def _padded(self, x: Array, place: Place | None) -> Array:
-        return self._with_zeros(x)
+    def _windows(self, x: Array, place: Place) -> Array:
+        return self._slice(self._padded(x), place)
 
 
 def _no_cache() -> Array:
