@@ -34,7 +34,7 @@ def sample_images(
 ) -> Array:
     """One exact sample of the model for each key, by incremental calls: (B, H, W, C) in [-1, 1].
 
-    The network keeps its convolutions' inputs: B times their size in memory.
+    Of each convolution's inputs two or three rows are kept.
 
     Args:
       network: the network.

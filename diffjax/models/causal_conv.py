@@ -4,7 +4,8 @@ Each layer computes the same function in two ways:
 
     whole        all pixels of an image at once
     incremental  the row or the pixel at a `Place`, from the inputs at that place and those of
-                 earlier calls, which each convolution keeps in the collection "cache"
+                 earlier calls, of which each convolution keeps the two or three rows that it needs
+                 in the collection "cache"
 
 Incrementally, a layer of stride 2 computes (r // 2, c // 2) again for each of the pixels (r, c)
 that share it, from unchanged inputs, and so to the same result.
@@ -42,6 +43,18 @@ class Place(NamedTuple):
     def halved(self) -> "Place":
         """The place at half the resolution."""
         return Place(self.row // 2, None if self.column is None else self.column // 2)
+
+
+class Inputs(NamedTuple):
+    """What a convolution keeps of the inputs of incremental calls.
+
+    Attributes:
+      rows: (B, rows, columns, C), the padded inputs from the window's first row to the latest one.
+      first: int32 scalar, the number of the first row, with padding.
+    """
+
+    rows: Array
+    first: Array
 
 
 class WeightNorm(nn.Module):
@@ -117,60 +130,57 @@ class CausalConv(nn.Module):
     def _all_windows(self, x: Array) -> Array:
         padded = self._padded(x)
         if self.is_mutable_collection(CACHE):
-            self.variable(CACHE, "padded", lambda: padded)
-        rows = padded.shape[1] - (self.above + 1 - self.window[0])
-        return padded[:, :rows, : self._columns(padded)]
+            self.variable(CACHE, "inputs", lambda: Inputs(padded[:, : self._rows], jnp.int32(0)))
+        (height, width), (rows, columns) = self.window, x.shape[1:3]
+        return padded[:, : rows + height - 1, : columns + width - 1]
 
     def _windows(self, x: Array, place: Place) -> Array:
-        cache = self.variable(CACHE, "padded", _no_cache)
-        before = cache.value
-        row, column = place.indices
-        cache.value = jax.lax.dynamic_update_slice(
-            before, x, (0, row + self.above, column + self.left, 0)
-        )
-        # The inputs before this call and x in its place: a window of what has just been written
-        # would have XLA copy the whole cache.
-        windows = self._slice(before, place)
-        first_row, first_column = self._start(place)
-        is_x = (first_row + jnp.arange(windows.shape[1]) == row + self.above)[:, None, None]
-        if place.column is None:
-            x = self._padded(x)[:, self.above :, : windows.shape[2]]
-        else:
-            columns = first_column + jnp.arange(windows.shape[2])
-            is_x = is_x & (columns == column + self.left)[:, None]
-        return jnp.where(is_x, x, windows)
+        cache = self.variable(CACHE, "inputs", _no_cache)
+        rows, first = cache.value
+        start = place.row // self.stride * self.stride
+        moved = jnp.roll(rows, -self.stride, axis=1)  # rows come round, but are of no window
+        rows = jnp.where(start == first, rows, moved)
+        _, column = place.indices
+        at = (0, place.row - start + self.above, column + self.left, 0)
+        rows = jax.lax.dynamic_update_slice(rows, x, at)
+        cache.value = Inputs(rows, start)
+        return self._of_rows(rows, place)
 
-    def _slice(self, padded: Array, place: Place) -> Array:
-        """The inputs of the windows at a place."""
+    def _of_rows(self, rows: Array, place: Place) -> Array:
+        """The windows at a place, which start in the first of these padded rows."""
         height, width = self.window
-        size = (height, self._columns(padded) if place.column is None else width)
-        return jax.lax.dynamic_slice(
-            padded, (0, *self._start(place), 0), (len(padded), *size, padded.shape[-1])
-        )
-
-    def _start(self, place: Place) -> tuple[Array, Array]:
-        """Where the windows at a place start, with padding."""
-        row, column = (n // self.stride * self.stride for n in place.indices)
-        return row, column
-
-    def _columns(self, padded: Array) -> int:
-        """The columns of padded inputs that a window reaches."""
-        return padded.shape[2] - max(0, self.left + 1 - self.window[1])
+        column = place.indices[1] // self.stride * self.stride
+        if place.column is None:
+            width += rows.shape[2] - self.left - self._right - 1
+        return jax.lax.dynamic_slice_in_dim(rows[:, :height], column, width, axis=2)
 
     def _padded(self, x: Array) -> Array:
         """x with the zeros that windows reach around it."""
-        right = max(0, self.window[1] - 1 - self.left)
-        return jnp.pad(x, ((0, 0), (self.above, 0), (self.left, right), (0, 0)))
+        rows, columns = (self.above, self.stride - 1), (self.left, self._right)
+        return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+    @property
+    def _rows(self) -> int:
+        """How many rows there are from a window's first one to that of the place."""
+        return self.above + self.stride
+
+    @property
+    def _right(self) -> int:
+        """Columns of zeros on the right."""
+        return max(0, self.window[1] - 1 - self.left) + self.stride - 1
 
 
 class ImageConv(CausalConv):
     """A `CausalConv` that is passed all of the image so far in incremental calls, too."""
 
     def _windows(self, x: Array, place: Place) -> Array:
-        return self._slice(self._padded(x), place)
+        padded = self._padded(x)
+        start = place.row // self.stride * self.stride
+        rows = jax.lax.dynamic_slice_in_dim(padded, start, self._rows, axis=1)
+        return self._of_rows(rows, place)
 
 
-def _no_cache() -> Array:
+def _no_cache() -> Inputs:
     raise ValueError("an incremental call needs the cache of `empty_cache`")
 
 

@@ -11,9 +11,9 @@ before (r, c).
 
 An image is sampled by incremental calls (`causal_conv`), a row of the down stream or a pixel of the
 other one at a time. A level of lower resolution then costs as much as the first one, so that an
-image costs the multiplications of about two evaluations of the whole network, instead of one for
-each of its pixels (Ramachandran et al. 2017, "Fast generation for convolutional autoregressive
-models", skip these repetitions, too).
+image has the multiplications of two or three evaluations of the whole network, instead of those of
+one for each of its pixels (Ramachandran et al. 2017, "Fast generation for convolutional
+autoregressive models", skip these repetitions, too).
 
 Differences from the paper's code: weight normalisation starts from kernels of norm 1 instead of the
 statistics of a first batch, so that parameters follow from the seed alone; both streams are
