@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
             channels=24, blocks=1, levels=2, components=5, dropout=0.0, dtype="float32"
         )
         config.train.update(
-            steps=3000, batch_size=32, learning_rate=2e-3, warmup_steps=100, ema_decay=0.998,
+            steps=3000, batch_size=16, learning_rate=2e-3, warmup_steps=100, ema_decay=0.998,
             log_every=50, sample_every=1500,
         )  # fmt: skip
         config.sample.update(count=40, batch_size=40)
