@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from diffjax import flags
-from diffjax.commands import MODES, OF_AUTOENCODERS, ONE_PROCESS, TO_OUT, Request, command
+from diffjax.commands import MODES, MODES_OF, ONE_PROCESS, TO_OUT, Request, command
 from diffjax.commands.process_setup import (
     check_platforms,
     configure_logging,
@@ -121,7 +121,7 @@ def run(
       The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
     """
     from diffjax.experiment.paths import located
-    from diffjax.experiment.schema import check, complete, is_autoencoder
+    from diffjax.experiment.schema import check, complete, kind
 
     if mode not in list(MODES):
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
@@ -133,11 +133,11 @@ def run(
         raise UserError(f"--out is only for --mode={', '.join(TO_OUT)}, not {mode}: remove it")
     config = complete(config)
     check(config)
-    if is_autoencoder(config) and mode not in OF_AUTOENCODERS:
+    modes, instead = MODES_OF.get(kind(config), (MODES, ""))
+    if mode not in modes:
         raise UserError(
-            f"--mode={mode} is for diffusion models, and this config trains an autoencoder: "
-            f"expected one of {', '.join(OF_AUTOENCODERS)}; to sample, train a diffusion model "
-            "with config.first_stage.workdir set to this run"
+            f"--mode={mode} is for diffusion models, and this config trains {kind(config)}: "
+            f"expected one of {', '.join(modes)}; {instead}"
         )
     if mode not in ("plan", "config"):
         use_compilation_cache()

@@ -12,7 +12,11 @@ MAY_READ = ("main.py", "flags.py", "commands", "experiment")
 BELOW = sorted(
     path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in MAY_READ
 )
-SECTIONS = {*defaults.diffusion().keys(), *defaults.autoencoder().keys()}
+SECTIONS = {
+    *defaults.diffusion().keys(),
+    *defaults.autoencoder().keys(),
+    *defaults.pixelcnn().keys(),
+}
 
 
 def reads(source):

@@ -25,6 +25,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "model.kernels",
     "model.remat",
     "autoencoder.kernels",
+    "pixelcnn.kernels",
     "first_stage.",
     "parallel.",
     "sample.",

@@ -14,7 +14,7 @@ from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
-from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.schema import is_autoencoder, is_pixelcnn
 from diffjax.files import atomic_write, cache_folder
 
 
@@ -25,6 +25,11 @@ def run(request: Request) -> int:
     say_if_other_data(setup, request.workdir)
     if is_autoencoder(request.config):
         return _reconstruction(setup, request)
+    if is_pixelcnn(request.config):
+        from diffjax.experiment.pixelcnn import wants_likelihood
+
+        exact = wants_likelihood(request.config)
+        return (_exact_likelihood if exact else _distances)(setup, request)
     if request.config.evaluate.likelihood != "none":
         return _likelihood(setup, request)
     return _distances(setup, request)
@@ -37,7 +42,7 @@ def _distances(setup: Any, request: Request) -> int:
             "and Fréchet distances need images: use diffjax.load(workdir).log_likelihood, or your "
             "own metric"
         )
-    scales = setup.config.evaluate.scales
+    scales = setup.config.evaluate.get("scales", ())  # of diffusion models alone
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
     network = features(setup.config, setup.about.class_names)  # before minutes of sampling
     step, params = restore_params(setup, request.workdir)
@@ -62,13 +67,41 @@ def _distances(setup: Any, request: Request) -> int:
 
 
 def _likelihood(setup: Any, request: Request) -> int:
-    from diffjax.evaluation.likelihood import evaluate_likelihood
     from diffjax.experiment.likelihood import drawn_schedules, likelihood, restore_learned
 
-    config = setup.config
     step, params, learned = restore_learned(setup, request.workdir)
     folder = results_folder(request)
     measured = likelihood(setup, learned)
+    report, each, written = _bits_per_dim(setup, measured, step, params, folder)
+    if measured.name != "ode" and processes.is_primary():
+        figures.plot_bound(
+            folder / f"likelihood_{measured.name}.png",
+            each,
+            title=f"{report['bits_per_dim']:.3f} bits/dim",
+            schedules=drawn_schedules(setup, learned),
+        )
+        written.append(f"likelihood_{measured.name}.png")
+    print("wrote " + ", ".join(str(folder / file) for file in written))
+    return 0
+
+
+def _exact_likelihood(setup: Any, request: Request) -> int:
+    from diffjax.experiment.pixelcnn import likelihood
+
+    step, params = restore_params(setup, request.workdir)
+    folder = results_folder(request)
+    _, _, written = _bits_per_dim(setup, likelihood(setup), step, params, folder)
+    print("wrote " + ", ".join(str(folder / file) for file in written))
+    return 0
+
+
+def _bits_per_dim(
+    setup: Any, measured: Any, step: int, params: Any, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[str]]:
+    """The report of a likelihood, its values of each image, and the files they are written to."""
+    from diffjax.evaluation.likelihood import evaluate_likelihood
+
+    config = setup.config
     test = setup.load_held_out()
     report, each = evaluate_likelihood(
         lambda batch, numbers: measured.batch(params, batch, numbers),
@@ -89,17 +122,7 @@ def _likelihood(setup: Any, request: Request) -> int:
     _write_json(folder / f"{name}.json", report)
     _write_arrays(folder / f"{name}.npz", each)
     print(json.dumps(report, indent=2))
-    written = [f"{name}.json", f"{name}.npz"]
-    if measured.name != "ode" and processes.is_primary():
-        figures.plot_bound(
-            folder / f"{name}.png",
-            each,
-            title=f"{report['bits_per_dim']:.3f} bits/dim",
-            schedules=drawn_schedules(setup, learned),
-        )
-        written.append(f"{name}.png")
-    print("wrote " + ", ".join(str(folder / file) for file in written))
-    return 0
+    return report, each, [f"{name}.json", f"{name}.npz"]
 
 
 def _reconstruction(setup: Any, request: Request) -> int:

@@ -14,12 +14,12 @@ from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
 from diffjax.experiment.run import read_about
-from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.schema import is_autoencoder, is_pixelcnn
 from diffjax.inference.sample_conditions import Examples
 
 
 def resolve(config: Any) -> Any:
-    """The resolved config with its data and training, for a diffusion model or an autoencoder.
+    """The resolved config with its data and training, of any kind of model.
 
     Raises:
       UserError: any invalid or inconsistent value.
@@ -28,6 +28,10 @@ def resolve(config: Any) -> Any:
         from diffjax.experiment.autoencoder import resolve as resolve_autoencoder
 
         return resolve_autoencoder(config)
+    if is_pixelcnn(config):
+        from diffjax.experiment.pixelcnn import resolve as resolve_pixelcnn
+
+        return resolve_pixelcnn(config)
     from diffjax.experiment.diffusion import resolve as resolve_diffusion
 
     return resolve_diffusion(config)
@@ -66,6 +70,21 @@ def model_of(config: Any, workdir: Path) -> Model:
         return resolve(config).model  # report config errors before the missing checkpoint
     sampling.sampling(config, process.diffusion(config).schedule)  # check names before files
     model = with_weak(resolve_model(config, about_of(workdir, config), examples=examples))
+    say_kernels(model)
+    return model
+
+
+def pixelcnn_of(config: Any, workdir: Path) -> Any:
+    """The PixelCNN of a run, with the data description that the run stored; no data set is loaded.
+
+    Raises:
+      UserError: any invalid or inconsistent value.
+    """
+    from diffjax.experiment.pixelcnn import resolve_model as resolve_pixelcnn
+
+    if not has_run(workdir):
+        return resolve(config).model  # report config errors before the missing checkpoint
+    model = resolve_pixelcnn(config, about_of(workdir, config))
     say_kernels(model)
     return model
 

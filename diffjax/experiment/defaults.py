@@ -30,6 +30,11 @@ def autoencoder() -> ConfigDict:
     return _config(schema.AUTOENCODER)
 
 
+def pixelcnn() -> ConfigDict:
+    """PixelCNN++, an autoregressive model to compare with. Set `data.name`."""
+    return _config(schema.PIXELCNN)
+
+
 def _config(keys: Mapping[str, schema.Key]) -> ConfigDict:
     config = ConfigDict()
     for key, entry in keys.items():

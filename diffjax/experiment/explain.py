@@ -8,7 +8,7 @@ from typing import Any
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment import schema
-from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, Key
+from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, PIXELCNN, Key
 
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.
@@ -45,6 +45,8 @@ TABLES = {
     "autoencoder.regulariser": "autoencoder_networks:REGULARISERS",
     "autoencoder.dtype": "network:DTYPES",
     "autoencoder.kernels": "network:KERNELS",
+    "pixelcnn.dtype": "network:DTYPES",
+    "pixelcnn.kernels": "network:KERNELS",
     "loss.reconstruction": "autoencoder_objective:DIFFERENCES",
     "loss.perceptual": "autoencoder_objective:PERCEPTUAL",
     "loss.adversarial": "autoencoder_objective:DISCRIMINATORS",
@@ -127,7 +129,12 @@ def _all_keys() -> list[tuple[str, dict[str, Key]]]:
     networks = [
         (f" (of the network {name})", dict(fields)) for name, fields in NETWORK_FIELDS.items()
     ]
-    return [("", dict(DIFFUSION)), *networks, (" (of an autoencoder)", dict(AUTOENCODER))]
+    return [
+        ("", dict(DIFFUSION)),
+        *networks,
+        (" (of an autoencoder)", dict(AUTOENCODER)),
+        (" (of a PixelCNN)", dict(PIXELCNN)),
+    ]
 
 
 def _called(name: str, make: Any) -> str:

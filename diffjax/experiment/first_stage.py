@@ -11,7 +11,7 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
-from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.schema import is_autoencoder, kind
 from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
 
@@ -34,7 +34,7 @@ def read(
     if theirs is None:
         raise UserError(f"{what} holds no run: train the autoencoder first, and give its workdir")
     if not is_autoencoder(theirs):
-        raise UserError(f"{what} is a run of a diffusion model: give an autoencoder's workdir")
+        raise UserError(f"{what} is a run of {kind(theirs)}: give an autoencoder's workdir")
     ours, their_keys = flatten(config), flatten(theirs)
     for key in SHARED_WITH_STAGE:
         if ours[key] != their_keys[key]:

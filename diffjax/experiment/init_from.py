@@ -52,9 +52,9 @@ def read(config: Any, state: Any) -> Start | None:
     theirs = run.read_config(folder)
     if theirs is None:
         raise UserError(f"{key}: {folder} holds no run: give the workdir of one")
-    if schema.is_autoencoder(theirs) != schema.is_autoencoder(config):
+    if schema.kind(theirs) != schema.kind(config):
         raise UserError(
-            f"{key} is a run of {_kind(theirs)}, and this config trains {_kind(config)}"
+            f"{key} is a run of {schema.kind(theirs)}, and this config trains {schema.kind(config)}"
         )
     taken = _AVERAGED if c.init_parameters == "averaged" else _RAW
     wanted = (*taken, *_OTHERS, *(_OPTIMIZERS if c.init_optimizer else ()), "discriminator")
@@ -118,10 +118,6 @@ def split(text: str) -> tuple[Path, str]:
     if at and rules.MODEL_CHECKPOINT.holds(checkpoint) and not expanded(text).exists():
         return expanded(folder), checkpoint
     return expanded(text), "latest"
-
-
-def _kind(config: Any) -> str:
-    return "an autoencoder" if schema.is_autoencoder(config) else "a diffusion model"
 
 
 def _known(state: Any, taken: dict[str, Any]) -> set[str]:

@@ -250,7 +250,7 @@ def likelihood(setup: Experiment, learned: ObjectiveState) -> Likelihood:
         keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(numbers)
         return kind.measure(model, x, numbers, keys)
 
-    return Likelihood(kind.name, kind.what, _on_all_devices(numbers_of))
+    return Likelihood(kind.name, kind.what, on_all_devices(numbers_of))
 
 
 def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> None:
@@ -329,7 +329,7 @@ def _grid(kind: _Kind, schedule: Schedule, *, key: str) -> grids.Grid:
         raise UserError(f"{key}: {error}") from None
 
 
-def _on_all_devices(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
+def on_all_devices(function: Callable[..., Numbers]) -> Callable[..., dict[str, np.ndarray]]:
     """The function over batches that are padded and sharded over all devices."""
     placement = Placement()
     compiled = jax.jit(function)

@@ -52,8 +52,10 @@ def load(
     config = read_config(folder)
     if config is None:
         raise UserError(f"{folder} holds no run: give the workdir of a training run")
-    if schema.is_autoencoder(config):
-        raise UserError(f"{folder} is a run of an autoencoder: give a diffusion model's workdir")
+    if not schema.is_diffusion(config):
+        raise UserError(
+            f"{folder} is a run of {schema.kind(config)}: give a diffusion model's workdir"
+        )
     checkpoint = str(checkpoint)
     if not rules.MODEL_CHECKPOINT.holds(checkpoint):
         raise UserError(f"checkpoint is {checkpoint!r}: expected {rules.MODEL_CHECKPOINT.expected}")

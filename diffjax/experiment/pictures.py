@@ -36,7 +36,7 @@ class Drawing(Protocol):
     @property
     def conditions(self) -> Conditions: ...
     @property
-    def generator(self) -> Generator: ...
+    def generator(self) -> Any: ...  # a Generator, or another model's with its calls
 
 
 class ModelDrawing(NamedTuple):
@@ -134,12 +134,15 @@ def file_stem(
       sampler: whether the name contains the sampler.
       exact: adds a checksum, which distinguishes names that differ only in replaced characters.
     """
-    guidance = "" if sample.guidance.strip() == "none" else sample.guidance
-    how = (sample.sampler if sampler else "", f"{sample.grid}{sample.steps}", guidance)
-    level = sample.get("augmentation_level", 0)  # autoencoders have none
+    how: tuple[str, ...] = ()
+    if "sampler" in sample:  # of a diffusion model
+        guidance = "" if sample.guidance.strip() == "none" else sample.guidance
+        named = sample.sampler if sampler else ""
+        how = (named, f"{sample.grid}{sample.steps}", guidance, sample.threshold)
+    level = sample.get("augmentation_level", 0)  # of models of low-resolution images
     noised = f"level{level:g}" if level else ""
     average = "ema" if sample.checkpoint == "ema" else ""  # differs from that step's average
-    words = (first, *how, sample.threshold, f"seed{sample.seed}", noised, average, *parts)
+    words = (first, *how, f"seed{sample.seed}", noised, average, *parts)
     name = "_".join(word for word in words if word)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)
     if len(stem) <= LONGEST_STEM and not exact:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
 from diffjax.experiment import strategies
-from diffjax.experiment.schema import check, is_autoencoder
+from diffjax.experiment.schema import check, is_autoencoder, is_pixelcnn
 from diffjax.experiment.spec import is_path
 
 # LLVM's optimisations do not change the buffers.
@@ -166,6 +166,11 @@ def _resolved(config: Any) -> Any:
 
         config.autoencoder.kernels = "xla"
         return resolve(config)
+    if is_pixelcnn(config):
+        from diffjax.experiment.pixelcnn import resolve as resolve_pixelcnn
+
+        config.pixelcnn.kernels = "xla"
+        return resolve_pixelcnn(config)
     from diffjax.experiment.diffusion import resolve as resolve_diffusion
 
     if not is_path(config.model.name):  # a user-defined network has no such key

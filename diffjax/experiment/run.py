@@ -37,7 +37,7 @@ def read_config(folder: Path) -> Any:
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     config = located(config, folder, of_run=True)
-    if not schema.is_autoencoder(config) and not is_path(config.model.name):
+    if schema.is_diffusion(config) and not is_path(config.model.name):
         config.model.remat = "none"  # inference has no backward pass
     return config
 

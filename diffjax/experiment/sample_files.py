@@ -65,7 +65,10 @@ def generated(
             f"config.sample.format = {config.format!r}: {setup.config.data.name!r} holds arrays of "
             f"{setup.about.shape}, not images: use 'npz'"
         )
-    texts = (config.prompt, config.negative_prompt and f"not {config.negative_prompt}", config.maps)
+    texts: tuple[str, ...] = ()
+    if "prompt" in config:  # of a diffusion model
+        negative = config.negative_prompt and f"not {config.negative_prompt}"
+        texts = (config.prompt, negative, config.maps)
     how = (class_part(config.labels), *texts, f"step{step}")
     folder = folder / "generated"
     stem = file_stem(config, f"n{count}", *how, exact=any(texts))
@@ -123,13 +126,16 @@ class _Each:
         self._common = {
             "step": step,
             "parameters": _digest((params, setup.generator.weak_params)) if self._resumes else "",
-            "sampler": sample.sampler,
-            "grid": f"{sample.grid}, {sample.steps} steps",
-            "guidance": sample.guidance,
-            "threshold": sample.threshold,
-            "seed": sample.seed,
         }
-        if sample.augmentation_level:
+        if "sampler" in sample:  # of a diffusion model
+            self._common |= {
+                "sampler": sample.sampler,
+                "grid": f"{sample.grid}, {sample.steps} steps",
+                "guidance": sample.guidance,
+                "threshold": sample.threshold,
+            }
+        self._common["seed"] = sample.seed
+        if sample.get("augmentation_level", 0):
             self._common["augmentation_level"] = sample.augmentation_level
 
     @property

@@ -248,6 +248,35 @@ AUTOENCODER: Mapping[str, Key] = {
     "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to reconstruct with"),
     "evaluate.num_samples": Key(whole(2), 10_000, "images that distances are computed from"),
 }
+PIXELCNN: Mapping[str, Key] = {
+    **_SEED,
+    **_DATA,
+    "pixelcnn.channels": Key(whole(1), 160, "channels of both streams"),
+    "pixelcnn.blocks": Key(whole(1), 5, "gated blocks per level"),
+    "pixelcnn.levels": Key(whole(1), 3, "resolutions, each half of the previous one"),
+    "pixelcnn.components": Key(whole(1), 10, "logistic distributions in a pixel's mixture"),
+    "pixelcnn.dropout": Key(SHARE, 0.5, "rate in the gated blocks"),
+    "pixelcnn.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
+    "pixelcnn.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+    "pixelcnn.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+    **_TRAIN,
+    "train.optimizer": _TRAIN["train.optimizer"]._replace(default="adam(b1=0.95, b2=0.9995)"),
+    "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=1e-3),
+    "train.accumulate": DIFFUSION["train.accumulate"],
+    **_PARALLEL,
+    "sample.count": Key(whole(1), 100, "number of samples"),
+    "sample.batch_size": Key(whole(1), 100, "samples per batch"),
+    "sample.format": DIFFUSION["sample.format"],
+    "sample.labels": Key(WHOLES, (), "classes, in turn; empty: every class"),
+    "sample.seed": Key(SEED, 0, "seed of the samples"),
+    "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to sample from"),
+    "evaluate.likelihood": Key(
+        SPEC, "exact", "exact (bits/dim of the test images), or none: distances of samples"
+    ),
+    "evaluate.images": DIFFUSION["evaluate.images"],
+    "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
+    "evaluate.features": DIFFUSION["evaluate.features"],
+}
 
 # Keys of older versions -> their current names.
 RENAMED: Mapping[str, str] = {
@@ -265,6 +294,23 @@ def is_autoencoder(config: Any) -> bool:
     return "autoencoder" in config
 
 
+def is_pixelcnn(config: Any) -> bool:
+    """Whether a config trains a PixelCNN++, rather than a diffusion model."""
+    return "pixelcnn" in config
+
+
+def is_diffusion(config: Any) -> bool:
+    """Whether a config trains a diffusion model."""
+    return not (is_autoencoder(config) or is_pixelcnn(config))
+
+
+def kind(config: Any) -> str:
+    """What a config trains, for messages."""
+    if is_autoencoder(config):
+        return "an autoencoder"
+    return "a PixelCNN" if is_pixelcnn(config) else "a diffusion model"
+
+
 def keys_of(config: Any) -> dict[str, Key]:
     """The keys of a config in order, with its network's fields.
 
@@ -272,6 +318,8 @@ def keys_of(config: Any) -> dict[str, Key]:
     """
     if is_autoencoder(config):
         return dict(AUTOENCODER)
+    if is_pixelcnn(config):
+        return dict(PIXELCNN)
     name = _network_name(config)
     keys: dict[str, Key] = {}
     for key, entry in DIFFUSION.items():
@@ -384,7 +432,7 @@ def check(config: Any) -> None:
 
 
 def _has_own_network(config: Any) -> bool:
-    return not is_autoencoder(config) and ":" in _network_name(config)
+    return is_diffusion(config) and ":" in _network_name(config)
 
 
 def _network_name(config: Any) -> str:

@@ -11,8 +11,9 @@ import pytest
 from diffjax.checkpoints import workdir
 from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
+from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import network, optimisation, process, sampling, schema
+from diffjax.experiment import network, optimisation, pixelcnn, process, sampling, schema
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,9 @@ EXPERIMENTS = [
 ]
 QUICK = ("fashion_mnist", "fashion_mnist_conditional")
 TWO_STAGES = [
-    path for path in EXPERIMENTS if path.stem.endswith(("autoencoder", "latent", "image"))
+    path
+    for path in EXPERIMENTS
+    if path.stem.endswith(("autoencoder", "latent", "image", "pixelcnn"))
 ]
 VARIANTS = [
     *((path, "") for path in EXPERIMENTS),
@@ -42,6 +45,10 @@ def test_shipped_configs_are_whole_and_resolve(path, variant):
     shape = SHAPES.get(name.split("_")[0], (28, 28, 1))
     if schema.is_autoencoder(made):
         make_stage(made, image_shape=shape)
+        return
+    if schema.is_pixelcnn(made):
+        names = tuple(map(str, range(10)))
+        pixelcnn.resolve_model(made, DataInfo("", shape, class_names=names)).parameter_shapes()
         return
     diffusion = process.diffusion(made)
     sampling.sampling(made, diffusion.schedule)
