@@ -51,8 +51,8 @@ EXPLAINED = """
 
 ![Ten samples of each model, one a class](comparison.png)
 
-The first seed's samples, one of each class, not chosen. The same samples' nearest training images, in
-pixels, stand below each row:
+The first seed's samples, one of each class, not chosen. The same samples' nearest training images,
+in pixels, stand below each row:
 
 ![Samples and their nearest training images](neighbours.png)
 """
