@@ -26,8 +26,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if "tiny" in variant:
         config.gan.update(channels=(16, 32, 64))
         config.train.update(
-            steps=5000, batch_size=32, learning_rate=1e-3, warmup_steps=100, ema_decay=0.995,
-            log_every=50, sample_every=1000,
+            steps=2500, batch_size=32, learning_rate=5e-4, warmup_steps=100, ema_decay=0.995,
+            log_every=50, sample_every=500,
         )  # fmt: skip
         config.sample.update(count=40, batch_size=40)
         config.evaluate.num_samples = 1000
