@@ -28,6 +28,7 @@ from diffjax._version import __version__
 from diffjax.denoisers import denoiser, edm_denoiser
 from diffjax.errors import UserError
 from diffjax.losses import (
+    adversarial,
     autoencoding,
     diffusion_loss,
     importance_sampling,
@@ -85,6 +86,7 @@ __all__ = [
     "Scales",
     "UserError",
     "__version__",
+    "adversarial",
     "augmentation",
     "autoencoding",
     "categorical",

@@ -20,16 +20,18 @@ MODES = {
 TO_OUT = ("sample", "edit", "evaluate", "export")
 # Modes that run in a single process.
 ONE_PROCESS = ("edit", "ema", "export", "plan", "config")
+_OF_IMAGE_MODELS = (
+    ("train", "sample", "evaluate", "plan", "config"),
+    "to edit, rebuild averages or export, train a diffusion model",
+)
 # What a config trains -> its modes, where it hasn't all of them, and what to do for the others.
 MODES_OF = {
     "an autoencoder": (
         ("train", "evaluate", "export", "plan", "config"),
         "to sample, train a diffusion model with config.first_stage.workdir set to this run",
     ),
-    "a PixelCNN": (
-        ("train", "sample", "evaluate", "plan", "config"),
-        "to edit, rebuild averages or export, train a diffusion model",
-    ),
+    "a PixelCNN": _OF_IMAGE_MODELS,
+    "a GAN": _OF_IMAGE_MODELS,
 }
 
 

@@ -14,7 +14,7 @@ from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
-from diffjax.experiment.schema import is_autoencoder, is_pixelcnn
+from diffjax.experiment.schema import section
 from diffjax.files import atomic_write, cache_folder
 
 
@@ -23,16 +23,25 @@ def run(request: Request) -> int:
     setup = resolve(request.config)
     say_kernels(setup)
     say_if_other_data(setup, request.workdir)
-    if is_autoencoder(request.config):
-        return _reconstruction(setup, request)
-    if is_pixelcnn(request.config):
-        from diffjax.experiment.pixelcnn import wants_likelihood
+    measure = {
+        "autoencoder": _reconstruction,
+        "pixelcnn": _pixelcnn,
+        "gan": _distances,
+        "diffusion": _diffusion,
+    }[section(request.config)]
+    return measure(setup, request)
 
-        exact = wants_likelihood(request.config)
-        return (_exact_likelihood if exact else _distances)(setup, request)
-    if request.config.evaluate.likelihood != "none":
-        return _likelihood(setup, request)
-    return _distances(setup, request)
+
+def _diffusion(setup: Any, request: Request) -> int:
+    wanted = request.config.evaluate.likelihood != "none"
+    return (_likelihood if wanted else _distances)(setup, request)
+
+
+def _pixelcnn(setup: Any, request: Request) -> int:
+    from diffjax.experiment.pixelcnn import wants_likelihood
+
+    wanted = wants_likelihood(request.config)
+    return (_exact_likelihood if wanted else _distances)(setup, request)
 
 
 def _distances(setup: Any, request: Request) -> int:

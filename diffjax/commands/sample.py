@@ -1,19 +1,19 @@
 """`--mode=sample`."""
 
 from diffjax.commands import Request
-from diffjax.commands.setup import model_of, parameters_of, pixelcnn_of, results_folder
+from diffjax.commands.setup import image_model_of, model_of, parameters_of, results_folder
 from diffjax.experiment import pictures, sample_files
 from diffjax.experiment.model import check_sampling
 from diffjax.experiment.restore import restore_params
-from diffjax.experiment.schema import is_pixelcnn
+from diffjax.experiment.schema import is_diffusion
 
 
 def run(request: Request) -> int:
     """Writes samples in the formats of config.sample.format; loads no data set."""
-    if is_pixelcnn(request.config):
-        pixelcnn = pixelcnn_of(request.config, request.workdir)
-        step, params = restore_params(pixelcnn, request.workdir)
-        sample_files.generated(pixelcnn, params, results_folder(request), step=step)
+    if not is_diffusion(request.config):
+        drawn = image_model_of(request.config, request.workdir)
+        step, params = restore_params(drawn, request.workdir)
+        sample_files.generated(drawn, params, results_folder(request), step=step)
         return 0
     model = model_of(request.config, request.workdir)
     drawing = pictures.of_model(model)

@@ -9,32 +9,13 @@ from diffjax import data
 from diffjax.commands import Request
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment import process, restore, sampling, strategies
+from diffjax.experiment import kinds, process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
+from diffjax.experiment.kinds import resolve
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
 from diffjax.experiment.run import read_about
-from diffjax.experiment.schema import is_autoencoder, is_pixelcnn
 from diffjax.inference.sample_conditions import Examples
-
-
-def resolve(config: Any) -> Any:
-    """The resolved config with its data and training, of any kind of model.
-
-    Raises:
-      UserError: any invalid or inconsistent value.
-    """
-    if is_autoencoder(config):
-        from diffjax.experiment.autoencoder import resolve as resolve_autoencoder
-
-        return resolve_autoencoder(config)
-    if is_pixelcnn(config):
-        from diffjax.experiment.pixelcnn import resolve as resolve_pixelcnn
-
-        return resolve_pixelcnn(config)
-    from diffjax.experiment.diffusion import resolve as resolve_diffusion
-
-    return resolve_diffusion(config)
 
 
 def say_kernels(setup: Any) -> None:
@@ -74,17 +55,15 @@ def model_of(config: Any, workdir: Path) -> Model:
     return model
 
 
-def pixelcnn_of(config: Any, workdir: Path) -> Any:
-    """The PixelCNN of a run, with the data description that the run stored; no data set is loaded.
+def image_model_of(config: Any, workdir: Path) -> Any:
+    """The PixelCNN or GAN of a run, with the data description that it stored; loads no data set.
 
     Raises:
       UserError: any invalid or inconsistent value.
     """
-    from diffjax.experiment.pixelcnn import resolve_model as resolve_pixelcnn
-
     if not has_run(workdir):
         return resolve(config).model  # report config errors before the missing checkpoint
-    model = resolve_pixelcnn(config, about_of(workdir, config))
+    model = kinds.resolve_model(config, about_of(workdir, config))
     say_kernels(model)
     return model
 

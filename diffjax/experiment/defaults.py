@@ -35,6 +35,11 @@ def pixelcnn() -> ConfigDict:
     return _config(schema.PIXELCNN)
 
 
+def gan() -> ConfigDict:
+    """A generator and a discriminator, with R3GAN's loss, to compare with. Set `data.name`."""
+    return _config(schema.GAN)
+
+
 def _config(keys: Mapping[str, schema.Key]) -> ConfigDict:
     config = ConfigDict()
     for key, entry in keys.items():

@@ -8,7 +8,7 @@ from typing import Any
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment import schema
-from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, PIXELCNN, Key
+from diffjax.experiment.schema import KINDS, NETWORK_FIELDS, Key
 
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.
@@ -47,6 +47,8 @@ TABLES = {
     "autoencoder.kernels": "network:KERNELS",
     "pixelcnn.dtype": "network:DTYPES",
     "pixelcnn.kernels": "network:KERNELS",
+    "gan.loss": "gan:LOSSES",
+    "gan.dtype": "network:DTYPES",
     "loss.reconstruction": "autoencoder_objective:DIFFERENCES",
     "loss.perceptual": "autoencoder_objective:PERCEPTUAL",
     "loss.adversarial": "autoencoder_objective:DISCRIMINATORS",
@@ -129,12 +131,12 @@ def _all_keys() -> list[tuple[str, dict[str, Key]]]:
     networks = [
         (f" (of the network {name})", dict(fields)) for name, fields in NETWORK_FIELDS.items()
     ]
-    return [
-        ("", dict(DIFFUSION)),
-        *networks,
-        (" (of an autoencoder)", dict(AUTOENCODER)),
-        (" (of a PixelCNN)", dict(PIXELCNN)),
+    others = [
+        (f" (of {kind.name})", dict(kind.keys))
+        for name, kind in KINDS.items()
+        if name != "diffusion"
     ]
+    return [("", dict(KINDS["diffusion"].keys)), *networks, *others]
 
 
 def _called(name: str, make: Any) -> str:

@@ -19,9 +19,8 @@ from ml_collections import ConfigDict
 
 from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
-from diffjax.experiment import strategies
-from diffjax.experiment.schema import check, is_autoencoder, is_pixelcnn
-from diffjax.experiment.spec import is_path
+from diffjax.experiment import kinds, strategies
+from diffjax.experiment.schema import check, is_diffusion, section
 
 # LLVM's optimisations do not change the buffers.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -161,21 +160,10 @@ def plan_here(config: Any) -> Plan:
 def _resolved(config: Any) -> Any:
     """The resolved config with XLA's kernels, the only ones whose cost XLA can count."""
     config = config.copy_and_resolve_references()
-    if is_autoencoder(config):
-        from diffjax.experiment.autoencoder import resolve
-
-        config.autoencoder.kernels = "xla"
-        return resolve(config)
-    if is_pixelcnn(config):
-        from diffjax.experiment.pixelcnn import resolve as resolve_pixelcnn
-
-        config.pixelcnn.kernels = "xla"
-        return resolve_pixelcnn(config)
-    from diffjax.experiment.diffusion import resolve as resolve_diffusion
-
-    if not is_path(config.model.name):  # a user-defined network has no such key
-        config.model.kernels = "xla"
-    return resolve_diffusion(config)
+    network = "model" if is_diffusion(config) else section(config)
+    if "kernels" in config[network]:  # a user-defined network and a GAN have no such key
+        config[network].kernels = "xla"
+    return kinds.resolve(config)
 
 
 def _flops(setup: Any, shapes: Any, batch: Any) -> float:

@@ -44,6 +44,10 @@ MODEL_CHECKPOINT = Rule(
     "'latest', 'best', 'ema' or a step",
     lambda value: value == "ema" or CHECKPOINT.holds(value),
 )
+# A GAN has no loss that its best checkpoint could be known by.
+STEP_CHECKPOINT = Rule(
+    str, "'latest' or a step", lambda value: value != "best" and CHECKPOINT.holds(value)
+)
 TEXT = Rule(str, "a string")
 SPEC = Rule(str, "a name, name(argument=value) or 'module:Name(argument=value)'")
 SPECS = Rule(

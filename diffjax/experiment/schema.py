@@ -36,6 +36,7 @@ from diffjax.experiment.rules import (
     SIZES,
     SPEC,
     SPECS,
+    STEP_CHECKPOINT,
     STEPS,
     SWITCH,
     TEXT,
@@ -248,6 +249,13 @@ AUTOENCODER: Mapping[str, Key] = {
     "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to reconstruct with"),
     "evaluate.num_samples": Key(whole(2), 10_000, "images that distances are computed from"),
 }
+_IMAGE_SAMPLES: Mapping[str, Key] = {
+    "sample.count": Key(whole(1), 100, "number of samples"),
+    "sample.batch_size": Key(whole(1), 100, "samples per batch"),
+    "sample.format": DIFFUSION["sample.format"],
+    "sample.labels": Key(WHOLES, (), "classes, in turn; empty: every class"),
+    "sample.seed": Key(SEED, 0, "seed of the samples"),
+}
 PIXELCNN: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
@@ -264,11 +272,7 @@ PIXELCNN: Mapping[str, Key] = {
     "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=1e-3),
     "train.accumulate": DIFFUSION["train.accumulate"],
     **_PARALLEL,
-    "sample.count": Key(whole(1), 100, "number of samples"),
-    "sample.batch_size": Key(whole(1), 100, "samples per batch"),
-    "sample.format": DIFFUSION["sample.format"],
-    "sample.labels": Key(WHOLES, (), "classes, in turn; empty: every class"),
-    "sample.seed": Key(SEED, 0, "seed of the samples"),
+    **_IMAGE_SAMPLES,
     "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to sample from"),
     "evaluate.likelihood": Key(
         SPEC, "exact", "exact (bits/dim of the test images), or none: distances of samples"
@@ -276,6 +280,53 @@ PIXELCNN: Mapping[str, Key] = {
     "evaluate.images": DIFFUSION["evaluate.images"],
     "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
     "evaluate.features": DIFFUSION["evaluate.features"],
+}
+GAN: Mapping[str, Key] = {
+    **_SEED,
+    **_DATA,
+    "gan.loss": Key(SPEC, "r3gan(gamma=0.1)", "losses of both networks: r3gan or hinge"),
+    "gan.latent_size": Key(whole(1), 64, "size of z, which samples are made of"),
+    "gan.channels": Key(SIZES, (48, 96, 192), "channels of each level, each half as wide"),
+    "gan.blocks": Key(whole(1), 1, "residual blocks per level"),
+    "gan.spectral_norm": Key(SWITCH, False, "whether the discriminator's kernels have norm 1"),
+    "gan.discriminator_rate": Key(
+        POSITIVE, 1.0, "learning rate of the discriminator / train.learning_rate"
+    ),
+    "gan.class_conditional": Key(SWITCH, True, "whether the networks take the class"),
+    "gan.dtype": Key(SPEC, "float32", "compute type: float32 or bfloat16"),
+    **_TRAIN,
+    "train.optimizer": _TRAIN["train.optimizer"]._replace(default="adam(b1=0.0, b2=0.99)"),
+    "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=2e-4),
+    "train.grad_clip": _TRAIN["train.grad_clip"]._replace(default=0.0),
+    "train.ema_decay": _TRAIN["train.ema_decay"]._replace(default=0.999),
+    "train.accumulate": DIFFUSION["train.accumulate"],
+    **_PARALLEL,
+    **_IMAGE_SAMPLES,
+    "sample.checkpoint": Key(STEP_CHECKPOINT, "latest", "checkpoint to sample from"),
+    "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
+    "evaluate.features": DIFFUSION["evaluate.features"],
+}
+
+
+class Kind(NamedTuple):
+    """What a config trains.
+
+    Attributes:
+      name: for messages.
+      keys: its keys; a diffusion model's network has further ones.
+    """
+
+    name: str
+    keys: Mapping[str, Key]
+
+
+# The section that tells what a config trains, which is also the module of `experiment` with its
+# `resolve` and, unless it is an autoencoder, `resolve_model`.
+KINDS: Mapping[str, Kind] = {
+    "autoencoder": Kind("an autoencoder", AUTOENCODER),
+    "pixelcnn": Kind("a PixelCNN", PIXELCNN),
+    "gan": Kind("a GAN", GAN),
+    "diffusion": Kind("a diffusion model", DIFFUSION),
 }
 
 # Keys of older versions -> their current names.
@@ -289,26 +340,24 @@ _OLD_VALUES: Mapping[str, Mapping[Any, Any]] = {
 USER = "user."
 
 
-def is_autoencoder(config: Any) -> bool:
-    """Whether a config trains a first stage, rather than a diffusion model."""
-    return "autoencoder" in config
-
-
-def is_pixelcnn(config: Any) -> bool:
-    """Whether a config trains a PixelCNN++, rather than a diffusion model."""
-    return "pixelcnn" in config
-
-
-def is_diffusion(config: Any) -> bool:
-    """Whether a config trains a diffusion model."""
-    return not (is_autoencoder(config) or is_pixelcnn(config))
+def section(config: Any) -> str:
+    """The key of KINDS of what a config trains."""
+    return next((name for name in KINDS if name in config), "diffusion")
 
 
 def kind(config: Any) -> str:
     """What a config trains, for messages."""
-    if is_autoencoder(config):
-        return "an autoencoder"
-    return "a PixelCNN" if is_pixelcnn(config) else "a diffusion model"
+    return KINDS[section(config)].name
+
+
+def is_autoencoder(config: Any) -> bool:
+    """Whether a config trains a first stage, rather than a diffusion model."""
+    return section(config) == "autoencoder"
+
+
+def is_diffusion(config: Any) -> bool:
+    """Whether a config trains a diffusion model."""
+    return section(config) == "diffusion"
 
 
 def keys_of(config: Any) -> dict[str, Key]:
@@ -316,10 +365,8 @@ def keys_of(config: Any) -> dict[str, Key]:
 
     The fields of a user-defined network are not included.
     """
-    if is_autoencoder(config):
-        return dict(AUTOENCODER)
-    if is_pixelcnn(config):
-        return dict(PIXELCNN)
+    if not is_diffusion(config):
+        return dict(KINDS[section(config)].keys)
     name = _network_name(config)
     keys: dict[str, Key] = {}
     for key, entry in DIFFUSION.items():

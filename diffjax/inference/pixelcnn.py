@@ -1,19 +1,10 @@
 """Samples from a trained PixelCNN++, pixel by pixel."""
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffjax import rng
-from diffjax.distributed import processes
-from diffjax.distributed.placement import Placement
-from diffjax.errors import UserError
-from diffjax.figures import to_uint8
-from diffjax.inference.generator import Generated
-from diffjax.inference.sample_conditions import SampleConditions
 from diffjax.likelihood.logistic_mixture import (
     mixture_from_outputs,
     sample_logistic_mixture,
@@ -73,71 +64,3 @@ def sample_images(
 
     cache = empty_cache(network, params, blank, label)
     return jax.lax.fori_loop(0, height, draw_row, (blank, cache))[0]
-
-
-class PixelGenerator(NamedTuple):
-    """Sample i, for any i, as a function of (params, seed, i), like `generator.Generator`.
-
-    Attributes:
-      network: the network.
-      shape: (H, W, C) of the images.
-      conditions: of the samples.
-      seed: of their randomness.
-      batch_size: samples computed at once.
-    """
-
-    network: PixelCNN
-    shape: tuple[int, int, int]
-    conditions: SampleConditions
-    seed: int
-    batch_size: int
-
-    @property
-    def weak_params(self) -> None:
-        """No other model guides the samples."""
-        return None
-
-    def __call__(
-        self, params: Any, *, start: int, count: int, batch_size: int | None = None
-    ) -> Generated:
-        """Samples start .. start + count - 1, in batches of one size, split among all devices.
-
-        Args:
-          params: the network's parameters.
-          start: index of the first sample.
-          count: number of samples.
-          batch_size: by default the smaller of config.sample.batch_size and `count`.
-
-        Raises:
-          UserError: a sample is not finite.
-        """
-        placement = Placement()
-        size = placement.round_up_batch(batch_size or min(self.batch_size, count))
-        draws = []
-        for first in range(start, start + count, size):
-            indices = first + np.arange(size)  # the last batch is padded: one compiled shape
-            condition = self.conditions.batch(first, size)
-            label = None if condition is None else condition.label
-            placed = placement.shard_batch((indices, label))
-            x = _samples(self.network, self.shape, params, np.uint32(self.seed), *placed)
-            draws.append(processes.on_host(x)[: min(size, start + count - first)])
-        images = np.concatenate(draws)
-        if not np.isfinite(images).all():
-            raise UserError(
-                "the model's parameters are not finite: use another config.sample.checkpoint"
-            )
-        return Generated(to_uint8(images), None)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _samples(
-    network: PixelCNN,
-    shape: tuple[int, int, int],
-    params: Any,
-    seed: Array,
-    indices: Array,
-    label: Array | None,
-) -> Array:
-    stream = rng.stream(seed, "sample_pixels")
-    keys = jax.vmap(lambda i: jax.random.fold_in(stream, i))(indices)
-    return sample_images(network, params, keys, label, shape=shape)

@@ -49,25 +49,6 @@ def gaussian_kl(mean: Data, log_variance: Data) -> PerExample:
 
 
 @checked
-def hinge_discriminator_loss(real_logits: Array, fake_logits: Array) -> Float[Array, ""]:
-    """E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (Lim & Ye 2017; Miyato et al. 2018), halved.
-
-    Args:
-      real_logits, fake_logits: of any shape.
-
-    Returns:
-      A scalar.
-    """
-    return (jax.nn.relu(1 - real_logits).mean() + jax.nn.relu(1 + fake_logits).mean()) / 2
-
-
-@checked
-def hinge_generator_loss(fake_logits: Data) -> PerExample:
-    """-D(fake) for each image: (B, ...) -> (B,)."""
-    return -fake_logits.mean(tuple(range(1, fake_logits.ndim)))
-
-
-@checked
 def adaptive_weight(
     reconstruction_slope: Array, adversarial_slope: Array, *, most: float = 1e4
 ) -> Float[Array, ""]:

@@ -7,8 +7,7 @@ Each layer computes the same function in two ways:
                  earlier calls, of which each convolution keeps the two or three rows that it needs
                  in the collection "cache"
 
-Incrementally, a layer of stride 2 computes (r // 2, c // 2) again for each of the pixels (r, c)
-that share it, from unchanged inputs, and so to the same result.
+A layer of stride 2 computes (r // 2, c // 2) again, to the same result, for each (r, c) of it.
 """
 
 from typing import NamedTuple
@@ -25,12 +24,7 @@ CACHE = "cache"
 
 
 class Place(NamedTuple):
-    """What an incremental call computes, in coordinates of its level.
-
-    Attributes:
-      row: int32 scalar.
-      column: int32 scalar; None for all columns of the row.
-    """
+    """What an incremental call computes: a row, or its pixel at a column; int32 scalars."""
 
     row: Array
     column: Array | None = None
@@ -46,23 +40,16 @@ class Place(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a convolution keeps of the inputs of incremental calls.
-
-    Attributes:
-      rows: (B, rows, columns, C), the padded inputs from the window's first row to the latest one.
-      first: int32 scalar, the number of the first row, with padding.
-    """
+    """Padded inputs that a convolution keeps, (B, rows, columns, C), and the first row's number."""
 
     rows: Array
     first: Array
 
 
 class WeightNorm(nn.Module):
-    """scale v / |v| and a bias, the kernel of a layer (Salimans & Kingma 2016, equation 2).
+    """gain v / |v| for each output channel, and a bias (Salimans & Kingma 2016, equation 2).
 
-    Attributes:
-      features: output channels, the kernel's last axis, for each of which there is a norm.
-      gain: the initial scale; 1 keeps the mean square of uncorrelated inputs.
+    The gain is trained; one of 1 keeps the mean square of uncorrelated inputs.
     """
 
     features: int
@@ -115,12 +102,7 @@ class CausalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, place: Place | None = None) -> Array:
-        """All of the outputs, or those at a place.
-
-        Args:
-          x: the inputs: all of them if `place` is None, else those at the place.
-          place: of the input; None for all.
-        """
+        """The outputs of x, which are all of the inputs, or those at a place."""
         shape = (*self.window, x.shape[-1])
         kernel, bias = WeightNorm(self.features, self.gain, name="kernel")(shape)
         x = x.astype(self.dtype)
@@ -192,13 +174,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, size: tuple[int, int], place: Place | None = None) -> Array:
-        """The outputs cut to a size, or those at a place of the output's level.
-
-        Args:
-          x: (B, H, W, C), of half the resolution; in incremental calls at `place.halved()`.
-          size: (height, width) of the result.
-          place: see `CausalConv`.
-        """
+        """The outputs cut to a size, or those at a place, of x at `place.halved()`."""
         h = Linear(4 * x.shape[-1], dtype=self.dtype, ops=self.ops, name="linear")(x)
         if place is None:
             return depth_to_space(h, 2, *size)

@@ -10,16 +10,14 @@ shortcuts; on a level of half the resolution, (r // 2, c // 2) again sees no mor
 before (r, c).
 
 An image is sampled by incremental calls (`causal_conv`), a row of the down stream or a pixel of the
-other one at a time. A level of lower resolution then costs as much as the first one, so that an
-image has the multiplications of two or three evaluations of the whole network, instead of those of
-one for each of its pixels (Ramachandran et al. 2017, "Fast generation for convolutional
-autoregressive models", skip these repetitions, too).
+other one at a time, by the multiplications of two or three evaluations of the whole network instead
+of one for each pixel (a level of lower resolution costs as much as the first one).
 
-Differences from the paper's code: weight normalisation starts from kernels of norm 1 instead of the
-statistics of a first batch, so that parameters follow from the seed alone; both streams are
-upsampled by 2x2 kernels.
+Differences from the paper's code: weight normalisation starts from kernels of norm 1, so that
+parameters follow from the seed alone; both streams are upsampled by 2x2 kernels.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -39,10 +37,8 @@ def concat_elu(x: Array) -> Array:
 class GatedBlock(nn.Module):
     """x + a sigmoid(b), where a and b are of two convolutions of concatenated ELUs of x.
 
-    Attributes:
-      window: of the convolutions: (2, 3) in the down stream, (2, 2) in the other one.
-      dropout: rate before the second convolution.
-      dtype, ops: as in `CausalConv`.
+    Their `window` is (2, 3) in the down stream and (2, 2) in the other one; `dropout` is the rate
+    before the second one.
     """
 
     window: tuple[int, int]
@@ -54,14 +50,9 @@ class GatedBlock(nn.Module):
     def __call__(
         self, x: Array, other: Array | None, label: Array | None, place: Place | None, train: bool
     ) -> Array:
-        """Of x's shape.
+        """Of x's shape, (B, H, W, C), from x, a shortcut or the other stream, and one-hot classes.
 
-        Args:
-          x: (B, H, W, C).
-          other: (B, H, W, C'): a shortcut, or the other stream; None for none.
-          label: (B, classes) one-hot, zeros for none; None for a network without classes.
-          place: see `CausalConv`.
-          train: whether there is dropout, by the stream "dropout".
+        `place` is that of `CausalConv`; `train` is whether there is dropout.
         """
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         channels = x.shape[-1]
@@ -80,11 +71,7 @@ class GatedBlock(nn.Module):
 class Stream(nn.Module):
     """A U-Net of gated blocks: `levels` resolutions there and back, with shortcuts.
 
-    Attributes:
-      window: see `GatedBlock`.
-      blocks: on each level on the way there; one more on the way back, except on the last level.
-      levels: number of resolutions.
-      dropout, dtype, ops: see `GatedBlock`.
+    There are `blocks` on each level, and one more on the way back, except on the last level.
     """
 
     window: tuple[int, int]
@@ -98,13 +85,7 @@ class Stream(nn.Module):
     def __call__(
         self, h: Array, label: Array | None, place: Place | None, train: bool, others: Any = None
     ) -> tuple[Array, list[Array]]:
-        """The features of the last block, and those of all blocks.
-
-        Args:
-          h: (B, H, W, C).
-          label, place, train: see `GatedBlock`.
-          others: the features of all blocks of another stream, of whole rows; None for none.
-        """
+        """The features of the last block and of all, with those of another stream's, whole rows."""
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         places = [place]
         for _ in range(self.levels - 1):
@@ -152,11 +133,7 @@ def _at(row: Array, place: Place | None) -> Array:
 class PixelCNN(nn.Module):
     """Both streams: each pixel's parameters from the pixels before it and the class.
 
-    Attributes:
-      outputs: parameters of a pixel's distribution.
-      num_classes: 0 for a network without classes.
-      channels: of the streams.
-      blocks, levels, dropout, dtype, ops: see `Stream`.
+    `outputs` is the number of a pixel's parameters, `num_classes` 0 for a network without classes.
     """
 
     outputs: int
@@ -179,39 +156,23 @@ class PixelCNN(nn.Module):
         self.head = Linear(self.outputs, **kernels)
 
     def __call__(self, x: Array, label: Array | None = None, train: bool = False) -> Array:
-        """The parameters of all pixels.
+        """The parameters of all pixels, each of the pixels before it: (B, H, W, outputs) float32.
 
         Args:
           x: (B, H, W, C) in [-1, 1].
           label: (B,) integers, -1 for none; None for a network without classes.
           train: whether there is dropout, by the stream "dropout".
-
-        Returns:
-          (B, H, W, outputs) float32; those of a pixel depend on the pixels before it alone.
         """
         return self._pixels(x, label, self._rows(x, label, None, train), None, train)
 
     def row(self, x: Array, label: Array | None, row: Array) -> list[Array]:
-        """The down stream's features of a row, after incremental calls for the rows above it.
-
-        Args:
-          x: (B, H, W, C), of which the rows above `row` are used.
-          label: see `__call__`.
-          row: int32 scalar.
-        """
+        """The down stream's features of a row, after incremental calls for the rows above it."""
         return self._rows(x, label, Place(row), False)
 
     def pixel(
         self, x: Array, label: Array | None, features: list[Array], row: Array, column: Array
     ) -> Array:
-        """(B, outputs): a pixel's parameters, after incremental calls for the pixels before it.
-
-        Args:
-          x: (B, H, W, C), of which the pixels before (row, column) are used.
-          label: see `__call__`.
-          features: of the row.
-          row, column: int32 scalars.
-        """
+        """(B, outputs): a pixel's parameters, after calls for its row and the pixels before it."""
         return self._pixels(x, label, features, Place(row, column), False)[:, 0, 0]
 
     def _rows(self, x: Array, label: Array | None, place: Place | None, train: bool) -> list[Array]:
@@ -232,14 +193,11 @@ class PixelCNN(nn.Module):
 
 def _with_ones(x: Array) -> Array:
     """x with a channel of ones, which tells the image from the zeros around it."""
-    return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
 
 
 def empty_cache(network: PixelCNN, params: Any, x: Array, label: Array | None) -> Any:
     """The cache of incremental calls before the first one, for images like x."""
-
-    def whole(params: Any, x: Array, label: Array | None) -> Any:
-        return network.apply({"params": params}, x, label, mutable=[CACHE])[1][CACHE]
-
-    shapes = jax.eval_shape(whole, params, x, label)
+    whole = partial(network.apply, mutable=[CACHE])
+    shapes = jax.eval_shape(whole, {"params": params}, x, label)[1][CACHE]
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -21,7 +21,7 @@ import numpy as np
 from diffjax import rng
 from diffjax.images import to_model_range
 from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
-from diffjax.losses import autoencoding
+from diffjax.losses import adversarial, autoencoding
 from diffjax.losses.autoencoding import Features
 from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.training.train_step import Batch, Metrics, TrainState
@@ -192,12 +192,12 @@ def _adversarial_terms(
 ) -> _Adversarial:
     def generator_loss(y: Array) -> Array:
         logits = discriminator.apply({"params": params}, y)
-        return autoencoding.hinge_generator_loss(logits).mean()
+        return adversarial.hinge_generator_loss(logits).mean()
 
     def discriminator_loss(params: Any) -> Array:
         logits = discriminator.apply({"params": params}, jnp.concatenate([x, y]))
         real, fake = jnp.split(logits, 2)
-        return autoencoding.hinge_discriminator_loss(real, fake)
+        return adversarial.hinge_discriminator_loss(real, fake)
 
     def terms() -> _Adversarial:
         generator, grad_y = jax.value_and_grad(generator_loss)(y)

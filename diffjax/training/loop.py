@@ -60,7 +60,7 @@ def train(
     begin = None if task.owns(folder) else task.read_start()
     held_out = task.held_out()
     if not held_out:
-        log("no held-out images: eval_loss is not measured, and 'best' is by the training loss")
+        log("no loss is measured on held-out images: 'best' is by the training loss")
     with contextlib.ExitStack() as held:
         opened = []
 

@@ -13,7 +13,7 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import network, optimisation, pixelcnn, process, sampling, schema
+from diffjax.experiment import kinds, network, optimisation, process, sampling, schema
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +46,9 @@ def test_shipped_configs_are_whole_and_resolve(path, variant):
     if schema.is_autoencoder(made):
         make_stage(made, image_shape=shape)
         return
-    if schema.is_pixelcnn(made):
+    if not schema.is_diffusion(made):
         names = tuple(map(str, range(10)))
-        pixelcnn.resolve_model(made, DataInfo("", shape, class_names=names)).parameter_shapes()
+        kinds.resolve_model(made, DataInfo("", shape, class_names=names)).parameter_shapes()
         return
     diffusion = process.diffusion(made)
     sampling.sampling(made, diffusion.schedule)

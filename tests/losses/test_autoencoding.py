@@ -38,26 +38,6 @@ def test_moments_are_split_and_kept_finite():
     assert np.isfinite(autoencoding.sample_gaussian(mean, log_variance, eps=jnp.ones((1, 2)))).all()
 
 
-def test_the_best_discriminator_tells_which_law_is_denser():
-    """For laws p and q over three places, the hinge loss is least at sign(p - q)."""
-    p, q = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.3, 0.5])
-    counts = np.round(1000 * np.stack([p, q])).astype(int)
-    grid = np.array(np.meshgrid(*[np.linspace(-2, 2, 9)] * 3)).reshape(3, -1).T
-    losses = [
-        float(autoencoding.hinge_discriminator_loss(
-            jnp.repeat(jnp.asarray(d), counts[0], total_repeat_length=1000),
-            jnp.repeat(jnp.asarray(d), counts[1], total_repeat_length=1000),
-        )) for d in grid
-    ]  # fmt: skip
-    best = grid[int(np.argmin(losses))]
-    assert best[0] == 1 and best[2] == -1
-
-
-def test_the_generator_is_drawn_to_what_looks_real():
-    logits = jnp.array([[[1.0, 3.0]], [[-2.0, 0.0]]])
-    np.testing.assert_allclose(autoencoding.hinge_generator_loss(logits), [-2.0, 1.0])
-
-
 def test_adaptive_weight_makes_both_slopes_as_long():
     """A linear last layer, whose two losses pull with known strength."""
     kernel = jax.random.normal(KEY, (4, 3))
