@@ -125,6 +125,11 @@ DIFFUSION: Mapping[str, Key] = {
         "none",
         "map given to the network: low_resolution, super_resolution, silhouette, edges",
     ),
+    "condition.keep_map": Key(
+        SWITCH,
+        False,
+        "keep the map where condition_dropout and guidance drop class and text, as in cascades",
+    ),
     "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
@@ -206,6 +211,12 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.resample": Key(
             SPEC, "conv", "change of resolution: conv, average (pooling), adm (in residual blocks)"
         ),
+        "model.resample_first": Key(
+            SWITCH,
+            False,
+            "downsample before a level's blocks, upsample after them (Imagen's Efficient U-Net)",
+        ),
+        "model.scale_skips": Key(SWITCH, False, "skip connections times 1 / sqrt(2)"),
         "model.time_features": Key(
             SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
         ),

@@ -240,7 +240,7 @@ class Generator:
         model = GuidanceModel(
             denoise=_denoiser(self._network, self._diffusion, params),
             schedule=self._diffusion.schedule,
-            conditional=self.conditions.model.any,
+            conditional=self.conditions.model.any_dropped,
             num_classes=self.conditions.model.num_classes,
             null=self.conditions.null,
             network=self._network,

@@ -234,7 +234,7 @@ class SampleConditions:
         """The null condition of guidance, or the negative prompt in its place."""
         if not isinstance(condition, Condition):
             return guidance.no_label(condition)
-        nothing = null(condition)
+        nothing = null(condition, keep_map=self.model.keep_map)
         if self._negative is None or nothing.text is None:
             return nothing
         text = broadcast(self._negative, len(nothing.text.mask))
