@@ -16,6 +16,7 @@ SECTIONS = {
     *defaults.diffusion().keys(),
     *defaults.autoencoder().keys(),
     *defaults.pixelcnn().keys(),
+    *defaults.cascade().keys(),
 }
 
 

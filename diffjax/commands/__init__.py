@@ -30,6 +30,10 @@ MODES_OF = {
         ("train", "sample", "evaluate", "plan", "config"),
         "to edit, rebuild averages or export, train a diffusion model",
     ),
+    "a cascade": (
+        ("train", "sample", "evaluate", "config"),
+        "for the others, use the config of one of its stages",
+    ),
 }
 
 

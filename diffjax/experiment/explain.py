@@ -8,7 +8,14 @@ from typing import Any
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment import schema
-from diffjax.experiment.schema import AUTOENCODER, DIFFUSION, NETWORK_FIELDS, PIXELCNN, Key
+from diffjax.experiment.schema import (
+    AUTOENCODER,
+    CASCADE,
+    DIFFUSION,
+    NETWORK_FIELDS,
+    PIXELCNN,
+    Key,
+)
 
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.
@@ -134,6 +141,7 @@ def _all_keys() -> list[tuple[str, dict[str, Key]]]:
         *networks,
         (" (of an autoencoder)", dict(AUTOENCODER)),
         (" (of a PixelCNN)", dict(PIXELCNN)),
+        (" (of a cascade)", dict(CASCADE)),
     ]
 
 

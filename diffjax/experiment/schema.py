@@ -21,6 +21,7 @@ from diffjax.experiment.rules import (
     FORMATS,
     IMAGE_SIZE,
     LEVEL,
+    LEVELS,
     MODEL_CHECKPOINT,
     NAME,
     NOT_NEGATIVE,
@@ -36,11 +37,14 @@ from diffjax.experiment.rules import (
     SIZES,
     SPEC,
     SPECS,
+    STAGES,
     STEPS,
     SWITCH,
     TEXT,
+    TEXTS,
     WHOLES,
     Rule,
+    per_stage,
     whole,
 )
 
@@ -289,6 +293,35 @@ PIXELCNN: Mapping[str, Key] = {
     "evaluate.features": DIFFUSION["evaluate.features"],
 }
 
+# Settings of `sample` that a cascade may override for each stage.
+PER_STAGE = ("sampler", "grid", "steps", "guidance", "threshold", "augmentation_level")
+CASCADE: Mapping[str, Key] = {
+    "cascade.stages": Key(STAGES, (), "workdirs: of the base model, then of each upsampler"),
+    "cascade.configs": Key(
+        TEXTS, (), "config files that train the stages, for --mode=train to name: FILE[:variant]"
+    ),
+    **{
+        f"cascade.{name}": Key(
+            per_stage(DIFFUSION[f"sample.{name}"].rule),
+            (),
+            f"of each stage, in place of its run's config.sample.{name}",
+        )
+        for name in PER_STAGE
+    },
+    "cascade.checkpoint": Key(per_stage(MODEL_CHECKPOINT), (), "of each stage; None for latest"),
+    "sample.count": Key(whole(1), 24, "number of samples"),
+    "sample.batch_size": Key(whole(1), 64, "samples per batch, in every stage"),
+    **{
+        f"sample.{name}": DIFFUSION[f"sample.{name}"]
+        for name in ("format", "labels", "prompt", "negative_prompt", "seed")
+    },
+    "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
+    "evaluate.features": DIFFUSION["evaluate.features"],
+    "evaluate.augmentation_levels": Key(
+        LEVELS, (), "noise levels of the last stage's low-resolution images to compare"
+    ),
+}
+
 # Keys of older versions -> their current names.
 RENAMED: Mapping[str, str] = {
     "diffusion.label_dropout": "diffusion.condition_dropout",
@@ -310,15 +343,22 @@ def is_pixelcnn(config: Any) -> bool:
     return "pixelcnn" in config
 
 
+def is_cascade(config: Any) -> bool:
+    """Whether a config is of a cascade of trained models, rather than of one to train."""
+    return "cascade" in config
+
+
 def is_diffusion(config: Any) -> bool:
     """Whether a config trains a diffusion model."""
-    return not (is_autoencoder(config) or is_pixelcnn(config))
+    return not (is_autoencoder(config) or is_pixelcnn(config) or is_cascade(config))
 
 
 def kind(config: Any) -> str:
-    """What a config trains, for messages."""
+    """What a config trains, or is of, for messages."""
     if is_autoencoder(config):
         return "an autoencoder"
+    if is_cascade(config):
+        return "a cascade"
     return "a PixelCNN" if is_pixelcnn(config) else "a diffusion model"
 
 
@@ -331,6 +371,8 @@ def keys_of(config: Any) -> dict[str, Key]:
         return dict(AUTOENCODER)
     if is_pixelcnn(config):
         return dict(PIXELCNN)
+    if is_cascade(config):
+        return dict(CASCADE)
     name = _network_name(config)
     keys: dict[str, Key] = {}
     for key, entry in DIFFUSION.items():

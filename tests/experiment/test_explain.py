@@ -33,7 +33,13 @@ def test_a_key_is_explained_with_its_names(capsys, prefix):
 
 
 def test_every_key_is_explained_and_every_named_table_exists():
-    kinds = (schema.DIFFUSION, schema.AUTOENCODER, schema.PIXELCNN, *schema.NETWORK_FIELDS.values())
+    kinds = (
+        schema.DIFFUSION,
+        schema.AUTOENCODER,
+        schema.PIXELCNN,
+        schema.CASCADE,
+        *schema.NETWORK_FIELDS.values(),
+    )
     for keys in kinds:
         for key in keys:
             assert keys[key].meaning in explain.explain(key)
