@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from diffjax.commands import Request
 from diffjax.commands.setup import resolve, results_folder, say_if_other_data, say_kernels
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment.dataset import load_held_out
 from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
 from diffjax.experiment.schema import is_autoencoder, is_cascade, is_pixelcnn
@@ -58,7 +56,7 @@ def _distances(setup: Any, request: Request) -> int:
         return _one_report(_report(setup, params, step, network), folder)
     return _swept(
         _Sweep("scale", "scale", "evaluation_scales", "guidance scale w (1: none)"),
-        {scale: partial(_report, one, params, step, network) for scale, one in at_scales},
+        [(scale, partial(_report, one, params, step, network)) for scale, one in at_scales],
         folder,
     )
 
@@ -71,12 +69,13 @@ def _cascade(request: Request) -> int:
     levels = setup.config.evaluate.augmentation_levels
     at_levels = [(level, setup.at_level(level)) for level in levels]
     network = features(setup.config, setup.about.class_names)
-    measured = _CascadeData(setup)
+    of_last_stage = setup.load_data()
     folder = results_folder(request)
 
     def report(one: Any) -> dict[str, Any]:
         how = {"cascade": one.config.cascade.to_dict()}
-        return _report(measured.of(one), one.params, one.step, network) | how
+        measured = of_last_stage._replace(config=one.config, generator=one.generator)
+        return _report(measured, one.params, one.step, network) | how
 
     if not levels:
         return _one_report(report(setup), folder)
@@ -87,28 +86,9 @@ def _cascade(request: Request) -> int:
             "evaluation_levels",
             "augmentation level s of the last stage's low-resolution image (0: no noise)",
         ),
-        {level: partial(report, one) for level, one in at_levels},
+        [(level, partial(report, one)) for level, one in at_levels],
         folder,
     )
-
-
-class _CascadeData:
-    """A cascade's samples next to its last stage's data, which are loaded once."""
-
-    def __init__(self, model: Any) -> None:
-        self.config, self.generator = model.config, model.generator
-        self.source = model.load_train()
-        self._last = model.last
-
-    def of(self, model: Any) -> _CascadeData:
-        """The same data with another of the cascade's generators."""
-        other = copy.copy(self)
-        other.config, other.generator = model.config, model.generator
-        return other
-
-    def load_held_out(self) -> Any:
-        """The held-out images, or None."""
-        return load_held_out(self._last, self.source)
 
 
 class _Sweep(NamedTuple):
@@ -133,10 +113,12 @@ def _one_report(report: dict[str, Any], folder: Path) -> int:
     return 0
 
 
-def _swept(sweep: _Sweep, at: Mapping[float, Callable[[], dict[str, Any]]], folder: Path) -> int:
+def _swept(
+    sweep: _Sweep, at: Sequence[tuple[float, Callable[[], dict[str, Any]]]], folder: Path
+) -> int:
     """A report at each value of a setting, to a JSON and a plot."""
     reports = []
-    for value, report_at in at.items():
+    for value, report_at in at:
         print(f"{sweep.name} {value:g}:")
         reports.append({sweep.key: value, **report_at()})
         _write_json(folder / f"{sweep.stem}.json", reports)  # keep partial results

@@ -24,6 +24,19 @@ from diffjax.inference.cascade import CascadeGenerator
 from diffjax.inference.sample_conditions import Choice
 
 
+class CascadeData(NamedTuple):
+    """What an evaluation compares: samples, and the images that the last stage was trained on."""
+
+    config: Any
+    generator: CascadeGenerator
+    source: data.ImageSource
+    last: Any
+
+    def load_held_out(self) -> data.ImageSource | None:
+        """The held-out images, or None."""
+        return load_held_out(self.last, self.source)
+
+
 class CascadeModel(NamedTuple):
     """A cascade with the data of its last stage.
 
@@ -59,8 +72,8 @@ class CascadeModel(NamedTuple):
             config.cascade.augmentation_level = (*earlier, level)
         return self._replace(config=config, generator=self.generator.at_level(level))
 
-    def load_train(self) -> data.ImageSource:
-        """The training images of the last stage.
+    def load_data(self) -> CascadeData:
+        """The cascade's samples next to the data of its last stage.
 
         Raises:
           UserError: they are of another size than the samples.
@@ -71,7 +84,7 @@ class CascadeModel(NamedTuple):
                 f"the cascade draws images of {self.about.shape}, and its last stage's data are "
                 f"{tuple(source.image_shape)}: distances need images of one size"
             )
-        return source
+        return CascadeData(self.config, self.generator, source, self.last)
 
 
 def resolve(config: Any) -> CascadeModel:
