@@ -49,13 +49,15 @@ def runs(tmp_path_factory, own_caches, compile_quickly, tiny_flags):
     """run_of(name) -> an exported model with random parameters, made when it is first asked for."""
     root, made = tmp_path_factory.mktemp("cascade"), {}
 
-    def run_of(name):
+    def run_of(name, *more):
         if name not in made:
             made[name] = root / name
-            config = flags.parse([*tiny_flags, *SMALL, *STAGES[name]]).config
+            config = flags.parse([*tiny_flags, *SMALL, *STAGES.get(name, ()), *more]).config
             schema.check(config)
             about = data.describe(load_train(config))
             model = resolve_model(config, about)
+            if model.conditions.texts:
+                about = about._replace(vocabulary=model.conditions.texts.vocabulary)
             params = normal_like(model.parameter_shapes(), scale=0.1)
             found = Parameters(3, {"ema_params": params}, kept(about, model.identity))
             exported.write(made[name], found, config.to_dict())
@@ -210,6 +212,44 @@ def test_stages_that_do_not_fit_are_one_line(runs, stages, words):
     folders = [runs(stage) for stage in stages]
     refuses(lambda: diffjax.cascade(folders), *words)
     refuses(lambda: cascade.resolve(config_of(*folders)), *words)
+
+
+def test_texts_of_the_stages(runs, tmp_path):
+    """Of the same words, or none in the upsampler; held-out images are next to their captions."""
+    for word in ("square", "circle"):
+        for split, count in (("train", 4), ("test", 2)):
+            (tmp_path / word / split).mkdir(parents=True)
+            rows = []
+            for i in range(count):
+                image = np.full((8, 8, 3), 40 * i, np.uint8)
+                Image.fromarray(image).save(tmp_path / word / split / f"{i}.png")
+                rows.append(json.dumps({"file_name": f"{i}.png", "text": f"a {word} {split}"}))
+            (tmp_path / word / split / "metadata.jsonl").write_text("\n".join(rows))
+
+    def text(word):
+        return (
+            f"--config.data.name=folder:{tmp_path / word}",
+            "--config.model.class_conditional=False",
+            "--config.condition.text=transformer(width=8, heads=2, layers=1, length=4)",
+        )  # fmt: skip
+
+    up = f"--config.condition.map={MAP}"
+    base = runs("text base", *text("square"), "--config.data.image_size=4")
+    later = runs("text upsampler", *text("square"), up)
+    other = runs("circle upsampler", *text("circle"), up)
+    quiet = runs("no text", *text("square"), up, "--config.condition.text=none",
+                 "--config.sample.guidance=none")  # fmt: skip
+    silent = runs("no text base", *text("square"), "--config.data.image_size=4",
+                  "--config.condition.text=none", "--config.sample.guidance=none")  # fmt: skip
+    refuses(lambda: diffjax.cascade([base, other]), "stage 2", "another text encoder or vocabulary")
+    refuses(lambda: diffjax.cascade([silent, later]), "stage 2", "takes a text and stage 1")
+    for last in (later, quiet):
+        model = cascade.resolve(config_of(base, last))
+        assert model.generator.conditions.captions(0, 2) == ["a square test"] * 2
+        assert sorted(model.truth[:, 0, 0, 0].tolist()) == [0, 40]
+        given = cascade.resolve(config_of(base, last, **{"sample.prompt": "a square"}))
+        assert given.truth is None
+    refuses(lambda: diffjax.cascade([base, later]).sample(), "nothing to condition on")
 
 
 def test_classes_of_other_names_are_refused(two):
