@@ -5,8 +5,9 @@ Networks, data, training and evaluation are imported by name: `from diffjax.mode
 `dj.load(workdir)` reads a trained model; its imports are made when it is called.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffjax import (
     augmentation,
@@ -55,6 +56,7 @@ from diffjax.sampling.thresholding import clip_x0, dynamic_threshold
 from diffjax.schedules import Scales
 
 if TYPE_CHECKING:
+    from diffjax.inference.cascade import Cascade
     from diffjax.inference.pipeline import Pipeline
 
 
@@ -79,6 +81,30 @@ def load(
     return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage)
 
 
+def cascade(
+    stages: "Sequence[str | Path | Pipeline]",
+    *,
+    settings: Sequence[Mapping[str, Any]] = (),
+    negative_prompt: str = "",
+) -> "Cascade":
+    """A base model and the upsamplers after it, to sample with (Ho et al. 2021).
+
+    See `inference.cascade.Cascade` for what it does.
+
+    Args:
+      stages: of the base model, then of each upsampler: a workdir, or what `load` returned.
+      settings: of each stage, which override its run's `sample` section, such as
+        {"steps": 20, "augmentation_level": 0.1}, and for a workdir its "checkpoint"; () for none.
+      negative_prompt: for the stages that take a text and whose guidance uses it.
+
+    Raises:
+      UserError: a folder without a run, or stages that do not fit.
+    """
+    from diffjax.experiment.load import load_cascade
+
+    return load_cascade(stages, settings=settings, negative_prompt=negative_prompt)
+
+
 __all__ = [
     "Estimates",
     "Prediction",
@@ -89,6 +115,7 @@ __all__ = [
     "adversarial",
     "augmentation",
     "autoencoding",
+    "cascade",
     "categorical",
     "clip_x0",
     "convert",

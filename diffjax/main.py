@@ -136,7 +136,7 @@ def run(
     modes, instead = MODES_OF.get(kind(config), (MODES, ""))
     if mode not in modes:
         raise UserError(
-            f"--mode={mode} is for diffusion models, and this config trains {kind(config)}: "
+            f"--mode={mode} is for diffusion models, and this config is of {kind(config)}: "
             f"expected one of {', '.join(modes)}; {instead}"
         )
     if mode not in ("plan", "config"):

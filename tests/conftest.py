@@ -84,6 +84,7 @@ SLOW = (
     "doors/test_examples",
     "doors/test_own_parts",
     "examples/test_emoji_training",
+    "examples/test_emoji_cascade",
     "inference/test_guided_sampling",
     "inference/test_pixelcnn",
     "experiment/test_edit",

@@ -17,6 +17,7 @@ SECTIONS = {
     *defaults.autoencoder().keys(),
     *defaults.pixelcnn().keys(),
     *defaults.gan().keys(),
+    *defaults.cascade().keys(),
 }
 
 

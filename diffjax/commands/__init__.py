@@ -32,6 +32,10 @@ MODES_OF = {
     ),
     "a PixelCNN": _OF_IMAGE_MODELS,
     "a GAN": _OF_IMAGE_MODELS,
+    "a cascade": (
+        ("train", "sample", "evaluate", "config"),
+        "for the others, use the config of one of its stages",
+    ),
 }
 
 

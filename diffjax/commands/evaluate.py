@@ -1,9 +1,12 @@
 """`--mode=evaluate`."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,12 +17,14 @@ from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
-from diffjax.experiment.schema import section
+from diffjax.experiment.schema import is_cascade, section
 from diffjax.files import atomic_write, cache_folder
 
 
 def run(request: Request) -> int:
     """Runs the evaluation of config.evaluate on the config's data."""
+    if is_cascade(request.config):
+        return _cascade(request)
     setup = resolve(request.config)
     say_kernels(setup)
     say_if_other_data(setup, request.workdir)
@@ -57,21 +62,82 @@ def _distances(setup: Any, request: Request) -> int:
     step, params = restore_params(setup, request.workdir)
     folder = results_folder(request)
     if not scales:
-        report = _report(setup, params, step, network)
-        _write_json(folder / "evaluation.json", report)
-        print(json.dumps(report, indent=2))
-        return 0
+        return _one_report(_report(setup, params, step, network), folder)
+    return _swept(
+        _Sweep("scale", "scale", "evaluation_scales", "guidance scale w (1: none)"),
+        [(scale, partial(_report, one, params, step, network)) for scale, one in at_scales],
+        folder,
+    )
+
+
+def _cascade(request: Request) -> int:
+    """Distances between a cascade's samples and its last stage's data, by augmentation level."""
+    from diffjax.experiment import cascade
+
+    setup = cascade.resolve(request.config)
+    levels = setup.config.evaluate.augmentation_levels
+    at_levels = [(level, setup.at_level(level)) for level in levels]
+    network = features(setup.config, setup.about.class_names)
+    of_last_stage = setup.load_data()
+    folder = results_folder(request)
+
+    def report(one: Any) -> dict[str, Any]:
+        how = {"cascade": one.config.cascade.to_dict()}
+        measured = of_last_stage._replace(config=one.config, generator=one.generator)
+        return _report(measured, one.params, one.step, network) | how
+
+    if not levels:
+        return _one_report(report(setup), folder)
+    return _swept(
+        _Sweep(
+            "augmentation_level",
+            "level",
+            "evaluation_levels",
+            "augmentation level s of the last stage's low-resolution image (0: no noise)",
+        ),
+        [(level, partial(report, one)) for level, one in at_levels],
+        folder,
+    )
+
+
+class _Sweep(NamedTuple):
+    """A setting of sampling that an evaluation varies.
+
+    Attributes:
+      key: of its value in a report.
+      name: in the lines that are printed.
+      stem: of the files.
+      label: of the plot's axis.
+    """
+
+    key: str
+    name: str
+    stem: str
+    label: str
+
+
+def _one_report(report: dict[str, Any], folder: Path) -> int:
+    _write_json(folder / "evaluation.json", report)
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def _swept(
+    sweep: _Sweep, at: Sequence[tuple[float, Callable[[], dict[str, Any]]]], folder: Path
+) -> int:
+    """A report at each value of a setting, to a JSON and a plot."""
     reports = []
-    for scale, one in at_scales:
-        print(f"scale {scale:g}:")
-        reports.append({"scale": scale, **_report(one, params, step, network)})
-        _write_json(folder / "evaluation_scales.json", reports)  # keep partial results
+    for value, report_at in at:
+        print(f"{sweep.name} {value:g}:")
+        reports.append({sweep.key: value, **report_at()})
+        _write_json(folder / f"{sweep.stem}.json", reports)  # keep partial results
     if not processes.is_primary():
         return 0
-    figures.plot_scales(folder / "evaluation_scales.png", reports)
+    figures.plot_scales(folder / f"{sweep.stem}.png", reports, over=sweep.key, label=sweep.label)
     for report in reports:
-        print(f"scale {report['scale']:g}: Fréchet distance {report['frechet_distance']:.4f}")
-    print(f"wrote {folder / 'evaluation_scales.json'}\nwrote {folder / 'evaluation_scales.png'}")
+        distance = report["frechet_distance"]
+        print(f"{sweep.name} {report[sweep.key]:g}: Fréchet distance {distance:.4f}")
+    print(f"wrote {folder / sweep.stem}.json\nwrote {folder / sweep.stem}.png")
     return 0
 
 
@@ -162,7 +228,7 @@ def _reconstruction(setup: Any, request: Request) -> int:
     return 0
 
 
-def _report(setup: Any, params: Any, step: int, network: Any) -> dict[str, Any]:
+def _report(setup: Any, params: Any, step: int | str, network: Any) -> dict[str, Any]:
     """Distances between a model's samples and its data, in JSON types."""
     from diffjax.evaluation.report import evaluate
 

@@ -5,11 +5,17 @@ from diffjax.commands.setup import image_model_of, model_of, parameters_of, resu
 from diffjax.experiment import pictures, sample_files
 from diffjax.experiment.model import check_sampling
 from diffjax.experiment.restore import restore_params
-from diffjax.experiment.schema import is_diffusion
+from diffjax.experiment.schema import is_cascade, is_diffusion
 
 
 def run(request: Request) -> int:
     """Writes samples in the formats of config.sample.format; loads no data set."""
+    if is_cascade(request.config):
+        from diffjax.experiment import cascade
+
+        stages = cascade.resolve(request.config)
+        sample_files.generated(stages, stages.params, results_folder(request), step=stages.step)
+        return 0
     if not is_diffusion(request.config):
         drawn = image_model_of(request.config, request.workdir)
         step, params = restore_params(drawn, request.workdir)

@@ -4,12 +4,18 @@ import sys
 
 from diffjax.commands import Request
 from diffjax.commands.setup import resolve
+from diffjax.errors import UserError
 from diffjax.experiment.paths import check_apart
+from diffjax.experiment.schema import is_cascade
 from diffjax.training import loop
 
 
 def run(request: Request) -> int:
     """Trains to the end; returns 128 + signal if a signal stopped it, after saving."""
+    if is_cascade(request.config):
+        from diffjax.experiment.cascade import how_to_train
+
+        raise UserError(how_to_train(request.config))
     check_apart(request.config, request.workdir)
     print(f"workdir: {request.workdir.absolute()}")
     try:

@@ -55,17 +55,24 @@ class Conditions(NamedTuple):
       make_map: images in [-1, 1] -> maps; None for none.
       augmentation_width: parameters of the augmentation that the network is given in training; 0
         for none. It is no condition of samples, for which they are 0.
+      keep_map: whether the map is never dropped, neither in training nor by guidance.
     """
 
     num_classes: int = 0
     texts: Texts | None = None
     make_map: maps.MakeMap | None = None
     augmentation_width: int = 0
+    keep_map: bool = False
 
     @property
     def any(self) -> bool:
         """Whether the model has any condition of samples."""
         return bool(self.num_classes or self.texts or self.make_map)
+
+    @property
+    def any_dropped(self) -> bool:
+        """Whether the model has a condition that is dropped in training, and so can guide."""
+        return bool(self.num_classes or self.texts or (self.make_map and not self.keep_map))
 
     @property
     def map_level(self) -> bool:

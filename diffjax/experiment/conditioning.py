@@ -126,8 +126,17 @@ def conditions(config: Any, about: DataInfo) -> Conditions:
             f"config.model.class_conditional = True but {config.data.name!r} has no labels (no "
             "class_names): set it to False"
         )
+    make_map = _map(config, about)
+    if config.condition.keep_map and make_map is None:
+        raise UserError(
+            "config.condition.keep_map = True but config.condition.map = 'none': set it to False"
+        )
     return Conditions(
-        num_classes, _texts(config, about), _map(config, about), augmentation.width(config)
+        num_classes,
+        _texts(config, about),
+        make_map,
+        augmentation.width(config),
+        config.condition.keep_map,
     )
 
 

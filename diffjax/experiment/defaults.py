@@ -40,6 +40,11 @@ def gan() -> ConfigDict:
     return _config(schema.GAN)
 
 
+def cascade() -> ConfigDict:
+    """A base model and the upsamplers after it, each trained by itself. Set `cascade.stages`."""
+    return _config(schema.CASCADE)
+
+
 def _config(keys: Mapping[str, schema.Key]) -> ConfigDict:
     config = ConfigDict()
     for key, entry in keys.items():

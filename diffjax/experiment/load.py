@@ -1,5 +1,6 @@
-"""`diffjax.load`: a `Pipeline` from a stored run."""
+"""`diffjax.load`: a `Pipeline` from a stored run; `diffjax.cascade`: a `Cascade` of several."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import rules, schema, strategies
+from diffjax.experiment import augmentation, rules, schema, strategies
 from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
 from diffjax.files import expanded
+from diffjax.inference.cascade import Cascade
 from diffjax.inference.edit_tasks import Task
 from diffjax.inference.generator import Generator
 from diffjax.inference.pipeline import Pipeline
@@ -79,7 +81,50 @@ def load(
         make_generator=lambda how: _generator(model, how),
         make_task=_task,
         has_fixed_ends=not _learns_ends(config),
+        trained_shape=augmentation.trained_shape(config, model.space.shape),
     )
+
+
+def load_cascade(
+    stages: Sequence[str | Path | Pipeline],
+    *,
+    settings: Sequence[Mapping[str, Any]] = (),
+    negative_prompt: str = "",
+) -> Cascade:
+    """A cascade of trained models; see `inference.cascade.Cascade`.
+
+    Args:
+      stages: of the base model, then of each upsampler: a workdir, a folder written by
+        `--mode=export`, or what `load` returned.
+      settings: of each stage, which override its run's (see `Pipeline.sample`), and for a folder
+        its "checkpoint"; () for none.
+      negative_prompt: for the stages that take a text and whose guidance uses it.
+
+    Raises:
+      UserError: a folder without a run, or stages that do not fit.
+    """
+    if isinstance(stages, str | Path) or not isinstance(stages, Sequence):
+        raise UserError(
+            f"stages is {arguments.shown(stages)}: expected workdirs in a list, the base model's "
+            "first"
+        )
+    if len(settings) not in (0, len(stages)):
+        raise UserError(f"{len(settings)} settings for {len(stages)} stages: expected as many")
+    pipelines, names, others = [], [], []
+    for number, stage in enumerate(stages, start=1):
+        how = dict(settings[number - 1]) if settings else {}
+        checkpoint = how.pop("checkpoint", "latest")
+        name = f"stage {number}"
+        if not isinstance(stage, Pipeline):
+            name = f"stage {number} ({stage})"
+            try:
+                stage = load(stage, checkpoint=checkpoint)
+            except UserError as error:
+                raise UserError(f"stage {number}: {error}") from error
+        pipelines.append(stage)
+        names.append(name)
+        others.append(how)
+    return Cascade(pipelines, settings=others, names=names, negative_prompt=negative_prompt)
 
 
 def _trained_on(folder: Path, found: Parameters) -> workdir.Identity:

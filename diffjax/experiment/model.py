@@ -320,7 +320,7 @@ def check_sampling(model: Any, generator: Generator) -> None:
     params = {"weight": jax.ShapeDtypeStruct((), jnp.float32)}
     cond = model.example_condition()
     if cond is not None:
-        cond = cond._replace(label=generator.conditions.labels(0, 1))
+        cond = cond._replace(label=cond.label if generator.conditions.has_labels else None)
         cond = None if all(part is None for part in cond) else cond
     own = is_path(model.config.sample.sampler)
     function = generator.around(network).function(keep_trajectory=own)

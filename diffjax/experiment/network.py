@@ -108,6 +108,8 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         block=from_table(c.block, BLOCKS, key="model.block"),
         scale_shift=c.scale_shift,
         resample=from_table(c.resample, RESAMPLES, key="model.resample"),
+        resample_first=c.resample_first,
+        scale_skips=c.scale_skips,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
         attention_fn=from_table(c.attention, ATTENTIONS, key="model.attention"),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ from diffjax import figures
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.distributed import processes
+from diffjax.experiment import schema
 from diffjax.experiment.model import Model
 from diffjax.figures import to_uint8
 from diffjax.images import to_model_range
@@ -23,6 +24,7 @@ from diffjax.training import loss_picture
 LONGEST_STEM = 180
 MOST_COLUMNS = 20  # of a grid with one row per class; longer rows are wrapped
 CAPTIONED_WIDTH = 96  # approximate width of an image with a caption
+STAGE_ROWS = 8  # samples in the picture of a cascade's stages
 DENOISED = 10  # samples in denoising.png and denoising.gif
 
 
@@ -108,6 +110,59 @@ def _conditioned_grid(
     return figures.image_grid(figures.captioned(images, captions, scale=scale), padding=4)
 
 
+def draw_stages(setup: Any, stages: Sequence[np.ndarray]) -> np.ndarray:
+    """A row for each of the first samples of a cascade, with its image of every stage.
+
+    Where the prompts are the captions of held-out images, these are the last of the row.
+
+    Args:
+      setup: the `experiment.cascade.CascadeModel`.
+      stages: uint8 (n, h, w, C) of each stage.
+    """
+    count = min(STAGE_ROWS, len(stages[-1]))
+    height, width = stages[-1].shape[1:3]
+    columns = [images[:count] for images in stages]
+    names = [f"{images.shape[1]}x{images.shape[2]}" for images in stages]
+    if setup.truth is not None:
+        columns.append(setup.truth[np.arange(count) % len(setup.truth)])
+        names.append("held out")
+    enlarged = [
+        images.repeat(height // images.shape[1], 1).repeat(width // images.shape[2], 2)
+        for images in columns
+    ]
+    captions = setup.generator.conditions.captions(0, count)
+    labels = setup.generator.conditions.labels(0, count)
+    if captions is None and labels is not None:
+        classes = setup.about.class_names
+        captions = [classes[label] if label >= 0 else "no class" for label in labels]
+    tiles = np.stack(enlarged, axis=1)
+    return figures.image_grid(
+        tiles.reshape(-1, *tiles.shape[2:]),
+        columns=len(names),
+        scale=max(1, round(CAPTIONED_WIDTH / width)),
+        row_labels=captions,
+        column_labels=names,
+    )
+
+
+def stage_settings(config: Any) -> dict[str, Any]:
+    """How the stages of a cascade are sampled, as JSON; {} of another config."""
+    if "cascade" not in config:
+        return {}
+    return {"cascade": {k: list(config.cascade[k]) for k in schema.PER_STAGE}}
+
+
+def stage_parts(config: Any) -> tuple[str, ...]:
+    """How the stages of a cascade are sampled, as parts of a file name; () of another config."""
+    if "cascade" not in config:
+        return ()
+    c = config.cascade
+    all_settings = repr((c.stages, c.checkpoint, stage_settings(config)))
+    steps = "-".join(map(str, c.steps))
+    levels = "-".join(f"{level:g}" for level in c.augmentation_level[1:])
+    return (f"steps{steps}", f"level{levels}", f"{zlib.crc32(all_settings.encode()):08x}")
+
+
 def samples(setup: Drawing, params: Any, path: Path) -> np.ndarray:
     """Writes a grid of config.sample.count samples and returns it: uint8 (H, W, C)."""
     draw = setup.generator(params, start=0, count=setup.config.sample.count)
@@ -141,7 +196,7 @@ def file_stem(
         how = (named, f"{sample.grid}{sample.steps}", guidance, sample.threshold)
     level = sample.get("augmentation_level", 0)  # of models of low-resolution images
     noised = f"level{level:g}" if level else ""
-    average = "ema" if sample.checkpoint == "ema" else ""  # differs from that step's average
+    average = "ema" if sample.get("checkpoint") == "ema" else ""  # differs from that step's average
     words = (first, *how, f"seed{sample.seed}", noised, average, *parts)
     name = "_".join(word for word in words if word)
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-=") else "_" for c in name)

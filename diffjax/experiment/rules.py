@@ -128,4 +128,31 @@ def _overrides(value: Any) -> bool:
     return all(map(holds, value))
 
 
+STAGES = Rule(
+    tuple,
+    "a tuple of two workdirs or more, the base model's first",
+    lambda v: len(v) >= 2 and all(isinstance(x, str) and x for x in v),
+)
+TEXTS = Rule(tuple, "a tuple of strings", lambda v: all(isinstance(x, str) for x in v))
+LEVELS = Rule(
+    tuple,
+    "a tuple of numbers in [0, 1]",
+    lambda v: all(type(x) in (int, float) and LEVEL.holds(x) for x in v),
+)
+
+
+def per_stage(rule: Rule) -> Rule:
+    """A value of each stage of a cascade."""
+
+    def holds(value: Any) -> bool:
+        of_kind = isinstance(value, rule.kind) and not isinstance(value, bool)
+        return value is None or (of_kind and rule.holds(value))
+
+    return Rule(
+        tuple,
+        f"() or one for each stage in a tuple: {rule.expected}, or None for that of its run",
+        lambda v: all(map(holds, v)),
+    )
+
+
 OVERRIDES = Rule(tuple, "a tuple of (regular expression, axis or None) pairs", _overrides)

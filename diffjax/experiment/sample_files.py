@@ -24,7 +24,15 @@ import numpy as np
 from diffjax import figures
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment.pictures import Drawing, class_part, draw_grid, file_stem
+from diffjax.experiment.pictures import (
+    Drawing,
+    class_part,
+    draw_grid,
+    draw_stages,
+    file_stem,
+    stage_parts,
+    stage_settings,
+)
 from diffjax.experiment.rules import SAMPLE_FORMATS
 from diffjax.files import atomic_write
 from diffjax.inference.generator import Generated
@@ -37,7 +45,7 @@ def generated(
     params: Any,
     folder: Path,
     *,
-    step: int,
+    step: int | str,
     log: Callable[[str], object] = print,
 ) -> None:
     """Writes config.sample.count samples in each format of config.sample.format.
@@ -46,12 +54,14 @@ def generated(
     or x_0, float32 (N, ...), for other data; labels, int32 (N,), for classes; prompts, (N,), for
     texts; and map_images, uint8 (N, H, W, C), for maps. PNGs of single samples are named by seed,
     index and class, so that they sort by index; where all of a batch are there, it is not drawn.
+    Of a cascade, the grid has a second one with each stage's images, and the .npz has those of the
+    earlier stages as stage_1, ..., uint8 (N, h, w, C).
 
     Args:
       setup: the model.
       params: its parameters.
       folder: the workdir.
-      step: of the checkpoint, for the names.
+      step: of the checkpoint, for the names; of a cascade those of all stages, as "200-100".
       log: called with a line for each file or folder written.
 
     Raises:
@@ -59,7 +69,7 @@ def generated(
     """
     config = setup.config.sample
     formats = formats_of(config.format)
-    count = config.count
+    count, batch_size = config.count, min(config.batch_size, config.count)
     if "png" in formats and not setup.about.images:
         raise UserError(
             f"config.sample.format = {config.format!r}: {setup.config.data.name!r} holds arrays of "
@@ -68,23 +78,28 @@ def generated(
     texts: tuple[str, ...] = ()
     if "prompt" in config:  # of a diffusion model
         negative = config.negative_prompt and f"not {config.negative_prompt}"
-        texts = (config.prompt, negative, config.maps)
-    how = (class_part(config.labels), *texts, f"step{step}")
+        texts = (config.prompt, negative, config.get("maps", ""))
+    how = (*stage_parts(setup.config), class_part(config.labels), *texts, f"step{step}")
     folder = folder / "generated"
     stem = file_stem(config, f"n{count}", *how, exact=any(texts))
     if "png" in formats:
         each = _Each(setup, params, folder / file_stem(config, *how, exact=any(texts)), step=step)
-        draws = each.write(keep="grid" in formats or "npz" in formats)
+        draws, stages = each.write(keep="grid" in formats or "npz" in formats)
         log(f"wrote {each.folder}: {each.written} PNG files" + each.kept)
     else:
-        draws = setup.generator(params, start=0, count=count).images
+        drawn = setup.generator(params, start=0, count=count, batch_size=batch_size)
+        draws, stages = drawn.images, drawn.stages
     if not processes.is_primary():
         return
     if "grid" in formats:
         figures.save_png(folder / f"{stem}.png", draw_grid(setup, Generated(draws, None), start=0))
         log(f"wrote {folder / f'{stem}.png'}")
+        if stages:
+            figures.save_png(folder / f"{stem}_stages.png", draw_stages(setup, stages))
+            log(f"wrote {folder / f'{stem}_stages.png'}")
     if "npz" in formats:
         arrays = _arrays(setup, draws)
+        arrays |= {f"stage_{k}": images for k, images in enumerate(stages[:-1], start=1)}
         archive = folder / f"{stem}.npz"
         atomic_write(archive, lambda file: np.savez_compressed(file, **arrays))
         log(f"wrote {archive}")
@@ -116,7 +131,7 @@ def _arrays(setup: Drawing, images: np.ndarray) -> dict[str, Any]:
 class _Each:
     """One PNG for each sample of a config."""
 
-    def __init__(self, setup: Drawing, params: Any, folder: Path, *, step: int) -> None:
+    def __init__(self, setup: Drawing, params: Any, folder: Path, *, step: int | str) -> None:
         self.folder = folder
         self.written = self._kept = 0
         self._setup, self._params = setup, params
@@ -134,6 +149,7 @@ class _Each:
                 "guidance": sample.guidance,
                 "threshold": sample.threshold,
             }
+        self._common |= stage_settings(setup.config)
         self._common["seed"] = sample.seed
         if sample.get("augmentation_level", 0):
             self._common["augmentation_level"] = sample.augmentation_level
@@ -143,11 +159,15 @@ class _Each:
         """The number of files that were there, for the log."""
         return f" ({self._kept} more were there)" if self._kept else ""
 
-    def write(self, *, keep: bool) -> np.ndarray:
-        """Writes the PNGs batch by batch; returns all samples if `keep`, else none of them."""
+    def write(self, *, keep: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Writes the PNGs batch by batch.
+
+        Returns:
+          All samples, and those of a cascade's stages, if `keep`; else none of them.
+        """
         sample = self._setup.config.sample
         size = min(sample.batch_size, sample.count)
-        draws = []
+        draws, stages = [], []
         for start in range(0, sample.count, size):
             number = min(size, sample.count - start)
             files = self._files(start, number)
@@ -155,9 +175,8 @@ class _Each:
             if not missing and not keep:
                 self._kept += number
                 continue
-            images = self._setup.generator(
-                self._params, start=start, count=number, batch_size=size
-            ).images
+            drawn = self._setup.generator(self._params, start=start, count=number, batch_size=size)
+            images = drawn.images
             if processes.is_primary():
                 for i in missing:
                     path, text = files[i]
@@ -166,7 +185,10 @@ class _Each:
             self._kept += number - len(missing)
             if keep:
                 draws.append(images)
-        return np.concatenate(draws) if draws else np.empty(0, np.uint8)
+                stages.append(drawn.stages)
+        if not keep:
+            return np.empty(0, np.uint8), ()
+        return np.concatenate(draws), tuple(map(np.concatenate, zip(*stages, strict=True)))
 
     def _files(self, start: int, count: int) -> list[tuple[Path, str]]:
         """The path and the provenance of each sample."""

@@ -70,7 +70,7 @@ def _of_conditions(function: Callable[..., denoisers.Denoiser]) -> Callable[...,
             if not model.conditional:
                 raise ValueError(
                     f"{function.__name__} needs a conditional model, but this one is not "
-                    "class-conditional and takes no text or map: use "
+                    "class-conditional and takes no text, nor a map that is dropped: use "
                     "config.sample.guidance='none', or train with "
                     "config.model.class_conditional=True or config.condition.text"
                 )

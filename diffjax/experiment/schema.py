@@ -21,6 +21,7 @@ from diffjax.experiment.rules import (
     FORMATS,
     IMAGE_SIZE,
     LEVEL,
+    LEVELS,
     MODEL_CHECKPOINT,
     NAME,
     NOT_NEGATIVE,
@@ -36,12 +37,15 @@ from diffjax.experiment.rules import (
     SIZES,
     SPEC,
     SPECS,
+    STAGES,
     STEP_CHECKPOINT,
     STEPS,
     SWITCH,
     TEXT,
+    TEXTS,
     WHOLES,
     Rule,
+    per_stage,
     whole,
 )
 
@@ -126,6 +130,11 @@ DIFFUSION: Mapping[str, Key] = {
         "none",
         "map given to the network: low_resolution, super_resolution, silhouette, edges",
     ),
+    "condition.keep_map": Key(
+        SWITCH,
+        False,
+        "keep the map where condition_dropout and guidance drop class and text, as in cascades",
+    ),
     "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
@@ -207,6 +216,12 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.resample": Key(
             SPEC, "conv", "change of resolution: conv, average (pooling), adm (in residual blocks)"
         ),
+        "model.resample_first": Key(
+            SWITCH,
+            False,
+            "downsample before a level's blocks, upsample after them (Imagen's Efficient U-Net)",
+        ),
+        "model.scale_skips": Key(SWITCH, False, "skip connections times 1 / sqrt(2)"),
         "model.time_features": Key(
             SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
         ),
@@ -306,6 +321,34 @@ GAN: Mapping[str, Key] = {
     "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
     "evaluate.features": DIFFUSION["evaluate.features"],
 }
+# Settings of `sample` that a cascade may override for each stage.
+PER_STAGE = ("sampler", "grid", "steps", "guidance", "threshold", "augmentation_level")
+CASCADE: Mapping[str, Key] = {
+    "cascade.stages": Key(STAGES, (), "workdirs: of the base model, then of each upsampler"),
+    "cascade.configs": Key(
+        TEXTS, (), "config files that train the stages, for --mode=train to name: FILE[:variant]"
+    ),
+    **{
+        f"cascade.{name}": Key(
+            per_stage(DIFFUSION[f"sample.{name}"].rule),
+            (),
+            f"of each stage, in place of its run's config.sample.{name}",
+        )
+        for name in PER_STAGE
+    },
+    "cascade.checkpoint": Key(per_stage(MODEL_CHECKPOINT), (), "of each stage; None for latest"),
+    "sample.count": Key(whole(1), 24, "number of samples"),
+    "sample.batch_size": Key(whole(1), 64, "samples per batch, in every stage"),
+    **{
+        f"sample.{name}": DIFFUSION[f"sample.{name}"]
+        for name in ("format", "labels", "prompt", "negative_prompt", "seed")
+    },
+    "evaluate.num_samples": DIFFUSION["evaluate.num_samples"],
+    "evaluate.features": DIFFUSION["evaluate.features"],
+    "evaluate.augmentation_levels": Key(
+        LEVELS, (), "noise levels of the last stage's low-resolution images to compare"
+    ),
+}
 
 
 class Kind(NamedTuple):
@@ -326,6 +369,7 @@ KINDS: Mapping[str, Kind] = {
     "autoencoder": Kind("an autoencoder", AUTOENCODER),
     "pixelcnn": Kind("a PixelCNN", PIXELCNN),
     "gan": Kind("a GAN", GAN),
+    "cascade": Kind("a cascade", CASCADE),
     "diffusion": Kind("a diffusion model", DIFFUSION),
 }
 
@@ -341,18 +385,23 @@ USER = "user."
 
 
 def section(config: Any) -> str:
-    """The key of KINDS of what a config trains."""
+    """The key of KINDS of what a config trains, or is of."""
     return next((name for name in KINDS if name in config), "diffusion")
 
 
 def kind(config: Any) -> str:
-    """What a config trains, for messages."""
+    """What a config trains, or is of, for messages."""
     return KINDS[section(config)].name
 
 
 def is_autoencoder(config: Any) -> bool:
     """Whether a config trains a first stage, rather than a diffusion model."""
     return section(config) == "autoencoder"
+
+
+def is_cascade(config: Any) -> bool:
+    """Whether a config is of a cascade of trained models, rather than of one to train."""
+    return section(config) == "cascade"
 
 
 def is_diffusion(config: Any) -> bool:

@@ -27,10 +27,12 @@ class Generated(NamedTuple):
     Attributes:
       images: uint8 (n, H, W, C), or float32 (n, ...) for data other than images.
       trajectory: float32 (N+1, n, ...), or None.
+      stages: of a cascade, the images of each stage; the last are `images`.
     """
 
     images: np.ndarray
     trajectory: np.ndarray | None
+    stages: tuple[np.ndarray, ...] = ()
 
 
 class Generator:
@@ -67,18 +69,21 @@ class Generator:
         self._seed, self._batch_size = seed, batch_size
         self._compiled: dict[tuple[int, bool], Callable[..., Any]] = {}
 
-    def of(self, choice: Choice = OPEN, *, seed: int | None = None) -> "Generator":
+    def of(
+        self, choice: Choice = OPEN, *, seed: int | None = None, level: float | None = None
+    ) -> "Generator":
         """A generator with other conditions and the same compiled programs.
 
         Args:
           choice: see `SampleConditions.of`.
           seed: of the noise; None for the same.
+          level: the augmentation level of the maps; None for the same.
 
         Raises:
           UserError: a condition that the model does not take, or images of another shape.
         """
         other = copy.copy(self)
-        other.conditions = self.conditions.of(choice, seed=seed)
+        other.conditions = self.conditions.of(choice, seed=seed, level=level)
         if seed is not None:
             other._seed = seed
         return other
@@ -240,7 +245,7 @@ class Generator:
         model = GuidanceModel(
             denoise=_denoiser(self._network, self._diffusion, params),
             schedule=self._diffusion.schedule,
-            conditional=self.conditions.model.any,
+            conditional=self.conditions.model.any_dropped,
             num_classes=self.conditions.model.num_classes,
             null=self.conditions.null,
             network=self._network,

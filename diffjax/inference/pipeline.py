@@ -58,6 +58,7 @@ class Pipeline:
       about: description of the training data: shape, class names.
       space: the space of x_0: pixels, arrays or latents.
       diffusion: the schedule, and the parametrisation of the network's prediction.
+      trained_shape: of what the network was trained on: that of x_0, or of windows of it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Pipeline:
         make_generator: MakeGenerator,
         make_task: Callable[[str], Task],
         has_fixed_ends: bool = True,
+        trained_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Takes the parts that `experiment.load` resolves.
 
@@ -79,9 +81,11 @@ class Pipeline:
           make_generator: settings that override the run's `sample` section -> a generator.
           make_task: "vary(strength=0.5)" -> the task.
           has_fixed_ends: whether the schedule's ends were fixed in training.
+          trained_shape: see the attributes; None for that of x_0.
         """
         self.params, self.step, self.about = params, step, about
         self.space, self.diffusion = space, diffusion
+        self.trained_shape = trained_shape or space.shape
         self._make_generator, self._make_task = make_generator, make_task
         self._has_fixed_ends = has_fixed_ends
         self._generators: dict[tuple[Any, ...], Generator] = {}

@@ -81,11 +81,7 @@ class SampleConditions:
         Raises:
           UserError: a label that the model does not have, or a level for a model without one.
         """
-        if level and not conditions.map_level:
-            raise UserError(
-                f"config.sample.augmentation_level = {level} but the model's maps are without "
-                "noise: set it to 0, or train with config.condition.map = 'super_resolution(...)'"
-            )
+        _check_level(level, conditions)
         self._level, self._seed = level, seed
         self.model = conditions
         self._space, self._examples = space, examples
@@ -100,7 +96,12 @@ class SampleConditions:
         self._negative = self.text([choice.negative_prompt]) if choice.negative_prompt else None
 
     def of(
-        self, choice: Choice, *, seed: int | None = None, space: DiffusionSpace | None = None
+        self,
+        choice: Choice,
+        *,
+        seed: int | None = None,
+        space: DiffusionSpace | None = None,
+        level: float | None = None,
     ) -> "SampleConditions":
         """The same with what a choice names; its empty or None fields keep the values of now.
 
@@ -108,13 +109,17 @@ class SampleConditions:
           choice: see `Choice`.
           seed: of the maps' noise; None for the same.
           space: one of images of another size; None for the same.
+          level: of the maps' noise; None for the same.
 
         Raises:
           UserError: a condition that the model does not take, or images of another shape.
         """
+        if level is not None:
+            _check_level(level, self.model)
         other, (labels, prompts, _, map_images, low) = copy.copy(self), choice
         other._seed = self._seed if seed is None else seed
         other._space = self._space if space is None else space
+        other._level = self._level if level is None else level
         if low is not None:
             other._low, other._map_images = low, None
         if prompts:
@@ -234,11 +239,19 @@ class SampleConditions:
         """The null condition of guidance, or the negative prompt in its place."""
         if not isinstance(condition, Condition):
             return guidance.no_label(condition)
-        nothing = null(condition)
+        nothing = null(condition, keep_map=self.model.keep_map)
         if self._negative is None or nothing.text is None:
             return nothing
         text = broadcast(self._negative, len(nothing.text.mask))
         return nothing._replace(text=text)
+
+
+def _check_level(level: float, conditions: Conditions) -> None:
+    if level and not conditions.map_level:
+        raise UserError(
+            f"config.sample.augmentation_level = {level} but the model's maps are without "
+            "noise: set it to 0, or train with config.condition.map = 'super_resolution(...)'"
+        )
 
 
 def _labels(

@@ -16,7 +16,7 @@ class GuidanceModel(NamedTuple):
     Attributes:
       denoise: the model.
       schedule: its schedule.
-      conditional: whether it is conditional.
+      conditional: whether it has a condition that guidance can leave out.
       num_classes: 0 for a model without classes.
       null: condition -> the null condition of the same structure, or the negative prompt.
       network: the network, for guidance that changes it.

@@ -60,10 +60,15 @@ class Condition(NamedTuple):
     augmentation: Leaf | None = None
 
 
-def drop(condition: Condition, dropped: Array) -> Condition:
+def drop(condition: Condition, dropped: Array, *, keep_map: bool = False) -> Condition:
     """The condition with null values where dropped (B,) bool is True.
 
     Augmentation parameters stay: they describe what was done to an image, whatever it shows.
+
+    Args:
+      condition: of a batch.
+      dropped: (B,) bool.
+      keep_map: whether maps stay as well, as the low-resolution image of a cascade does.
 
     >>> drop(Condition(label=jnp.array([3, 4])), jnp.array([True, False])).label.tolist()
     [-1, 4]
@@ -73,12 +78,12 @@ def drop(condition: Condition, dropped: Array) -> Condition:
         label = jnp.where(dropped, -1, label)
     if text is not None:
         text = text._replace(mask=text.mask & ~dropped[:, None])
-    if spatial is not None:
+    if spatial is not None and not keep_map:
         spatial = spatial._replace(present=spatial.present & ~dropped)
     return Condition(label, text, spatial, augmentation)
 
 
-def null(condition: Condition) -> Condition:
+def null(condition: Condition, *, keep_map: bool = False) -> Condition:
     """The null condition of the same shapes, as used by classifier-free guidance."""
     batch = len(jax.tree.leaves(condition)[0])
-    return drop(condition, jnp.ones(batch, bool))
+    return drop(condition, jnp.ones(batch, bool), keep_map=keep_map)

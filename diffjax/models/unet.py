@@ -45,6 +45,7 @@ from diffjax.types import Array, Dtype
 RESAMPLINGS = ("conv", "average", "adm")
 # Log-SNRs are about -15..15, and the time embedding's features are for 0..1000.
 LOG_SNR_SCALE = 32.0
+SKIP_SCALE = 2**-0.5
 
 
 class UNet(nn.Module):
@@ -55,6 +56,11 @@ class UNet(nn.Module):
     level has `num_res_blocks` blocks and a downsampling in the encoder, one block more and an
     upsampling in the decoder, and every encoder map is concatenated to its counterpart in the
     decoder. Odd sizes are rounded up in the encoder and cropped in the decoder.
+
+    With `resample_first` and `scale_skips` it has the order of Imagen's Efficient U-Net (Saharia et
+    al. 2022, appendix B): every level, the last included, begins with a downsampling and ends with
+    an upsampling in the decoder, so that level i is at 1 / (patch 2^(i + 1)) of the image's size,
+    and at the full size there are only the stem and the head, which it is concatenated before.
 
     Text is attended to by transformer blocks with cross-attention, which replace self-attention
     (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time embedding; a map
@@ -88,6 +94,9 @@ class UNet(nn.Module):
         and by one after nearest-neighbour upsampling (DDPM); "average", by `average_pool` and
         `nearest` without parameters; "adm", by those within one more `ResNetBlock` (Dhariwal &
         Nichol 2021, section 3).
+      resample_first: whether a level's downsampling is before its blocks, and its upsampling after
+        those of the decoder.
+      scale_skips: whether encoder maps are multiplied by 1 / sqrt(2) where they are concatenated.
       time_features: (t, number) -> (B, number): `embeddings.timestep_embedding` or
         `embeddings.random_time_features`.
       attention_fn: `jax.nn.dot_product_attention` or `attention.linear_attention`.
@@ -121,6 +130,8 @@ class UNet(nn.Module):
     block: Callable[..., nn.Module] = ResNetBlock
     scale_shift: bool = True
     resample: str = "conv"
+    resample_first: bool = False
+    scale_skips: bool = False
     time_features: Callable[[Array, int], Array] = timestep_embedding
     attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
@@ -207,16 +218,22 @@ class UNet(nn.Module):
                 return larger(h)
             return residual(h, level, f"up{level}", resample=larger)
 
+        def with_skip(h: Array, skip: Array) -> Array:
+            return jnp.concatenate([h, skip * SKIP_SCALE if self.scale_skips else skip], axis=-1)
+
         levels = range(len(self.channel_multipliers))
         h = fourier_features(self._with_map(x, condition.map), x, self.fourier)
         h = space_to_depth(h, self.patch).astype(self.dtype)
         h = Conv3x3(self.base_channels, name="stem", **common)(h)
         skips = [h]
         for level in levels:
+            if self.resample_first:
+                h = down(h, level)
+                skips.append(h)
             for i in range(self.num_res_blocks):
                 h = residual(h, level, f"down{level}_{i}")
                 skips.append(h)
-            if level != levels[-1]:
+            if not self.resample_first and level != levels[-1]:
                 h = down(h, level)
                 skips.append(h)
 
@@ -225,10 +242,11 @@ class UNet(nn.Module):
 
         for level in reversed(levels):
             for i in range(self.num_res_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = residual(h, level, f"up{level}_{i}")
-            if level:
+                h = residual(with_skip(h, skips.pop()), level, f"up{level}_{i}")
+            if self.resample_first or level:
                 h = up(h, level, *skips[-1].shape[1:3])
+        if self.resample_first:
+            h = with_skip(h, skips.pop())
 
         h = GroupNorm(silu=True, name="norm", **common)(h)
         out_channels = self.out_channels or channels
@@ -359,8 +377,9 @@ class UNet(nn.Module):
           ValueError: an attention resolution that no level has.
         """
         heights = [-(-height // self.patch)]
-        for _ in self.channel_multipliers[1:]:
+        for _ in self.channel_multipliers:
             heights.append(-(-heights[-1] // 2))
+        heights = heights[1:] if self.resample_first else heights[:-1]
         missing = set(self.attention_resolutions) - set(heights)
         if missing:
             raise ValueError(

@@ -116,7 +116,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     indices,
                     lambda k: jax.random.bernoulli(k, parts.condition_dropout),
                 )
-                cond = drop(cond, dropped)
+                cond = drop(cond, dropped, keep_map=conditions.keep_map)
                 cond = cond._replace(augmentation=parameters)
             inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step)
             return objective.loss_and_grads(state.params, state.objective_state, inputs)

@@ -1,6 +1,5 @@
 """examples/emoji: both stages trained by the set's path, sampled, evaluated, loaded, resumed."""
 
-import itertools
 import json
 import shutil
 import sys
@@ -8,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import diffjax
 from diffjax.main import main
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "emoji"
-NAMES = ("waving hand", "thumbs up", "raised fist", "folded hands")
-STYLES = ("twitter", "google")
 SHORT = (
     "--config.data.image_size=8", "--config.train.steps=4", "--config.train.batch_size=16",
     "--config.train.warmup_steps=2", "--config.train.log_every=2", "--config.train.eval_every=4",
@@ -33,25 +29,6 @@ MODEL = (
     "--config.model.multipliers=(1,)", "--config.model.attention_resolutions=()",
     "--config.sample.steps=3",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A small folder, laid out as fetch.py makes it."""
-    folder = tmp_path_factory.mktemp("emoji") / "set"
-    for split, tones in (("train", ("light", "medium")), ("test", ("dark",))):
-        lines = []
-        for number, (name, tone, style) in enumerate(itertools.product(NAMES, tones, STYLES)):
-            path = folder / split / style / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.full((8, 8, 3), 255, np.uint8)
-            pixels[2:6, 2 : 3 + number % 5] = 8 * number
-            Image.fromarray(pixels).save(path)
-            text = f"{name}, {tone} skin tone, {style} style"
-            lines.append(json.dumps({"file_name": f"{style}/{number}.png", "text": text}) + "\n")
-        (folder / split / "metadata.jsonl").write_text("".join(lines))
-    (folder / "build.json").write_text("{}")
-    return folder
 
 
 @pytest.fixture(scope="module")

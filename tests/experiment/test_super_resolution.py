@@ -129,6 +129,57 @@ def test_the_level_is_a_parameter_of_noised_maps_alone(config):
     assert noised - modules("low_resolution(factor=2)") == {"map_level"}
 
 
+def seen_by_the_network(setup):
+    """The set-up around a network that records the conditions it is given, and that record."""
+    seen = []
+
+    def record(label, present, values):
+        seen.append((np.asarray(label), np.asarray(present), np.asarray(values)))
+
+    def apply(params, x, t, cond, **how):
+        jax.debug.callback(record, cond.label, cond.map.present, cond.map.values)
+        return x * params["w"]
+
+    return setup.with_network(Pair(lambda *_: {"w": jnp.ones(())}, apply)), seen
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_map_that_is_kept_is_there_where_the_class_is_dropped(config, keep):
+    """In training and in guidance's unconditional branch alike."""
+    config.update_from_flattened_dict({
+        "condition.keep_map": keep, "model.class_conditional": True,
+        "diffusion.condition_dropout": 0.5, "sample.guidance": "classifier_free(scale=2.0)",
+    })  # fmt: skip
+    setup, seen = seen_by_the_network(resolve(config))
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
+    labels = np.arange(64, dtype=np.int32) % 10
+    batch = {"image": images, "label": labels}
+    jax.block_until_ready(jax.jit(setup.train_step())(setup.init_state(), batch))
+    jax.effects_barrier()
+    label, present, _ = seen[-1]
+    dropped = label == -1
+    assert 10 < dropped.sum() < 54 and (label[~dropped] == labels[~dropped]).all()
+    np.testing.assert_array_equal(present, np.ones(64, bool) if keep else ~dropped)
+
+    seen.clear()
+    choice = diffjax.inference.sample_conditions.Choice(labels=(3,), map_images=images[:2])
+    generator = setup.generator.of(choice)
+    params = setup.init_state().params
+    generator.denoiser(params)(jnp.ones((2, 8, 8, 1)), 500, generator.conditions.batch(0, 2))
+    jax.effects_barrier()
+    ((label, present, values),) = seen
+    assert label.tolist() == [3, 3, -1, -1] and present.tolist() == [True, True, keep, keep]
+    np.testing.assert_array_equal(values[2:], values[:2])
+
+
+def test_a_map_alone_that_is_kept_is_nothing_to_guide_by(config):
+    config.condition.keep_map = True
+    config.sample.guidance = "classifier_free(scale=2.0)"
+    refuses(lambda: resolve(config), "nor a map that is dropped")
+    config.update_from_flattened_dict({"condition.map": "none", "sample.guidance": "none"})
+    refuses(lambda: resolve(config), "config.condition.keep_map = True")
+
+
 def test_training_on_windows_and_sampling_whole_images(config):
     config.data.augment = ("window(size=4)", "flip")
     config.condition.map = "super_resolution(factor=2)"

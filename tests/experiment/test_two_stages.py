@@ -76,7 +76,7 @@ def test_a_codebook_s_use_is_measured(make_config, tmp_path, quick_classifier):
 
 @pytest.mark.parametrize("mode", ["sample", "edit"])
 def test_an_autoencoder_draws_nothing(make_config, stage_run, mode):
-    with pytest.raises(UserError, match="is for diffusion models, and this config trains an"):
+    with pytest.raises(UserError, match="is for diffusion models, and this config is of an"):
         main.run(make_config(), stage_run, mode=mode)
 
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +172,80 @@ def test_variants_run_and_depend_on_their_input(options):
     params = randomised(network, x, T)
     out = jax.jit(network.apply)(params, x, T)
     assert out.shape == x.shape and np.isfinite(out).all() and out.std() > 0
+
+
+class Traced(nn.Module):
+    """A block that keeps its input and output."""
+
+    features: int
+    dropout: float
+    scale_shift: bool
+    dtype: type
+    ops: object
+
+    @nn.compact
+    def __call__(self, x, embedding, train):
+        self.sow("intermediates", "input", x)
+        y = nn.Dense(self.features)(x)
+        self.sow("intermediates", "output", y)
+        return y
+
+
+@pytest.mark.parametrize(("scale_skips", "scale"), [(False, 1.0), (True, 2**-0.5)])
+@pytest.mark.parametrize(("first", "sizes"), [(False, (12, 6)), (True, (6, 3))])
+def test_skips_and_sizes_of_levels(first, sizes, scale_skips, scale):
+    """What the blocks of a level are given: the encoder's maps, from last to first, at its size."""
+    network = UNet(**SMALL, block=Traced, resample_first=first, scale_skips=scale_skips)
+    x = images(12, 12, 1)
+    params = randomised(network, x, T)
+    _, kept = jax.jit(lambda p: network.apply(p, x, T, capture_intermediates=True))(params)
+    kept = kept["intermediates"]
+    for level, size in enumerate(sizes):
+        for name in (f"down{level}_0", f"up{level}_0", f"up{level}_1"):
+            assert kept[name]["input"][0].shape[1:3] == (size, size), name
+    encoder = [kept["stem"]["__call__"][0]]
+    for level in (0, 1):
+        resampled = [kept[f"down{level}"]["__call__"][0]] if f"down{level}" in kept else []
+        block = kept[f"down{level}_0"]["output"]
+        encoder += [*resampled, *block] if first else [*block, *resampled]
+    decoder = [kept[f"up{level}_{i}"]["input"][0] for level in (1, 0) for i in (0, 1)]
+    if first:
+        assert kept["up0"]["__call__"][0].shape[1:3] == (12, 12)
+        width = 8 + 8  # the first level's channels, and the stem's
+        assert params["params"]["norm"]["scale"].shape == (width,)
+    for skip, found in zip(reversed(encoder), decoder, strict=first is False):
+        channels = skip.shape[-1]
+        np.testing.assert_allclose(found[..., -channels:], scale * skip, rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_with_resampling_first_costs_less():
+    x = images(32, 32, 3)
+
+    def flops(**options):
+        network = UNet(**SMALL, **options)
+        lowered = jax.jit(network.apply).lower(shapes(network, x, T), x, T)
+        return lowered.cost_analysis()["flops"]
+
+    # Blocks at a quarter of the pixels; the stem and the head stay.
+    assert flops(resample_first=True) < 0.45 * flops()
+
+
+@pytest.mark.parametrize("resample", ["conv", "average", "adm"])
+@pytest.mark.parametrize("shape", [(7, 5, 1), (16, 12, 3), (1, 1, 1)], ids=str)
+def test_any_size_with_resampling_first(shape, resample):
+    network, x = (
+        UNet(**SMALL, resample=resample, resample_first=True, scale_skips=True),
+        images(*shape),
+    )
+    out = jax.jit(network.apply)(randomised(network, x, T), x, T)
+    assert out.shape == x.shape and np.isfinite(out).all() and np.std(out) > 0
+
+
+def test_attention_heights_are_those_of_the_order():
+    network = UNet(**SMALL, resample_first=True, attention_resolutions=(8,))
+    assert network.attention_blocks(32) == ("down1_0", "middle_0", "up1_0", "up1_1")
+    with pytest.raises(ValueError, match=r"heights \[16, 8\] for images 32 high"):
+        UNet(**SMALL, resample_first=True, attention_resolutions=(32,)).attention_blocks(32)
 
 
 def test_attention_sits_where_it_is_asked_for():
