@@ -91,6 +91,7 @@ SLOW = (
     "experiment/test_init_from",
     "experiment/test_likelihood",
     "experiment/test_pixelcnn",
+    "experiment/test_unclip",
     "training/test_autoencoder_objective",
     "models/test_remat",
     "experiment/test_plan",
