@@ -70,10 +70,10 @@ def embeddings(prior: Prior, captions: Sequence[str], scales: Sequence[float]) -
     """By method: what it draws for the captions, (N, D)."""
     found: dict[str, Any] = {"linear": prior.of_text(captions)}
     for scale in scales:
-        how = {"guidance": f"classifier_free(scale={scale:g})"}
+        guidance = f"classifier_free(scale={scale:g})"
         for candidates in (1, 2):
             what = f"w = {scale:g}, {candidates} sample{'s' if candidates > 1 else ''}"
-            found[what] = prior(captions, candidates=candidates, **how)
+            found[what] = prior(captions, candidates=candidates, guidance=guidance)
     return found
 
 
