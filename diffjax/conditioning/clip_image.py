@@ -161,6 +161,25 @@ def clip_image(*, folder: str | os.PathLike[str]) -> EmbeddingNetwork:
     return EmbeddingNetwork(name, params, apply, module.projected, digest.hexdigest())
 
 
+def text_projection(folder: str | os.PathLike[str], *, width: int) -> np.ndarray:
+    """The matrix by which a whole CLIP takes a pooled text into its images' space: (width, D).
+
+    Args:
+      folder: as for `clip_image`.
+      width: of the pooled encodings that `conditioning.clip.clip` returns.
+
+    Raises:
+      UserError: a folder of another model, or without that matrix.
+    """
+    folder = expanded(folder, name="folder")
+    config = read_config(folder, ["clip"])
+    module = nn.Dense(config.get("projection_dim", 512), use_bias=False)
+    inputs = (jax.ShapeDtypeStruct((1, width), jnp.float32),)
+    params = load_params(module, folder, {"": ["text_projection"]}, inputs=inputs)
+    kernel: np.ndarray = params["params"]["kernel"]
+    return kernel
+
+
 def _statistics(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of pixels in [0, 1], by channel."""
     path = folder / PREPROCESSING

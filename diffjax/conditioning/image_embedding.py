@@ -10,9 +10,9 @@ Any `EmbeddingNetwork` serves. Of f, the principal components are whitened,
 with the D largest lambda; or, for an embedding that has a metric of its own such as CLIP's,
 z = sqrt(D) f / |f|. Noise schedules assume the unit variance that both have.
 
-A text has a place in the same space, by a linear map of its pooled encoding that is fitted to the
-training set's pairs. It chooses between two samples of a prior, is the baseline of the prior, and
-gives the direction from one caption to another.
+A text has a place in the same space, by a linear map of its pooled encoding: CLIP's own, or one
+that is fitted to the training set's pairs. It chooses between two samples of a prior, is the
+baseline of the prior, and gives the direction from one caption to another.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ Floats = npt.NDArray[np.float32]
 BATCH = 32  # images are resized to hundreds of pixels a side inside an embedding network
 # Variances below this share of the largest are rounding errors of the features.
 LEAST_VARIANCE = 1e-7
+ROWS = 8192
 RIDGES = tuple(10.0**k for k in range(-6, 3))
 
 
@@ -63,22 +64,24 @@ def fit_whitening(features: np.ndarray, *, dimensions: int) -> Affine:
     Raises:
       ValueError: the features vary in fewer directions than D.
     """
-    x = np.asarray(features, np.float64)
-    mean = x.mean(0)
-    x = x - mean
-    variances, vectors = np.linalg.eigh(x.T @ x / len(x))
+    mean = np.asarray(np.mean(features, 0, np.float64))
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(features), ROWS):  # features of a large set are read from disk
+        x = features[start : start + ROWS] - mean
+        covariance += x.T @ x / len(features)
+    variances, vectors = np.linalg.eigh(covariance)
     variances, vectors = variances[::-1], vectors[:, ::-1]
     varying = int((variances > LEAST_VARIANCE * max(variances[0], 0.0)).sum())
-    varying = min(varying, len(x) - 1)
+    varying = min(varying, len(features) - 1)
     if dimensions > varying:
         raise ValueError(
-            f"dimensions must be at most {varying} for {len(x)} images of {x.shape[1]} features, "
-            f"not {dimensions}"
+            f"dimensions must be at most {varying} for {len(features)} images of {len(mean)} "
+            f"features, not {dimensions}"
         )
     kept = vectors[:, :dimensions]
     kept = kept * np.sign(kept[np.abs(kept).argmax(0), np.arange(dimensions)])
     kernel = kept / np.sqrt(variances[:dimensions])
-    return Affine(*(a.astype(np.float32) for a in (mean, kernel, np.zeros(dimensions))))
+    return _affine(mean, kernel, np.zeros(dimensions))
 
 
 def fit_text_projection(pooled: np.ndarray, embeddings: np.ndarray) -> Affine:
@@ -93,24 +96,32 @@ def fit_text_projection(pooled: np.ndarray, embeddings: np.ndarray) -> Affine:
     """
     x, z = np.asarray(pooled, np.float64), np.asarray(embeddings, np.float64)
     mean, bias = x.mean(0), z.mean(0)
-    u, scales, vh = np.linalg.svd(x - mean, full_matrices=False)
-    uz = u.T @ (z - bias)
-    outside = np.square(z - bias).sum() - np.square(uz).sum()
+    x, z = x - mean, z - bias
+    # In the basis of the right singular vectors of x = U diag(scales) V^T.
+    squares, vectors = np.linalg.eigh(x.T @ x)
+    kept = squares > 1e-12 * max(squares.max(), 1e-30)
+    squares, vectors = squares[kept], vectors[:, kept]
+    scales = np.sqrt(squares)
+    uz = vectors.T @ (x.T @ z) / scales[:, None]
+    outside = np.square(z).sum() - np.square(uz).sum()
 
     def shrunk(ridge: float) -> np.ndarray:
-        squares = np.square(scales)
-        shares: np.ndarray = squares / (squares + ridge * max(squares.max(), 1e-30))
+        shares: np.ndarray = squares / (squares + ridge * squares.max(initial=0.0))
         return shares
 
     def score(ridge: float) -> float:
-        kept = shrunk(ridge)
-        error = outside + np.square((1 - kept)[:, None] * uz).sum()
-        return float(error / (len(x) - 1 - kept.sum()) ** 2) if kept.sum() < len(x) - 1 else np.inf
+        shares = shrunk(ridge)
+        error = outside + np.square((1 - shares)[:, None] * uz).sum()
+        free = len(x) - 1 - shares.sum()
+        return float(error / free**2) if free > 0 else np.inf
 
     shares = shrunk(min(RIDGES, key=score))
-    inverse = np.divide(shares, scales, out=np.zeros_like(scales), where=scales > 0)
-    kernel = vh.T @ (inverse[:, None] * uz)
-    return Affine(*(a.astype(np.float32) for a in (mean, kernel, bias)))
+    kernel = vectors @ ((shares / scales)[:, None] * uz)
+    return _affine(mean, kernel, bias)
+
+
+def _affine(mean: Any, kernel: Any, bias: Any) -> Affine:
+    return Affine(*(np.asarray(array, np.float32) for array in (mean, kernel, bias)))
 
 
 class Fitted(NamedTuple):

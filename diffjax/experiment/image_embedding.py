@@ -21,7 +21,8 @@ from diffjax.conditioning.image_embedding import Fitted, ImageEmbedding
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import FEATURES
-from diffjax.experiment.spec import from_spec, is_path
+from diffjax.experiment.spec import from_spec, is_path, parse_spec
+from diffjax.files import expanded
 from diffjax.latent import embedded
 from diffjax.models.embedding_network import EmbeddingNetwork
 
@@ -135,7 +136,8 @@ def with_text(
 ) -> tuple[DataInfo, Conditions]:
     """The description and the conditions with the place of texts among the embeddings.
 
-    It is fitted if the set has captions and the text encoder is frozen.
+    It is fitted if the set has captions and the text encoder is frozen. Of a whole CLIP, whose
+    texts and images are in one space, it is CLIP's own.
 
     Args:
       config: the config.
@@ -146,16 +148,34 @@ def with_text(
     if not about.embedding or texts is None or texts.module is not None:
         return about, conditions
     fit = Fitted.from_json(about.embedding)
-    if conditions.embedding is None:
+    place = _of_clip(config, texts.width)
+    if place is None and conditions.embedding is None:
         assert isinstance(source, data.ArraySource)
-        each, numbers = source.images, source.caption_numbers
-    else:
+        place = _projection(texts, source.captions, source.caption_numbers, source.images)
+    elif place is None and conditions.embedding is not None:
         found = embedded.features(source, conditions.embedding.network)
-        each, numbers = embedded.normalised(found, fit), found.caption_numbers
-    fit = fit._replace(text=_projection(texts, source.captions, numbers, each))
+        each = embedded.normalised(found, fit)
+        place = _projection(texts, source.captions, found.caption_numbers, each)
+    fit = fit._replace(text=place)
     if conditions.embedding is not None:
         conditions = conditions._replace(embedding=conditions.embedding._replace(fitted=fit))
     return about._replace(embedding=fit.to_json()), conditions
+
+
+def _of_clip(config: Any, width: int) -> image_embedding.Affine | None:
+    """CLIP's own projection of texts, if its text and image models are those of one folder."""
+    key = key_of(config)
+    image, text = (
+        parse_spec(_text(config, name), key=name) for name in (key, "condition.text")
+    )  # fmt: skip
+    folders = {str(expanded(spec.arguments.get("folder", ""))) for spec in (image, text)}
+    if {image.path, text.path} != {"clip"} or len(folders) > 1 or config.embedding.dimensions:
+        return None
+    from diffjax.conditioning.clip_image import text_projection
+
+    kernel = text_projection(folders.pop(), width=width)
+    zeros = (np.zeros(size, np.float32) for size in kernel.shape)
+    return image_embedding.Affine(next(zeros), kernel, next(zeros))
 
 
 def _projection(

@@ -68,7 +68,8 @@ def generated(
     texts: tuple[str, ...] = ()
     if "prompt" in config:  # of a diffusion model
         negative = config.negative_prompt and f"not {config.negative_prompt}"
-        texts = (config.prompt, negative, config.maps)
+        prior = config.prior and f"{config.candidates} of {config.prior}"
+        texts = (config.prompt, negative, config.maps, prior)
     how = (class_part(config.labels), *texts, f"step{step}")
     folder = folder / "generated"
     stem = file_stem(config, f"n{count}", *how, exact=any(texts))
@@ -134,6 +135,8 @@ class _Each:
                 "guidance": sample.guidance,
                 "threshold": sample.threshold,
             }
+            if sample.prior:
+                self._common |= {"prior": sample.prior, "candidates": sample.candidates}
         self._common["seed"] = sample.seed
         if sample.get("augmentation_level", 0):
             self._common["augmentation_level"] = sample.augmentation_level

@@ -67,14 +67,15 @@ def _repeated(name: str, values: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def condition_of(choice: Choice, conditions: SampleConditions, *, count: int) -> Any:
-    """The condition of `count` examples; without labels or embeddings, that of none."""
+    """The condition of `count` examples; without labels, that of no class, and without a prior that
+    of no image embedding."""
     for name in ("prompts", "labels", "map_images"):
         values = getattr(choice, name)
         if values is not None and len(values) not in (0, 1, count):
             raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
     if conditions.has_labels and not choice.labels:
         choice = choice._replace(labels=(-1,))
-    if conditions.has_embeddings and choice.embeddings is None:
+    if conditions.has_embeddings and choice.embeddings is None and not conditions.has_prior:
         choice = choice._replace(embeddings=np.zeros((1, conditions.model.embedding_width)))
     return conditions.of(choice).batch(0, count)
 

@@ -170,6 +170,11 @@ class SampleConditions:
         """Whether samples have image embeddings."""
         return self.model.embedding is not None
 
+    @property
+    def has_prior(self) -> bool:
+        """Whether a prior draws the embeddings that are left open."""
+        return self._embed is not None
+
     def labels(self, start: int, count: int) -> np.ndarray | None:
         """The labels of samples start .. start + count - 1: int32 (count,), or None."""
         if self._labels is None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax.conditioning.clip_image import clip_image
+from diffjax.conditioning.clip_image import clip_image, text_projection
 from diffjax.errors import UserError
 
 torch = pytest.importorskip("torch", reason="a second implementation of CLIP")
@@ -59,12 +59,18 @@ def test_a_whole_clip_is_read_too(saved):
             "eos_token_id": 39, "pad_token_id": 0}  # fmt: skip
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=10)
     model = transformers.CLIPModel(config)
-    network = clip_image(folder=saved(model))
+    folder = saved(model)
+    network = clip_image(folder=folder)
     images = random_images(2, 12, 12, 3)
     with torch.no_grad():
         pooled = model.vision_model(pixels_of(images))
         expected = model.visual_projection(pooled.pooler_output).numpy()
     np.testing.assert_allclose(network.apply(network.params, images), expected, atol=2e-5, rtol=0)
+    # Its texts are in the same space.
+    kernel = text_projection(folder, width=16)
+    np.testing.assert_array_equal(kernel, model.text_projection.weight.detach().numpy().T)
+    with pytest.raises(UserError, match=r"text_projection.weight of shape \(10, 16\)"):
+        text_projection(folder, width=17)
 
 
 @pytest.mark.parametrize("size", [(30, 30), (40, 25), (9, 7)])

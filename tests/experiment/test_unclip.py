@@ -170,6 +170,14 @@ def test_the_chain_on_the_command_line_and_in_python(prior, decoder):
     np.testing.assert_array_equal(model.sample(texts, embeddings=embeddings), found["images"])
     other = model.sample(texts, embeddings=-embeddings)
     assert (other != found["images"]).any()
+    # Every method of a model takes the prior; without it, a denoiser is given no embedding.
+    x_t = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    how = {"t": 500, "prompts": texts}
+    drawn, given, none = (
+        model.denoise(x_t, **how, **more).x_0
+        for more in ({"prior": str(prior[0])}, {"prior": str(prior[0]), "candidates": 1}, {})
+    )
+    assert (drawn != none).any() and (drawn != given).any()
     # Without a prior, samples have the embeddings of held-out images.
     assert main([*flags, "--mode=sample"]) == 0
     assert len(arrays_of(folder, "generated")["images"]) == 4
