@@ -39,16 +39,17 @@ def vectors(
 ) -> data.ArraySource:
     """The set with its embeddings as the data, float32 (N, D), and the same labels and captions."""
     found = features(source, network)
-    return data.ArraySource(
+    made = data.ArraySource(
         normalised(found, fitted),
         np.asarray(found.labels),
         name=source.name,
         class_names=source.class_names,
         captions=source.captions,
         caption_numbers=found.caption_numbers,
-        held_out=getattr(source, "held_out", None),
         index_crc32=getattr(source, "index_crc32", None),
     )
+    made.held_out = getattr(source, "held_out", None)  # images, embedded where they are read
+    return made
 
 
 def with_embeddings(source: data.ImageSource, each: Floats) -> data.ImageSource:

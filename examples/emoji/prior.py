@@ -27,6 +27,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample.threshold = "none"  # embeddings have no bounds to clip to
     if variant == "tiny":
         config.model.update(width=192, layers=4, dtype="float32")
-        config.train.update(steps=4000, batch_size=64, learning_rate=1e-3, warmup_steps=100)
+        config.train.update(steps=3000, batch_size=64, learning_rate=1e-3, warmup_steps=100)
         config.train.update(ema_decay=0.998, log_every=50, sample_every=2000)
     return config
