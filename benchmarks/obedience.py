@@ -38,6 +38,8 @@ from diffjax.perceptual.vgg16 import vgg16
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
 FACTORS = ("name", "skin_tone", "style")
+# What `score` returns, in order.
+NAMES = (*FACTORS, "unseen skin tone", "unseen style", "all three")
 BATCH = 32
 VIEWS = 2  # shifted copies of every real picture that the judge is trained on, beside itself
 EPOCHS = 30
@@ -161,6 +163,25 @@ def train_judge(images: np.ndarray, factors: Mapping[str, np.ndarray]) -> Judge:
     return Judge(network, mean, std, jax.tree.map(np.asarray, heads), answers)
 
 
+def judge_of(train: Rows, test: Rows) -> Judge:
+    """The judge of both splits' real pictures."""
+    return train_judge(
+        np.concatenate([train.images, test.images]),
+        {f: np.concatenate([train.factors[f], test.factors[f]]) for f in FACTORS},
+    )
+
+
+def chosen_rows(test: Rows, count: int) -> Rows:
+    """At most `count` rows, evenly spaced."""
+    chosen = np.linspace(0, len(test.images) - 1, min(count, len(test.images))).astype(int)
+    return Rows(
+        test.images[chosen],
+        {factor: values[chosen] for factor, values in test.factors.items()},
+        [test.captions[i] for i in chosen],
+        test.kinds[chosen],
+    )
+
+
 def _shifted(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Each picture moved by up to 4 pixels either way, with white behind it."""
     padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), constant_values=255)
@@ -201,21 +222,11 @@ def main(arguments: list[str]) -> None:
     config, workdir, *_ = flags.parse(rest)
     setup = resolve(config)
     _, params = restore_params(setup, workdir)
-    folder, size = _folder(config.data), config.data.image_size
+    folder, size = folder_of(config.data), config.data.image_size
     train, test = (read_rows(folder / split, size) for split in ("train", "test"))
-    judge = train_judge(
-        np.concatenate([train.images, test.images]),
-        {f: np.concatenate([train.factors[f], test.factors[f]]) for f in FACTORS},
-    )
-    count = min(options.count, len(test.images))
-    chosen = np.linspace(0, len(test.images) - 1, count).astype(int)
-    rows = Rows(
-        test.images[chosen],
-        {factor: values[chosen] for factor, values in test.factors.items()},
-        [test.captions[i] for i in chosen],
-        test.kinds[chosen],
-    )
-    report: dict[str, Any] = {"count": count, "real": score(judge(rows.images), rows)}
+    judge = judge_of(train, test)
+    rows = chosen_rows(test, options.count)
+    report: dict[str, Any] = {"count": len(rows.images), "real": score(judge(rows.images), rows)}
     print("real pictures", report["real"], flush=True)
     report["reconstructed"] = score(judge(_reconstructed(setup, rows.images)), rows)
     print("reconstructed", report["reconstructed"], flush=True)
@@ -223,7 +234,7 @@ def main(arguments: list[str]) -> None:
         report[f"w = {scale:g}"] = score(judge(draw(setup, params, rows.captions, scale)), rows)
         print(f"w = {scale:g}", report[f"w = {scale:g}"], flush=True)
         text = json.dumps(report, indent=2) + "\n"
-        atomic_write(workdir / "obedience.json", functools.partial(_write, text))
+        atomic_write(workdir / "obedience.json", functools.partial(write_text, text))
     names = list(report["real"])
     print("| | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
     for what, scores in report.items():
@@ -231,13 +242,14 @@ def main(arguments: list[str]) -> None:
             print(f"| {what} | " + " | ".join(f"{scores[n]:.2f}" for n in names) + " |")
 
 
-def _folder(c: Any) -> Path:
+def folder_of(c: Any) -> Path:
     """Where `config.data` has the pictures, for a run on the folder itself, too."""
     kind, _, path = c.name.partition(":")
     return Path(path if kind == "folder" else c.dir or "data/emoji")
 
 
-def _write(text: str, file: Any) -> None:
+def write_text(text: str, file: Any) -> None:
+    """Writes a text to a file that is open for bytes."""
     file.write(text.encode())
 
 

@@ -93,6 +93,7 @@ SLOW = (
     "experiment/test_likelihood",
     "experiment/test_pixelcnn",
     "experiment/test_gan",
+    "experiment/test_unclip",
     "training/test_autoencoder_objective",
     "models/test_remat",
     "experiment/test_plan",

@@ -45,11 +45,13 @@ class Identity(NamedTuple):
       first_stage: SHA-256 of the first stage's arrays.
       description: origin of the first stage, for messages; it may have moved since.
       text: SHA-256 of the text encoder's weights, or of its vocabulary.
+      embedding: of the image embedding; see `image_embedding.Fitted`.
     """
 
     first_stage: str = ""
     description: str = ""
     text: str = ""
+    embedding: str = ""
 
 
 NOTHING = Identity()
@@ -128,7 +130,7 @@ def check(
 
 
 def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> None:
-    """Compares the current first stage and text encoder with those of the run.
+    """Compares the current first stage, text encoder and image embedding with those of the run.
 
     Args:
       trained_on: the run's.
@@ -136,7 +138,7 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
       what: the run, for the message.
 
     Raises:
-      UserError: it was trained on another first stage or text encoder.
+      UserError: it was trained on another first stage, text encoder or image embedding.
     """
     if identity.first_stage != trained_on.first_stage:
         raise UserError(
@@ -148,6 +150,11 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
         raise UserError(
             f"{what} was trained with another text encoder or vocabulary: use those of that run, "
             "or another --workdir, with config.train.init_from to start from its weights"
+        )
+    if identity.embedding != trained_on.embedding:
+        raise UserError(
+            f"{what} was trained with another image embedding (other weights, training images or "
+            "dimensions): use that of the run, or another --workdir"
         )
 
 

@@ -223,12 +223,9 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _module_names(layers: int) -> dict[str, list[str]]:
-    names = {
-        "word": ["embeddings.token_embedding"],
-        "position": ["embeddings.position_embedding"],
-        "norm": ["final_layer_norm"],
-    }
+def layer_names(layers: int) -> dict[str, list[str]]:
+    """Paths of the layers' submodules -> their names in the files."""
+    names: dict[str, list[str]] = {}
     for i in range(layers):
         ours, theirs = f"layer_{i}", f"encoder.layers.{i}"
         names |= {
@@ -242,3 +239,12 @@ def _module_names(layers: int) -> dict[str, list[str]]:
             f"{ours}/mlp_norm": [f"{theirs}.layer_norm2"],
         }
     return names
+
+
+def _module_names(layers: int) -> dict[str, list[str]]:
+    return {
+        "word": ["embeddings.token_embedding"],
+        "position": ["embeddings.position_embedding"],
+        "norm": ["final_layer_norm"],
+        **layer_names(layers),
+    }

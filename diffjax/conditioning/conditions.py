@@ -1,4 +1,4 @@
-"""The conditions of a model: labels, texts and maps.
+"""The conditions of a model: labels, texts, maps and image embeddings.
 
 A set's distinct captions are encoded once, and text is added to a batch on the host as rows of
 that table. A map is computed from the batch's images, on the device.
@@ -14,6 +14,7 @@ import numpy as np
 
 from diffjax import data
 from diffjax.conditioning import maps
+from diffjax.conditioning.image_embedding import ImageEmbedding
 from diffjax.models.condition import Condition, SpatialMap, Text
 from diffjax.types import Array
 
@@ -56,6 +57,7 @@ class Conditions(NamedTuple):
       augmentation_width: parameters of the augmentation that the network is given in training; 0
         for none. It is no condition of samples, for which they are 0.
       keep_map: whether the map is never dropped, neither in training nor by guidance.
+      embedding: of the image itself; None for none.
     """
 
     num_classes: int = 0
@@ -63,16 +65,23 @@ class Conditions(NamedTuple):
     make_map: maps.MakeMap | None = None
     augmentation_width: int = 0
     keep_map: bool = False
+    embedding: ImageEmbedding | None = None
 
     @property
     def any(self) -> bool:
         """Whether the model has any condition of samples."""
-        return bool(self.num_classes or self.texts or self.make_map)
+        return bool(self.num_classes or self.texts or self.make_map or self.embedding)
+
+    @property
+    def embedding_width(self) -> int:
+        """Length of the image embedding at the network's input, 0 for none."""
+        return self.embedding.dimensions if self.embedding else 0
 
     @property
     def any_dropped(self) -> bool:
         """Whether the model has a condition that is dropped in training, and so can guide."""
-        return bool(self.num_classes or self.texts or (self.make_map and not self.keep_map))
+        dropped_map = self.make_map and not self.keep_map
+        return bool(self.num_classes or self.texts or dropped_map or self.embedding)
 
     @property
     def map_level(self) -> bool:
@@ -92,7 +101,11 @@ class Conditions(NamedTuple):
         augmentation = None
         if self.augmentation_width:
             augmentation = jax.ShapeDtypeStruct((1, self.augmentation_width), jnp.float32)
-        return Condition(label, self.texts and self.texts.example(), spatial, augmentation)
+        embedding = None
+        if self.embedding:
+            embedding = jax.ShapeDtypeStruct((1, self.embedding_width), jnp.float32)
+        text = self.texts and self.texts.example()
+        return Condition(label, text, spatial, augmentation, embedding)
 
     def no_augmentation(self, count: int) -> np.ndarray | None:
         """The augmentation parameters of unchanged images, zeros; None without augmentation."""
@@ -107,7 +120,9 @@ class Conditions(NamedTuple):
         if self.texts:
             text = Text(batch["text_tokens"], batch["text_mask"], batch.get("text_pooled"))
         label = batch["label"] if self.num_classes else None
-        return Condition(label, text, spatial, self.no_augmentation(len(batch["image"])))
+        augmentation = self.no_augmentation(len(batch["image"]))
+        embedding = batch["embedding"] if self.embedding else None
+        return Condition(label, text, spatial, augmentation, embedding)
 
     def with_text(self, batches: data.BatchIterator, captions: Sequence[str]) -> Any:
         """The batches with their captions' encodings if the model has text, else unchanged."""

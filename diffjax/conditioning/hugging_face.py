@@ -200,26 +200,35 @@ def without_prefix(files: Mapping[str, Path], prefix: str) -> dict[str, str]:
     return {name.removeprefix(prefix): name for name in files}
 
 
+# A network of texts takes ids (B, L) int32 and mask (B, L) bool.
+TEXT_INPUTS = (jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_))
+
+
 def load_params(
-    module: nn.Module, folder: Path, modules: Mapping[str, Sequence[str]], *, prefix: str = ""
+    module: nn.Module,
+    folder: Path,
+    modules: Mapping[str, Sequence[str]],
+    *,
+    prefix: str = "",
+    inputs: Sequence[jax.ShapeDtypeStruct] = TEXT_INPUTS,
 ) -> dict[str, Any]:
     """The module's parameters from the folder's tensors, as float32 NumPy arrays.
 
     Kernels are transposed, since torch stores (out, in). Unused tensors are not read.
 
     Args:
-      module: takes ids (B, L) int32 and mask (B, L) bool.
+      module: the network.
       folder: of a model.
       modules: path of each submodule with parameters -> its possible names in the files.
       prefix: optional prefix of the names in the files.
+      inputs: shapes of what the module takes.
 
     Raises:
       UserError: a missing tensor, one of another shape, or a corrupt file.
     """
     files = tensor_files(folder)
     names = without_prefix(files, prefix)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    variables = jax.eval_shape(module.init, jax.random.key(0), *tokens)
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
 
     needed: dict[Path, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
     for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
@@ -247,6 +256,7 @@ _LEAVES = {
     "embedding": ("weight",),
     "scale": ("weight", "gamma"),
     "bias": ("bias", "beta"),
+    "class_token": ("class_embedding",),
 }
 
 

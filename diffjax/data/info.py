@@ -23,6 +23,7 @@ class DataInfo(NamedTuple):
       vocabulary: the text network's `Vocabulary` as JSON; "" for none.
       has_captions: whether the set has captions.
       index_crc32: checksum of a folder's file names and sizes; None for other sets and older runs.
+      embedding: `image_embedding.Fitted` of its images as JSON; "" for none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class DataInfo(NamedTuple):
     vocabulary: str = ""
     has_captions: bool = False
     index_crc32: int | None = None
+    embedding: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All fields but the captions, as saved with a run."""
@@ -54,6 +56,7 @@ class DataInfo(NamedTuple):
             return cls(
                 str(stored["name"]), shape, bool(stored["images"]), names, (), words,
                 bool(stored["has_captions"]), stored.get("index_crc32"),
+                str(stored.get("embedding", "")),
             )  # fmt: skip
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(

@@ -1,4 +1,4 @@
-"""`config.condition`: the text encoder and the map that a model is conditioned on."""
+"""`config.condition`: the text encoder, map and image embedding that a model is conditioned on."""
 
 import hashlib
 import inspect
@@ -13,7 +13,7 @@ from diffjax.conditioning.conditions import Conditions, Texts
 from diffjax.conditioning.super_resolution import super_resolution
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import augmentation
+from diffjax.experiment import augmentation, image_embedding
 from diffjax.experiment.spec import from_spec, function_from_spec, is_path
 from diffjax.files import cache_folder
 from diffjax.models.condition import Text
@@ -137,6 +137,7 @@ def conditions(config: Any, about: DataInfo) -> Conditions:
         make_map,
         augmentation.width(config),
         config.condition.keep_map,
+        image_embedding.of_run(config, about),
     )
 
 

@@ -17,6 +17,7 @@ from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
+    image_embedding,
     optimisation,
     pictures,
     process,
@@ -27,6 +28,7 @@ from diffjax.experiment import (
 )
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
+from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.model import (
     Model,
@@ -99,7 +101,7 @@ class Experiment(_Fields, ConfiguredTask):
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
-        return identity(self.space, self.conditions)
+        return identity(self.space, self.conditions, self.about)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -138,6 +140,7 @@ class Experiment(_Fields, ConfiguredTask):
             augmentations=augmentation.augmentations(c),
             non_leaking=augmentation.non_leaking(c),
             condition_dropout=c.diffusion.condition_dropout,
+            embedding_dropout=c.diffusion.embedding_dropout,
             accumulate=c.train.accumulate,
         )
 
@@ -156,16 +159,22 @@ class Experiment(_Fields, ConfiguredTask):
 
     def batches(self) -> data.BatchIterator:
         """Endless training batches."""
-        source = self.space.source(self.source)
+        source = self._prepared(self.source)
         drawn = self.own_rows(source)
         return self.conditions.with_text(drawn, source.captions)
+
+    def _prepared(self, images: data.ImageSource) -> data.ImageSource:
+        """The source of batches for a set of images."""
+        source = self.space.source(images)
+        return image_embedding.with_vectors(source, images, self.conditions.embedding)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
         """Batches of test images."""
         source = self.load_held_out()
         if source is None:
             return []
-        source = self.space.source(captioned(self.config, source))
+        source = image_embedding.held_out(self.config, captioned(self.config, source), self.about)
+        source = self._prepared(source)
         batches = held_out_batches(source)
         texts = self.conditions.texts
         if texts is None:
@@ -228,9 +237,12 @@ def resolve(config: Any) -> Experiment:
     optimisation.average_decay(config)
     strategies.is_sharded(config)
     augmentation.check(config)
-    source = load_train(config)
-    about = data.describe(source)
-    model = with_weak(resolve_model(config, about, examples=partial(_examples, config, source)))
+    image_embedding.key_of(config)
+    source, about = image_embedding.fitted(config, load_train(config))
+    conditions = conditions_of(config, about)
+    about, conditions = image_embedding.with_text(config, source, about, conditions)
+    examples = partial(_examples, config, source)
+    model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     latent = bool(config.first_stage.workdir)
@@ -293,6 +305,9 @@ def _one_example(setup: Experiment) -> dict[str, Any]:
     """A batch of one with jax.ShapeDtypeStruct for arrays."""
     texts = setup.conditions.texts
     batch = setup.space.example()
+    if setup.conditions.embedding is not None:
+        width = setup.conditions.embedding_width
+        batch["embedding"] = jax.ShapeDtypeStruct((1, width), jnp.float32)
     if texts is not None:
         text = texts.example()
         batch |= {"text_tokens": text.tokens, "text_mask": text.mask}

@@ -57,7 +57,7 @@ class Edit:
         self.images = np.stack([pixels for pixels, _ in read])
         self.mask = self._read_mask(c.mask, shape, [size for _, size in read])
         self.labels = _labels(model, generator, len(self.files))
-        captions = _captions(model, len(self.files))
+        captions = _captions(model, len(self.files), optional=self.task.of_embedding)
         inputs = EditInputs(self.images, self.mask, self.labels, captions)
         self.editing = Editing(
             self.task, generator, model.diffusion, model.space, inputs, count=c.count, what=what
@@ -163,8 +163,8 @@ def _labels(model: Model, generator: Generator, count: int) -> np.ndarray | None
     return edit_labels(tuple(c.labels), count, num_classes, key="config.edit.labels")
 
 
-def _captions(model: Model, count: int) -> list[str] | None:
-    """One prompt per image, or None for a model without text."""
+def _captions(model: Model, count: int, *, optional: bool = False) -> list[str] | None:
+    """One prompt per image; None for a model without text, and for none where it is optional."""
     text = model.config.edit.prompt
     texts = prompts.read(text, key="edit.prompt")
     if model.conditions.texts is None:
@@ -172,6 +172,8 @@ def _captions(model: Model, count: int) -> list[str] | None:
             raise UserError(
                 f"config.edit.prompt = {text!r} but the model takes no text: leave it empty"
             )
+        return None
+    if optional and not texts:
         return None
     if len(texts) not in (1, count):
         raise UserError(

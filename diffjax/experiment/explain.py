@@ -24,6 +24,8 @@ TABLES = {
     "model.remat": "network:REMATS",
     "condition.text": "conditioning:TEXTS",
     "condition.map": "conditioning:MAPS",
+    "condition.embedding": "image_embedding:EMBEDDINGS",
+    "data.embedding": "image_embedding:EMBEDDINGS",
     "diffusion.objective": "objective:OBJECTIVES",
     "diffusion.schedule": "process:SCHEDULES",
     "diffusion.parametrisation": "process:PARAMETRISATIONS",
@@ -62,6 +64,8 @@ DOORS = {
     "model.name": "a maker of a network: a Linen module, an NNX class, a pair (init, apply), or an "
     "object with init(key, x, t, cond) and apply(params, x, t, cond, *, train, key)",
     "condition.text": "a maker of a diffjax.conditioning.text_encoder.TextEncoder",
+    "data.embedding": "a maker of a diffjax.models.embedding_network.EmbeddingNetwork",
+    "condition.embedding": "a maker of a diffjax.models.embedding_network.EmbeddingNetwork",
     "condition.map": "a function of images in [-1, 1], (B, H, W, C) -> (B, H, W, channels)",
     "diffusion.objective": "a function (network, prediction) -> loss(params, x_0, cond, key)",
     "diffusion.schedule": "a maker of a diffjax.schedules.Schedule",

@@ -263,8 +263,10 @@ def _refuse(setup: Experiment, kind: _Kind, schedule: Schedule, *, key: str) -> 
         )
     if setup.space.image_shape != setup.space.shape or config.first_stage.workdir:
         raise UserError(f"{key} is not defined for latents: train on pixels")
-    if setup.conditions.texts is not None:
-        raise UserError(f"{key} is not supported for a model of texts: use another model")
+    if setup.conditions.texts is not None or setup.conditions.embedding is not None:
+        raise UserError(
+            f"{key} is not supported for a model of texts or image embeddings: use another model"
+        )
     if config.diffusion.offset_noise:
         raise UserError(f"{key} does not hold with offset noise, which changes the process")
     if kind.name != "vdm":

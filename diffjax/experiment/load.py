@@ -23,7 +23,7 @@ from diffjax.inference.sample_conditions import Examples
 # Settings of config.sample that a call may change.
 SETTINGS = (
     "sampler", "grid", "steps", "guidance", "threshold", "negative_prompt", "batch_size",
-    "augmentation_level",
+    "augmentation_level", "prior", "candidates",
 )  # fmt: skip
 
 
@@ -198,7 +198,8 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
 
 def _no_examples() -> Examples:
     raise UserError(
-        "nothing to condition on: give prompts for a model of texts, map_images for one of maps"
+        "nothing to condition on: give prompts for a model of texts, map_images for one of maps, "
+        "embeddings for one of image embeddings"
     )
 
 

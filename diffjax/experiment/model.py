@@ -18,13 +18,14 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, process, sampling, strategies
+from diffjax.experiment import first_stage, image_embedding, process, sampling, strategies
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.paths import without_places
 from diffjax.experiment.rules import MODEL_CHECKPOINT
 from diffjax.experiment.run import FIELDS, read_config, read_model
 from diffjax.experiment.spec import is_path, parse_spec
+from diffjax.experiment.unclip import embed_of
 from diffjax.files import expanded
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
@@ -41,6 +42,9 @@ SHARED_WITH_WEAK = (
     "data.channels",
     "condition.text",
     "condition.map",
+    "condition.embedding",
+    "data.embedding",
+    "embedding.dimensions",
     "model.class_conditional",
     "diffusion.schedule",
     "diffusion.zero_terminal_snr",
@@ -81,18 +85,20 @@ class Model(NamedTuple):
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
-        return identity(self.space, self.conditions)
+        return identity(self.space, self.conditions, self.about)
 
     def generator(self, config: Any = None) -> Generator:
         """The generator of the model's config, or of another config for the same network."""
+        config = config or self.config
         return sampling.generator(
-            config or self.config,
+            config,
             self.network,
             self.diffusion,
             space=self.space,
             conditions=self.conditions,
             examples=self.examples,
             weak=self.weak,
+            embed=embed_of(config, self.conditions),
         )
 
     def parameter_shapes(self) -> Any:
@@ -145,10 +151,13 @@ def resolve_model(
     return Model(config, about, kernels, space, wanted, network, diffusion, None, examples)
 
 
-def identity(space: DiffusionSpace, wanted: Conditions) -> workdir.Identity:
-    """What a model depends on besides its config and data: first stage and text encoder."""
+def identity(space: DiffusionSpace, wanted: Conditions, about: DataInfo) -> workdir.Identity:
+    """What a model depends on besides its config and data: first stage, text encoder, embedding."""
     texts = wanted.texts
-    return workdir.Identity(space.identity, space.description, texts.identity if texts else "")
+    return workdir.Identity(
+        space.identity, space.description, texts.identity if texts else "",
+        image_embedding.identity(about),
+    )  # fmt: skip
 
 
 def kept(about: DataInfo, of: workdir.Identity) -> dict[str, Any]:
@@ -228,7 +237,8 @@ def with_weak(model: Model) -> Model:
             )
     if workdir.identity_of(folder) != model.identity:
         raise UserError(
-            f"config.{key}: {folder} was trained with another first stage or text encoder"
+            f"config.{key}: {folder} was trained with another first stage, text encoder or image "
+            "embedding"
         )
     weak = resolve_model(theirs, model.about, space=model.space, conditions=model.conditions)
     stored = read_model(folder, wanted=checkpoint, shapes=weak.parameter_shapes)

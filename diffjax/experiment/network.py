@@ -22,6 +22,7 @@ from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, r
 from diffjax.models.embeddings import random_time_features, timestep_embedding
 from diffjax.models.network import Network, as_network, is_nnx
 from diffjax.models.ops import XLA, Ops
+from diffjax.models.prior import Prior
 from diffjax.models.unet import RESAMPLINGS
 from diffjax.prediction import Prediction
 
@@ -34,6 +35,7 @@ GIVEN = {
     "map_channels": "channels of the map, 0 for none",
     "map_level": "whether it is given the map's noise level, cond.map.log_snr",
     "augmentation_width": "parameters of the augmentation that it is given, 0 for none",
+    "embedding_width": "length of the image embedding that it is given, 0 for none",
 }
 
 
@@ -118,7 +120,36 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
     )
 
 
-NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {"unet": unet}
+def prior(config: Any, given: Mapping[str, Any]) -> Prior:
+    """The transformer of `config.model` over texts and embeddings; `given` as for `unet`.
+
+    Raises:
+      UserError: a condition that it does not take.
+    """
+    c = config.model
+    for name, key in (
+        ("map_channels", "condition.map"), ("augmentation_width", "diffusion.augment"),
+        ("embedding_width", "condition.embedding"),
+    ):  # fmt: skip
+        if given[name]:
+            raise UserError(
+                f"config.model.name = {c.name!r} takes texts and classes alone: set config.{key} "
+                "to 'none'"
+            )
+    return Prior(
+        width=c.width,
+        layers=c.layers,
+        head_channels=c.head_channels,
+        dropout=c.dropout,
+        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
+        remat=from_table(c.remat, REMATS, key="model.remat"),
+        **{k: given[k] for k in ("num_classes", "text_width", "text_encoder", "out_channels")},
+    )
+
+
+# Each with the number of axes of its data, and what they are.
+NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {"unet": unet, "prior": prior}
+AXES = {"unet": (3, "(H, W, C)"), "prior": (1, "(D,)")}
 
 
 def network(
@@ -153,6 +184,7 @@ def network(
         "map_channels": map_channels,
         "map_level": conditions.map_level and map_channels > 0,
         "augmentation_width": conditions.augmentation_width,
+        "embedding_width": conditions.embedding_width,
         "out_channels": shape[-1] * (2 if diffusion.learned_variance else 1),
         "num_pixel_levels": outputs if outputs > 1 else 0,
         "ops": ops,
@@ -165,10 +197,12 @@ def network(
                 f"config.model.name = {name!r}: expected one of {', '.join(NETWORKS)}, whose "
                 "arguments are the fields of config.model, or 'module:Name' for your own"
             )
-        if len(shape) != 3:
+        axes, wanted = AXES[spec.name]
+        if len(shape) != axes:
+            fitting = [repr(other) for other, (count, _) in AXES.items() if count == len(shape)]
             raise UserError(
-                f"config.model.name = {name!r} needs data (H, W, C), not {shape}: use your own "
-                "network, 'module:Name'"
+                f"config.model.name = {name!r} needs data {wanted}, not {shape}: use "
+                f"{' or '.join([*fitting, 'your own network'])}, 'module:Name'"
             )
         return as_network(NETWORKS[spec.name](config, given))
     return _own(config, spec, {name: given[name] for name in GIVEN})

@@ -12,7 +12,12 @@ from diffjax.files import expanded
 
 # Arguments of a config string that are paths.
 _ARGUMENTS = ("folder", "workdir", "file", "dir")
-_SPECS = ("condition.text", "sample.guidance", "loss.perceptual", "evaluate.features")
+_SPECS = (
+    "condition.text", "sample.guidance", "loss.perceptual", "evaluate.features", "data.embedding",
+    "condition.embedding",
+)  # fmt: skip
+# Those whose weights are compared.
+_COMPARED = ("condition.text", "data.embedding", "condition.embedding")
 _FOLDER = "folder:"
 
 _logger = logging.getLogger("diffjax")
@@ -106,6 +111,6 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
             continue
         kept = dict(spec.arguments)
         for argument in kept.keys() & set(_ARGUMENTS):
-            kept[argument] = "" if key == "condition.text" else Path(str(kept[argument])).name
+            kept[argument] = "" if key in _COMPARED else Path(str(kept[argument])).name
         flat[key] = (spec.path, sorted(kept.items(), key=lambda item: item[0]))
     return flat

@@ -78,7 +78,8 @@ def generated(
     texts: tuple[str, ...] = ()
     if "prompt" in config:  # of a diffusion model
         negative = config.negative_prompt and f"not {config.negative_prompt}"
-        texts = (config.prompt, negative, config.get("maps", ""))
+        prior = config.get("prior", "") and f"{config.candidates} of {config.prior}"
+        texts = (config.prompt, negative, config.get("maps", ""), prior)
     how = (*stage_parts(setup.config), class_part(config.labels), *texts, f"step{step}")
     folder = folder / "generated"
     stem = file_stem(config, f"n{count}", *how, exact=any(texts))
@@ -149,6 +150,8 @@ class _Each:
                 "guidance": sample.guidance,
                 "threshold": sample.threshold,
             }
+            if sample.prior:
+                self._common |= {"prior": sample.prior, "candidates": sample.candidates}
         self._common |= stage_settings(setup.config)
         self._common["seed"] = sample.seed
         if sample.get("augmentation_level", 0):

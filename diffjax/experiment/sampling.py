@@ -14,9 +14,9 @@ from diffjax.errors import UserError
 from diffjax.experiment import prompts
 from diffjax.experiment.image_files import read_map_images
 from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, with_options
-from diffjax.inference import edit_tasks
+from diffjax.inference import edit_tasks, unclip
 from diffjax.inference.generator import Generator
-from diffjax.inference.sample_conditions import Choice, Examples, SampleConditions
+from diffjax.inference.sample_conditions import Choice, Embed, Examples, SampleConditions
 from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, WeakModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
@@ -195,13 +195,13 @@ GUIDANCE: Mapping[str, Callable[..., Guide]] = {
     "autoguidance": _autoguidance,
     "perturbed_attention": _perturbed_attention,
 }
-# The tasks of --mode=edit; see `inference.edit_tasks`.
+# The tasks of --mode=edit; see `inference.edit_tasks` and `inference.unclip`.
 EDITS: Mapping[str, Callable[..., edit_tasks.Task]] = {
     task.__name__: task
     for task in (
         edit_tasks.inpaint, edit_tasks.repaint, edit_tasks.vary, edit_tasks.invert,
         edit_tasks.interpolate, edit_tasks.super_resolution, edit_tasks.upscale,
-        edit_tasks.deblur, edit_tasks.colourise,
+        edit_tasks.deblur, edit_tasks.colourise, *unclip.TASKS.values(),
     )
 }  # fmt: skip
 
@@ -277,6 +277,7 @@ def generator(
     conditions: Conditions = UNCONDITIONAL,
     examples: Callable[[], Examples] | None = None,
     weak: WeakModel | None = None,
+    embed: Embed | None = None,
 ) -> Generator:
     """The generator of `config.sample`; nothing is compiled yet.
 
@@ -285,6 +286,7 @@ def generator(
       network, diffusion, space, conditions: the resolved model.
       examples: called if the config leaves prompts or maps open.
       weak: the weaker model, if config.sample.guidance needs one.
+      embed: texts -> image embeddings, if config.sample.prior names a prior.
 
     Raises:
       UserError: an unknown sampler, grid, guidance or threshold, or a label, prompt or map that
@@ -293,7 +295,7 @@ def generator(
     c = config.sample
     resolved = sampling(config, diffusion.schedule)
     texts = prompts.read(c.prompt, key="sample.prompt")
-    if texts and not conditions.texts:
+    if texts and not (conditions.texts or embed):
         raise UserError(
             f"config.sample.prompt = {c.prompt!r} but the model takes no text: leave it empty"
         )
@@ -316,6 +318,7 @@ def generator(
         examples=examples,
         level=c.augmentation_level,
         seed=c.seed,
+        embed=embed,
     )
     return Generator(
         network,

@@ -121,6 +121,12 @@ _PARALLEL = {
 DIFFUSION: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
+    "data.embedding": Key(
+        SPEC,
+        "none",
+        "embedding that takes the images' place as x_0, for a prior: efficientnet_lite0, clip, "
+        "inception, or a path",
+    ),
     "first_stage.workdir": Key(TEXT, "", "workdir of a trained autoencoder; empty: no first stage"),
     "first_stage.checkpoint": Key(CHECKPOINT, "latest", "checkpoint of the first stage"),
     "first_stage.tile": Key(whole(0), 0, "side of tiles that latents are decoded in; 0: whole"),
@@ -135,7 +141,15 @@ DIFFUSION: Mapping[str, Key] = {
         False,
         "keep the map where condition_dropout and guidance drop class and text, as in cascades",
     ),
-    "model.name": Key(SPEC, "unet", "the network: unet, or a path to your own"),
+    "condition.embedding": Key(
+        SPEC,
+        "none",
+        "embedding of its own image that the network is given, for a prior's decoder",
+    ),
+    "embedding.dimensions": Key(
+        whole(0), 128, "whitened components of an embedding; 0: all of it, scaled to length sqrt(D)"
+    ),
+    "model.name": Key(SPEC, "unet", "the network: unet, prior, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
     "diffusion.schedule": Key(SPEC, "cosine", "the noise schedule"),
@@ -154,6 +168,9 @@ DIFFUSION: Mapping[str, Key] = {
         "augmentation that the network is given, and samples are without: none or edm",
     ),
     "diffusion.condition_dropout": Key(SHARE, 0.1, "share of examples without their condition"),
+    "diffusion.embedding_dropout": Key(
+        SHARE, 0.1, "share of examples without condition.embedding, dropped by itself"
+    ),
     **_TRAIN,
     "train.accumulate": Key(whole(1), 1, "micro-batches per batch"),
     "train.ema": Key(SPEC, "warmed_up", "the average: warmed_up, constant, inverse, power"),
@@ -175,6 +192,12 @@ DIFFUSION: Mapping[str, Key] = {
     "sample.maps": Key(TEXT, "", "image files that maps are made from"),
     "sample.augmentation_level": Key(
         LEVEL, 0.0, "noise added to the map of super_resolution: 0 for none, 1 for noise alone"
+    ),
+    "sample.prior": Key(
+        TEXT, "", "prior that draws the embeddings of prompts for a decoder: <workdir>[@checkpoint]"
+    ),
+    "sample.candidates": Key(
+        whole(1), 2, "embeddings drawn for each prompt, of which the nearest to the text is kept"
     ),
     "sample.seed": Key(SEED, 0, "seed of the noise"),
     "sample.checkpoint": Key(MODEL_CHECKPOINT, "latest", "checkpoint to sample from"),
@@ -228,6 +251,14 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "prior": {
+        "model.width": Key(whole(1), 256, "channels of a token"),
+        "model.layers": Key(whole(1), 6, "transformer layers"),
+        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
+        "model.dropout": Key(SHARE, 0.1, "rate after attention and MLP"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },
 }

@@ -8,7 +8,7 @@ kinds of object:
 
     makers      the named class or function is called with the arguments and returns the object:
                 networks, data sets, objectives, schedules, parametrisations, text encoders,
-                perceptual networks (`from_spec`)
+                image embeddings, perceptual networks (`from_spec`)
     functions   the named function is the object and the arguments are bound to it as keywords:
                 samplers, grids, guidance, thresholds, weightings, time sampling, maps, optimizers
                 (`function_from_spec`)

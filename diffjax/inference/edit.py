@@ -86,6 +86,21 @@ class Editing:
             raise UserError(
                 f"{what}: the mask keeps no block of pixels of a latent whole: keep larger areas"
             )
+        embedding = generator.conditions.model.embedding
+        if task.of_embedding and embedding is None:
+            raise UserError(
+                f"{what} decodes image embeddings, and this model is not conditioned on them: "
+                "train one with config.condition.embedding"
+            )
+        self._places = None
+        if task.captions and embedding is not None:
+            if not generator.conditions.has_texts:
+                raise UserError(
+                    f"{what} needs a model with a text encoder: train one with "
+                    "config.condition.text, such as minilm"
+                )
+            pooled = generator.conditions.text(task.captions).pooled
+            self._places = embedding.fitted.of_text(pooled)
         if task.images > 1:
             if labels is not None and len(set(labels.tolist())) > 1:
                 raise UserError(f"{what} uses one label for all images: give one label")
@@ -112,7 +127,7 @@ class Editing:
             try:
                 x_0 = edited(
                     params, self._generator.weak_params, space.of_images(images), mask,
-                    self._condition(i), indices,
+                    self._condition(i), indices, self._embeddings(i), self._places,
                 )  # fmt: skip
                 row = np.asarray(self._with_known_pixels(space.to_images(x_0), images))
             except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -126,12 +141,14 @@ class Editing:
         return np.stack(rows)
 
     def _function(self) -> Any:
-        """The pure function (params, weak_params, x_0, mask, condition, indices) -> x_0s."""
+        """The pure function (params, weak_params, x_0, mask, condition, indices, embeddings,
+        places) -> x_0s."""
         generator = self._generator
 
         def edited(
-            params: Any, weak_params: Any, x_0: Array, mask: Array, condition: Any, indices: Array
-        ) -> Array:
+            params: Any, weak_params: Any, x_0: Array, mask: Array, condition: Any, indices: Array,
+            embeddings: Array | None, places: Array | None,
+        ) -> Array:  # fmt: skip
             eps, keys = generator.noise(indices)
             return self.task.run(
                 Row(
@@ -145,6 +162,8 @@ class Editing:
                     schedule=self._diffusion.schedule,
                     sampler=generator.sampling.sampler,
                     grid=generator.sampling.grid,
+                    embeddings=embeddings,
+                    places=places,
                 )
             )
 
@@ -160,9 +179,18 @@ class Editing:
         spatial = None  # its own
         if made is not None:
             spatial = self._generator.conditions.noised(made, np.array([i]))
-        augmentation = self._generator.conditions.model.no_augmentation(1)
-        edited = Condition(label, text, spatial, augmentation)
+        model = self._generator.conditions.model
+        embeddings = self._embeddings(i)  # its own, too
+        embedding = None if embeddings is None else embeddings[:1]
+        edited = Condition(label, text, spatial, model.no_augmentation(1), embedding)
         return None if all(part is None for part in edited) else edited
+
+    def _embeddings(self, i: int) -> np.ndarray | None:
+        """The embeddings of row i's images, (images, D), for a model that is given them."""
+        embedding = self._generator.conditions.model.embedding
+        if embedding is None:
+            return None
+        return embedding.of_images(self._images[i : i + self.task.images])
 
     def _with_known_pixels(self, row: Array, images: Array) -> Array:
         """The row with the original known pixels in place of a first stage's reconstruction."""

@@ -28,6 +28,8 @@ class Row(NamedTuple):
       condition: of one example, with leading dimension 1; None for an unconditional model.
       guided: the model with the config's guidance.
       threshold, schedule, sampler, grid: those of the config's `sample` section.
+      embeddings: (k, D) of the images, for a model that is conditioned on them, or None.
+      places: (m, D), the places of `Task.captions` among the embeddings, or None.
     """
 
     images: Array
@@ -40,6 +42,8 @@ class Row(NamedTuple):
     schedule: Schedule
     sampler: Callable[..., samplers.Samples]
     grid: Grid
+    embeddings: Array | None = None
+    places: Array | None = None
 
     @property
     def denoise(self) -> Denoiser:
@@ -62,6 +66,8 @@ class Task(NamedTuple):
       comes_back: whether the last column should reproduce the first.
       of_pixels: whether it measures pixels, and so does not apply to latents.
       enlarges: whether its images are of low resolution and any size; `Upscaling` runs it.
+      of_embedding: whether it decodes image embeddings; prompts may then be left out.
+      captions: texts whose places among the embeddings it needs.
     """
 
     run: Callable[[Row], Array]
@@ -72,13 +78,17 @@ class Task(NamedTuple):
     comes_back: bool = False
     of_pixels: bool = False
     enlarges: bool = False
+    of_embedding: bool = False
+    captions: tuple[str, ...] = ()
 
 
-def _numbered(*first: str) -> Callable[[int], Sequence[str]]:
+def numbered(*first: str) -> Callable[[int], Sequence[str]]:
+    """Columns of these names, then of numbers from 1."""
     return lambda count: (*first, *(str(i + 1) for i in range(count)))
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raises ValueError unless an option is a whole number of at least `least`."""
     if type(value) is not int or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
@@ -95,7 +105,7 @@ def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Tas
         results = jnp.where(keep, known, drawn)
         return jnp.concatenate([row.images, jnp.where(keep, row.images, 0.0), results])
 
-    return Task(run, _numbered("image", "known"), masked=True, uses_sampler=uses_sampler)
+    return Task(run, numbered("image", "known"), masked=True, uses_sampler=uses_sampler)
 
 
 def inpaint() -> Task:
@@ -110,8 +120,8 @@ def inpaint() -> Task:
 
 def repaint(*, jump: int = 5, resamples: int = 5) -> Task:
     """Completes an image by `editing.repaint`, which is itself a sampler."""
-    _whole("jump", jump, 1)
-    _whole("resamples", resamples, 1)
+    check_whole("jump", jump, 1)
+    check_whole("resamples", resamples, 1)
 
     def draw(row: Row, x_T: Array, *, known: Array, keep: Array) -> samplers.Samples:
         return editing.repaint(
@@ -135,7 +145,7 @@ def vary(*, strength: float = 0.5) -> Task:
         )  # fmt: skip
         return jnp.concatenate([row.images, varied.x_0])
 
-    return Task(run, _numbered("image"))
+    return Task(run, numbered("image"))
 
 
 def with_signal(grid: Grid) -> Grid:
@@ -143,7 +153,8 @@ def with_signal(grid: Grid) -> Grid:
     return Grid(*(column[1:] for column in grid)) if grid.signal_scale[0] == 0 else grid
 
 
-def _noise_of(row: Row, grid: Grid, iterations: int) -> Array:
+def noise_of(row: Row, grid: Grid, iterations: int) -> Array:
+    """The noise of the row's images by DDIM inversion."""
     return samplers.ddim_inversion(
         row.denoise,
         row.images,
@@ -158,7 +169,7 @@ def invert(*, iterations: int = 0, order: int = 1) -> Task:
 
     Order 1 is DDIM and its inversion; 2 and 3 are `deis` in log_rho and `multistep_inversion`.
     """
-    _whole("iterations", iterations, 0)
+    check_whole("iterations", iterations, 0)
     if type(order) is not int or order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order!r}")
     if order > 1 and iterations:
@@ -167,7 +178,7 @@ def invert(*, iterations: int = 0, order: int = 1) -> Task:
     def run(row: Row) -> Array:
         grid, cond = with_signal(row.grid), row.conditions(1)
         if order == 1:
-            x_T = _noise_of(row, grid, iterations)
+            x_T = noise_of(row, grid, iterations)
             back = samplers.ddim(row.denoise, x_T, grid=grid, cond=cond).x_0
         else:
             x_T = samplers.multistep_inversion(
@@ -184,11 +195,11 @@ def invert(*, iterations: int = 0, order: int = 1) -> Task:
 
 def interpolate(*, iterations: int = 2) -> Task:
     """From one image to the next along a great circle between their noises: DDIM, `slerp`, DDIM."""
-    _whole("iterations", iterations, 0)
+    check_whole("iterations", iterations, 0)
 
     def run(row: Row) -> Array:
         grid, count = with_signal(row.grid), len(row.eps)
-        start, end = (jnp.repeat(x[None], count, axis=0) for x in _noise_of(row, grid, iterations))
+        start, end = (jnp.repeat(x[None], count, axis=0) for x in noise_of(row, grid, iterations))
         weights = jnp.arange(1, count + 1) / (count + 1)
         x_T = editing.slerp(start, end, weights)
         between = samplers.ddim(row.denoise, x_T, grid=grid, cond=row.conditions(count)).x_0
@@ -236,14 +247,14 @@ def _restored(operator: inverse_problems.LinearOperator, method: str, scale: flo
         ).x_0
         return jnp.concatenate([row.images, operator.pseudo_inverse(y), drawn])
 
-    return Task(run, _numbered("image", "measured"), of_pixels=True)
+    return Task(run, numbered("image", "measured"), of_pixels=True)
 
 
 def super_resolution(
     *, factor: int = 4, method: str = "pseudo_inverse", scale: float | None = None
 ) -> Task:
     """Restores an image from its means over factor x factor pixels."""
-    _whole("factor", factor, 1)
+    check_whole("factor", factor, 1)
     return _restored(inverse_problems.average_pool(factor), method, scale)
 
 
@@ -257,7 +268,7 @@ def upscale() -> Task:
     def run(row: Row) -> Array:
         raise ValueError("upscale has no rows of one size: use inference.upscaling.Upscaling")
 
-    return Task(run, _numbered("image"), of_pixels=True, enlarges=True)
+    return Task(run, numbered("image"), of_pixels=True, enlarges=True)
 
 
 def deblur(*, std: float = 1.0, method: str = "pseudo_inverse", scale: float | None = None) -> Task:

@@ -40,16 +40,19 @@ def choice_of(prompts: Any, labels: Any, map_images: Any) -> Choice:
 
 
 def each_of(
-    choice: Choice, conditions: SampleConditions, *, count: int
+    choice: Choice, conditions: SampleConditions, *, count: int, texts_optional: bool = False
 ) -> tuple[np.ndarray | None, list[str] | None]:
     """A label, int32 (count,), and a text for each of `count` images.
 
-    Labels are -1, no class, if none is chosen; either is None for a model without such a condition.
+    Labels are -1, no class, if none is chosen; either is None for a model without such a condition,
+    and texts also where they are optional and none was chosen.
     """
     conditions = conditions.of(choice._replace(prompts=()))  # checks the labels' range
     labels = None
     if conditions.has_labels:
         labels = np.asarray(_repeated("labels", choice.labels or (-1,), count), np.int32)
+    if conditions.has_texts and texts_optional and not choice.prompts:
+        return labels, None
     if conditions.has_texts:
         return labels, list(_repeated("prompts", choice.prompts, count))
     if choice.prompts:
@@ -64,13 +67,16 @@ def _repeated(name: str, values: Sequence[Any], count: int) -> Sequence[Any]:
 
 
 def condition_of(choice: Choice, conditions: SampleConditions, *, count: int) -> Any:
-    """The condition of `count` examples; without labels, that of no class."""
+    """The condition of `count` examples; without labels, that of no class, and without a prior that
+    of no image embedding."""
     for name in ("prompts", "labels", "map_images"):
         values = getattr(choice, name)
         if values is not None and len(values) not in (0, 1, count):
             raise UserError(f"{len(values)} {name} for {count} examples: expected 1 or {count}")
     if conditions.has_labels and not choice.labels:
         choice = choice._replace(labels=(-1,))
+    if conditions.has_embeddings and choice.embeddings is None and not conditions.has_prior:
+        choice = choice._replace(embeddings=np.zeros((1, conditions.model.embedding_width)))
     return conditions.of(choice).batch(0, count)
 
 

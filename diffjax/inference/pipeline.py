@@ -97,6 +97,7 @@ class Pipeline:
         *,
         labels: Sequence[int] = (),
         map_images: np.ndarray | None = None,
+        embeddings: np.ndarray | None = None,
         count: int | None = None,
         seed: int = 0,
         **how: Any,
@@ -107,10 +108,12 @@ class Pipeline:
           prompts: texts, for a text-conditional model; repeated cyclically if `count` is larger.
           labels: classes, for a class-conditional model; likewise.
           map_images: uint8 (n, H, W, C), from which maps are made, for a model with maps; likewise.
+          embeddings: float (n, D), image embeddings such as `embed` returns, for a model that is
+            conditioned on them; likewise.
           count: number of samples; by default the length of the longest of these.
           seed: of the noise.
           how: settings that override the run's: sampler, grid, steps, guidance, threshold,
-            negative_prompt, batch_size, augmentation_level; for example
+            negative_prompt, batch_size, augmentation_level, prior, candidates; for example
             guidance="classifier_free(scale=3.0)".
 
         Returns:
@@ -120,11 +123,34 @@ class Pipeline:
           UserError: a condition that the model does not take, or an invalid setting.
         """
         choice = choice_of(prompts, labels, map_images)
-        maps = () if choice.map_images is None else choice.map_images
-        longest = max(1, len(choice.prompts), len(choice.labels), len(maps))
+        if embeddings is not None:
+            given = arguments.array("embeddings", embeddings, expected="floats (n, D)", finite=True)
+            choice = choice._replace(embeddings=given)
+        arrays = [a for a in (choice.map_images, choice.embeddings) if a is not None]
+        longest = max(1, len(choice.prompts), len(choice.labels), *map(len, arrays))
         number = longest if count is None else arguments.whole("count", count, least=1)
         generator = self.generator(**how).of(choice, seed=seed_of(seed))
         return generator(self.params, start=0, count=number).images
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """The embeddings of images, as this model is conditioned on them.
+
+        Args:
+          images: uint8 (n, H, W, C) of the model's size.
+
+        Returns:
+          float32 (n, D).
+
+        Raises:
+          UserError: a model that is not conditioned on image embeddings, or other images.
+        """
+        embedding = self.generator().conditions.model.embedding
+        if embedding is None:
+            raise UserError(
+                "this model is not conditioned on image embeddings: train one with "
+                "config.condition.embedding"
+            )
+        return embedding.of_images(images_of("images", images, self.space))
 
     def edit(
         self,
@@ -143,7 +169,9 @@ class Pipeline:
         Args:
           images: uint8 (n, H, W, C) of the model's size; for "upscale" of any size.
           task: see `config.edit.task`: "inpaint", "repaint", "vary(strength=0.5)", "invert",
-            "interpolate", "super_resolution", "deblur", "colourise", "upscale".
+            "interpolate", "super_resolution", "deblur", "colourise", "upscale", and of models that
+            are conditioned on image embeddings "variations", "interpolate_embeddings" and
+            "text_difference(start='a cat', end='a dog')".
           mask: (H, W) or (H, W, 1), above 0 where the image is kept, for inpaint and repaint.
           prompts, labels: none, one, or one per image.
           count: variants of an image, or images between two.
@@ -169,7 +197,10 @@ class Pipeline:
         images = images_of("images", images, self.space)
         kept = None if mask is None else mask_of(mask, images.shape[1:3])
         generator = self.generator(**how).of(seed=seed)
-        inputs = EditInputs(images, kept, *each_of(choice, generator.conditions, count=len(images)))
+        each = each_of(
+            choice, generator.conditions, count=len(images), texts_optional=made.of_embedding
+        )
+        inputs = EditInputs(images, kept, *each)
         editing = Editing(
             made, generator, self.diffusion, self.space, inputs, count=count, what=task
         )

@@ -1,4 +1,5 @@
-"""What samples are conditioned on: labels, prompts and maps by the number of a sample."""
+"""What samples are conditioned on: labels, prompts, maps and image embeddings by the number of a
+sample."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,12 +19,15 @@ from diffjax.models.condition import Condition, SpatialMap, Text, null
 from diffjax.sampling import guidance
 from diffjax.types import Array
 
+# (texts, number of the first sample, seed) -> image embeddings (n, D)
+Embed = Callable[[Sequence[str], int, int], np.ndarray]
+
 
 class Examples(NamedTuple):
-    """Held-out examples that supply prompts and maps if the config sets none.
+    """Held-out examples that supply prompts, maps and image embeddings if the config sets none.
 
-    captions: (n,) texts, or (); images: uint8 (n, H, W, C), from which maps are made; labels: int32
-    (n,), -1 for none.
+    captions: (n,) texts, or (); images: uint8 (n, H, W, C), from which maps and embeddings are
+    made; labels: int32 (n,), -1 for none.
     """
 
     captions: tuple[str, ...]
@@ -41,6 +45,7 @@ class Choice(NamedTuple):
       map_images: uint8 (n, H, W, C), from which maps are made; None for those of the examples.
       low_resolution: uint8 (n, h, w, C), which maps of super-resolution are made of instead; any h
         and w, if the space is of their size times the factor.
+      embeddings: float (n, D) of images; None for those of the examples.
     """
 
     labels: tuple[int, ...] = ()
@@ -48,13 +53,15 @@ class Choice(NamedTuple):
     negative_prompt: str = ""
     map_images: np.ndarray | None = None
     low_resolution: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
 
 
 OPEN = Choice()
 
 
 class SampleConditions:
-    """The condition of sample number i, for any i: labels, prompts and maps each go round."""
+    """The condition of sample number i, for any i: labels, prompts, maps and image embeddings
+    each go round."""
 
     def __init__(
         self,
@@ -66,6 +73,7 @@ class SampleConditions:
         examples: Callable[[], Examples] | None = None,
         level: float = 0.0,
         seed: int = 0,
+        embed: Embed | None = None,
     ) -> None:
         """Encodes the negative prompt, since `null` is called inside traces.
 
@@ -76,20 +84,21 @@ class SampleConditions:
           uses_labels: whether the guidance uses a sample's label.
           examples: called where prompts or maps are left open.
           level: of the noise that is added to maps of super-resolution, in [0, 1].
-          seed: of that noise.
+          seed: of that noise, and of `embed`.
+          embed: a prior, which draws the embeddings that the choice leaves open.
 
         Raises:
           UserError: a label that the model does not have, or a level for a model without one.
         """
         _check_level(level, conditions)
-        self._level, self._seed = level, seed
+        self._level, self._seed, self._embed = level, seed, embed
         self.model = conditions
         self._space, self._examples = space, examples
         self._num_classes = conditions.num_classes if uses_labels else 0
         self._labels = _labels(choice.labels, self._num_classes)
         self._names_labels = bool(choice.labels)
         self._prompts, self._map_images = choice.prompts, choice.map_images
-        self._low = choice.low_resolution
+        self._low, self._embeddings = choice.low_resolution, choice.embeddings
         self._texts = conditions.texts
         self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
@@ -116,14 +125,24 @@ class SampleConditions:
         """
         if level is not None:
             _check_level(level, self.model)
-        other, (labels, prompts, _, map_images, low) = copy.copy(self), choice
+        other, (labels, prompts, _, map_images, low, embeddings) = copy.copy(self), choice
         other._seed = self._seed if seed is None else seed
         other._space = self._space if space is None else space
         other._level = self._level if level is None else level
         if low is not None:
             other._low, other._map_images = low, None
+        if embeddings is not None:
+            width = self.model.embedding_width
+            if not width:
+                raise UserError("embeddings were passed, but the model takes none")
+            if embeddings.ndim != 2 or embeddings.shape[1] != width or not len(embeddings):
+                raise UserError(
+                    f"embeddings are {embeddings.dtype} {embeddings.shape}: expected floats "
+                    f"(n, {width}), as this model's embedding has"
+                )
+            other._embeddings = embeddings
         if prompts:
-            if not self._texts:
+            if not (self._texts or self._embed):
                 raise UserError(f"prompts = {prompts}, but the model takes no text")
             other._prompts = prompts
         if labels:
@@ -151,27 +170,43 @@ class SampleConditions:
         """Whether samples have prompts."""
         return self._texts is not None
 
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether samples have image embeddings."""
+        return self.model.embedding is not None
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether a prior draws the embeddings that are left open."""
+        return self._embed is not None
+
     def labels(self, start: int, count: int) -> np.ndarray | None:
         """The labels of samples start .. start + count - 1: int32 (count,), or None."""
         if self._labels is None:
             return None
         labels = self._labels
         if not self._names_labels and self._takes_own():
-            labels = self._own().labels  # those of the images that supply captions or maps
+            labels = self._own().labels  # those of the images that supply the other conditions
         return labels[np.arange(start, start + count) % len(labels)]
 
     def _takes_own(self) -> bool:
-        """Whether captions or maps are taken from held-out examples."""
+        """Whether captions, maps or embeddings are taken from held-out examples."""
         needs_map = bool(self._space.map_channels)
-        return (self._texts is not None and not self._prompts) or (
-            needs_map and self._map_images is None and self._low is None
+        needs_embedding = self.has_embeddings and self._embeddings is None
+        needs_text = self._texts is not None or (needs_embedding and self._embed is not None)
+        return (
+            (needs_text and not self._prompts)
+            or (needs_map and self._map_images is None and self._low is None)
+            or (needs_embedding and self._embed is None)
         )
 
     def captions(self, start: int, count: int) -> list[str] | None:
         """The prompts of samples start .. start + count - 1, or None."""
-        if self._texts is None:
+        if self._texts is None and self._embed is None:
             return None
         prompts = self._prompts or self._own().captions
+        if not prompts:
+            raise UserError("the data have no captions: set config.sample.prompt")
         return [prompts[i % len(prompts)] for i in range(start, start + count)]
 
     def map_images(self, start: int, count: int) -> np.ndarray | None:
@@ -181,6 +216,21 @@ class SampleConditions:
         images = self._own().images if self._map_images is None else self._map_images
         return images[np.arange(start, start + count) % len(images)]
 
+    def embeddings(self, start: int, count: int) -> np.ndarray | None:
+        """The image embeddings of samples start .. start + count - 1: float32 (count, D)."""
+        if self.model.embedding is None:
+            return None
+        numbers = np.arange(start, start + count)
+        if self._embeddings is not None:
+            given = self._embeddings[numbers % len(self._embeddings)]
+            return np.asarray(given, np.float32)
+        if self._embed is not None:
+            captions = self.captions(start, count)
+            assert captions is not None
+            return self._embed(captions, start, self._seed)
+        images = self._own().images
+        return self.model.embedding.of_images(images[numbers % len(images)])
+
     def batch(self, start: int, count: int) -> Condition | None:
         """The condition of samples start .. start + count - 1; None for an unconditional model."""
         augmentation = self.model.no_augmentation(count)
@@ -189,13 +239,14 @@ class SampleConditions:
         labels = self.labels(start, count)
         text = None
         captions = self.captions(start, count)
-        if captions is not None:
+        if captions is not None and self._texts is not None:
             text = self.text(captions)
         spatial = None
         if self._space.map_channels:
             numbers = np.arange(start, start + count)
             spatial = self.noised(self._map_values(start, count), numbers)
-        made = Condition(labels, text, spatial, augmentation)
+        embedding = self.embeddings(start, count)
+        made = Condition(labels, text, spatial, augmentation, embedding)
         return None if all(part is None for part in made) else made
 
     def text(self, captions: Sequence[str]) -> Text:
@@ -212,7 +263,9 @@ class SampleConditions:
 
     def _own(self) -> Examples:
         if self._examples is None:
-            raise UserError("no condition: set config.sample.prompt or config.sample.maps")
+            raise UserError(
+                "no condition: set config.sample.prompt or config.sample.maps, or pass embeddings"
+            )
         if self._loaded is None:
             self._loaded = self._examples()
         return self._loaded

@@ -55,6 +55,8 @@ def encoded(
     frozen: Any,
     *,
     key: str,
+    what: str = "the first stage",
+    batch: int = ENCODE_BATCH,
 ) -> LatentSource:
     """A data set's latents, from the cache folder or encoded and then cached.
 
@@ -63,6 +65,8 @@ def encoded(
       encode: (frozen, uint8 (B, H, W, C)) -> {"image", optional "map"}, (B, ...) each.
       frozen: the first stage's parameters.
       key: identifies the function that `encode` computes.
+      what: the encoder's name in messages.
+      batch: images encoded at a time.
 
     Raises:
       UserError: latents that are not finite.
@@ -73,9 +77,12 @@ def encoded(
         _logger.info("%s: latents read from %s", source.name, folder)
         return LatentSource(source, kept)
     start = time.monotonic()
-    arrays = _encode_all(source, jax.jit(encode), frozen)
+    arrays = _encode_all(source, jax.jit(encode), frozen, batch)
     if not np.isfinite(arrays["image"]).all():
-        raise UserError("the first stage's latents are not finite: train it again")
+        raise UserError(
+            f"{what} encodes images of {source.name} to values that are not finite in float16: "
+            "check its weights, or train it again"
+        )
     _logger.info(
         "%s: %d images encoded in %.0f s", source.name, len(source), time.monotonic() - start
     )
@@ -94,13 +101,16 @@ def _save(array: np.ndarray, file: BinaryIO) -> None:
 
 
 def _encode_all(
-    source: data.ImageSource, encode: Callable[[Any, Any], dict[str, Array]], frozen: Any
+    source: data.ImageSource,
+    encode: Callable[[Any, Any], dict[str, Array]],
+    frozen: Any,
+    most: int,
 ) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {}
-    size = min(ENCODE_BATCH, len(source))
+    size = min(most, len(source))
     for first in range(0, len(source), size):
         # The last batch is padded with repeats: one shape, one program.
-        batch = _take(source, np.arange(first, first + size) % len(source))
+        batch = take(source, np.arange(first, first + size) % len(source))
         made = encode(frozen, batch["image"])
         batch |= {name: np.asarray(array).astype(np.float16) for name, array in made.items()}
         for name, array in batch.items():
@@ -108,7 +118,8 @@ def _encode_all(
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _take(source: data.ImageSource, rows: np.ndarray) -> dict[str, np.ndarray]:
+def take(source: data.ImageSource, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch of a set's examples by number."""
     if isinstance(source, data.ArraySource):
         return source.take(rows)
     examples = [source[int(row)] for row in rows]
@@ -134,7 +145,7 @@ def _key(key: str, source: data.ImageSource) -> str:
     digest = hashlib.sha256(key.encode())
     whole = isinstance(source, data.ArraySource)
     few = np.unique(np.linspace(0, len(source) - 1, 256).astype(int))
-    batch = _take(source, np.arange(len(source)) if whole else few)
+    batch = take(source, np.arange(len(source)) if whole else few)
     for name in sorted(batch):
         digest.update(f"{name} {batch[name].shape}".encode())
         digest.update(np.ascontiguousarray(batch[name]).tobytes())

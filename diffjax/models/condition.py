@@ -1,7 +1,8 @@
 """A network's conditions as one tree of arrays, and their null values.
 
 A null condition has the same tree, with a label of -1, a text mask of False, or a map that is not
-present. So classifier-free guidance needs one compiled program for both predictions.
+present, or an image embedding of zeros. So classifier-free guidance needs one compiled program for
+both predictions.
 """
 
 from typing import Any, NamedTuple
@@ -52,18 +53,21 @@ class Condition(NamedTuple):
       map: see `SpatialMap`.
       augmentation: (B, n) float, the parameters of the augmentation that was done to the images
         (`augmentation.non_leaking`); zeros for none, as always at sampling.
+      embedding: (B, D) float, an image embedding, zeros for none.
     """
 
     label: Leaf | None = None
     text: Text | None = None
     map: SpatialMap | None = None
     augmentation: Leaf | None = None
+    embedding: Leaf | None = None
 
 
 def drop(condition: Condition, dropped: Array, *, keep_map: bool = False) -> Condition:
     """The condition with null values where dropped (B,) bool is True.
 
-    Augmentation parameters stay: they describe what was done to an image, whatever it shows.
+    Augmentation parameters stay: they describe what was done to an image, whatever it shows. So
+    does the image embedding, which `drop_embedding` drops by itself.
 
     Args:
       condition: of a batch.
@@ -73,17 +77,26 @@ def drop(condition: Condition, dropped: Array, *, keep_map: bool = False) -> Con
     >>> drop(Condition(label=jnp.array([3, 4])), jnp.array([True, False])).label.tolist()
     [-1, 4]
     """
-    label, text, spatial, augmentation = condition
+    label, text, spatial, *rest = condition
     if label is not None:
         label = jnp.where(dropped, -1, label)
     if text is not None:
         text = text._replace(mask=text.mask & ~dropped[:, None])
     if spatial is not None and not keep_map:
         spatial = spatial._replace(present=spatial.present & ~dropped)
-    return Condition(label, text, spatial, augmentation)
+    return Condition(label, text, spatial, *rest)
+
+
+def drop_embedding(condition: Condition, dropped: Array) -> Condition:
+    """The condition with an image embedding of zeros where dropped (B,) bool is True."""
+    if condition.embedding is None:
+        return condition
+    kept = jnp.where(dropped[:, None], 0.0, condition.embedding)
+    return condition._replace(embedding=kept)
 
 
 def null(condition: Condition, *, keep_map: bool = False) -> Condition:
     """The null condition of the same shapes, as used by classifier-free guidance."""
     batch = len(jax.tree.leaves(condition)[0])
-    return drop(condition, jnp.ones(batch, bool), keep_map=keep_map)
+    everywhere = jnp.ones(batch, bool)
+    return drop_embedding(drop(condition, everywhere, keep_map=keep_map), everywhere)

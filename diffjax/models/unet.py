@@ -46,6 +46,8 @@ RESAMPLINGS = ("conv", "average", "adm")
 # Log-SNRs are about -15..15, and the time embedding's features are for 0..1000.
 LOG_SNR_SCALE = 32.0
 SKIP_SCALE = 2**-0.5
+# Of an image embedding, in cross-attention.
+EMBEDDING_TOKENS = 4
 
 
 class UNet(nn.Module):
@@ -64,7 +66,9 @@ class UNet(nn.Module):
 
     Text is attended to by transformer blocks with cross-attention, which replace self-attention
     (Rombach et al. 2022, section 3.3), and its pooled vector is added to the time embedding; a map
-    is concatenated to the image. Supported conditions that are not passed are treated as dropped.
+    is concatenated to the image; an image embedding is projected to four more tokens that are
+    attended to, and added to the time embedding (Ramesh et al. 2022, section 2.1). Supported
+    conditions that are not passed are treated as dropped.
 
     Attributes:
       base_channels: channels at the first level.
@@ -84,6 +88,7 @@ class UNet(nn.Module):
         section 2.4), whose embedding is added to that of the time.
       augmentation_width: parameters of the augmentation that the network is given (Karras et al.
         2022, appendix F.2); 0 for a network without one.
+      embedding_width: length of the image embedding; 0 for a network without one.
       fourier: exponents n of the features sin(2^n pi x) and cos(2^n pi x) that are concatenated to
         the image to resolve the lowest bits (Kingma et al. 2021, VDM, section 5.1 and appendix C);
         () for none.
@@ -125,6 +130,7 @@ class UNet(nn.Module):
     map_channels: int = 0
     map_level: bool = False
     augmentation_width: int = 0
+    embedding_width: int = 0
     fourier: tuple[int, ...] = ()
     patch: int = 1
     block: Callable[..., nn.Module] = ResNetBlock
@@ -176,6 +182,7 @@ class UNet(nn.Module):
             raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
         condition = self._complete(cond, x)
         context, pooled = self._context(condition.text)
+        context = self._with_embedding(context, condition.embedding)
         embedding = self._embedding(t, condition, pooled)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         block, attention, transformer = self.block, SelfAttention, SpatialTransformer
@@ -264,7 +271,8 @@ class UNet(nn.Module):
             {
                 "base_channels": 1, "num_res_blocks": 0, "head_channels": 1, "num_classes": 0,
                 "transformer_depth": 1, "text_width": 0, "map_channels": 0, "patch": 1,
-                "augmentation_width": 0, "num_pixel_levels": 0, "level_features": 1,
+                "augmentation_width": 0, "embedding_width": 0, "num_pixel_levels": 0,
+                "level_features": 1,
             },
         )  # fmt: skip
         check_listed(self, "channel_multipliers", filled=True)
@@ -283,15 +291,15 @@ class UNet(nn.Module):
         condition = cond if isinstance(cond, Condition) else Condition(label=cond)
         for name, has in (
             ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
-            ("augmentation", self.augmentation_width),
+            ("augmentation", self.augmentation_width), ("embedding", self.embedding_width),
         ):  # fmt: skip
             if getattr(condition, name) is not None and not has:
                 raise ValueError(
                     f"a {name} was given to a U-Net that does not support it: set num_classes, "
-                    "text_width, map_channels or augmentation_width"
+                    "text_width, map_channels, augmentation_width or embedding_width"
                 )
         batch, height, width, _ = x.shape
-        label, text, spatial, augmentation = condition
+        label, text, spatial, augmentation, embedding = condition
         nothing = jnp.zeros((batch, 1), bool)
         if self.num_classes and label is None:
             label = jnp.full(batch, -1)
@@ -311,7 +319,14 @@ class UNet(nn.Module):
             )
         if self.augmentation_width and augmentation is None:
             augmentation = jnp.zeros((batch, self.augmentation_width))
-        return Condition(label, text, spatial, augmentation)
+        if self.embedding_width and embedding is None:
+            embedding = jnp.zeros((batch, self.embedding_width))
+        if embedding is not None and embedding.shape != (batch, self.embedding_width):
+            raise ValueError(
+                f"an image embedding of {embedding.shape} was given for {batch} images: expected "
+                f"{(batch, self.embedding_width)}"
+            )
+        return Condition(label, text, spatial, augmentation, embedding)
 
     def _embedding(self, t: Array, condition: Condition, pooled: Array | None) -> Array:
         width = 4 * self.base_channels
@@ -333,7 +348,25 @@ class UNet(nn.Module):
             # Without a bias: zeros, which are no augmentation, add nothing.
             linear = nn.Dense(width, use_bias=False, dtype=self.dtype, name="augmentation")
             embedding = embedding + linear(condition.augmentation)
+        if condition.embedding is not None:
+            linear = nn.Dense(width, dtype=self.dtype, name="image_embedding")
+            embedding = embedding + linear(condition.embedding)
         return embedding
+
+    def _with_embedding(self, context: Context | None, embedding: Array | None) -> Context | None:
+        """The context with the image embedding's tokens after those of the text, if any."""
+        if embedding is None:
+            return context
+        width = self.text_width or self.embedding_width
+        linear = nn.Dense(EMBEDDING_TOKENS * width, name="image_tokens")
+        tokens = linear(embedding).reshape(-1, EMBEDDING_TOKENS, width)
+        there = jnp.ones(tokens.shape[:2], bool)
+        if context is None:
+            return Context(tokens, there)
+        return Context(
+            jnp.concatenate([context.tokens, tokens], axis=1),
+            jnp.concatenate([context.mask, there], axis=1),
+        )
 
     def _context(self, text: Text | None) -> tuple[Context | None, Array | None]:
         """The text's tokens after a learned one that is always valid, and the pooled vector (0 if

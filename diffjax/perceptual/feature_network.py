@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from diffjax.models.embedding_network import EmbeddingNetwork
 from diffjax.types import Array
+
+__all__ = ["EmbeddingNetwork", "FeatureNetwork"]
 
 
 class FeatureNetwork(NamedTuple):
@@ -22,22 +25,3 @@ class FeatureNetwork(NamedTuple):
     params: Any
     apply: Callable[[Any, Array], Sequence[Array]]
     weights: tuple[Array, ...] | None = None
-
-
-class EmbeddingNetwork(NamedTuple):
-    """A frozen network that turns an image into one vector, for Fréchet distances.
-
-    Attributes:
-      name: part of the distance's name: distances in other features do not compare.
-      params: its weights, float32.
-      apply: (params, images (B, H, W, C) in [-1, 1]) -> (B, dimensions) float32; it repeats grey
-        images to the network's channels, resizes and normalises as in its training.
-      dimensions: length of a vector.
-      digest: of the weights, in hex; equal digests give equal vectors.
-    """
-
-    name: str
-    params: Any
-    apply: Callable[[Any, Array], Array]
-    dimensions: int
-    digest: str

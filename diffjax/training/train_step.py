@@ -17,7 +17,7 @@ from diffjax import ema, rng
 from diffjax.augmentation import Augmentation, NonLeaking, choices
 from diffjax.conditioning.conditions import Conditions
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models.condition import drop
+from diffjax.models.condition import drop, drop_embedding
 from diffjax.training.accumulation import mean_over_micro_batches
 from diffjax.training.objective import (
     HeldOutObjective,
@@ -73,6 +73,7 @@ class StepParts(NamedTuple):
       augmentations: (random stream, change of an image) pairs, applied in turn.
       non_leaking: a further augmentation, whose parameters are the network's condition; or None.
       condition_dropout: share of examples whose condition is dropped.
+      embedding_dropout: share of examples whose image embedding is dropped, by itself.
       accumulate: number of micro-batches over which gradients are averaged.
     """
 
@@ -88,6 +89,7 @@ class StepParts(NamedTuple):
     augmentations: tuple[tuple[str, Augmentation], ...] = ()
     non_leaking: NonLeaking | None = None
     condition_dropout: float = 0.0
+    embedding_dropout: float = 0.0
     accumulate: int = 1
 
 
@@ -117,6 +119,13 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     lambda k: jax.random.bernoulli(k, parts.condition_dropout),
                 )
                 cond = drop(cond, dropped, keep_map=conditions.keep_map)
+                if cond.embedding is not None:
+                    dropped = rng.per_example(
+                        key("embedding"),
+                        indices,
+                        lambda k: jax.random.bernoulli(k, parts.embedding_dropout),
+                    )
+                    cond = drop_embedding(cond, dropped)
                 cond = cond._replace(augmentation=parameters)
             inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step)
             return objective.loss_and_grads(state.params, state.objective_state, inputs)

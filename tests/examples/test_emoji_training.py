@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import diffjax
+from diffjax import flags
+from diffjax.experiment.diffusion import resolve
 from diffjax.main import main
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "emoji"
@@ -29,16 +31,25 @@ MODEL = (
     "--config.model.multipliers=(1,)", "--config.model.attention_resolutions=()",
     "--config.sample.steps=3",
 )  # fmt: skip
+EMBEDDED = ("--config.condition.text=tests.embeddings:letters", "--config.embedding.dimensions=2")
+PRIOR = (
+    *EMBEDDED, "--config.data.embedding=tests.embeddings:quarters", "--config.model.width=16",
+    "--config.model.layers=1", "--config.model.head_channels=8", "--config.sample.steps=3",
+)  # fmt: skip
+DECODER = (*EMBEDDED, "--config.condition.embedding=tests.embeddings:quarters")
 
 
 @pytest.fixture(scope="module")
 def runs(pictures, own_caches, compile_quickly):
-    """(workdir, arguments) of both stages, trained for four steps."""
+    """(workdir, arguments) of each config, trained for four steps."""
     root = pictures.parent
+    stage = f"--config.first_stage.workdir={root / 'autoencoder'}"
     made = {}
     for name, more in (
         ("autoencoder", STAGE),
-        ("text_to_image", (*MODEL, f"--config.first_stage.workdir={root / 'autoencoder'}")),
+        ("text_to_image", (*MODEL, stage)),
+        ("prior", PRIOR),
+        ("unclip", (*MODEL, *DECODER, stage)),
     ):
         arguments = [
             f"--config={EXAMPLE / f'{name}.py'}:tiny", f"--workdir={root / name}",
@@ -75,6 +86,22 @@ def test_without_a_prompt_held_out_captions_are_drawn(runs, capsys):
     prompt = "waving hand, light skin tone, twitter style"
     assert main([*arguments, "--mode=sample", f"--config.sample.prompt={prompt}"]) == 0
     assert prompts_of(workdir) == [prompt] * 6
+
+
+def test_a_decoder_of_latents_draws_what_the_prior_embeds(runs, capsys):
+    prior, _ = runs["prior"]
+    workdir, arguments = runs["unclip"]
+    prompts = "waving hand, light skin tone, twitter style | folded hands, google style"
+    sample = [*arguments, "--mode=sample", f"--config.sample.prompt={prompts}"]
+    assert main([*sample, f"--config.sample.prior={prior}"]) == 0
+    assert prompts_of(workdir) == [text.strip() for text in prompts.split("|")] * 3
+    # A batch has the embeddings of the pictures that its latents are of.
+    config, *_ = flags.parse(arguments)
+    setup = resolve(config)
+    batch, pixels = next(setup.batches()), next(setup.own_rows(setup.source))
+    assert batch["image"].shape == (16, 4, 4, 4)
+    wanted = setup.conditions.embedding.of_images(pixels["image"])
+    np.testing.assert_allclose(batch["embedding"], wanted, atol=1e-3)
 
 
 def test_held_out_pictures_are_evaluated(runs, capsys):

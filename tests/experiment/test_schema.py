@@ -19,13 +19,16 @@ from diffjax.experiment.autoencoder_networks import stage as make_stage
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [
     *sorted((ROOT / "experiments").glob("*.py")),
-    *(ROOT / "examples/emoji" / name for name in ("autoencoder.py", "text_to_image.py")),
+    *(
+        ROOT / f"examples/emoji/{name}.py"
+        for name in ("autoencoder", "prior", "text_to_image", "unclip")
+    ),
 ]
 QUICK = ("fashion_mnist", "fashion_mnist_conditional")
 TWO_STAGES = [
     path
     for path in EXPERIMENTS
-    if path.stem.endswith(("autoencoder", "latent", "image", "pixelcnn"))
+    if path.stem.endswith(("autoencoder", "latent", "image", "pixelcnn", "prior", "unclip"))
 ]
 VARIANTS = [
     *((path, "") for path in EXPERIMENTS),
@@ -57,6 +60,8 @@ def test_shipped_configs_are_whole_and_resolve(path, variant):
         theirs = runpy.run_path(str(path.with_stem(first)))
         stage = make_stage(schema.complete(theirs["get_config"](variant)), image_shape=shape)
         shape = stage.latent_shape
+    if made.data.embedding != "none":
+        shape = (made.embedding.dimensions,)
     optimisation.average_decay(made)
     conditions = Conditions(num_classes=10 * made.model.class_conditional)
     found = network.network(made, diffusion=diffusion, shape=shape, conditions=conditions)

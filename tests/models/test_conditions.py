@@ -9,7 +9,14 @@ import pytest
 
 from diffjax.conditioning.transformer import TextTransformer
 from diffjax.models import UNet
-from diffjax.models.condition import Condition, SpatialMap, Text, drop, null
+from diffjax.models.condition import (
+    Condition,
+    SpatialMap,
+    Text,
+    drop,
+    drop_embedding,
+    null,
+)
 from tests.weights import moved
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
@@ -147,3 +154,63 @@ def test_a_level_that_does_not_fit_the_network_is_named(has, given):
     )
     with pytest.raises(ValueError, match="map_level"):
         jax.eval_shape(net.init, jax.random.key(0), X, T, Condition(map=spatial))
+
+
+@pytest.fixture(scope="module", params=[0, 5])
+def decoder(request):
+    """A network of image embeddings, with or without text next to them."""
+    net = UNet(
+        **SMALL, attention_resolutions=(8,), text_width=request.param, embedding_width=7
+    )  # fmt: skip
+    return net, parameters(net)
+
+
+def test_an_image_embedding_is_heard_and_zeros_are_none(decoder):
+    z = jax.random.normal(jax.random.key(6), (2, 7))
+    cond = Condition(text=condition().text if decoder[0].text_width else None, embedding=z)
+    first = out(decoder, cond)
+    moved_by = out(decoder, cond._replace(embedding=z.at[0].add(1.0)))
+    assert np.abs(first - moved_by).max((1, 2, 3))[0] > 1e-3
+    np.testing.assert_array_equal(first[1], moved_by[1])
+    nothing = out(decoder, cond._replace(embedding=jnp.zeros((2, 7))))
+    if cond.text is None:
+        np.testing.assert_array_equal(nothing, out(decoder, None))
+    np.testing.assert_array_equal(nothing, out(decoder, cond._replace(embedding=None)))
+
+
+def test_its_two_ways_in_are_both_of_use(decoder):
+    """The tokens of cross-attention, and the vector that is added to that of the time."""
+    net, params = decoder
+    z = jax.random.normal(jax.random.key(6), (2, 7))
+    text = condition().text if net.text_width else None
+    for name in ("image_tokens", "image_embedding"):
+        muted = params | {name: jax.tree.map(jnp.zeros_like, params[name])}
+        a, b = (
+            out((net, muted), Condition(text=text, embedding=by * z)) for by in (1.0, 2.0)
+        )  # fmt: skip
+        assert np.abs(a - b).max() > 1e-4, name
+
+
+def test_an_embedding_is_dropped_by_itself():
+    cond = condition()._replace(embedding=jnp.ones((2, 7)))
+    first = drop_embedding(cond, jnp.array([True, False]))
+    assert first.embedding.sum(-1).tolist() == [0.0, 7.0]
+    assert first.label.tolist() == cond.label.tolist() and first.text.mask.any(1).all()
+    rest = drop(cond, jnp.array([True, False]))
+    assert rest.label.tolist() == [-1, 2] and rest.embedding.sum(-1).tolist() == [7.0, 7.0]
+    nothing = null(cond)
+    assert not nothing.embedding.any() and not nothing.text.mask.any()
+    assert drop_embedding(condition(), jnp.array([True, True])).embedding is None
+
+
+def test_an_embedding_of_another_length():
+    net = UNet(**SMALL, embedding_width=7)
+
+    def call(net, width):
+        cond = Condition(embedding=jnp.ones((2, width)))
+        jax.eval_shape(net.init, jax.random.key(0), X, T, cond)
+
+    with pytest.raises(ValueError, match=r"embedding of \(2, 6\) was given for 2 images"):
+        call(net, 6)
+    with pytest.raises(ValueError, match="embedding_width"):
+        call(UNet(**SMALL), 7)
