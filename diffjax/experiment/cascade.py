@@ -15,10 +15,10 @@ from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import prompts
 from diffjax.experiment.dataset import load_held_out, load_train
+from diffjax.experiment.keys import PER_STAGE
 from diffjax.experiment.load import load_cascade
 from diffjax.experiment.model import held_out_examples
 from diffjax.experiment.run import read_config
-from diffjax.experiment.schema import PER_STAGE
 from diffjax.files import expanded
 from diffjax.inference.cascade import CascadeGenerator
 from diffjax.inference.sample_conditions import Choice

@@ -17,37 +17,37 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from diffjax.experiment import schema
+from diffjax.experiment import keys, schema
 
 
 def diffusion() -> ConfigDict:
     """A diffusion model: a U-Net, v-prediction, a cosine schedule. Set `data.name`."""
-    return _config(schema.DIFFUSION)
+    return _config(keys.DIFFUSION)
 
 
 def autoencoder() -> ConfigDict:
     """The first stage of a latent diffusion model. Set `data.name`."""
-    return _config(schema.AUTOENCODER)
+    return _config(keys.AUTOENCODER)
 
 
 def pixelcnn() -> ConfigDict:
     """PixelCNN++, an autoregressive model to compare with. Set `data.name`."""
-    return _config(schema.PIXELCNN)
+    return _config(keys.PIXELCNN)
 
 
 def gan() -> ConfigDict:
     """A generator and a discriminator, with R3GAN's loss, to compare with. Set `data.name`."""
-    return _config(schema.GAN)
+    return _config(keys.GAN)
 
 
 def cascade() -> ConfigDict:
     """A base model and the upsamplers after it, each trained by itself. Set `cascade.stages`."""
-    return _config(schema.CASCADE)
+    return _config(keys.CASCADE)
 
 
-def _config(keys: Mapping[str, schema.Key]) -> ConfigDict:
+def _config(of_kind: Mapping[str, keys.Key]) -> ConfigDict:
     config = ConfigDict()
-    for key, entry in keys.items():
+    for key, entry in of_kind.items():
         *sections, name = key.split(".")
         section = config
         for part in sections:

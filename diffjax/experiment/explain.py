@@ -8,7 +8,8 @@ from typing import Any
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment import schema
-from diffjax.experiment.schema import KINDS, NETWORK_FIELDS, Key
+from diffjax.experiment.keys import NETWORK_FIELDS, Key
+from diffjax.experiment.schema import KINDS
 
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.

@@ -9,7 +9,7 @@ from diffjax.checkpoints import exported, parameters, workdir
 from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import augmentation, rules, schema, strategies
+from diffjax.experiment import augmentation, keys, rules, schema, strategies
 from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
@@ -49,7 +49,7 @@ def load(
     if not isinstance(checkpoint, str) and not arguments.is_whole(checkpoint):
         raise UserError(
             f"checkpoint is {arguments.shown(checkpoint)}: expected "
-            f"{schema.MODEL_CHECKPOINT.expected}"
+            f"{keys.MODEL_CHECKPOINT.expected}"
         )
     config = read_config(folder)
     if config is None:

@@ -14,7 +14,7 @@ from diffjax import figures
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.distributed import processes
-from diffjax.experiment import schema
+from diffjax.experiment import keys
 from diffjax.experiment.model import Model
 from diffjax.figures import to_uint8
 from diffjax.images import to_model_range
@@ -149,7 +149,7 @@ def stage_settings(config: Any) -> dict[str, Any]:
     """How the stages of a cascade are sampled, as JSON; {} of another config."""
     if "cascade" not in config:
         return {}
-    return {"cascade": {k: list(config.cascade[k]) for k in schema.PER_STAGE}}
+    return {"cascade": {k: list(config.cascade[k]) for k in keys.PER_STAGE}}
 
 
 def stage_parts(config: Any) -> tuple[str, ...]:
