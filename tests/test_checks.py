@@ -16,12 +16,13 @@ MODULES = (
     dj.schedules, dj.process, dj.parametrisations, dj.grids, dj.denoisers, dj.losses.denoising,
     dj.weightings, dj.time_sampling, dj.importance_sampling, dj.learned_schedules,
     learned_variance, dj.learned_weighting, dj.offset_noise, dj.autoencoding, dj.guidance,
-    dj.thresholding, dj.likelihood, dj.self_conditioning,
+    dj.thresholding, dj.adversarial, dj.likelihood, dj.self_conditioning,
 )  # fmt: skip
 TABLE, FLOW = dj.schedules.linear_beta(100), dj.schedules.rectified_flow()
 X, KEY = jnp.ones((3, 4, 4, 2)), jax.random.key(0)
 SCALES = dj.Scales(jnp.array(0.8), jnp.array(0.6))
 PAIR = dj.Estimates(X, X, X)
+OUTPUTS = jnp.zeros((3, 4, 4, dj.likelihood.number_of_outputs(channels=2, components=1)))
 
 
 def network(x, t, cond=None):
@@ -52,7 +53,9 @@ RIGHT = {
     "schedule_params": {}, "mean": X, "log_std": X, "moments": X, "real_logits": X,
     "fake_logits": X, "reconstruction_slope": X, "adversarial_slope": X, "y": X, "step":
     jnp.array([0, 1, 2]), "features": lambda x: [x], "parameters": lambda x, t: (x, x),
-    "dequantise": dj.likelihood.uniform(TABLE), "cond": None,
+    "dequantise": dj.likelihood.uniform(TABLE), "cond": None, "log_scale": X, "channels": 2,
+    "components": 1, "outputs": OUTPUTS, "logits_of": lambda x: x.sum((1, 2, 3)),
+    "mixture": dj.likelihood.mixture_from_outputs(OUTPUTS, channels=2), "directions": {},
 }  # fmt: skip
 CONTINUOUS = {"shift_log_snr"}
 
@@ -80,6 +83,8 @@ def arguments(function):
     }
     if function is dj.learned_schedules.value_and_grad:
         given["loss"] = lambda params, log_snr, fall: (log_snr, None)
+    if function.__name__.startswith("relativistic"):
+        given |= {"real_logits": jnp.ones(3), "fake_logits": jnp.ones(3)}
     if function.__name__ in CONTINUOUS:
         given["schedule"] = FLOW
     return given
