@@ -39,7 +39,7 @@ def _cascade(suffix: str) -> ConfigDict:
     config.cascade.stages = (f"runs/cascade-base{suffix}", f"runs/cascade-upsampler{suffix}")
     config.cascade.configs = (f"{file}:base{suffix}", f"{file}:upsampler{suffix}")
     config.cascade.augmentation_level = (None, 0.1)
-    config.evaluate.num_samples = 500 if suffix else 1000
+    config.evaluate.update(num_samples=500 if suffix else 1000, features="efficientnet_lite0")
     return config
 
 
@@ -81,5 +81,5 @@ def _stage(*, image_size: int) -> ConfigDict:
     config.model.class_conditional = False
     config.train.batch_size = 256
     config.sample.update(count=24, batch_size=64)
-    config.evaluate.num_samples = 1000
+    config.evaluate.update(num_samples=1000, features="efficientnet_lite0")
     return config

@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.batch_size = 128
     config.sample.update(guidance="classifier_free(scale=3.0)", count=24, batch_size=64)
     config.sample.threshold = "none"  # latents have no bounds to clip to
-    config.evaluate.num_samples = 1000
+    config.evaluate.update(num_samples=1000, features="efficientnet_lite0")
     if variant == "tiny":
         config.model.update(channels=64, multipliers=(1, 2), blocks=1, attention_resolutions=(4,))
         config.model.update(dropout=0.0, patch=2)

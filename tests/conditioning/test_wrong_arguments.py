@@ -16,7 +16,7 @@ from tests.messages import refuses
     [
         ({"folder": None}, "folder"), ({"folder": 3}, "folder"), ({"folder": ["a"]}, "folder"),
         ({"folder": "$NOT_SET_ANYWHERE/model"}, "NOT_SET_ANYWHERE"),
-        ({"length": 0}, "length"), ({"length": "8"}, "length"), ({"length": 2.5}, "length"),
+        ({"length": -1}, "length"), ({"length": "8"}, "length"), ({"length": 2.5}, "length"),
         ({"length": True}, "length"), ({"length": None}, "length"), ({}, "nowhere"),
     ],
 )  # fmt: skip

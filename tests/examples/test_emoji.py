@@ -541,7 +541,9 @@ def test_the_source_has_both_splits_with_their_captions(out):
         stored = load(f"folder:{out}", split=split)
         np.testing.assert_array_equal(found.images, stored.images)
         np.testing.assert_array_equal(found.caption_numbers, stored.caption_numbers)
-        assert found.captions == stored.captions and found.class_names == ()
+        assert found.captions == stored.captions
+        # The column "category" of metadata.jsonl.
+        assert found.class_names == stored.class_names and "People & Body" in found.class_names
     small = emoji_set.pictures(str(out), image_size=16, channels=1)
     assert small.image_shape == small.held_out.image_shape == (16, 16, 1)
 

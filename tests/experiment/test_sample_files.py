@@ -35,7 +35,7 @@ class Drawn:
     def __call__(self, params, *, start, count, batch_size=None):
         self.asked.append((start, count))
         images = [self.image(params, i) for i in range(start, start + count)]
-        return SimpleNamespace(images=np.stack(images))
+        return SimpleNamespace(images=np.stack(images), stages=())
 
 
 def setup_of(tiny_config, generator, **sample):
