@@ -83,9 +83,9 @@ def test_a_compiler_that_fails_leaves_nothing(
 def test_a_cache_that_cannot_be_written(
     native_library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    (tmp_path / "diffjax").mkdir()
+    (tmp_path / "diffjax" / "accelerator").touch()  # no folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         accelerator.build()
 
