@@ -110,13 +110,21 @@ SLOW = (
     "experiment/test_augmentation",
     "augmentation/test_non_leaking",
     "benchmarks/test_torch_unet",
+    "experiment/test_super_resolution",
+    "experiment/test_cascade",
+    "models/test_pixelcnn",
+    "training/test_objectives",
+    "conditioning/test_transformer",
+    "figures/test_arrays",
     "sampling/samplers/test_convergence",
     "sampling/samplers/test_two_stage",
 )
 # Of the others, those that take longest.
 LONGEST = (
     "sampling/samplers/test_every_sampler",
-    "training/test_objectives",
+    "models/test_unet",
+    "experiment/test_schema",
+    "test_bad_input",
     "test_main",
     "inference/test_wrong_arguments",
     "sampling/samplers/test_stop_early",
