@@ -15,7 +15,6 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from diffjax import arguments
 from diffjax.conditioning.attention import SelfAttention, layer_norm
 from diffjax.conditioning.hugging_face import (
-    Config,
     Pool,
     frozen_encoder,
     load_params,
@@ -142,13 +141,7 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
     length = arguments.whole("length", length)
     config = read_config(folder, ["clip_text_model", "clip"])
     if config.values["model_type"] == "clip":
-        text = config.values.get("text_config")
-        if not isinstance(text, dict):
-            raise UserError(
-                f"found no text_config in {config.path}; expected one in a CLIP config; download "
-                "the file again"
-            )
-        config = Config(config.path, text)
+        config = config.part("text_config")
     module = Clip(
         vocabulary=config.get("vocab_size", 49408),
         width=config.get("hidden_size", 512),

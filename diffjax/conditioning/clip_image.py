@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from diffjax.conditioning.attention import layer_norm
 from diffjax.conditioning.clip import ACTIVATIONS, ClipLayer, layer_names, quick_gelu
-from diffjax.conditioning.hugging_face import Config, load_params, read_config, read_json
+from diffjax.conditioning.hugging_face import load_params, read_config, read_json
 from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.models.embedding_network import EmbeddingNetwork
@@ -108,15 +108,8 @@ def clip_image(*, folder: str | os.PathLike[str]) -> EmbeddingNetwork:
     """
     folder = expanded(folder, name="folder")
     config = read_config(folder, ["clip_vision_model", "clip"])
-    vision = config
-    if config.values["model_type"] == "clip":
-        values = config.values.get("vision_config")
-        if not isinstance(values, dict):
-            raise UserError(
-                f"found no vision_config in {config.path}; expected one in a CLIP config; download "
-                "the file again"
-            )
-        vision = Config(config.path, values)
+    whole = config.values["model_type"] == "clip"
+    vision = config.part("vision_config") if whole else config
     channels = vision.get("num_channels", CHANNELS)
     if channels != CHANNELS:
         raise UserError(

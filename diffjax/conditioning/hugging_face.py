@@ -111,6 +111,20 @@ class Config(NamedTuple):
             )
         return value
 
+    def part(self, name: str) -> Config:
+        """The config of one of a CLIP's two models, "text_config" or "vision_config".
+
+        Raises:
+          UserError: there is none.
+        """
+        values = self.values.get(name)
+        if not isinstance(values, dict):
+            raise UserError(
+                f"found no {name} in {self.path}; expected one in a CLIP config; download the file "
+                "again"
+            )
+        return Config(self.path, values)
+
     def check_heads(self, width: int, heads: int) -> None:
         """Checks that the number of heads divides the width.
 

@@ -16,20 +16,13 @@ from diffjax.likelihood.logistic_mixture import (
     sample_logistic_mixture,
 )
 from diffjax.models.pixelcnn import PixelCNN
+from tests.weights import moved
 
 
 def randomised(network, x, label=None, scale=0.3):
     """Parameters in which nothing is small: gates start nearly closed."""
-
-    def make(x, label):
-        params = network.init(jax.random.key(0), x, label)["params"]
-        leaves, tree = jax.tree.flatten(params)
-        noise = jax.random.normal(jax.random.key(1), (sum(leaf.size for leaf in leaves),))
-        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-        parts = zip(leaves, jnp.split(noise, ends), strict=True)
-        return jax.tree.unflatten(tree, [x + scale * n.reshape(x.shape) for x, n in parts])
-
-    return jax.jit(make)(x, label)
+    params = jax.jit(network.init)(jax.random.key(0), x, label)["params"]
+    return moved(params, scale=scale)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 1), (3, 3, 3)])
