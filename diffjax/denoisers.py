@@ -16,7 +16,8 @@ from diffjax.process import scales_like
 from diffjax.schedules import Scales, Schedule
 from diffjax.types import Array, Data, PerExample, Times
 
-# network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32.
+# network(x, time_input, cond) -> output; x and output (B, ...), time_input (B,) float32, or (B, 2)
+# with a step's span where the parametrisation `spans`.
 NetworkFn = Callable[[Data, PerExample, Any], Array]
 # (t, schedule) -> what the network's time embedding is fed.
 TimeInput = Callable[[Times, Schedule], Array]
@@ -33,6 +34,12 @@ class Denoiser(Protocol):
 def scaled_time(t: Times, schedule: Schedule) -> Array:
     """1000 t / T: the range that sinusoidal embeddings are made for, whatever T is."""
     return jnp.asarray(t, jnp.float32) * (1000.0 / schedule.T)
+
+
+@checked
+def unit_time(t: Times, schedule: Schedule) -> Array:
+    """t / T: for networks that are differentiated in time, which a factor of 1000 would amplify."""
+    return jnp.asarray(t, jnp.float32) / schedule.T
 
 
 @checked
@@ -70,15 +77,18 @@ def predict(
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput = scaled_time,
+    span: Times = 0.0,
 ) -> tuple[Array, Scales[Array]]:
     """The network's raw output at (x_t, t), in x_t's type, and the scales at t.
+
+    `span`, scalar or (B,), is that of a step, for a parametrisation that `spans`; 0 is its limit.
 
     Raises:
       ValueError: the output has not x_t's shape, with the parametrisation's `outputs` a channel.
     """
     shape = (*x_t.shape[:-1], parametrisation.outputs * x_t.shape[-1])
     return _predict(
-        network, x_t, shape, t=t, cond=cond,
+        network, x_t, shape, t=t, cond=cond, span=span,
         schedule=schedule, parametrisation=parametrisation, time_input=time_input,
     )  # fmt: skip
 
@@ -122,6 +132,7 @@ def _predict(
     schedule: Schedule,
     parametrisation: Parametrisation,
     time_input: TimeInput,
+    span: Times = 0.0,
 ) -> tuple[Array, Scales[Array]]:
     """The network's output, which must have `shape`, and the scales.
 
@@ -130,6 +141,9 @@ def _predict(
     """
     scales = scales_like(schedule, t, x_t)
     times = jnp.broadcast_to(time_input(t, schedule), x_t.shape[:1])
+    if parametrisation.spans:
+        spans = jnp.broadcast_to(jnp.asarray(span, jnp.float32), x_t.shape[:1])
+        times = jnp.stack([times, spans], axis=-1)
     output = network(parametrisation.input_scale(scales) * x_t, times, cond)
     if output.shape != shape:
         expected = "" if shape == x_t.shape else f": expected {shape}"

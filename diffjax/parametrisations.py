@@ -10,6 +10,10 @@ With x_t = signal x_0 + noise eps every one of them is linear in (x_0, eps):
     edm       (noise x_0 / s - signal s eps) / c           Karras et al. 2022            (6)
               where s = sigma_data, c^2 = signal^2 s^2 + noise^2
 
+A network can also be given the length of a step: `average_velocity` is (x_t - x_s) / (t - s) along
+the ODE's path from t to s (Geng et al. 2025, equation 3). Its limit s -> t is the velocity, (5),
+and as such it becomes a denoiser; `flow_maps` has the step itself.
+
 Velocity is that of the straight path from x_0 to eps: dx_t/dt of a rectified flow. (6) is the
 target of F in EDM's D = c_skip x + c_out F(c_in x), table 1, written for any (signal, noise); for
 sigma_data = 1 on a variance preserving schedule it is -v.
@@ -81,6 +85,8 @@ class Parametrisation(NamedTuple):
       input_scale: scales -> the factor on x_t before it enters the network (EDM's c_in).
       needs_signal: whether the estimates are infinite where signal_scale is zero.
       outputs: channels of the network's output for each channel of x_t.
+      spans: whether the network also takes the span t - s of a step (see `flow_maps`); `estimates`
+        is for its output at span 0.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Parametrisation(NamedTuple):
     input_scale: Callable[[Scales[Array]], Array] = _one
     needs_signal: bool = False
     outputs: int = 1
+    spans: bool = False
 
 
 def _eps_estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
@@ -135,6 +142,7 @@ velocity = Parametrisation(
     target=lambda x_0, eps, scales: eps - x_0,
     estimates=_velocity_estimates,
 )
+average_velocity = velocity._replace(name="average_velocity", spans=True)
 
 
 @checked

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from diffjax import denoisers, self_conditioning
+from diffjax import denoisers, flow_maps, self_conditioning
 from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, scaled_time
+from diffjax.flow_maps import FlowMap
 from diffjax.parametrisations import Parametrisation
 from diffjax.schedules import Schedule
 
@@ -43,6 +44,10 @@ class Prediction(NamedTuple):
         """Shape of the network's output for x_0 of `shape`."""
         return (*shape[:-1], shape[-1] * self.outputs)
 
+    def time_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of the network's time input: (B,), or (B, 2) with the span of a step."""
+        return (batch, 2) if self.parametrisation.spans else (batch,)
+
     def denoiser(self, network: NetworkFn) -> Denoiser:
         """The denoiser of a network with fixed parameters, (x, time, cond) -> output."""
         make: Callable[..., Denoiser] = denoisers.denoiser
@@ -56,3 +61,15 @@ class Prediction(NamedTuple):
             parametrisation=self.parametrisation,
             time_input=self.time_input,
         )
+
+    def flow_map(self, network: NetworkFn) -> FlowMap:
+        """The flow map of a network with fixed parameters.
+
+        That of a network of average velocities is what it was trained for; of any other, one DDIM
+        step.
+        """
+        if self.parametrisation.spans:
+            return flow_maps.average_velocity_map(
+                network, self.schedule, time_input=self.time_input
+            )
+        return flow_maps.ddim_map(self.denoiser(network), self.schedule)

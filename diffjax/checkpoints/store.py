@@ -51,13 +51,17 @@ class Checkpoints:
     one in a row, or a failure of the last, is an error.
     """
 
-    def __init__(self, workdir: str | Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, workdir: str | Path, *, read_only: bool = False, keep_every: int = 0
+    ) -> None:
         """Opens or makes the folder.
 
         Args:
           workdir: the run's folder.
           read_only: for restoring only, also while another process is saving there; damaged
             checkpoints are not renamed.
+          keep_every: steps between checkpoints that are kept besides the last and the best; 0 for
+            none.
 
         Raises:
           UserError: the folder can't be read or made.
@@ -78,7 +82,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=_LastAndBest(self.best_step),
+                    preservation_policy=_LastAndBest(self.best_step, keep_every),
                     create=False,
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
@@ -354,17 +358,21 @@ def _unlike(folder: Path, why: str) -> UserError:
 
 
 class _LastAndBest:
-    """Preservation policy for orbax: the last checkpoints, and the best by `best_step`.
+    """Preservation policy for orbax: the last checkpoints, the best by `best_step`, and others.
 
     Losses are not stored by orbax, which opens no checkpoint at all if one of them can't be read.
     """
 
-    def __init__(self, best_step: Callable[[], int | None]) -> None:
-        self._best_step = best_step
+    def __init__(self, best_step: Callable[[], int | None], keep_every: int) -> None:
+        self._best_step, self._keep_every = best_step, keep_every
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         best, last = self._best_step(), len(checkpoints) - KEEP_LAST
-        return [i >= last or info.step == best for i, info in enumerate(checkpoints)]
+        every = self._keep_every
+        return [
+            i >= last or info.step == best or bool(every and info.step % every == 0)
+            for i, info in enumerate(checkpoints)
+        ]
 
 
 def _reason(error: BaseException) -> str:

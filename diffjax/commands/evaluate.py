@@ -25,7 +25,7 @@ def run(request: Request) -> int:
     """Runs the evaluation of config.evaluate on the config's data."""
     if is_cascade(request.config):
         return _cascade(request)
-    setup = resolve(request.config)
+    setup = resolve(request.config, trains=False)
     say_kernels(setup)
     say_if_other_data(setup, request.workdir)
     measure = {

@@ -13,7 +13,8 @@ from diffjax.experiment import kinds, process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.kinds import resolve
 from diffjax.experiment.load import about_of, fitted
-from diffjax.experiment.model import Model, held_out_examples, resolve_model, with_weak
+from diffjax.experiment.model import Model, held_out_examples, resolve_model
+from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about
 from diffjax.inference.sample_conditions import Examples
 
@@ -48,7 +49,9 @@ def model_of(config: Any, workdir: Path) -> Model:
         return held_out_examples(config, load_held_out(config) or load_train(config))
 
     if not has_run(workdir):
-        return resolve(config).model  # report config errors before the missing checkpoint
+        return resolve(
+            config, trains=False
+        ).model  # report config errors before the missing checkpoint
     sampling.sampling(config, process.diffusion(config).schedule)  # check names before files
     model = with_weak(resolve_model(config, about_of(workdir, config), examples=examples))
     say_kernels(model)
@@ -62,7 +65,9 @@ def image_model_of(config: Any, workdir: Path) -> Any:
       UserError: any invalid or inconsistent value.
     """
     if not has_run(workdir):
-        return resolve(config).model  # report config errors before the missing checkpoint
+        return resolve(
+            config, trains=False
+        ).model  # report config errors before the missing checkpoint
     model = kinds.resolve_model(config, about_of(workdir, config))
     say_kernels(model)
     return model

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from diffjax import data
 from diffjax.accelerator import Kernels
@@ -30,6 +31,7 @@ from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
+from diffjax.experiment.init_from import Start
 from diffjax.experiment.model import (
     Model,
     as_user_error,
@@ -41,18 +43,20 @@ from diffjax.experiment.model import (
     resolve_model,
     stand_in,
     with_scale,
-    with_weak,
 )
+from diffjax.experiment.other_model import teacher, with_weak
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
-from diffjax.inference.sampling import WeakModel
+from diffjax.inference.sampling import OtherModel
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
+from diffjax.training.few_step_objective import Teacher
 from diffjax.training.gc_pause import gc_disabled
-from diffjax.training.objective import HeldOutObjective
+from diffjax.training.objective import Objective
 from diffjax.training.stored_state import StoredDiffusion, restore_diffusion, store_diffusion
 from diffjax.training.train_step import (
     StepParts,
@@ -73,8 +77,9 @@ class _Fields(NamedTuple):
     conditions: Conditions
     network: Network
     diffusion: Prediction
-    objective: HeldOutObjective
-    weak: WeakModel | None
+    objective: Objective
+    weak: OtherModel | None
+    teacher: OtherModel | None
     generator: Generator
 
 
@@ -114,7 +119,9 @@ class Experiment(_Fields, ConfiguredTask):
 
     def with_network(self, network: Network) -> "Experiment":
         """A copy with another network, trained and sampled by the same config."""
-        objective = objectives.objective(self.config, self.diffusion, network)
+        objective = objectives.objective(
+            self.config, self.diffusion, network, _teacher(self.teacher)
+        )
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
 
@@ -133,7 +140,7 @@ class Experiment(_Fields, ConfiguredTask):
             self.conditions,
             self.objective,
             optimisation.optimizer(c),
-            optimisation.learned_optimizer(c),
+            self._objective_optimizer,
             optimisation.average_decay(c),
             c.seed,
             tuple(c.train.ema_snapshots),
@@ -144,11 +151,17 @@ class Experiment(_Fields, ConfiguredTask):
             accumulate=c.train.accumulate,
         )
 
+    @property
+    def _objective_optimizer(self) -> optax.GradientTransformation:
+        if isinstance(self.objective, DistributionMatchingObjective):  # a network like the model
+            return optimisation.optimizer(self.config)
+        return optimisation.learned_optimizer(self.config)
+
     def _init_params(self, key: Array) -> Any:
         x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))
         cond = self.model.example_condition()
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
-        return self.network.init(key, x, jnp.zeros((1,)), zeros)
+        return self.network.init(key, x, jnp.zeros(self.diffusion.time_shape(1)), zeros)
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch with jax.ShapeDtypeStruct for arrays."""
@@ -171,7 +184,7 @@ class Experiment(_Fields, ConfiguredTask):
     def held_out(self) -> list[dict[str, np.ndarray]]:
         """Batches of test images."""
         source = self.load_held_out()
-        if source is None:
+        if source is None or not hasattr(self.objective, "held_out"):
             return []
         source = image_embedding.held_out(self.config, captioned(self.config, source), self.about)
         source = self._prepared(source)
@@ -183,8 +196,9 @@ class Experiment(_Fields, ConfiguredTask):
         return [add_text(batch, table) for batch in batches]
 
     def eval_loss(self) -> Callable[[Any, Any], Any]:
-        """See `train_step.make_eval_loss`."""
-        return make_eval_loss(self.space, self.conditions, self.objective, seed=self.config.seed)
+        """See `train_step.make_eval_loss`; of no use without held-out batches."""
+        objective: Any = self.objective
+        return make_eval_loss(self.space, self.conditions, objective, seed=self.config.seed)
 
     def averaged(self, state: TrainState) -> Any:
         """The averaged parameters."""
@@ -199,8 +213,36 @@ class Experiment(_Fields, ConfiguredTask):
         return store_diffusion(state)
 
     def from_stored(self, stored: StoredDiffusion) -> TrainState:
-        """The inverse of `to_stored`."""
-        return restore_diffusion(stored)
+        """The inverse of `to_stored`, with the teacher's parameters."""
+        return restore_diffusion(stored, frozen=self._frozen)
+
+    @gc_disabled()
+    def init_state(self, *, shardings: Any = None) -> TrainState:
+        """The state of step 0, with the teacher's parameters."""
+        without = self._replace(teacher=None)
+        if shardings is not None:
+            learned = shardings.objective_state._replace(frozen=None)
+            shardings = shardings._replace(objective_state=learned)
+        state = ConfiguredTask.init_state(without, shardings=shardings)
+        return state._replace(objective_state=state.objective_state._replace(frozen=self._frozen))
+
+    def state_shapes(self) -> TrainState:
+        """The state with jax.ShapeDtypeStruct for arrays."""
+        state = super().state_shapes()
+        frozen = jax.eval_shape(lambda: self._frozen)
+        return state._replace(objective_state=state.objective_state._replace(frozen=frozen))
+
+    def started(self, state: TrainState, begin: Start, *, log: Callable[[str], None]) -> TrainState:
+        """See `ConfiguredTask.started`; what an objective copies of the model starts from it."""
+        state = super().started(state, begin, log=log)
+        learned = state.objective_state
+        if isinstance(self.objective, DistributionMatchingObjective):
+            learned = learned._replace(params=jax.tree.map(jnp.copy, state.params))
+        return state._replace(objective_state=learned)
+
+    @property
+    def _frozen(self) -> Any:
+        return None if self.teacher is None else self.teacher.params
 
     def power_emas(self, stored: StoredDiffusion) -> dict[float, Any]:
         """sigma_rel -> average, for config.train.ema_snapshots."""
@@ -218,11 +260,15 @@ class Experiment(_Fields, ConfiguredTask):
 
 
 @gc_disabled()
-def resolve(config: Any) -> Experiment:
+def resolve(config: Any, *, trains: bool = True) -> Experiment:
     """Resolves a config, loads its data, and traces it; nothing is computed.
 
     The network, which takes seconds to trace, is traced once; the train step and the sampler are
     traced around a stand-in for it, to check their own arguments.
+
+    Args:
+      config: the config.
+      trains: whether the teacher is read, which nothing but training needs.
 
     Raises:
       UserError: any invalid or inconsistent value.
@@ -256,14 +302,19 @@ def resolve(config: Any) -> Experiment:
     if trained != shape:
         cond = model.example_condition(trained)
         networks.check(model.network, config=config, diffusion=diffusion, shape=trained, cond=cond)
-    objective = objectives.objective(config, diffusion, model.network)
+    taught_by = teacher(model) if trains else None
+    objective = objectives.objective(config, diffusion, model.network, _teacher(taught_by))
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
-        diffusion, objective, model.weak, model.generator(),
+        diffusion, objective, model.weak, taught_by, model.generator(),
     )  # fmt: skip
     _check_threshold(setup)
-    _trace(setup)
+    _trace(setup, trains=trains)
     return setup
+
+
+def _teacher(model: OtherModel | None) -> Teacher | None:
+    return None if model is None else Teacher(model.network, model.diffusion)
 
 
 def _examples(config: Any, source: data.ImageSource) -> Examples:
@@ -286,12 +337,15 @@ def _check_threshold(setup: Experiment) -> None:
         )
 
 
-def _trace(setup: Experiment) -> None:
+def _trace(setup: Experiment, *, trains: bool) -> None:
     """Traces the first state, a train step and a sampler.
 
     Raises:
       UserError: invalid arguments of any of them.
     """
+    if not trains:
+        check_sampling(setup.model, setup.generator)
+        return
     if not is_path(setup.config.diffusion.objective):  # a user's loss may depend on the network
         network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
         setup = setup.with_network(network)

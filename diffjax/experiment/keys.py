@@ -35,6 +35,7 @@ from diffjax.experiment.rules import (
     SWITCH,
     TEXT,
     TEXTS,
+    TIME_INPUT,
     WHOLES,
     Rule,
     per_stage,
@@ -98,6 +99,9 @@ _TRAIN = {
     "train.log_every": Key(whole(1), 100, "steps between lines of the log"),
     "train.eval_every": Key(whole(1), 1000, "steps between held-out losses"),
     "train.checkpoint_every": Key(whole(1), 1000, "steps between checkpoints"),
+    "train.keep_every": Key(
+        whole(0), 0, "steps between checkpoints that are kept besides the last and best; 0: none"
+    ),
     "train.sample_every": Key(whole(1), 5000, "steps between pictures"),
 }
 _PARALLEL = {
@@ -143,11 +147,25 @@ DIFFUSION: Mapping[str, Key] = {
     ),
     "model.name": Key(SPEC, "unet", "the network: unet, prior, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
-    "diffusion.objective": Key(SPEC, "squared_error", "squared_error, hybrid, vlb, vdm"),
+    "diffusion.objective": Key(
+        SPEC,
+        "squared_error",
+        "squared_error, hybrid, vlb, vdm; of few-step models: mean_flow, consistency, "
+        "continuous_consistency, progressive, shortcut, distribution_matching",
+    ),
+    "diffusion.teacher": Key(
+        TEXT, "", "model that a few-step model is distilled from: <workdir>[@checkpoint]"
+    ),
     "diffusion.schedule": Key(SPEC, "cosine", "the noise schedule"),
     "diffusion.zero_terminal_snr": Key(SWITCH, False, "rescale a discrete schedule to SNR 0 at T"),
     "diffusion.log_snr_shift": Key(NUMBER, 0.0, "added to a continuous schedule's log-SNR"),
     "diffusion.parametrisation": Key(SPEC, "v", "what the network predicts"),
+    "diffusion.time_input": Key(
+        TIME_INPUT,
+        "auto",
+        "what the network is given of t: scaled (0 to 1000), unit (0 to 1; for objectives that "
+        "differentiate in time), log_sigma (EDM's); auto: by parametrisation and objective",
+    ),
     "diffusion.loss_target": Key(SPEC, "same", "what the squared error is measured in"),
     "diffusion.weighting": Key(SPEC, "uniform", "weight of the squared error by noise level"),
     "diffusion.time_sampling": Key(SPEC, "low_discrepancy", "distribution of training times"),

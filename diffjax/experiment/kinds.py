@@ -7,13 +7,18 @@ from diffjax.data.info import DataInfo
 from diffjax.experiment import schema
 
 
-def resolve(config: Any) -> Any:
+def resolve(config: Any, *, trains: bool = True) -> Any:
     """The resolved config with its data and training.
+
+    Args:
+      config: the config.
+      trains: False where a trained model is measured, which needs no teacher.
 
     Raises:
       UserError: any invalid or inconsistent value.
     """
-    return _module(config).resolve(config)
+    options = {} if trains or schema.section(config) != "diffusion" else {"trains": False}
+    return _module(config).resolve(config, **options)
 
 
 def resolve_model(config: Any, about: DataInfo) -> Any:

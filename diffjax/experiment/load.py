@@ -10,7 +10,8 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation, keys, rules, schema, strategies
-from diffjax.experiment.model import Model, check_sampling, resolve_model, with_weak
+from diffjax.experiment.model import Model, check_sampling, resolve_model
+from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
 from diffjax.files import expanded

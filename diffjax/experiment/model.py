@@ -13,44 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.accelerator import Kernels
-from diffjax.checkpoints import parameters, workdir
+from diffjax.checkpoints import workdir
 from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, image_embedding, process, sampling, strategies
+from diffjax.experiment import first_stage, image_embedding, process, sampling
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
-from diffjax.experiment.paths import without_places
-from diffjax.experiment.rules import MODEL_CHECKPOINT
-from diffjax.experiment.run import FIELDS, read_config, read_model
-from diffjax.experiment.spec import is_path, parse_spec
+from diffjax.experiment.run import FIELDS
+from diffjax.experiment.spec import is_path
 from diffjax.experiment.unclip import embed_of
-from diffjax.files import expanded
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
-from diffjax.inference.sampling import WeakModel
+from diffjax.inference.sampling import OtherModel
 from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
 from diffjax.types import Array
-
-# Keys that must be equal in the configs of a model and the weaker model that guides it.
-SHARED_WITH_WEAK = (
-    "data.name",
-    "data.image_size",
-    "data.channels",
-    "condition.text",
-    "condition.map",
-    "condition.embedding",
-    "data.embedding",
-    "embedding.dimensions",
-    "model.class_conditional",
-    "diffusion.schedule",
-    "diffusion.zero_terminal_snr",
-    "diffusion.log_snr_shift",
-    "diffusion.augment",
-)
 
 
 class Model(NamedTuple):
@@ -74,7 +54,7 @@ class Model(NamedTuple):
     conditions: Conditions
     network: Network
     diffusion: Prediction
-    weak: WeakModel | None
+    weak: OtherModel | None
     examples: Callable[[], Examples] | None
 
     @property
@@ -201,56 +181,6 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
     return LatentSpace(
         stage, params, wanted.make_map, map_name=config.condition.map, description=description
     )
-
-
-def with_weak(model: Model) -> Model:
-    """The model with the weaker model of autoguidance, if config.sample.guidance has one.
-
-    Raises:
-      UserError: no such run, or one of another schedule, condition or image shape.
-    """
-    config = model.config
-    key = "sample.guidance"
-    spec = parse_spec(config.sample.guidance, key=key)
-    if spec.path != "autoguidance" or not isinstance(spec.arguments.get("workdir"), str):
-        return model  # invalid arguments are reported where the guidance is made
-    checkpoint = spec.arguments.get("checkpoint", "latest")
-    if not isinstance(checkpoint, str) or not MODEL_CHECKPOINT.holds(checkpoint):
-        raise UserError(
-            f"config.{key}: checkpoint = {checkpoint!r}: expected {MODEL_CHECKPOINT.expected}"
-        )
-    folder = expanded(spec.arguments["workdir"])
-    theirs = read_config(folder)
-    if theirs is None:
-        raise UserError(
-            f"config.{key} = {config.sample.guidance!r}: {folder} holds no run: give the workdir "
-            "of a training run"
-        )
-    flat, their_flat = flatten(config), flatten(theirs)
-    ours_placeless, theirs_placeless = without_places(flat), without_places(their_flat)
-    for part in SHARED_WITH_WEAK:
-        if theirs_placeless.get(part) != ours_placeless[part]:
-            raise UserError(
-                f"config.{key}: the run in {folder} has config.{part} = "
-                f"{their_flat.get(part)!r}, not {flat[part]!r}: a weaker model must share its "
-                "data, condition and noise schedule"
-            )
-    if workdir.identity_of(folder) != model.identity:
-        raise UserError(
-            f"config.{key}: {folder} was trained with another first stage, text encoder or image "
-            "embedding"
-        )
-    weak = resolve_model(theirs, model.about, space=model.space, conditions=model.conditions)
-    stored = read_model(folder, wanted=checkpoint, shapes=weak.parameter_shapes)
-    if stored is None:
-        raise UserError(f"config.{key}: {folder} has no checkpoint: train that model first")
-    params = parameters.like(
-        stored.fields["ema_params"],
-        weak.parameter_shapes(),
-        what=f"config.{key}: the model in {folder}",
-    )
-    placed = strategies.to_compute(params, config)
-    return model._replace(weak=WeakModel(weak.network, weak.diffusion, placed))
 
 
 def captioned(config: Any, source: Any) -> Any:

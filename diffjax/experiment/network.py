@@ -36,6 +36,7 @@ GIVEN = {
     "map_level": "whether it is given the map's noise level, cond.map.log_snr",
     "augmentation_width": "parameters of the augmentation that it is given, 0 for none",
     "embedding_width": "length of the image embedding that it is given, 0 for none",
+    "spans": "whether t is (B, 2), a time and the span of a step, instead of (B,)",
 }
 
 
@@ -136,6 +137,11 @@ def prior(config: Any, given: Mapping[str, Any]) -> Prior:
                 f"config.model.name = {c.name!r} takes texts and classes alone: set config.{key} "
                 "to 'none'"
             )
+    if given["spans"]:
+        raise UserError(
+            f"config.model.name = {c.name!r} takes no span of a step: use a "
+            "config.diffusion.parametrisation other than 'average_velocity'"
+        )
     return Prior(
         width=c.width,
         layers=c.layers,
@@ -185,6 +191,7 @@ def network(
         "map_level": conditions.map_level and map_channels > 0,
         "augmentation_width": conditions.augmentation_width,
         "embedding_width": conditions.embedding_width,
+        "spans": diffusion.parametrisation.spans,
         "out_channels": shape[-1] * (2 if diffusion.learned_variance else 1),
         "num_pixel_levels": outputs if outputs > 1 else 0,
         "ops": ops,
@@ -256,7 +263,7 @@ def check(
       UserError: tracing fails, or the output has the wrong shape.
     """
     x = jax.ShapeDtypeStruct((1, *diffusion.input_shape(shape)), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    t = jax.ShapeDtypeStruct(diffusion.time_shape(1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
         params = parameter_shapes(found, diffusion=diffusion, shape=shape, cond=cond)
@@ -288,7 +295,7 @@ def parameter_shapes(
 ) -> Any:
     """The network's parameters with jax.ShapeDtypeStruct for arrays; nothing is computed."""
     x = jax.ShapeDtypeStruct((1, *diffusion.input_shape(shape)), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    t = jax.ShapeDtypeStruct(diffusion.time_shape(1), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(found.init, key, x, t, cond)
 

@@ -1,5 +1,6 @@
 """`config.diffusion`: the training objective."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -7,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from diffjax.errors import UserError
+from diffjax.experiment import few_step
 from diffjax.experiment.process import log_snr_range, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
@@ -18,7 +20,8 @@ from diffjax.parametrisations import Parametrisation
 from diffjax.prediction import Prediction
 from diffjax.schedules import variance_preserving
 from diffjax.training.denoising_objective import DenoisingObjective
-from diffjax.training.objective import HeldOutObjective
+from diffjax.training.few_step_objective import Teacher
+from diffjax.training.objective import Objective
 from diffjax.training.user_loss import InEvaluation, UserLoss
 from diffjax.training.vdm_objective import VdmObjective
 
@@ -50,7 +53,7 @@ SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] =
     "scalar": learned_schedules.scalar,
     "network": learned_schedules.network,
 }
-Make = Callable[[Any, DenoisingObjective], DenoisingObjective | VdmObjective]
+Make = Callable[[Any, DenoisingObjective, Teacher | None], Any]
 # Time samplers whose mean is the mean over all times.
 _EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
 # parameter of a user's loss -> key of config.diffusion that sets it, in addition to `network` and
@@ -59,13 +62,16 @@ _HANDED = {"weighting": "weighting", "sample_times": "time_sampling", "target": 
 _ITS_OWN = ("learned_weighting", "self_conditioning", "offset_noise")
 
 
-def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutObjective:
+def objective(
+    config: Any, prediction: Prediction, network: Network, teacher: Teacher | None = None
+) -> Objective:
     """The objective of `config.diffusion`.
 
     Args:
       config: the config.
       prediction: the section's process and parametrisation.
       network: the network to train.
+      teacher: the model of config.diffusion.teacher.
 
     Raises:
       UserError: an unknown name or path, or incompatible values.
@@ -73,9 +79,10 @@ def objective(config: Any, prediction: Prediction, network: Network) -> HeldOutO
     c = config.diffusion
     chosen = squared_error(config, prediction, network)
     if parse_spec(c.objective, key="diffusion.objective").module:
+        _refuse_teacher(config)
         return _own(config, chosen, network)
     make: Make = from_spec(c.objective, OBJECTIVES, key="diffusion.objective")
-    made = make(config, chosen)
+    made: Objective = make(config, chosen, teacher)
     if chosen.by_importance and (
         isinstance(made, VdmObjective) or not prediction.schedule.discrete
     ):
@@ -179,6 +186,15 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
     return UserLoss(training, evaluating)
 
 
+def _refuse_teacher(config: Any) -> None:
+    c = config.diffusion
+    if c.teacher:
+        raise UserError(
+            f"config.diffusion.objective = {c.objective!r} has no teacher, but "
+            f"config.diffusion.teacher = {c.teacher!r}: leave it empty"
+        )
+
+
 def _squared_error(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
     c = config.diffusion
     if loss_target(config, chosen.prediction).name == "categorical":
@@ -258,7 +274,7 @@ def _vdm(config: Any, chosen: DenoisingObjective, *, gamma: str, learn_ends: boo
     return VdmObjective(chosen.network, chosen.prediction, form, learn_ends, chosen.sample_times)
 
 
-def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
+def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Callable[..., VdmObjective]:
     def make(config: Any, chosen: DenoisingObjective) -> VdmObjective:
         try:
             return _vdm(config, chosen, gamma=gamma, learn_ends=learn_ends)
@@ -270,7 +286,7 @@ def _make_vdm(gamma: str = "fixed", learn_ends: bool = False) -> Make:
     return make
 
 
-def _make_hybrid(vlb_weight: float = 0.001) -> Make:
+def _make_hybrid(vlb_weight: float = 0.001) -> Callable[..., DenoisingObjective]:
     if vlb_weight < 0:
         raise ValueError(f"vlb_weight must be at least 0, not {vlb_weight}")
 
@@ -281,9 +297,24 @@ def _make_hybrid(vlb_weight: float = 0.001) -> Make:
     return make
 
 
+def _without_teacher(maker: Callable[..., Any]) -> Callable[..., Make]:
+    @functools.wraps(maker)
+    def of_options(**options: Any) -> Make:
+        make = maker(**options)
+
+        def made(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> Any:
+            _refuse_teacher(config)
+            return make(config, chosen)
+
+        return made
+
+    return of_options
+
+
 OBJECTIVES: Mapping[str, Callable[..., Make]] = {
-    "squared_error": lambda: _squared_error,
-    "hybrid": _make_hybrid,
-    "vlb": lambda: _bound,
-    "vdm": _make_vdm,
+    "squared_error": _without_teacher(lambda: _squared_error),
+    "hybrid": _without_teacher(_make_hybrid),
+    "vlb": _without_teacher(lambda: _bound),
+    "vdm": _without_teacher(_make_vdm),
+    **few_step.OBJECTIVES,
 }

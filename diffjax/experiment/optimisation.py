@@ -131,4 +131,5 @@ def loop_settings(config: Any) -> LoopSettings:
         checkpoint_every=c.checkpoint_every,
         sample_every=c.sample_every,
         skip_not_finite=c.on_not_finite == "skip",
+        keep_every=c.keep_every,
     )

@@ -6,6 +6,8 @@ This is all that a sampler needs to know about training; the loss is in `objecti
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffjax import categorical, denoisers, parametrisations, schedules
 from diffjax.errors import UserError
 from diffjax.experiment.spec import from_spec, parse_spec
@@ -35,8 +37,14 @@ PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
     "v": lambda: parametrisations.v,
     "score": lambda: parametrisations.score,
     "velocity": lambda: parametrisations.velocity,
+    "average_velocity": lambda: parametrisations.average_velocity,
     "edm": parametrisations.edm,
     "categorical": categorical.categorical,
+}
+TIME_INPUTS: Mapping[str, denoisers.TimeInput] = {
+    "scaled": denoisers.scaled_time,
+    "unit": denoisers.unit_time,
+    "log_sigma": denoisers.quarter_log_sigma,
 }
 # Objectives whose network also returns a variance.
 WITH_VARIANCE = ("hybrid", "vlb")
@@ -56,11 +64,16 @@ def diffusion(config: Any) -> Prediction:
             f"config.diffusion.parametrisation = {c.parametrisation!r} can't be inverted where "
             f"the schedule {c.schedule!r} has no signal: use v, x0 or velocity"
         )
+    if parametrisation.spans and not is_straight(schedule):
+        raise UserError(
+            f"config.diffusion.parametrisation = {c.parametrisation!r} is of straight paths, not "
+            f"of the schedule {c.schedule!r}: use rectified_flow"
+        )
     objective = parse_spec(c.objective, key="diffusion.objective").path
     return Prediction(
         schedule,
         parametrisation,
-        _time_input(schedule, parametrisation, objective),
+        _time_input(c, schedule, parametrisation, objective),
         learned_variance=objective in WITH_VARIANCE,
         self_conditioned=c.self_conditioning > 0,
     )
@@ -114,11 +127,19 @@ def _schedule(c: Any) -> Schedule:
     return schedule
 
 
+def is_straight(schedule: Schedule) -> bool:
+    """Whether x_t = (1 - t) x_0 + t eps."""
+    times = np.array([0.1, 0.5, 0.8])
+    return not schedule.discrete and np.allclose(schedule(times), [1 - times, times])
+
+
 def _time_input(
-    schedule: Schedule, parametrisation: parametrisations.Parametrisation, objective: str
+    c: Any, schedule: Schedule, parametrisation: parametrisations.Parametrisation, objective: str
 ) -> denoisers.TimeInput:
+    if c.time_input != "auto":
+        return TIME_INPUTS[c.time_input]
     if objective == "vdm" and not schedule.discrete:
         return denoisers.scaled_log_snr(**log_snr_range(schedule))
     if parametrisation.name == "edm":
         return denoisers.quarter_log_sigma
-    return denoisers.scaled_time
+    return denoisers.unit_time if parametrisation.spans else denoisers.scaled_time

@@ -128,6 +128,11 @@ def _overrides(value: Any) -> bool:
     return all(map(holds, value))
 
 
+TIME_INPUT = Rule(
+    str,
+    "'auto', 'scaled', 'unit' or 'log_sigma'",
+    lambda value: value in ("auto", "scaled", "unit", "log_sigma"),
+)
 STAGES = Rule(
     tuple,
     "a tuple of two workdirs or more, the base model's first",

@@ -17,7 +17,7 @@ from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, w
 from diffjax.inference import edit_tasks, unclip
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Choice, Embed, Examples, SampleConditions
-from diffjax.inference.sampling import GuidanceModel, Guide, Sampling, WeakModel
+from diffjax.inference.sampling import GuidanceModel, Guide, OtherModel, Sampling
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
 from diffjax.models.network import Network
@@ -37,7 +37,7 @@ SAMPLERS: Mapping[str, Callable[..., Any]] = {
         samplers.dpm_solver_pp_3s, samplers.dpm2, samplers.midpoint, samplers.heun3, samplers.rk4,
         samplers.edm_stochastic, samplers.euler_churn, samplers.dpm2_churn, samplers.dpm2_ancestral,
         samplers.dpm_solver_pp_2s_ancestral, samplers.predictor_corrector, samplers.restart,
-        samplers.adaptive, samplers.dpm_solver_adaptive,
+        samplers.adaptive, samplers.dpm_solver_adaptive, samplers.consistency, samplers.flow_map,
     )
 }  # fmt: skip
 GRIDS: Mapping[str, Callable[..., Any]] = {
@@ -138,7 +138,7 @@ def _compose(*, labels: tuple[int, ...], weights: tuple[float, ...]) -> Guide:
 def _autoguidance(*, workdir: str, scale: float, checkpoint: str = "latest") -> Guide:
     """`guidance.autoguidance` by the model of another workdir, or by an earlier checkpoint.
 
-    `model.with_weak` reads that model before sampling.
+    `other_model.with_weak` reads that model before sampling.
     """
     if not isinstance(workdir, str):
         raise ValueError(f"workdir must be a string, not {workdir!r}")
@@ -226,6 +226,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
             "function (schedule, steps) that returns a diffjax.grids.Grid"
         )
     sampler = function_from_spec(c.sampler, SAMPLERS, key="sample.sampler")
+    jumps = next(iter(inspect.signature(sampler).parameters), "") == "jump"
     if "schedule" in inspect.signature(sampler).parameters:
         sampler = partial(sampler, schedule=schedule)
     spec = parse_spec(c.guidance, key="sample.guidance")
@@ -236,6 +237,12 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
             f"{c.guidance!r} has its own labels: leave it empty"
         )
     guide, uses_null = _guide(c.guidance)
+    for name in ("guidance", "threshold"):
+        if jumps and c[name] != "none":
+            raise UserError(
+                f"config.sample.sampler = {c.sampler!r} takes a flow map, whose steps have no "
+                f"estimate of x_0: set config.sample.{name} to 'none', not {c[name]!r}"
+            )
     if getattr(guide, "has_memory", False):
         sampler = memory.carried(sampler)
     return Sampling(
@@ -246,6 +253,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
         c.guidance,
         uses_labels,
         uses_null,
+        jumps,
     )
 
 
@@ -276,7 +284,7 @@ def generator(
     space: DiffusionSpace,
     conditions: Conditions = UNCONDITIONAL,
     examples: Callable[[], Examples] | None = None,
-    weak: WeakModel | None = None,
+    weak: OtherModel | None = None,
     embed: Embed | None = None,
 ) -> Generator:
     """The generator of `config.sample`; nothing is compiled yet.
@@ -294,6 +302,12 @@ def generator(
     """
     c = config.sample
     resolved = sampling(config, diffusion.schedule)
+    if resolved.jumps and not diffusion.parametrisation.spans:
+        raise UserError(
+            f"config.sample.sampler = {c.sampler!r} needs a model that was trained as a flow map, "
+            "config.diffusion.parametrisation = 'average_velocity': use another sampler, such as "
+            "ddim or consistency"
+        )
     texts = prompts.read(c.prompt, key="sample.prompt")
     if texts and not (conditions.texts or embed):
         raise UserError(

@@ -13,8 +13,9 @@ from diffjax.distributed import processes
 from diffjax.distributed.placement import Placement
 from diffjax.errors import UserError
 from diffjax.figures import to_uint8
+from diffjax.flow_maps import FlowMap
 from diffjax.inference.sample_conditions import OPEN, Choice, SampleConditions
-from diffjax.inference.sampling import GuidanceModel, Sampling, WeakModel, apply_network
+from diffjax.inference.sampling import GuidanceModel, OtherModel, Sampling, apply_network
 from diffjax.latent.space import DiffusionSpace, PixelSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
@@ -52,7 +53,7 @@ class Generator:
         conditions: SampleConditions,
         seed: int = 0,
         batch_size: int = 250,
-        weak: WeakModel | None = None,
+        weak: OtherModel | None = None,
     ) -> None:
         """Compiles nothing yet.
 
@@ -204,7 +205,7 @@ class Generator:
         ) -> Any:
             eps, keys = self.noise(indices, seed)
             samples = sampling.sampler(
-                self.denoiser(params, weak_params),
+                self.flow_map(params) if sampling.jumps else self.denoiser(params, weak_params),
                 # x_T ~ N(0, noise_scale^2) at the grid's first time; for EDM, 80 eps.
                 eps * jnp.float32(sampling.grid.noise_scale[0]),
                 grid=sampling.grid,
@@ -224,6 +225,10 @@ class Generator:
         eps = rng.per_example(start, indices, lambda k: jax.random.normal(k, self._space.shape))
         steps = rng.stream(seed, "sample_steps")
         return eps, jax.vmap(lambda i: jax.random.fold_in(steps, i))(indices)
+
+    def flow_map(self, params: Any) -> FlowMap:
+        """The network as a flow map, which has its guidance inside."""
+        return self._diffusion.flow_map(apply_network(self._network, params))
 
     def denoiser(self, params: Any, weak_params: Any = None) -> denoisers.Denoiser:
         """`guided`, with the config's thresholding."""

@@ -39,8 +39,8 @@ class GuidanceModel(NamedTuple):
 Guide = Callable[[GuidanceModel], denoisers.Denoiser]
 
 
-class WeakModel(NamedTuple):
-    """The weaker model of autoguidance: a network, its prediction, and its parameters."""
+class OtherModel(NamedTuple):
+    """Another model with its parameters: the weaker one of autoguidance, or a teacher."""
 
     network: Network
     diffusion: Prediction
@@ -57,6 +57,7 @@ class Sampling(NamedTuple):
       guidance: the config's text of the guidance, for messages.
       uses_labels: whether the guidance depends on a sample's label; `compose` has its own labels.
       uses_null: whether it uses the null condition, or a negative prompt in its place.
+      jumps: whether the sampler takes a flow map instead of a denoiser.
     """
 
     sampler: Callable[..., samplers.Samples]
@@ -66,6 +67,7 @@ class Sampling(NamedTuple):
     guidance: str = "none"
     uses_labels: bool = True
     uses_null: bool = False
+    jumps: bool = False
 
 
 def apply_network(network: Network, params: Any) -> denoisers.NetworkFn:

@@ -70,13 +70,17 @@ def check_images(module: nn.Module, x: Any, *, name: str = "x") -> None:
         )
 
 
-def check_batch(module: nn.Module, x: Any, t: Any, cond: Any) -> None:
-    """Times (B,), a `Condition` or labels, for a batch of images."""
+def check_batch(module: nn.Module, x: Any, t: Any, cond: Any, *, spans: bool = False) -> None:
+    """Times (B,), or (B, 2) with spans, and a `Condition` or labels, for a batch of images."""
     check_images(module, x)
     what, batch = type(module).__name__, len(x)
     shape = getattr(t, "shape", None)
-    if shape != (batch,) or not jnp.issubdtype(t.dtype, jnp.number):
-        raise UserError(f"t of a {what} is {arguments.shown(t)}: expected numbers (B,), ({batch},)")
+    expected = (batch, 2) if spans else (batch,)
+    if shape != expected or not jnp.issubdtype(t.dtype, jnp.number):
+        axes = "(B, 2)" if spans else "(B,)"
+        raise UserError(
+            f"t of a {what} is {arguments.shown(t)}: expected numbers {axes}, {expected}"
+        )
     label = cond.label if isinstance(cond, Condition) else cond
     if label is not None and not isinstance(label, jax.Array | np.ndarray):
         raise UserError(

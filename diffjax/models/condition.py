@@ -95,6 +95,20 @@ def drop_embedding(condition: Condition, dropped: Array) -> Condition:
     return condition._replace(embedding=kept)
 
 
+def is_null(condition: Condition, *, keep_map: bool = False) -> Array:
+    """(B,) bool: whether an example's condition is the null condition already.
+
+    >>> is_null(Condition(label=jnp.array([3, -1]))).tolist()
+    [False, True]
+    """
+    of_null = null(condition, keep_map=keep_map)
+    batch = len(jax.tree.leaves(condition)[0])
+    same = jax.tree.map(
+        lambda a, b: (a == b).reshape(batch, -1).all(1) if a.ndim else a == b, condition, of_null
+    )
+    return jnp.stack(jax.tree.leaves(same)).all(0)
+
+
 def null(condition: Condition, *, keep_map: bool = False) -> Condition:
     """The null condition of the same shapes, as used by classifier-free guidance."""
     batch = len(jax.tree.leaves(condition)[0])

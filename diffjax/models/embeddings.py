@@ -80,19 +80,22 @@ class TimeEmbedding(nn.Module):
       features: number of features.
       width: of the result.
       features_of: (t, features) -> (B, features): `timestep_embedding` or `random_time_features`.
+      zero: whether the last kernel is initialised to zero.
       dtype: compute type of the layers.
     """
 
     features: int
     width: int
     features_of: Callable[[Array, int], Array] = timestep_embedding
+    zero: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
         h = self.features_of(t, self.features).astype(self.dtype)
         h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="in")(h))
-        return nn.Dense(self.width, dtype=self.dtype, name="out")(h)
+        init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
+        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="out")(h)
 
 
 class ClassEmbedding(nn.Module):

@@ -4,7 +4,8 @@
     apply(params, x, t, cond, *, train, key) -> output
 
     x     (B, ...) float32: x_t times the parametrisation's input scale
-    t     (B,) float32 times, 0 (clean) to 1000 (noise) unless the parametrisation scales otherwise
+    t     (B,) float32 times, 0 (clean) to 1000 (noise) unless the parametrisation scales otherwise;
+          (B, 2) with the span of a step where it is of average velocities
     cond  None or a `models.condition.Condition`: label (B,) int32 with -1 for none, text, map
     key   for dropout etc. if train is True; None otherwise
 

@@ -104,6 +104,7 @@ class UNet(nn.Module):
       scale_skips: whether encoder maps are multiplied by 1 / sqrt(2) where they are concatenated.
       time_features: (t, number) -> (B, number): `embeddings.timestep_embedding` or
         `embeddings.random_time_features`.
+      spans: whether t is (B, 2), a time and the span of a step, each with an embedding.
       attention_fn: `jax.nn.dot_product_attention` or `attention.linear_attention`.
       perturbed: blocks whose attention is replaced by `attention.no_attention`, by name:
         "middle_0", "down1_0" (level, block), "up1_2"; for perturbed-attention guidance.
@@ -139,6 +140,7 @@ class UNet(nn.Module):
     resample_first: bool = False
     scale_skips: bool = False
     time_features: Callable[[Array, int], Array] = timestep_embedding
+    spans: bool = False
     attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
@@ -156,7 +158,7 @@ class UNet(nn.Module):
 
         Args:
           x: (B, H, W, C) float images.
-          t: (B,) times, about 0..1000.
+          t: (B,) times, about 0..1000; (B, 2) with `spans`.
           cond: see `Condition`; an array is a label, and None is treated as dropped.
           train: whether dropout is on, which needs a "dropout" key.
 
@@ -170,7 +172,7 @@ class UNet(nn.Module):
             another block.
         """
         self._check_fields()
-        check_batch(self, x, t, cond)
+        check_batch(self, x, t, cond, spans=self.spans)
         if self.resample not in RESAMPLINGS:
             raise ValueError(f"resample must be one of {RESAMPLINGS}, not {self.resample!r}")
         if self.resample == "adm" and self.block is not ResNetBlock:
@@ -330,9 +332,13 @@ class UNet(nn.Module):
 
     def _embedding(self, t: Array, condition: Condition, pooled: Array | None) -> Array:
         width = 4 * self.base_channels
-        embedding = TimeEmbedding(
-            self.base_channels, width, self.time_features, dtype=self.dtype, name="time"
-        )(t)
+        time, *span = jnp.unstack(t, axis=1) if self.spans else [t]
+        embed_time: Any = partial(
+            TimeEmbedding, self.base_channels, width, self.time_features, dtype=self.dtype
+        )
+        embedding = embed_time(name="time")(time)
+        if self.spans:  # zero at first: then a network that was trained without spans is one of 0
+            embedding = embedding + embed_time(name="span", zero=True)(*span)
         if condition.label is not None:
             embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
             embedding = embedding + embed(condition.label)

@@ -54,7 +54,7 @@ class AdversarialObjective(NamedTuple):
         z, label = jnp.zeros((1, self.latent_size)), self._a_label(self.generator.num_classes)
         return self.generator.init(jax.random.split(key, 3)[0], z, label)["params"]
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The discriminator's parameters; with spectral norms, singular vectors as history."""
         _, key, direction_key = jax.random.split(key, 3)
         x = jnp.zeros((1, *self.generator.shape))

@@ -94,10 +94,10 @@ class AutoencoderObjective(NamedTuple):
             "decoder": stage.decoder.init(keys[1], latents, stage.image_shape[:2])["params"],
         }
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The discriminator's parameters, {} for none; codebook and scaling as history."""
         keys, stage = jax.random.split(key, 4), self.stage
-        params: Any = {}
+        params = {}
         if self.discriminator is not None:
             images = jnp.zeros((1, *stage.image_shape))
             params = self.discriminator.init(keys[2], images)["params"]

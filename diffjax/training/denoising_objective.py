@@ -41,7 +41,7 @@ class DenoisingObjective(NamedTuple):
     self_conditioning: float = 0.0
     offset_noise: float = 0.0
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The parameters of the learned weighting and the past losses, if used."""
         params = (
             learned_weighting.init(jax.random.fold_in(key, 1)) if self.learned_weighting else {}

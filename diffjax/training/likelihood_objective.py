@@ -19,7 +19,7 @@ class LikelihoodObjective(NamedTuple):
 
     network: PixelCNN
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """Nothing besides the network's parameters."""
         return ObjectiveState({}, None)
 

@@ -66,7 +66,7 @@ def train(
 
         def open_alone() -> None:
             held.enter_context(lock(folder))
-            opened.append(Checkpoints(folder))
+            opened.append(Checkpoints(folder, keep_every=task.settings.keep_every))
 
         processes.run_on_primary(open_alone)
         checkpoints = opened[0] if opened else Checkpoints(folder, read_only=True)

@@ -20,10 +20,13 @@ class ObjectiveState(NamedTuple):
     Attributes:
       params: trained by gradients.
       history: other arrays carried from step to step, such as past losses at each time.
+      frozen: arrays that never change, such as a teacher's parameters. They are not stored in
+        checkpoints, but read again from where they came from.
     """
 
     params: Any
     history: Any
+    frozen: Any = None
 
 
 class LossInputs(NamedTuple):
@@ -36,6 +39,8 @@ class LossInputs(NamedTuple):
       indices: (B,) positions of the examples in the whole batch.
       batch_size: of the whole batch.
       step: int32 scalar: updates made before this one.
+      averaged: the moving average of the model's parameters before this step; None on held-out
+        examples.
     """
 
     x_0: Array
@@ -44,6 +49,7 @@ class LossInputs(NamedTuple):
     indices: Array
     batch_size: int
     step: Array
+    averaged: Any = None
 
 
 class LossAndGrads(NamedTuple):
@@ -56,6 +62,7 @@ class LossAndGrads(NamedTuple):
       history: `ObjectiveState.history` after the batch.
       metrics: further scalars to log.
       train_objective: bool scalar: whether `ObjectiveState.params` are updated; None for always.
+      train_model: the same of the model's parameters.
     """
 
     loss: Array
@@ -64,12 +71,13 @@ class LossAndGrads(NamedTuple):
     history: Any
     metrics: Mapping[str, Array] = {}
     train_objective: Array | None = None
+    train_model: Array | None = None
 
 
 class Objective(Protocol):
     """A loss, possibly with parameters of its own."""
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The state of step 0."""
         ...
 

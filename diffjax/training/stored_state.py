@@ -12,6 +12,13 @@ from diffjax.training.objective import ObjectiveState
 from diffjax.training.train_step import TrainState
 
 
+class StoredObjective(NamedTuple):
+    """What is stored of an `ObjectiveState`: all but what is frozen."""
+
+    params: Any
+    history: Any
+
+
 class StoredDiffusion(NamedTuple):
     """A diffusion model's stored state; see `TrainState`."""
 
@@ -19,7 +26,7 @@ class StoredDiffusion(NamedTuple):
     params: Any
     opt_state: Any
     ema_params: Any
-    learned: ObjectiveState
+    learned: StoredObjective
     learned_opt_state: Any
     profiles: tuple[Any, ...]
 
@@ -38,17 +45,19 @@ class StoredAutoencoder(NamedTuple):
 
 def store_diffusion(state: TrainState) -> StoredDiffusion:
     """The stored form of a state."""
-    return StoredDiffusion(*state)
+    learned = StoredObjective(*state.objective_state[:2])
+    return StoredDiffusion(*state._replace(objective_state=learned))  # type: ignore[arg-type]
 
 
-def restore_diffusion(stored: StoredDiffusion) -> TrainState:
-    """The inverse of `store_diffusion`."""
-    return TrainState(*stored)
+def restore_diffusion(stored: StoredDiffusion, *, frozen: Any = None) -> TrainState:
+    """The inverse of `store_diffusion`, with the frozen arrays of the objective."""
+    learned = ObjectiveState(*stored.learned, frozen=frozen)
+    return TrainState(*stored._replace(learned=learned))  # type: ignore[arg-type]
 
 
 def store_autoencoder(state: TrainState) -> StoredAutoencoder:
     """The stored form of a state."""
-    params, history = state.objective_state
+    params, history, _ = state.objective_state
     discriminator = {"params": params, "opt_state": state.objective_opt_state} if params else {}
     return StoredAutoencoder(
         *state[:4], codebook=history.codebook, discriminator=discriminator, scaling=history.scaling

@@ -127,13 +127,15 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     )
                     cond = drop_embedding(cond, dropped)
                 cond = cond._replace(augmentation=parameters)
-            inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step)
+            inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step, state.ema_params)
             return objective.loss_and_grads(state.params, state.objective_state, inputs)
 
         examples = (batch, jnp.arange(batch_size))
         found = mean_over_micro_batches(loss_and_grads, examples, count=parts.accumulate)
 
-        params, opt_state = _update(parts.optimizer, found.grads, state.opt_state, state.params)
+        params, opt_state = _update(
+            parts.optimizer, found.grads, state.opt_state, state.params, when=found.train_model
+        )
         objective_params, objective_opt_state = _update(
             parts.objective_optimizer,
             found.objective_grads,
@@ -158,7 +160,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
             params,
             opt_state,
             ema_params,
-            ObjectiveState(objective_params, found.history),
+            state.objective_state._replace(params=objective_params, history=found.history),
             objective_opt_state,
             power_emas,
         ), metrics
@@ -228,7 +230,7 @@ def state_shapes(parts: StepParts) -> TrainState:
 def _initialiser(parts: StepParts) -> Callable[[Array], TrainState]:
     def init(key: Array) -> TrainState:
         params = parts.init_params(key)
-        objective_state = parts.objective.init(key)
+        objective_state = parts.objective.init(key, params)
 
         def average() -> Any:
             return jax.tree.map(jnp.copy, params)  # separate buffers: the step donates both

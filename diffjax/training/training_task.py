@@ -24,6 +24,7 @@ class LoopSettings(NamedTuple):
       eval_every: held-out losses.
       checkpoint_every: checkpoints.
       sample_every: pictures.
+      keep_every: of these, checkpoints that are kept for good; 0: none.
       skip_not_finite: whether an update whose metrics are not finite is skipped, instead of ending
         the run.
     """
@@ -35,6 +36,7 @@ class LoopSettings(NamedTuple):
     checkpoint_every: int
     sample_every: int
     skip_not_finite: bool = False
+    keep_every: int = 0
 
 
 class TrainingTask(Protocol):

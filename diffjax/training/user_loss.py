@@ -51,7 +51,7 @@ class UserLoss(NamedTuple):
     training: Any
     evaluating: Any
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The user's state as history; there are no further parameters."""
         return self._init(jax.random.fold_in(key, 1))
 

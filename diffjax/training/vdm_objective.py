@@ -47,7 +47,7 @@ class VdmObjective(NamedTuple):
     learn_ends: bool
     sample_times: TimeSampler
 
-    def init(self, key: Array) -> ObjectiveState:
+    def init(self, key: Array, params: Any) -> ObjectiveState:
         """The parameters of the schedule."""
         return ObjectiveState(self.form.init(jax.random.fold_in(key, 1)), None)
 

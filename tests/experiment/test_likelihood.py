@@ -145,7 +145,7 @@ def test_a_trained_models_bound_and_its_ode_bracket_each_other(tiny_config):
 )
 def test_what_has_no_likelihood_is_told_in_one_line(tiny_config, kind, diffusion, says):
     setup = resolved(tiny_config, kind, diffusion)
-    learned = jax.eval_shape(lambda: setup.objective.init(jax.random.key(0)))
+    learned = jax.eval_shape(lambda: setup.objective.init(jax.random.key(0), {}))
     with pytest.raises(UserError, match=says) as caught:
         likelihood(setup, jax.tree.map(lambda x: jnp.zeros(x.shape), learned))
     assert "evaluate.likelihood" in str(caught.value) and "\n" not in str(caught.value)

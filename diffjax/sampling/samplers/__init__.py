@@ -28,6 +28,9 @@ they correct for the change:
     adaptive       adaptive
     dpm_adaptive   dpm_solver_adaptive
     inversion      ddim_inversion, multistep_inversion
+    few_step       consistency, flow_map
+
+The last one takes a flow map in the denoiser's place (`flow_maps`).
 
 The grid decides what the last step does: to clean data, as grids end unless
 `grids.stop_before_clean` cuts them, all of them land on an estimate of x_0. A step to clean data
@@ -43,6 +46,7 @@ from diffjax.sampling.samplers.dpm_multistep import (
     dpm_solver_pp_3m,
     sde_dpm_solver_pp,
 )
+from diffjax.sampling.samplers.few_step import consistency, flow_map
 from diffjax.sampling.samplers.inversion import ddim_inversion, multistep_inversion
 from diffjax.sampling.samplers.loop import Samples
 from diffjax.sampling.samplers.multistep import deis, ipndm, lms
@@ -74,6 +78,7 @@ __all__ = [
     "Samples",
     "adaptive",
     "ancestral",
+    "consistency",
     "ddim",
     "ddim_inversion",
     "deis",
@@ -94,6 +99,7 @@ __all__ = [
     "euler",
     "euler_ancestral",
     "euler_churn",
+    "flow_map",
     "heun",
     "heun3",
     "ipndm",

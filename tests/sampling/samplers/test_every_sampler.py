@@ -193,5 +193,6 @@ def test_every_sampler_has_a_name_in_configs_and_is_tested_here():
     exported = {*samplers.__all__} - {"Samples", "ddim_inversion", "multistep_inversion"}
     assert exported == set(SAMPLERS)
     functions = (getattr(f, "func", f) for f in (ALL | OTHERS).values())
-    # With tests of their own: ddim by another name, and a solver of even grids alone.
-    assert exported - {"euler_ancestral", "rk4"} == {f.__name__ for f in functions}
+    # With tests of their own: ddim by another name, a solver of even grids alone, few-step ones.
+    apart = {"euler_ancestral", "rk4", "consistency", "flow_map"}
+    assert exported - apart == {f.__name__ for f in functions}

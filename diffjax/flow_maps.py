@@ -1,0 +1,96 @@
+r"""Flow maps: from x_t to x_s in one evaluation, for any s < t.
+
+A denoiser gives the direction of the probability-flow ODE at (x_t, t), and a sampler follows it in
+small steps. A flow map gives where the ODE's path from (x_t, t) is at time s:
+
+    jump(x_t, t, s) = x_t - int_s^t dx_r/dr dr                                           (1)
+                    = x_t - (t - s) u(x_t, t, s)                                         (2)
+
+with u the average velocity (Geng et al. 2025, "Mean flows", equation 3). It maps t to t by the
+identity, and jumps compose: jump(jump(x_t, t, r), r, s) = jump(x_t, t, s). Its limit s -> t is a
+denoiser's ODE, du/ds -> the velocity, so a flow map has a denoiser, too (`parametrisations`,
+`average_velocity`). A consistency model knows the map to s = 0 alone (Song et al. 2023): it is a
+denoiser whose x_0 is the path's end instead of the posterior's mean, and needs no type of its own;
+see `samplers.consistency`.
+
+(2) is for straight paths, `schedules.rectified_flow`, where dx_t/dt is the velocity eps - x_0.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from diffjax.checks import checked
+from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, predict, unit_time
+from diffjax.parametrisations import average_velocity
+from diffjax.process import broadcast, scales_like
+from diffjax.schedules import Schedule
+from diffjax.types import Array, Data, Times
+
+
+@runtime_checkable
+class FlowMap(Protocol):
+    """jump(x_t, t, s, cond) -> x_s: x_t (B, ...), t and s scalar or (B,), cond any pytree."""
+
+    def __call__(self, x_t: Data, t: Times, s: Times, cond: Any = None) -> Data: ...
+
+
+@runtime_checkable
+class AverageVelocity(Protocol):
+    """u(x_t, t, s, cond) -> (B, ...): the average velocity between s and t; at s = t, the ODE's."""
+
+    def __call__(self, x_t: Data, t: Times, s: Times, cond: Any = None) -> Data: ...
+
+
+@checked
+def average_velocity_of(
+    network: NetworkFn, schedule: Schedule, *, time_input: TimeInput = unit_time
+) -> AverageVelocity:
+    """A network of `parametrisations.average_velocity` as a function of (x_t, t, s, cond).
+
+    It can be differentiated in x_t, t and s (`jax.jvp`) if the network can.
+
+    Args:
+      network: (x, times (B, 2), cond) -> u of x's shape; times are the time input and the span.
+      schedule: `rectified_flow`.
+      time_input: what the network's time embedding is fed for t; the span is fed as it is.
+    """
+
+    def velocity(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
+        output, _ = predict(
+            network, x_t, t=t, cond=cond, span=jnp.asarray(t) - jnp.asarray(s),
+            schedule=schedule, parametrisation=average_velocity, time_input=time_input,
+        )  # fmt: skip
+        return output
+
+    return velocity
+
+
+@checked
+def average_velocity_map(
+    network: NetworkFn, schedule: Schedule, *, time_input: TimeInput = unit_time
+) -> FlowMap:
+    """The flow map of equation (2); arguments as `average_velocity_of`."""
+    velocity = average_velocity_of(network, schedule, time_input=time_input)
+
+    def jump(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
+        span: Array = broadcast(jnp.asarray(t, x_t.dtype) - jnp.asarray(s, x_t.dtype), x_t)
+        return x_t - span * velocity(x_t, t, s, cond)
+
+    return jump
+
+
+@checked
+def ddim_map(denoise: Denoiser, schedule: Schedule) -> FlowMap:
+    """One DDIM step from t to s: the ODE's path if x_0 and eps did not change along it.
+
+    Song et al. 2021a, equation 12 with eta = 0. It makes a flow map of any denoiser, right to first
+    order in t - s.
+    """
+
+    def jump(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
+        pair = denoise(x_t, t, cond)
+        signal, noise = scales_like(schedule, s, x_t)
+        return signal * pair.x_0 + noise * pair.eps
+
+    return jump

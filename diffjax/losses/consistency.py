@@ -1,0 +1,136 @@
+r"""Consistency: where the ODE's path through x_t ends, by comparing two points of one path.
+
+The consistency function f(x_t, t) is the end x_0 of the path (Song et al. 2023). It is the same for
+all points of a path and the identity at time 0, and these two say all of it. With s < t,
+
+    loss = w(t, s) distance(f(x_t, t), sg f(x_s, s)),     f(x_0, 0) = x_0                 (1)
+
+Two ways to have a second point of the path:
+
+    tuning        x_s = signal_s x_0 + noise_s eps, with x_t's own x_0 and eps            (2)
+    distillation  x_s is one step of a teacher's ODE from x_t                             (3)
+
+(2) is a Monte Carlo estimate of (3) by the velocity's conditional expectation, right in the limit
+s -> t. With s = 0 both are a denoiser's training. That is the way of "easy consistency tuning"
+(Geng et al. 2024): any diffusion model is f at first, and s moves from 0 towards t by
+
+    sigma_s = sigma_t (1 - n(sigma_t) / q^(stage + 1)),   n(sigma) = 1 + k sigmoid(-b sigma)    (4)
+
+and w = 1 / (sigma_t - sigma_s), sigma = noise_scale / signal_scale (equations 13 to 15 there).
+f is the denoiser's estimate of x_0, whatever its schedule and parametrisation.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.checks import checked
+from diffjax.denoisers import Denoiser
+from diffjax.flow_maps import ddim_map
+from diffjax.losses.distances import Distance
+from diffjax.process import broadcast, q_sample
+from diffjax.schedules import Schedule
+from diffjax.types import Array, Data, PerExample, TimePerExample
+
+
+@checked
+def consistency_loss(
+    student: Denoiser,
+    x_0: Data,
+    *,
+    target: Denoiser,
+    schedule: Schedule,
+    t: TimePerExample,
+    s: TimePerExample,
+    eps: Data,
+    distance: Distance,
+    cond: Any = None,
+    teacher: Denoiser | None = None,
+) -> PerExample:
+    """(1) for each example.
+
+    Args:
+      student: f, as a denoiser.
+      x_0: (B, ...) data.
+      target: f at s; no gradient goes through it. The student with the same dropout mask.
+      schedule: of both.
+      t, s: (B,) times, 0 <= s < t; s = 0 is clean data.
+      eps: (B, ...) standard normal noise.
+      distance: (B, ...), (B, ...) -> (B,).
+      cond: passed to the denoisers.
+      teacher: whose ODE gives x_s, (3), by Heun's rule; None for (2).
+
+    Returns:
+      (B,), weighted by 1 / (sigma_t - sigma_s).
+    """
+    x_t = q_sample(schedule, x_0, t=t, eps=eps)
+    if teacher is None:
+        x_s = q_sample(schedule, x_0, t=s, eps=eps)
+    else:
+        x_s = _heun(teacher, x_t, schedule=schedule, t=t, s=s, cond=cond)
+    # At s = 0 the point is f's own value: a network is not asked at a time without noise.
+    clean = broadcast(sigma(schedule, s) == 0, x_0)
+    asked = jnp.maximum(s, jnp.asarray(schedule.t_min, s.dtype))
+    end = jnp.where(clean, x_s, target(x_s, asked, cond).x_0)
+    far = distance(student(x_t, t, cond).x_0, jax.lax.stop_gradient(end))
+    return far / (sigma(schedule, t) - sigma(schedule, s))
+
+
+@checked
+def nearer_time(
+    schedule: Schedule,
+    t: TimePerExample,
+    *,
+    stage: Array,
+    q: float = 2.0,
+    k: float = 8.0,
+    b: float = 1.0,
+) -> TimePerExample:
+    """s by (4), (B,) of t's kind; 0 where the right-hand side is not above 0.
+
+    Args:
+      schedule: the noise schedule.
+      t: (B,) times.
+      stage: 0, 1, 2 ...: how often q has been multiplied on.
+      q: above 1: by how much the gap shrinks from stage to stage.
+      k, b: of n.
+
+    Raises:
+      ValueError: q not above 1, or k or b below 0.
+    """
+    if not q > 1:
+        raise ValueError(f"q must be above 1, not {q}")
+    if min(k, b) < 0:
+        raise ValueError(f"k and b must be at least 0, not {k} and {b}")
+    at_t = sigma(schedule, t)
+    # n is 1 for large sigmas, also where sigma is infinite.
+    ratio = 1 - (1 + k * jax.nn.sigmoid(-b * at_t)) / q ** (stage + 1.0)
+    at_s = jnp.maximum(at_t * ratio, 0.0)
+    if schedule.discrete:
+        found = jnp.floor(schedule.time(-2 * jnp.log(at_s))).astype(t.dtype)
+        return jnp.where(at_s > 0, jnp.clip(found, 0, t - 1), 0)
+    # Rounding would close a gap of less than float32's resolution.
+    found = jnp.clip(schedule.time(-2 * jnp.log(at_s)), 0.0, t * (1 - 1e-4))
+    return jnp.where(at_s > 0, found, 0.0)
+
+
+@checked
+def sigma(schedule: Schedule, t: TimePerExample) -> PerExample:
+    """noise_scale / signal_scale."""
+    signal, noise = schedule(t)
+    return noise / signal
+
+
+def _heun(
+    teacher: Denoiser, x_t: Data, *, schedule: Schedule, t: Array, s: Array, cond: Any
+) -> Data:
+    """x_s by Heun's rule in sigma, of x / signal_scale; Euler's where s = 0."""
+    euler = ddim_map(teacher, schedule)(x_t, t, s, cond)
+    asked = jnp.maximum(s, jnp.asarray(schedule.t_min, s.dtype))
+    signal_t, signal_s = (broadcast(schedule(time).signal_scale, x_t) for time in (t, s))
+    step = broadcast(sigma(schedule, s) - sigma(schedule, t), x_t)
+    # d(x / signal) / d sigma = eps.
+    slopes = (teacher(x_t, t, cond).eps + teacher(euler, asked, cond).eps) / 2
+    heun = signal_s * (x_t / signal_t + step * slopes)
+    return jnp.where(broadcast(sigma(schedule, s) == 0, x_t), euler, heun)

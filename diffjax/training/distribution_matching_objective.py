@@ -1,0 +1,108 @@
+"""Distribution matching distillation: a generator, and the denoiser of what it generates.
+
+The model's parameters are the generator's, the objective's those of the "fake" denoiser; both are
+networks of the teacher's kind and start from its parameters. The fake one is trained in every step,
+the generator in every `fake_updates`-th one (DMD2's two time scales). With several sampling steps,
+the generator is trained at a step drawn at random, on inputs that it made by itself (Yin et al.
+2024b, section 4.5).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.grids import Grid
+from diffjax.losses.denoising import diffusion_loss
+from diffjax.losses.distribution_matching import distribution_matching_loss
+from diffjax.losses.time_sampling import TimeSampler
+from diffjax.models.network import Network
+from diffjax.prediction import Prediction
+from diffjax.training.denoising_objective import in_evaluation, in_training, normal_noise
+from diffjax.training.few_step_objective import Teacher
+from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
+from diffjax.types import Array
+
+
+class DistributionMatchingObjective(NamedTuple):
+    """See `losses.distribution_matching`.
+
+    Attributes:
+      network, prediction: of the generator and of the fake denoiser.
+      sample_times: distribution of the noise levels at which both are compared.
+      teacher: the denoiser of the data; its parameters are `ObjectiveState.frozen`. None where
+        nothing is trained.
+      grid: of `samplers.consistency`, which the generator is trained for.
+      fake_updates: updates of the fake denoiser for each of the generator.
+    """
+
+    network: Network
+    prediction: Prediction
+    sample_times: TimeSampler
+    teacher: Teacher | None
+    grid: Grid
+    fake_updates: int = 5
+
+    def init(self, key: Array, params: Any) -> ObjectiveState:
+        """The fake denoiser's parameters: the model's."""
+        del key
+        return ObjectiveState(jax.tree.map(jnp.copy, params), None)
+
+    def loss_and_grads(
+        self, params: Any, state: ObjectiveState, inputs: LossInputs
+    ) -> LossAndGrads:
+        """The gradients of both; the loss is the fake denoiser's, the only one with a meaning."""
+        schedule = self.prediction.schedule
+        assert self.teacher is not None
+        teach = self.teacher.denoiser(state.frozen)
+
+        def times(stream: str) -> Array:
+            return self.sample_times(
+                inputs.key(stream), schedule, indices=inputs.indices, batch_size=inputs.batch_size
+            )
+
+        start, t = self._start(params, inputs)
+
+        def generator_loss(params: Any) -> tuple[Array, Array]:
+            denoise = self.prediction.denoiser(in_training(self.network, params, inputs))
+            x = denoise(start, t, inputs.cond).x_0
+            each = distribution_matching_loss(
+                x,
+                teacher=teach,
+                fake=self.prediction.denoiser(in_evaluation(self.network, state.params)),
+                schedule=schedule,
+                t=times("matching_time"),
+                eps=normal_noise(inputs, stream="matching_noise"),
+                cond=inputs.cond,
+            )
+            return each.mean(), jax.lax.stop_gradient(x)
+
+        (_, x), grads = jax.value_and_grad(generator_loss, has_aux=True)(params)
+
+        def fake_loss(params: Any) -> Array:
+            return diffusion_loss(
+                in_training(self.network, params, inputs), x, prediction=self.prediction,
+                t=times("time"), eps=normal_noise(inputs), cond=inputs.cond,
+            ).mean()  # fmt: skip
+
+        loss, fake_grads = jax.value_and_grad(fake_loss)(state.params)
+        return LossAndGrads(
+            loss, grads, fake_grads, None,
+            train_model=(inputs.step + 1) % self.fake_updates == 0,
+        )  # fmt: skip
+
+    def _start(self, params: Any, inputs: LossInputs) -> tuple[Array, Array]:
+        """(B, ...) inputs of the generator at one of the grid's times, and that time."""
+        steps, (signal, noise) = self.grid.steps, self.grid.scales
+        eps = normal_noise(inputs, stream="start")
+        x_t = eps * jnp.float32(noise[0])
+        if steps == 1:
+            return x_t, jnp.asarray(self.grid.t[0])
+        number = jax.random.randint(inputs.key("sampling_step"), (), 0, steps)
+        denoise = self.prediction.denoiser(in_evaluation(self.network, params))
+        for i in range(1, steps):
+            again = normal_noise(inputs, stream=f"start_{i}")
+            x_0 = denoise(x_t, jnp.asarray(self.grid.t[i - 1]), inputs.cond).x_0
+            following = jnp.float32(signal[i]) * x_0 + jnp.float32(noise[i]) * again
+            x_t = jnp.where(i <= number, following, x_t)
+        return jax.lax.stop_gradient(x_t), jnp.asarray(self.grid.t[:-1])[number]
