@@ -110,6 +110,7 @@ SLOW = (
     "experiment/test_augmentation",
     "augmentation/test_non_leaking",
     "benchmarks/test_torch_unet",
+    "experiment/test_few_step",
     "experiment/test_super_resolution",
     "experiment/test_cascade",
     "models/test_pixelcnn",

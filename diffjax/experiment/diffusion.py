@@ -20,6 +20,7 @@ from diffjax.experiment import (
     augmentation,
     image_embedding,
     optimisation,
+    pairs,
     pictures,
     process,
     run,
@@ -50,6 +51,7 @@ from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import OtherModel
+from diffjax.latent.pairs import PairSpace
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
@@ -136,7 +138,7 @@ class Experiment(_Fields, ConfiguredTask):
         c = self.config
         return StepParts(
             self._init_params,
-            self.space,
+            self._training_space,
             self.conditions,
             self.objective,
             optimisation.optimizer(c),
@@ -150,6 +152,10 @@ class Experiment(_Fields, ConfiguredTask):
             embedding_dropout=c.diffusion.embedding_dropout,
             accumulate=c.train.accumulate,
         )
+
+    @property
+    def _training_space(self) -> DiffusionSpace:
+        return pairs.space(self.config, self.model, self.teacher)
 
     @property
     def _objective_optimizer(self) -> optax.GradientTransformation:
@@ -178,13 +184,14 @@ class Experiment(_Fields, ConfiguredTask):
 
     def _prepared(self, images: data.ImageSource) -> data.ImageSource:
         """The source of batches for a set of images."""
-        source = self.space.source(images)
+        source = self._training_space.source(images)
         return image_embedding.with_vectors(source, images, self.conditions.embedding)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
         """Batches of test images."""
         source = self.load_held_out()
-        if source is None or not hasattr(self.objective, "held_out"):
+        of_pairs = isinstance(self._training_space, PairSpace)
+        if source is None or of_pairs or not hasattr(self.objective, "held_out"):
             return []
         source = image_embedding.held_out(self.config, captioned(self.config, source), self.about)
         source = self._prepared(source)
@@ -278,6 +285,7 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     # The strings first: a misspelt name should fail before a download.
     diffusion = process.diffusion(config)
     objectives.check(config, diffusion)
+    pairs.check(config)
     sampling.sampling(config, diffusion.schedule)
     optimisation.optimizer(config)
     optimisation.average_decay(config)
@@ -358,7 +366,7 @@ def _trace(setup: Experiment, *, trains: bool) -> None:
 def _one_example(setup: Experiment) -> dict[str, Any]:
     """A batch of one with jax.ShapeDtypeStruct for arrays."""
     texts = setup.conditions.texts
-    batch = setup.space.example()
+    batch = pairs.space(setup.config, setup.model, setup.teacher).example()
     if setup.conditions.embedding is not None:
         width = setup.conditions.embedding_width
         batch["embedding"] = jax.ShapeDtypeStruct((1, width), jnp.float32)

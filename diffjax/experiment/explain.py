@@ -28,6 +28,7 @@ TABLES = {
     "condition.embedding": "image_embedding:EMBEDDINGS",
     "data.embedding": "image_embedding:EMBEDDINGS",
     "diffusion.objective": "objective:OBJECTIVES",
+    "diffusion.pairs": "pairs:PAIRS",
     "diffusion.schedule": "process:SCHEDULES",
     "diffusion.parametrisation": "process:PARAMETRISATIONS",
     "diffusion.loss_target": "process:PARAMETRISATIONS",

@@ -236,7 +236,7 @@ def _check(
                 f"{objective} ignores config.diffusion.{name} = {c[name]!r}: leave it at "
                 f"{default!r}"
             )
-    if c.teacher and not teacher_allowed:
+    if c.teacher and c.pairs == "none" and not teacher_allowed:
         raise UserError(
             f"{objective} has no teacher, but config.diffusion.teacher = {c.teacher!r}: leave it "
             "empty"

@@ -156,6 +156,12 @@ DIFFUSION: Mapping[str, Key] = {
     "diffusion.teacher": Key(
         TEXT, "", "model that a few-step model is distilled from: <workdir>[@checkpoint]"
     ),
+    "diffusion.pairs": Key(
+        SPEC,
+        "none",
+        "noise and the teacher's samples of it instead of data (reflow): none, "
+        "ode(count=50000, steps=25)",
+    ),
     "diffusion.schedule": Key(SPEC, "cosine", "the noise schedule"),
     "diffusion.zero_terminal_snr": Key(SWITCH, False, "rescale a discrete schedule to SNR 0 at T"),
     "diffusion.log_snr_shift": Key(NUMBER, 0.0, "added to a continuous schedule's log-SNR"),

@@ -188,7 +188,7 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
 
 def _refuse_teacher(config: Any) -> None:
     c = config.diffusion
-    if c.teacher:
+    if c.teacher and c.pairs == "none":
         raise UserError(
             f"config.diffusion.objective = {c.objective!r} has no teacher, but "
             f"config.diffusion.teacher = {c.teacher!r}: leave it empty"

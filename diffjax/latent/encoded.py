@@ -72,7 +72,7 @@ def encoded(
       UserError: latents that are not finite.
     """
     folder = cache_folder() / "latents" / _key(key, source)
-    kept = _read(folder, len(source))
+    kept = read_arrays(folder, len(source))
     if kept is not None:
         _logger.info("%s: latents read from %s", source.name, folder)
         return LatentSource(source, kept)
@@ -86,6 +86,12 @@ def encoded(
     _logger.info(
         "%s: %d images encoded in %.0f s", source.name, len(source), time.monotonic() - start
     )
+    write_arrays(folder, arrays)
+    return LatentSource(source, arrays)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Caches the arrays of a set; if that fails, it is logged."""
     try:
         # The images last: if they exist, all files do.
         for name, array in sorted(arrays.items(), key=lambda item: item[0] == "image"):
@@ -93,7 +99,6 @@ def encoded(
         drop_unused(folder.parent, LIMIT_MB * 2**20)
     except (OSError, UserError) as error:
         _logger.info("%s: latents are not cached: %s", folder, error)
-    return LatentSource(source, arrays)
 
 
 def _save(array: np.ndarray, file: BinaryIO) -> None:
@@ -126,7 +131,7 @@ def take(source: data.ImageSource, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _read(folder: Path, count: int) -> dict[str, np.ndarray] | None:
+def read_arrays(folder: Path, count: int) -> dict[str, np.ndarray] | None:
     """The cached arrays, memory-mapped read-only; None if they are missing or unreadable."""
     try:
         arrays = {

@@ -153,7 +153,9 @@ def in_evaluation(network: Network, params: Any) -> denoisers.NetworkFn:
 
 
 def normal_noise(inputs: LossInputs, *, stream: str = "noise") -> Array:
-    """Standard normal noise of x_0's shape, by example."""
+    """Standard normal noise of x_0's shape, by example; x_0's own if it comes with it."""
+    if inputs.noise is not None and stream == "noise":
+        return inputs.noise.astype(inputs.x_0.dtype)
     shape = inputs.x_0.shape[1:]
     return rng.per_example(
         inputs.key(stream), inputs.indices, lambda k: jax.random.normal(k, shape)

@@ -41,6 +41,7 @@ class LossInputs(NamedTuple):
       step: int32 scalar: updates made before this one.
       averaged: the moving average of the model's parameters before this step; None on held-out
         examples.
+      noise: (B, ...) the noise that x_0 is paired with, or None where it is drawn.
     """
 
     x_0: Array
@@ -50,6 +51,7 @@ class LossInputs(NamedTuple):
     batch_size: int
     step: Array
     averaged: Any = None
+    noise: Array | None = None
 
 
 class LossAndGrads(NamedTuple):

@@ -127,7 +127,10 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     )
                     cond = drop_embedding(cond, dropped)
                 cond = cond._replace(augmentation=parameters)
-            inputs = LossInputs(x_0, cond, key, indices, batch_size, state.step, state.ema_params)
+            inputs = LossInputs(
+                x_0, cond, key, indices, batch_size, state.step, state.ema_params,
+                rows.get("noise"),
+            )  # fmt: skip
             return objective.loss_and_grads(state.params, state.objective_state, inputs)
 
         examples = (batch, jnp.arange(batch_size))

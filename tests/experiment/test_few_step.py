@@ -1,0 +1,237 @@
+"""Few-step objectives by config: trained, resumed, sampled and refused through the command line."""
+
+import json
+import runpy
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import diffjax
+from diffjax import main
+from diffjax.checkpoints import parameters
+from diffjax.errors import UserError
+from diffjax.experiment import pairs, schema
+from diffjax.experiment.diffusion import resolve
+from diffjax.latent.pairs import PairSource
+
+FLOW = {"diffusion.schedule": "rectified_flow", "diffusion.parametrisation": "velocity"}
+MEAN_FLOW = FLOW | {
+    "diffusion.parametrisation": "average_velocity",
+    "diffusion.time_sampling": "logit_normal",
+    "sample.sampler": "flow_map",
+    "sample.threshold": "none",
+    "sample.steps": 1,
+}
+TUNED = FLOW | {"train.init_from": "TEACHER", "sample.sampler": "consistency", "sample.steps": 2}
+TAUGHT = TUNED | {"diffusion.teacher": "TEACHER"}
+METHODS = {
+    "mean_flow": MEAN_FLOW | {"diffusion.objective": "mean_flow(scale=1.5, mix=0.2)"},
+    "improved mean_flow": MEAN_FLOW | {"diffusion.objective": "mean_flow(tangent='predicted')"},
+    "shortcut": MEAN_FLOW | {"diffusion.objective": "shortcut(levels=3)"},
+    "consistency": TUNED | {"diffusion.objective": "consistency(stages=2)"},
+    "consistency, distilled": TAUGHT | {
+        "diffusion.objective": "consistency(distance='pseudo_huber(c=0.01)', stages=2)"
+    },
+    "sct": TUNED | {
+        "diffusion.objective": "continuous_consistency(warm_up=3)",
+        "diffusion.time_sampling": "log_normal(mean=-1.0, std=1.4)",
+        "diffusion.learned_weighting": True,
+    },
+    "scd": TAUGHT | {
+        "diffusion.objective": "continuous_consistency(warm_up=3)",
+        "diffusion.time_sampling": "log_normal(mean=-1.0, std=1.4)",
+    },
+    "progressive": TUNED | {
+        "diffusion.objective": "progressive(steps=4, stages=2)", "train.keep_every": 1,
+        "sample.sampler": "ddim",
+    },
+    "distribution_matching": TAUGHT | {
+        "diffusion.objective": "distribution_matching(steps=2, fake_updates=2)"
+    },
+    "reflow": FLOW | {
+        "diffusion.teacher": "TEACHER", "diffusion.pairs": "ode(count=40, steps=3, scale=1.5)"
+    },
+}  # fmt: skip
+WITHOUT_HELD_OUT = ("progressive", "distribution_matching", "reflow")
+
+
+TINY = {
+    "model.channels": 8, "model.head_channels": 8, "model.kernels": "xla", "train.steps": 3,
+    "train.batch_size": 16, "train.warmup_steps": 1, "train.log_every": 1, "train.eval_every": 2,
+    "train.checkpoint_every": 3, "train.sample_every": 4, "sample.steps": 2, "sample.count": 10,
+    "sample.batch_size": 10, "sample.guidance": "none", "evaluate.num_samples": 20,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def make_config(request):
+    path = request.config.rootpath / "experiments/digits.py"
+    get_config = runpy.run_path(str(path))["get_config"]
+
+    def of(keys):
+        config = schema.complete(get_config())
+        config.update_from_flattened_dict(TINY | keys)
+        return config.lock()
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def teacher(make_config, trained_once, own_caches):
+    """A flow of three steps."""
+    return trained_once("flow", lambda folder: main.run(make_config(FLOW), folder))
+
+
+@pytest.fixture(scope="module")
+def make(make_config, teacher):
+    def of(name, **changes):
+        keys = {k: str(teacher) if v == "TEACHER" else v for k, v in METHODS[name].items()}
+        return make_config(keys | changes)
+
+    return of
+
+
+def final(folder, step):
+    fields = ("params", "ema_params", "opt_state", "learned", "learned_opt_state")
+    found = parameters.read_parameters(folder, wanted="latest", fields=fields)
+    assert found.step == step
+    return jax.tree.leaves(found.fields)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_four_steps_are_two_a_stop_and_two_bit_for_bit(make, tmp_path, name):
+    constant = {"train.schedule": "constant", "train.checkpoint_every": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    # Stages are shares of a run's steps: the first half of a run is stopped, not a shorter run.
+    assert main.run(make(name, **constant, **{"train.steps": 4}), whole) == 0
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoints" / "4")
+    assert main.run(make(name, **constant, **{"train.steps": 4}), parts) == 0
+    for ours, theirs in zip(final(parts, 4), final(whole, 4), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    measured = any("eval_loss" in row for row in rows)
+    assert measured == (name not in WITHOUT_HELD_OUT)
+    assert diffjax.load(whole).sample(count=3).shape == (3, 8, 8, 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_moves_the_network(make, name):
+    setup = resolve(make(name))
+    state, step = setup.init_state(), jax.jit(setup.train_step())
+    begin = setup.read_start()
+    if begin is not None:
+        state = setup.started(state, begin, log=lambda line: None)
+    batches, before = setup.batches(), state
+    for _ in range(3):
+        state, _ = step(state, next(batches))
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before.params, state.params)
+    assert any(jax.tree.leaves(moved))
+    frozen = before.objective_state.frozen, state.objective_state.frozen
+    jax.tree.map(np.testing.assert_array_equal, *frozen)
+
+
+def test_a_progressive_stages_teacher_is_the_average_at_its_start(make):
+    setup = resolve(make("progressive", **{"train.steps": 4}))
+    step, batches = jax.jit(setup.train_step()), setup.batches()
+    state = setup.started(setup.init_state(), setup.read_start(), log=lambda line: None)
+    states = [state]
+    for _ in range(4):
+        state, metrics = step(state, next(batches))
+        states.append(state)
+    # Of 4 steps and 2 stages: a new teacher before the steps 0 and 2.
+    for begun, then in ((0, 1), (0, 2), (2, 3), (2, 4)):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            states[then].objective_state.history, states[begun].ema_params,
+        )  # fmt: skip
+    assert float(metrics["student_steps"]) == 1.0
+
+
+def test_the_fake_denoiser_is_trained_more_often_than_the_generator(make):
+    setup = resolve(make("distribution_matching"))
+    step, batches = jax.jit(setup.train_step()), setup.batches()
+    state = setup.started(setup.init_state(), setup.read_start(), log=lambda line: None)
+    jax.tree.map(np.testing.assert_array_equal, state.params, state.objective_state.params)
+    moved = []
+    for _ in range(4):
+        before, (state, _) = state, step(state, next(batches))
+        moved.append(tuple(
+            any(jax.tree.leaves(jax.tree.map(lambda a, b: not np.array_equal(a, b), a, b)))
+            for a, b in (
+                (before.params, state.params),
+                (before.objective_state.params, state.objective_state.params),
+            )
+        ))  # fmt: skip
+    # The rate is 0 in the warm-up's first step.
+    assert moved == [(False, False), (True, True), (False, True), (True, True)]
+
+
+def test_pairs_are_the_teachers_samples_of_their_noise(make, teacher, caplog):
+    setup = resolve(make("reflow"))
+    space = pairs.space(setup.config, setup.model, setup.teacher)
+    found = space.source(setup.source)
+    assert isinstance(found, PairSource) and len(found) == 40
+    assert found[7].keys() == {"image", "label", "noise"} and int(found[7]["label"]) == 7
+    again = space.source(setup.source)
+    np.testing.assert_array_equal(again.images, found.images)
+    assert "read from" in caplog.text
+    batch = next(setup.batches())
+    assert batch["noise"].shape == batch["image"].shape
+    rows = [int(np.argmin(np.abs(found.noise - n).sum((1, 2, 3)))) for n in batch["noise"]]
+    np.testing.assert_array_equal(batch["image"], found.images[rows])
+
+
+def test_a_trained_student_needs_no_teacher(make, teacher, tmp_path, monkeypatch):
+    copied = tmp_path / "teacher"
+    shutil.copytree(teacher, copied)
+    changes = {"diffusion.teacher": str(copied), "train.init_from": "", "train.steps": 2}
+    config = make("consistency, distilled", **changes)
+    assert main.run(config, tmp_path / "run") == 0
+    shutil.rmtree(copied)
+    assert main.run(config, tmp_path / "run", mode="sample") == 0
+    with pytest.raises(UserError, match="holds no run"):
+        resolve(config)
+    assert resolve(config, trains=False).teacher is None
+
+
+WRONG = [
+    ("mean_flow", {"diffusion.parametrisation": "velocity", "sample.sampler": "ddim"},
+     "trains average velocities"),
+    ("mean_flow", {"diffusion.schedule": "cosine"}, "is of straight paths"),
+    ("mean_flow", {"diffusion.time_sampling": "low_discrepancy"}, "draws two times"),
+    ("mean_flow", {"diffusion.condition_dropout": 0.0}, "above 0"),
+    ("mean_flow", {"diffusion.teacher": "runs/x"}, "has no teacher"),
+    ("mean_flow", {"diffusion.offset_noise": 0.1}, "ignores config.diffusion.offset_noise"),
+    ("mean_flow", {"sample.threshold": "clip"}, "set config.sample.threshold to 'none'"),
+    ("mean_flow", {"diffusion.objective": "mean_flow(tangent='x')"}, "tangent must be one of"),
+    ("mean_flow", {"diffusion.objective": "mean_flow(share=2.0)"}, r"share must be in \[0, 1\]"),
+    ("mean_flow", {"diffusion.objective": "mean_flow(mix=1.0)"}, "mix in"),
+    ("consistency", {"sample.sampler": "flow_map", "sample.threshold": "none"},
+     "needs a model that was trained as a flow map"),
+    ("consistency", {"diffusion.parametrisation": "average_velocity"}, "trains a denoiser"),
+    ("consistency", {"diffusion.objective": "consistency(q=1.0)"}, "q must be above 1"),
+    ("consistency", {"diffusion.objective": "consistency(distance='l3')"}, "squared_error"),
+    ("consistency", {"diffusion.time_sampling": "loss_second_moment"}, "is incompatible with"),
+    ("sct", {"diffusion.schedule": "cosine", "diffusion.parametrisation": "v"}, "is discrete"),
+    ("progressive", {"train.init_from": ""}, "name its workdir in config.train.init_from"),
+    ("progressive", {"diffusion.objective": "progressive(steps=6, stages=2)"}, "a multiple of"),
+    ("distribution_matching", {"diffusion.teacher": ""}, "needs a teacher"),
+    ("distribution_matching", {"diffusion.teacher": "nowhere"}, "nowhere holds no run"),
+    ("scd", {"diffusion.schedule": "continuous_cosine"}, "config.diffusion.schedule = 'rectified"),
+    ("scd", {"model.class_conditional": False}, "a teacher must share"),
+    ("reflow", {"diffusion.teacher": ""}, "name it in config.diffusion.teacher"),
+    ("reflow", {"condition.map": "edges"}, "set it to 'none'"),
+    ("reflow", {"diffusion.pairs": "ode(count=0)"}, "count and steps must be at least 1"),
+    ("reflow", {"diffusion.pairs": "ode(sampler='x')"}, "pairs: sampler"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), WRONG)
+def test_what_does_not_fit_is_one_line(make, name, changes, message):
+    with pytest.raises(UserError, match=message) as found:
+        resolve(make(name, **changes))
+    assert "\n" not in str(found.value)
