@@ -4,7 +4,7 @@
     tangent(x, scale, shift, mean, rstd, dx, dscale, dshift)      dy
     backward(x, scale, shift, mean, rstd, dy)       dx, dscale, dshift
 
-mean and rstd are those of each group. Tangent and backward are functions of (x, scale, shift), which
+mean and rstd are each group's. Tangent and backward are functions of (x, scale, shift), which
 mean and rstd only spare the sums. They are linear in what follows, and each other's transpose; how
 they change with (x, scale, shift) is left to `models.ops.XLA`.
 """
@@ -149,7 +149,8 @@ def _tangent_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
         return [None] * len(operands)
     gradients = backward.bind(*operands[:5], *cotangents, **options)
     asked = map(ad.is_undefined_primal, operands[5:])
-    return [None] * 5 + [g if wanted else None for g, wanted in zip(gradients, asked, strict=True)]
+    wanted = [one if is_asked else None for one, is_asked in zip(gradients, asked, strict=True)]
+    return None, None, None, None, None, *wanted
 
 
 def _backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
@@ -168,7 +169,14 @@ def _backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
 def _backward_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
     if _is_zero(cotangents):
         return [None] * len(operands)
-    return [None] * 5 + tangent.bind(*operands[:5], *_filled(cotangents), **options)
+    return (
+        None,
+        None,
+        None,
+        None,
+        None,
+        *tangent.bind(*operands[:5], *_filled(cotangents), **options),
+    )
 
 
 ad.primitive_jvps.update(
