@@ -48,7 +48,8 @@ def primitive(
     """A primitive whose rules for derivatives are yet to be added; it returns a list.
 
     Outside of `jax.jit` it is compiled once for every set of shapes. Under `jax.vmap` it is called
-    for one element at a time, which handles any mix of mapped and shared operands.
+    for one element at a time, which handles any mix of mapped and shared operands. `jax.shard_map`
+    has to be told check_vma=False: else a ValueError.
 
     Args:
       name: what jaxprs call it, after "diffjax_".
@@ -68,6 +69,11 @@ def primitive(
 
     @made.def_abstract_eval
     def _(*operands: Any, **parameters: Any) -> Any:
+        if any(map(_varies, operands)):
+            raise ValueError(
+                f"the accelerator's {name} does not tell jax.shard_map over which axes it varies: "
+                "pass check_vma=False"
+            )
         found = results(*operands, **parameters)
         return [jax.core.ShapedArray(one.shape, one.dtype) for one in found]
 
@@ -88,3 +94,9 @@ def primitive(
     batching.primitive_batchers[made] = one_at_a_time
     mlir.register_lowering(made, mlir.lower_fun(function, multiple_results=True))
     return made
+
+
+def _varies(operand: Any) -> bool:
+    """Whether it differs between devices in a `jax.shard_map` that keeps account of that."""
+    account = getattr(operand, "manual_axis_type", None)  # not a documented name
+    return bool(account is not None and account.varying)

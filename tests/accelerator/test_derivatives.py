@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
 
 from diffjax.accelerator.ops import NATIVE
 from diffjax.models import UNet, remat
 from diffjax.models.ops import XLA, Ops
 from tests.accelerator.closeness import BOUNDS, error, normal
+from tests.weights import normal_like
 
 # (batch, height, width, in, out, kernel, stride, padding, groups)
 CONVOLUTIONS = {
@@ -206,6 +208,22 @@ def test_a_jvp_under_pmap() -> None:
     assert error(ours, tangent(XLA)(x)) < 2e-5
 
 
+def test_a_shard_map_that_would_not_sum_gradients_is_refused() -> None:
+    """Where operands are known to differ between devices, a result must be as well."""
+    mesh, over = Mesh(np.asarray(jax.devices()[:1]), ("b",)), PartitionSpec("b")
+    x, kernel = normal(0, 2, 5, 5, 4), normal(1, 3, 3, 4, 6)
+
+    def sharded(**options: bool) -> Function:
+        return jax.shard_map(
+            lambda x: NATIVE.conv(x, kernel, jnp.ones(6)),
+            mesh=mesh, in_specs=over, out_specs=over, **options,
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match="check_vma=False"):
+        sharded()(x)
+    assert error(sharded(check_vma=False)(x), NATIVE.conv(x, kernel, jnp.ones(6))) == 0
+
+
 class Step:
     """MeanFlow's loss (Geng et al. 2025, Algorithm 1) of a small U-Net, of one time."""
 
@@ -213,15 +231,12 @@ class Step:
         self.x, self.v = normal(0, 3, 9, 7, 2), normal(1, 3, 9, 7, 2)
         self.t = jnp.asarray([0.1, 0.5, 0.9])
         self.network = UNet(
-            base_channels=8, channel_multipliers=(1, 2), num_res_blocks=1, head_channels=8,
-            attention_resolutions=(5,),
+            base_channels=8, channel_multipliers=(1,), num_res_blocks=1, head_channels=8,
+            attention_resolutions=(9,),
         )  # fmt: skip
-        params = jax.jit(self.network.init)(jax.random.key(0), self.x, self.t)
-        noise = np.random.default_rng(0)
+        shapes = jax.eval_shape(self.network.init, jax.random.key(0), self.x, self.t)
         # Zero-started layers would hide what comes before them.
-        self.params = jax.tree.map(
-            lambda p: p + 0.1 * noise.normal(size=p.shape).astype(np.float32), params
-        )
+        self.params = normal_like(shapes, scale=0.2)
 
     def along(self, params: Any, network: UNet) -> tuple[jax.Array, jax.Array]:
         """(u, du / dt) on the path with velocity v."""
@@ -247,6 +262,7 @@ def step() -> Step:
     return Step()
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_networks_tangent_is_that_of_xla(step: Step) -> None:
     of = jax.jit(step.along, static_argnums=1)
     for ours, reference in zip(
@@ -260,6 +276,7 @@ def _native_calls(compiled: Any) -> dict[str, int]:
     return dict(collections.Counter(targets))
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_mean_flows_gradient_is_that_of_xla_and_computes_only_what_it_needs(step: Step) -> None:
     def compiled(loss: Callable[..., jax.Array], network: UNet) -> Any:
         gradient = jax.jit(jax.grad(loss), static_argnums=1)
