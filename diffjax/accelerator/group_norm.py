@@ -117,6 +117,9 @@ def _change_of_backward(
     return jax.jvp(of, at, moved)[1]
 
 
+_NOT_LINEAR = (None,) * 5  # what x, scale, shift, mean and rstd have for a cotangent
+
+
 def _is_zero(tangents: Any) -> bool:
     return all(isinstance(one, ad.Zero) for one in tangents)
 
@@ -150,7 +153,7 @@ def _tangent_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
     gradients = backward.bind(*operands[:5], *cotangents, **options)
     asked = map(ad.is_undefined_primal, operands[5:])
     wanted = [one if is_asked else None for one, is_asked in zip(gradients, asked, strict=True)]
-    return None, None, None, None, None, *wanted
+    return *_NOT_LINEAR, *wanted
 
 
 def _backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
@@ -169,14 +172,8 @@ def _backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
 def _backward_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
     if _is_zero(cotangents):
         return [None] * len(operands)
-    return (
-        None,
-        None,
-        None,
-        None,
-        None,
-        *tangent.bind(*operands[:5], *_filled(cotangents), **options),
-    )
+    (dy,) = tangent.bind(*operands[:5], *_filled(cotangents), **options)
+    return *_NOT_LINEAR, dy
 
 
 ad.primitive_jvps.update(

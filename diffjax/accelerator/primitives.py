@@ -49,7 +49,7 @@ def primitive(
 
     Outside of `jax.jit` it is compiled once for every set of shapes. Under `jax.vmap` it is called
     for one element at a time, which handles any mix of mapped and shared operands. `jax.shard_map`
-    has to be told check_vma=False: else a ValueError.
+    needs check_vma=False: else a ValueError.
 
     Args:
       name: what jaxprs call it, after "diffjax_".
