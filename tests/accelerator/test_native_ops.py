@@ -1,10 +1,4 @@
-"""The accelerator's operations against XLA's in float32, forward and backward.
-
-Bounds are on the largest error over the largest value: 2e-5 in float32, where Winograd's filtering
-(winograd.h) rounds more than sums do; 8e-3 where results are rounded to bfloat16 (2^-8 is 4e-3)
-and, with AMX, kernels as well; 1e-3 for float32 sums of bfloat16
-products.
-"""
+"""The accelerator's operations against XLA's in float32, forward and backward."""
 
 import os
 import subprocess
@@ -21,8 +15,7 @@ from diffjax import accelerator
 from diffjax.accelerator.ops import NATIVE
 from diffjax.models import UNet, remat
 from diffjax.models.ops import XLA, Ops
-
-BOUNDS = {"float32": (2e-5, 2e-5), "bfloat16": (8e-3, 1e-3)}
+from tests.accelerator.closeness import BOUNDS, error, normal
 
 # (batch, height, width, in, out, kernel, stride, padding, groups)
 CONVOLUTIONS = {
@@ -50,18 +43,8 @@ def _library(native_library: str) -> None:
     """Every test here needs it."""
 
 
-def _error(ours: Any, reference: Any) -> float:
-    ours, reference = (np.asarray(a, np.float64) for a in (ours, reference))
-    assert ours.shape == reference.shape
-    return float(np.abs(ours - reference).max() / np.abs(reference).max())
-
-
-def _normal(seed: int, *shape: int, dtype: Any = jnp.float32) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
 def _cotangent(y: jax.Array) -> jax.Array:
-    return _normal(9, *y.shape, dtype=y.dtype)
+    return normal(9, *y.shape, dtype=y.dtype)
 
 
 def _with_gradients(function: Callable[..., jax.Array], *operands: jax.Array) -> Any:
@@ -86,8 +69,8 @@ def _conv(ops: Ops, case: tuple[int, ...]) -> Callable[..., jax.Array]:
 @pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_convolutions(case: tuple[int, ...], dtype: str) -> None:
     batch, height, width, channels, features, side, *_, groups = case
-    x = _normal(0, batch, height, width, channels, dtype=dtype)
-    kernel, bias = _normal(1, side, side, channels // groups, features), _normal(2, features)
+    x = normal(0, batch, height, width, channels, dtype=dtype)
+    kernel, bias = normal(1, side, side, channels // groups, features), normal(2, features)
     y, (dx, dkernel, dbias) = _with_gradients(_conv(NATIVE, case), x, kernel, bias)
     assert (y.dtype, dx.dtype, dkernel.dtype) == (dtype, dtype, jnp.float32)
 
@@ -95,25 +78,25 @@ def test_convolutions(case: tuple[int, ...], dtype: str) -> None:
     reference = _conv(XLA, case)
     expected, pull_back = jax.vjp(reference, wide, kernel, bias)
     images, sums = BOUNDS[dtype]
-    assert _error(y, expected) < images
+    assert error(y, expected) < images
     expected_dx, expected_dkernel, expected_dbias = pull_back(_cotangent(y).astype(jnp.float32))
-    assert _error(dx, expected_dx) < images
-    assert _error(dkernel, expected_dkernel) < sums
-    assert _error(dbias, expected_dbias) < sums
+    assert error(dx, expected_dx) < images
+    assert error(dkernel, expected_dkernel) < sums
+    assert error(dbias, expected_dbias) < sums
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("shape", [(3, 5, 7, 12), (4, 6), (2, 3, 40)])
 def test_dense(shape: tuple[int, ...], dtype: str) -> None:
-    x, kernel, bias = _normal(0, *shape, dtype=dtype), _normal(1, shape[-1], 20), _normal(2, 20)
+    x, kernel, bias = normal(0, *shape, dtype=dtype), normal(1, shape[-1], 20), normal(2, 20)
     y, gradients = _with_gradients(NATIVE.dense, x, kernel, bias)
     assert (y.dtype, y.shape) == (dtype, (*shape[:-1], 20))
     expected, pull_back = jax.vjp(XLA.dense, x.astype(jnp.float32), kernel, bias)
     images, sums = BOUNDS[dtype]
-    assert _error(y, expected) < images
+    assert error(y, expected) < images
     references = pull_back(_cotangent(y).astype(jnp.float32))
     for ours, reference, bound in zip(gradients, references, (images, sums, sums), strict=True):
-        assert _error(ours, reference) < bound
+        assert error(ours, reference) < bound
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -124,8 +107,8 @@ def test_dense(shape: tuple[int, ...], dtype: str) -> None:
 )
 def test_group_norm(shape: tuple[int, ...], groups: int, silu: bool, dtype: str) -> None:
     # A mean of three deviations: what is lost by subtracting squares would show.
-    x = (2 * _normal(0, *shape) + 6).astype(dtype)
-    scale, shift = _normal(1, shape[0], shape[-1]), _normal(2, shape[0], shape[-1])
+    x = (2 * normal(0, *shape) + 6).astype(dtype)
+    scale, shift = normal(1, shape[0], shape[-1]), normal(2, shape[0], shape[-1])
 
     def function(ops: Ops) -> Callable[..., jax.Array]:
         return lambda *operands: ops.group_norm(*operands, groups=groups, eps=1e-5, silu=silu)
@@ -137,9 +120,9 @@ def test_group_norm(shape: tuple[int, ...], groups: int, silu: bool, dtype: str)
         references = pull_back(jnp.asarray(np.asarray(_cotangent(y), np.float64)))
     images, _ = BOUNDS[dtype]
     assert y.dtype == dtype
-    assert _error(y, expected) < images
+    assert error(y, expected) < images
     for ours, reference in zip(gradients, references, strict=True):
-        assert _error(ours, reference) < 2 * images
+        assert error(ours, reference) < 2 * images
 
 
 def _group_norm_in_float64(groups: int, silu: bool) -> Callable[..., jax.Array]:
@@ -164,24 +147,24 @@ def test_a_constant_image_and_extremes_are_finite() -> None:
     )
     np.testing.assert_allclose(y, 0, atol=1e-2)
     assert np.isfinite(gradients[0]).all()
-    far = NATIVE.group_norm(_normal(0, 2, 4, 4, 8), 1e4 * ones, 0 * ones, **options)
+    far = NATIVE.group_norm(normal(0, 2, 4, 4, 8), 1e4 * ones, 0 * ones, **options)
     assert np.isfinite(far).all() and float(far.min()) > -1e-30
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_nan_stays_where_it_belongs(dtype: str) -> None:
-    x = _normal(0, 3, 6, 6, 8, dtype=dtype).at[1, 2, 3, 4].set(jnp.nan)
+    x = normal(0, 3, 6, 6, 8, dtype=dtype).at[1, 2, 3, 4].set(jnp.nan)
     ones = jnp.ones((3, 8))
     y = NATIVE.group_norm(x, ones, ones, groups=2, eps=1e-5, silu=True)
     broken = np.isnan(np.asarray(y, np.float32))
     assert broken[1, ..., 4:].all() and broken.sum() == broken[1, ..., 4:].size
-    y = NATIVE.conv(x, _normal(1, 3, 3, 8, 4), jnp.zeros(4), padding=1)
+    y = NATIVE.conv(x, normal(1, 3, 3, 8, 4), jnp.zeros(4), padding=1)
     broken = np.isnan(np.asarray(y, np.float32))
     assert broken[1, 1:4, 2:5].all() and broken.sum() == broken[1, 1:4, 2:5].size
 
 
 def test_vmap_over_images_kernels_and_both() -> None:
-    x, kernel, bias = _normal(0, 3, 2, 5, 5, 4), _normal(1, 3, 3, 3, 4, 6), jnp.ones(6)
+    x, kernel, bias = normal(0, 3, 2, 5, 5, 4), normal(1, 3, 3, 3, 4, 6), jnp.ones(6)
 
     def function(ops: Ops) -> Callable[..., jax.Array]:
         return lambda x, kernel: ops.conv(x, kernel, bias, padding=1)
@@ -194,11 +177,11 @@ def test_vmap_over_images_kernels_and_both() -> None:
         ours, reference = (
             jax.jit(jax.vmap(function(ops), axes))(*operands) for ops in (NATIVE, XLA)
         )
-        assert _error(ours, reference) < 1e-5
+        assert error(ours, reference) < 1e-5
 
 
 def test_gradients_per_example() -> None:
-    x, kernel, bias = _normal(0, 4, 5, 5, 4), _normal(1, 3, 3, 4, 6), jnp.ones(6)
+    x, kernel, bias = normal(0, 4, 5, 5, 4), normal(1, 3, 3, 4, 6), jnp.ones(6)
 
     def per_example(ops: Ops) -> jax.Array:
         def loss(kernel: jax.Array, image: jax.Array) -> jax.Array:
@@ -206,7 +189,7 @@ def test_gradients_per_example() -> None:
 
         return jax.vmap(jax.grad(loss), (None, 0))(kernel, x)
 
-    assert _error(per_example(NATIVE), per_example(XLA)) < 1e-5
+    assert error(per_example(NATIVE), per_example(XLA)) < 1e-5
 
 
 ON_FOUR_DEVICES = """
@@ -249,7 +232,7 @@ def test_pmap_and_sharding_give_one_devices_numbers() -> None:
 
 
 def test_a_network_and_its_gradient_are_those_of_xla() -> None:
-    x, t = _normal(0, 3, 9, 7, 2), jnp.asarray([1.0, 50.0, 900.0])
+    x, t = normal(0, 3, 9, 7, 2), jnp.asarray([1.0, 50.0, 900.0])
     options: Any = {
         "base_channels": 8,
         "channel_multipliers": (1, 2),
@@ -273,12 +256,12 @@ def test_a_network_and_its_gradient_are_those_of_xla() -> None:
     native = network.clone(ops=NATIVE, remat=remat.full)
     ours, gradient = jax.jit(jax.value_and_grad(loss(native)))(params)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    errors = jax.tree.map(_error, gradient, expected_gradient)
+    errors = jax.tree.map(error, gradient, expected_gradient)
     assert max(jax.tree.leaves(errors)) < 1e-4
 
 
 def test_an_empty_batch() -> None:
-    x, kernel, bias = jnp.zeros((0, 5, 5, 4)), _normal(1, 3, 3, 4, 6), jnp.ones(6)
+    x, kernel, bias = jnp.zeros((0, 5, 5, 4)), normal(1, 3, 3, 4, 6), jnp.ones(6)
     y, gradients = _with_gradients(lambda *a: NATIVE.conv(*a, padding=1), x, kernel, bias)
     assert y.shape == (0, 5, 5, 6)
     np.testing.assert_array_equal(gradients[1], jnp.zeros_like(kernel))
@@ -308,7 +291,7 @@ def test_an_empty_batch() -> None:
 )
 def test_what_does_not_fit_is_told(call: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        call(_normal(0, 2, 5, 5, 4), _normal(1, 3, 3, 4, 6), jnp.ones(6))
+        call(normal(0, 2, 5, 5, 4), normal(1, 3, 3, 4, 6), jnp.ones(6))
 
 
 def test_auto_takes_it() -> None:
