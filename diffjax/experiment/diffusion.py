@@ -15,6 +15,7 @@ from diffjax.accelerator import Kernels
 from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
+from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
@@ -45,7 +46,7 @@ from diffjax.experiment.model import (
     stand_in,
     with_scale,
 )
-from diffjax.experiment.other_model import teacher, with_weak
+from diffjax.experiment.other_model import teacher, teacher_guide, with_weak
 from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
@@ -121,8 +122,9 @@ class Experiment(_Fields, ConfiguredTask):
 
     def with_network(self, network: Network) -> "Experiment":
         """A copy with another network, trained and sampled by the same config."""
+        guide = teacher_guide(self.model)
         objective = objectives.objective(
-            self.config, self.diffusion, network, _teacher(self.teacher)
+            self.config, self.diffusion, network, _teacher(self.teacher, guide), guide
         )
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
@@ -311,7 +313,10 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
         cond = model.example_condition(trained)
         networks.check(model.network, config=config, diffusion=diffusion, shape=trained, cond=cond)
     taught_by = teacher(model) if trains else None
-    objective = objectives.objective(config, diffusion, model.network, _teacher(taught_by))
+    guide = teacher_guide(model)
+    objective = objectives.objective(
+        config, diffusion, model.network, _teacher(taught_by, guide), guide
+    )
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
         diffusion, objective, model.weak, taught_by, model.generator(),
@@ -321,8 +326,10 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     return setup
 
 
-def _teacher(model: OtherModel | None) -> Teacher | None:
-    return None if model is None else Teacher(model.network, model.diffusion)
+def _teacher(
+    model: OtherModel | None, guide: Callable[[Denoiser], Denoiser] | None
+) -> Teacher | None:
+    return None if model is None else Teacher(model.network, model.diffusion, guide)
 
 
 def _examples(config: Any, source: data.ImageSource) -> Examples:

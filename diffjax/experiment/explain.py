@@ -29,6 +29,7 @@ TABLES = {
     "data.embedding": "image_embedding:EMBEDDINGS",
     "diffusion.objective": "objective:OBJECTIVES",
     "diffusion.pairs": "pairs:PAIRS",
+    "diffusion.teacher_guidance": "sampling:GUIDANCE",
     "diffusion.schedule": "process:SCHEDULES",
     "diffusion.parametrisation": "process:PARAMETRISATIONS",
     "diffusion.loss_target": "process:PARAMETRISATIONS",

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffjax import grids
+from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_objective import PERCEPTUAL
 from diffjax.experiment.schema import DIFFUSION
@@ -25,8 +26,23 @@ from diffjax.training.progressive_objective import ProgressiveObjective
 from diffjax.types import Data, PerExample
 
 FewStep = FewStepObjective | ProgressiveObjective | DistributionMatchingObjective
-# (config, the section's squared error, teacher) -> objective
-Make = Callable[[Any, DenoisingObjective, Teacher | None], FewStep]
+
+
+class Given(NamedTuple):
+    """What an objective is made of.
+
+    Attributes:
+      chosen: the section's network, times and squared error.
+      teacher: the model of config.diffusion.teacher.
+      guide: the guidance of config.diffusion.teacher_guidance.
+    """
+
+    chosen: DenoisingObjective
+    teacher: Teacher | None = None
+    guide: Callable[[Denoiser], Denoiser] | None = None
+
+
+Make = Callable[[Any, Given], FewStep]
 # Keys of config.diffusion that these objectives have no use for.
 _UNUSED = ("loss_target", "weighting", "self_conditioning", "offset_noise", "learned_weighting")
 
@@ -69,8 +85,9 @@ def _mean_flow(
     if not (scale > 0 and 0 <= mix < 1):
         raise ValueError(f"scale must be above 0 and mix in [0, 1), not {scale} and {mix}")
 
-    def make(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> FewStepObjective:
-        _check(config, teacher, spans=True)
+    def make(config: Any, given: Given) -> FewStepObjective:
+        _check(config, given.chosen, spans=True)
+        chosen = given.chosen
         if (scale, mix) != (1.0, 0.0) and not config.diffusion.condition_dropout:
             raise UserError(
                 f"config.diffusion.objective = {config.diffusion.objective!r} is guided by the "
@@ -80,7 +97,7 @@ def _mean_flow(
             chosen.prediction, chosen.sample_times, share, tangent, power, eps, scale, mix,
             config.condition.keep_map,
         )  # fmt: skip
-        return _of_method(chosen, method, None)
+        return _of_method(given, method)
 
     return make
 
@@ -92,9 +109,9 @@ def _shortcut(share: float = 0.25, levels: int = 7) -> Make:
     if not 1 <= levels <= 16:
         raise ValueError(f"levels must be in [1, 16], not {levels}")
 
-    def make(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> FewStepObjective:
-        _check(config, teacher, spans=True)
-        return _of_method(chosen, Shortcut(chosen.prediction, share, levels), None)
+    def make(config: Any, given: Given) -> FewStepObjective:
+        _check(config, given.chosen, spans=True)
+        return _of_method(given, Shortcut(given.chosen.prediction, share, levels))
 
     return make
 
@@ -112,11 +129,12 @@ def _consistency(
         raise ValueError(f"q must be above 1, k and b at least 0, not {q}, {k} and {b}")
     between = from_table(distance, DISTANCES, key="diffusion.objective: distance")
 
-    def make(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> FewStepObjective:
-        _check(config, teacher, teacher_allowed=True)
+    def make(config: Any, given: Given) -> FewStepObjective:
+        _check(config, given.chosen, taught=True)
+        chosen = given.chosen
         steps = -(-config.train.steps // stages)
         method = Consistency(chosen.prediction, between, steps, stages, q, k, b)
-        return _of_method(chosen, method, teacher)
+        return _of_method(given, method)
 
     return make
 
@@ -129,8 +147,9 @@ def _continuous_consistency(
     if warm_up < 0:
         raise ValueError(f"warm_up must be at least 0 steps, not {warm_up}")
 
-    def make(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> FewStepObjective:
-        _check(config, teacher, teacher_allowed=True, but=("learned_weighting",))
+    def make(config: Any, given: Given) -> FewStepObjective:
+        _check(config, given.chosen, taught=True, but=("learned_weighting",))
+        chosen = given.chosen
         if chosen.prediction.schedule.discrete:
             raise UserError(
                 f"config.diffusion.objective = {config.diffusion.objective!r} differentiates in "
@@ -138,7 +157,7 @@ def _continuous_consistency(
                 "use a continuous one, or objective='consistency'"
             )
         method = ContinuousConsistency(chosen.prediction, sigma_data, warm_up, normalise)
-        return _of_method(chosen, method, teacher)
+        return _of_method(given, method)
 
     return make
 
@@ -150,10 +169,9 @@ def _progressive(steps: int = 8, stages: int = 3) -> Make:
             f"{stages}"
         )
 
-    def make(
-        config: Any, chosen: DenoisingObjective, teacher: Teacher | None
-    ) -> ProgressiveObjective:
-        _check(config, teacher, but=("weighting",))
+    def make(config: Any, given: Given) -> ProgressiveObjective:
+        _check(config, given.chosen, guided=True, but=("weighting",))
+        chosen = given.chosen
         schedule = chosen.prediction.schedule
         if schedule.discrete and steps > schedule.T:
             raise UserError(
@@ -168,7 +186,7 @@ def _progressive(steps: int = 8, stages: int = 3) -> Make:
         weighting = chosen.loss.keywords["weighting"]  # type: ignore[attr-defined]
         return ProgressiveObjective(
             chosen.network, chosen.prediction, weighting, steps, stages,
-            -(-config.train.steps // stages),
+            -(-config.train.steps // stages), given.guide,
         )  # fmt: skip
 
     return make
@@ -180,10 +198,9 @@ def _distribution_matching(steps: int = 1, fake_updates: int = 5) -> Make:
     if fake_updates < 1:
         raise ValueError(f"fake_updates must be at least 1, not {fake_updates}")
 
-    def make(
-        config: Any, chosen: DenoisingObjective, teacher: Teacher | None
-    ) -> DistributionMatchingObjective:
-        _check(config, teacher, teacher_allowed=True)
+    def make(config: Any, given: Given) -> DistributionMatchingObjective:
+        _check(config, given.chosen, taught=True)
+        chosen = given.chosen
         if not config.diffusion.teacher:
             raise UserError(
                 f"config.diffusion.objective = {config.diffusion.objective!r} needs a teacher: "
@@ -191,7 +208,12 @@ def _distribution_matching(steps: int = 1, fake_updates: int = 5) -> Make:
             )
         grid = grids.trailing(chosen.prediction.schedule, steps)
         return DistributionMatchingObjective(
-            chosen.network, chosen.prediction, chosen.sample_times, teacher, grid, fake_updates
+            chosen.network,
+            chosen.prediction,
+            chosen.sample_times,
+            given.teacher,
+            grid,
+            fake_updates,
         )
 
     return make
@@ -205,25 +227,23 @@ OBJECTIVES: Mapping[str, Callable[..., Make]] = {
     "progressive": _progressive,
     "distribution_matching": _distribution_matching,
 }
-# Those that differentiate the network in time.
-WITH_TANGENT = ("mean_flow", "continuous_consistency")
 
 
-def _of_method(
-    chosen: DenoisingObjective, method: Method, teacher: Teacher | None
-) -> FewStepObjective:
+def _of_method(given: Given, method: Method) -> FewStepObjective:
+    chosen = given.chosen
     return FewStepObjective(
-        chosen.network, chosen.prediction, chosen.sample_times, method, teacher,
+        chosen.network, chosen.prediction, chosen.sample_times, method, given.teacher,
         learned_weighting=chosen.learned_weighting,
     )  # fmt: skip
 
 
 def _check(
     config: Any,
-    teacher: Teacher | None,
+    chosen: DenoisingObjective,
     *,
     spans: bool = False,
-    teacher_allowed: bool = False,
+    taught: bool = False,
+    guided: bool = False,
     but: tuple[str, ...] = (),
 ) -> None:
     """Raises UserError for keys of config.diffusion that the objective has no use for."""
@@ -236,10 +256,15 @@ def _check(
                 f"{objective} ignores config.diffusion.{name} = {c[name]!r}: leave it at "
                 f"{default!r}"
             )
-    if c.teacher and c.pairs == "none" and not teacher_allowed:
+    if c.teacher and c.pairs == "none" and not taught:
         raise UserError(
             f"{objective} has no teacher, but config.diffusion.teacher = {c.teacher!r}: leave it "
             "empty"
+        )
+    if c.teacher_guidance != "none" and not guided and not (taught and c.teacher):
+        raise UserError(
+            f"{objective} has no teacher to guide, but config.diffusion.teacher_guidance = "
+            f"{c.teacher_guidance!r}: set it to 'none'"
         )
     sampled = parse_spec(c.time_sampling, key="diffusion.time_sampling").path
     if sampled == "loss_second_moment":
@@ -247,15 +272,15 @@ def _check(
             f"{objective} is incompatible with config.diffusion.time_sampling = "
             f"{c.time_sampling!r}: use uniform, logit_normal or log_normal"
         )
-    if spans and c.parametrisation != "average_velocity":
+    if spans and not chosen.prediction.parametrisation.spans:
         raise UserError(
             f"{objective} trains average velocities, not config.diffusion.parametrisation = "
             f"{c.parametrisation!r}: set it to 'average_velocity', with schedule='rectified_flow'"
         )
-    if not spans and c.parametrisation == "average_velocity":
+    if not spans and chosen.prediction.parametrisation.spans:
         raise UserError(
             f"{objective} trains a denoiser, which has no use for config.diffusion.parametrisation "
-            "= 'average_velocity': use for example v, velocity or edm"
+            f"= {c.parametrisation!r}: use for example v, velocity or edm"
         )
     name = parse_spec(c.objective, key="diffusion.objective").path
     if name == "mean_flow" and sampled == "low_discrepancy":

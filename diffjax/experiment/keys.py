@@ -156,6 +156,11 @@ DIFFUSION: Mapping[str, Key] = {
     "diffusion.teacher": Key(
         TEXT, "", "model that a few-step model is distilled from: <workdir>[@checkpoint]"
     ),
+    "diffusion.teacher_guidance": Key(
+        SPEC,
+        "none",
+        "guidance of the teacher, which the student learns: none, classifier_free(scale=2.0)",
+    ),
     "diffusion.pairs": Key(
         SPEC,
         "none",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from diffjax import accelerator
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
+from diffjax.experiment.process import takes_tangent
 from diffjax.experiment.spec import Spec, call_maker, from_table, import_path, is_path, parse_spec
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
 from diffjax.models.embeddings import random_time_features, timestep_embedding
@@ -114,11 +115,21 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         resample_first=c.resample_first,
         scale_skips=c.scale_skips,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=from_table(c.attention, ATTENTIONS, key="model.attention"),
+        attention_fn=_attention(config),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in ("shape",)},
     )
+
+
+def _attention(config: Any) -> Callable[..., Any]:
+    """The attention of `config.model`; XLA's in cuDNN's place for a forward derivative, which
+    cuDNN's has not."""
+    text = config.model.attention
+    found: Callable[..., Any] = from_table(text, ATTENTIONS, key="model.attention")
+    if "cudnn" in text and takes_tangent(config):
+        return _softmax("xla")
+    return found
 
 
 def prior(config: Any, given: Mapping[str, Any]) -> Prior:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
 from diffjax.experiment import few_step
+from diffjax.experiment.few_step import Given
 from diffjax.experiment.process import log_snr_range, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, function_from_spec, import_path, parse_spec
@@ -53,7 +55,7 @@ SCHEDULE_FORMS: Mapping[str, Callable[..., learned_schedules.LearnedSchedule]] =
     "scalar": learned_schedules.scalar,
     "network": learned_schedules.network,
 }
-Make = Callable[[Any, DenoisingObjective, Teacher | None], Any]
+Make = Callable[[Any, Given], Any]
 # Time samplers whose mean is the mean over all times.
 _EVEN = ("uniform", "low_discrepancy", "loss_second_moment")
 # parameter of a user's loss -> key of config.diffusion that sets it, in addition to `network` and
@@ -63,7 +65,11 @@ _ITS_OWN = ("learned_weighting", "self_conditioning", "offset_noise")
 
 
 def objective(
-    config: Any, prediction: Prediction, network: Network, teacher: Teacher | None = None
+    config: Any,
+    prediction: Prediction,
+    network: Network,
+    teacher: Teacher | None = None,
+    guide: Callable[[Denoiser], Denoiser] | None = None,
 ) -> Objective:
     """The objective of `config.diffusion`.
 
@@ -72,6 +78,7 @@ def objective(
       prediction: the section's process and parametrisation.
       network: the network to train.
       teacher: the model of config.diffusion.teacher.
+      guide: the guidance of config.diffusion.teacher_guidance.
 
     Raises:
       UserError: an unknown name or path, or incompatible values.
@@ -82,7 +89,7 @@ def objective(
         _refuse_teacher(config)
         return _own(config, chosen, network)
     make: Make = from_spec(c.objective, OBJECTIVES, key="diffusion.objective")
-    made: Objective = make(config, chosen, teacher)
+    made: Objective = make(config, Given(chosen, teacher, guide))
     if chosen.by_importance and (
         isinstance(made, VdmObjective) or not prediction.schedule.discrete
     ):
@@ -188,11 +195,12 @@ def _own(config: Any, chosen: DenoisingObjective, network: Network) -> UserLoss:
 
 def _refuse_teacher(config: Any) -> None:
     c = config.diffusion
-    if c.teacher and c.pairs == "none":
-        raise UserError(
-            f"config.diffusion.objective = {c.objective!r} has no teacher, but "
-            f"config.diffusion.teacher = {c.teacher!r}: leave it empty"
-        )
+    for key, none in (("teacher", ""), ("teacher_guidance", "none")):
+        if c[key] != none and c.pairs == "none":
+            raise UserError(
+                f"config.diffusion.objective = {c.objective!r} has no teacher, but "
+                f"config.diffusion.{key} = {c[key]!r}: set it to {none!r}"
+            )
 
 
 def _squared_error(config: Any, chosen: DenoisingObjective) -> DenoisingObjective:
@@ -302,9 +310,9 @@ def _without_teacher(maker: Callable[..., Any]) -> Callable[..., Make]:
     def of_options(**options: Any) -> Make:
         make = maker(**options)
 
-        def made(config: Any, chosen: DenoisingObjective, teacher: Teacher | None) -> Any:
+        def made(config: Any, given: Given) -> Any:
             _refuse_teacher(config)
-            return make(config, chosen)
+            return make(config, given.chosen)
 
         return made
 

@@ -1,18 +1,22 @@
 """The model of another run that a config names: autoguidance's weaker one, or a teacher."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from diffjax.checkpoints import parameters, workdir
 from diffjax.checkpoints.run_config import flatten
+from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
-from diffjax.experiment import strategies
+from diffjax.experiment import sampling, strategies
 from diffjax.experiment.init_from import split
 from diffjax.experiment.model import Model, resolve_model
 from diffjax.experiment.paths import without_places
 from diffjax.experiment.rules import MODEL_CHECKPOINT
 from diffjax.experiment.run import read_config, read_model
 from diffjax.experiment.spec import parse_spec
-from diffjax.inference.sampling import OtherModel
+from diffjax.inference.sampling import GuidanceModel, OtherModel
+from diffjax.models import condition
 
 # Keys that must be equal in the configs of both.
 SHARED = (
@@ -61,6 +65,45 @@ def teacher(model: Model) -> OtherModel | None:
     """
     text, key = model.config.diffusion.teacher, "diffusion.teacher"
     return read(model, text, text=text, key=key, what="a teacher") if text else None
+
+
+def teacher_guide(model: Model) -> Callable[[Denoiser], Denoiser] | None:
+    """The guidance of config.diffusion.teacher_guidance; None for none.
+
+    It is one of those that compare a prediction with the unconditional one.
+
+    Raises:
+      UserError: an unknown name, another guidance, invalid options, or a model without a condition.
+    """
+    text, key = model.config.diffusion.teacher_guidance, "diffusion.teacher_guidance"
+    guide, uses_null = sampling.guide_of(text, key=key)
+    if text == "none":
+        return None
+    if not uses_null:
+        raise UserError(
+            f"config.{key} = {text!r}: expected guidance by the unconditional prediction, such as "
+            "classifier_free(scale=2.0)"
+        )
+    conditions = model.conditions
+
+    def guided(denoise: Denoiser) -> Denoiser:
+        try:
+            return guide(GuidanceModel(
+                denoise=denoise,
+                schedule=model.diffusion.schedule,
+                conditional=conditions.any_dropped,
+                num_classes=conditions.num_classes,
+                null=partial(condition.null, keep_map=conditions.keep_map),
+                network=model.network,
+                shape=model.space.shape,
+                denoiser_of=lambda network: denoise,
+                weak=None,
+            ))  # fmt: skip
+        except (ValueError, TypeError) as error:
+            raise UserError(f"config.{key} = {text!r}: {error}") from error
+
+    guided(lambda x_t, t, cond=None: None)  # type: ignore[arg-type]
+    return guided
 
 
 def read(model: Model, named: str, *, text: str, key: str, what: str) -> OtherModel:

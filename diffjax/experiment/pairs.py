@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from diffjax import data, grids
 from diffjax.errors import UserError
 from diffjax.experiment.model import Model
+from diffjax.experiment.other_model import teacher_guide
 from diffjax.experiment.sampling import SAMPLERS
 from diffjax.experiment.spec import from_table, function_from_spec
 from diffjax.inference.sampling import OtherModel, apply_network
@@ -14,9 +15,7 @@ from diffjax.latent import pairs as drawing
 from diffjax.latent.first_stage import digest
 from diffjax.latent.pairs import PairSource, PairSpace
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models import condition
 from diffjax.models.condition import Condition
-from diffjax.sampling import guidance
 from diffjax.types import Array
 
 KEY = "diffusion.pairs"
@@ -29,19 +28,16 @@ class Pairs(NamedTuple):
     number: int
     steps: int
     sampler: str
-    scale: float
     seed: int
 
 
-def ode(
-    count: int = 50_000, steps: int = 25, sampler: str = "heun", scale: float = 1.0, seed: int = 0
-) -> Pairs:
-    """Samples by a deterministic sampler on the trailing grid, guided if scale is not 1."""
+def ode(count: int = 50_000, steps: int = 25, sampler: str = "heun", seed: int = 0) -> Pairs:
+    """Samples by a deterministic sampler on the trailing grid."""
     if count < 1 or steps < 1:
         raise ValueError(f"count and steps must be at least 1, not {count} and {steps}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
-    return Pairs(count, steps, sampler, scale, seed)
+    return Pairs(count, steps, sampler, seed)
 
 
 PAIRS: Mapping[str, Callable[..., Pairs | None]] = {"none": lambda: None, "ode": ode}
@@ -85,32 +81,27 @@ def space(config: Any, model: Model, teacher: OtherModel | None) -> DiffusionSpa
     wanted = check(config)
     if wanted is None:
         return model.space
+    guide = teacher_guide(model)
     sampler = function_from_spec(wanted.sampler, SAMPLERS, key=f"{KEY}: sampler")
     try:
         grid = grids.trailing(model.diffusion.schedule, wanted.steps)
     except ValueError as error:
         raise UserError(f"config.{KEY} = {config.diffusion.pairs!r}: {error}") from None
     classes = model.conditions.num_classes
-    if wanted.scale != 1 and not classes:
-        raise UserError(
-            f"config.{KEY} = {config.diffusion.pairs!r} guides by classes, which the model has "
-            "not: set scale=1.0"
-        )
 
     def solve(params: Any, noise: Array, label: Array) -> Array:
         assert teacher is not None
         denoise = teacher.diffusion.denoiser(apply_network(teacher.network, params))
-        if wanted.scale != 1:
-            denoise = guidance.classifier_free(
-                denoise, teacher.diffusion.schedule, null=condition.null, scale=wanted.scale
-            )
+        if guide is not None:
+            denoise = guide(denoise)
         cond = Condition(label=label) if classes else None
         start: Array = sampler(denoise, noise * grid.noise_scale[0], grid=grid, cond=cond).x_0
         return start
 
     def draw(images: data.ImageSource) -> PairSource:
         assert teacher is not None
-        of_teacher = f"{digest(teacher.params)} {wanted} {model.space.shape} {classes}"
+        guided = config.diffusion.teacher_guidance
+        of_teacher = f"{digest(teacher.params)} {wanted} {guided} {model.space.shape} {classes}"
         return drawing.pairs(
             solve, teacher.params, shape=model.space.shape, count=wanted.number,
             num_classes=classes, seed=wanted.seed, batch=min(BATCH, wanted.number),

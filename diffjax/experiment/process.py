@@ -48,6 +48,8 @@ TIME_INPUTS: Mapping[str, denoisers.TimeInput] = {
 }
 # Objectives whose network also returns a variance.
 WITH_VARIANCE = ("hybrid", "vlb")
+# Objectives that differentiate the network forwards, in x_t and t.
+WITH_TANGENT = ("mean_flow", "continuous_consistency")
 
 
 def diffusion(config: Any) -> Prediction:
@@ -77,6 +79,11 @@ def diffusion(config: Any) -> Prediction:
         learned_variance=objective in WITH_VARIANCE,
         self_conditioned=c.self_conditioning > 0,
     )
+
+
+def takes_tangent(config: Any) -> bool:
+    """Whether the objective differentiates the network forwards."""
+    return parse_spec(config.diffusion.objective, key="diffusion.objective").path in WITH_TANGENT
 
 
 def parametrisation_of(text: str, *, key: str) -> parametrisations.Parametrisation:

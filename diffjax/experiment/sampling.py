@@ -236,7 +236,7 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
             f"config.sample.labels = {tuple(c.labels)} but config.sample.guidance = "
             f"{c.guidance!r} has its own labels: leave it empty"
         )
-    guide, uses_null = _guide(c.guidance)
+    guide, uses_null = guide_of(c.guidance, key="sample.guidance")
     for name in ("guidance", "threshold"):
         if jumps and c[name] != "none":
             raise UserError(
@@ -257,9 +257,12 @@ def sampling(config: Any, schedule: Schedule) -> Sampling:
     )
 
 
-def _guide(text: str) -> tuple[Guide, bool]:
-    """The guidance, and whether it uses the unconditional prediction."""
-    key = "sample.guidance"
+def guide_of(text: str, *, key: str) -> tuple[Guide, bool]:
+    """The guidance of a config string, and whether it uses the unconditional prediction.
+
+    Raises:
+      UserError: an unknown name or path, or invalid options.
+    """
     spec = parse_spec(text, key=key)
     if not spec.module:
         guide = from_spec(text, GUIDANCE, key=key)

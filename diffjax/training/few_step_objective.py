@@ -20,14 +20,21 @@ from diffjax.types import Array
 
 
 class Teacher(NamedTuple):
-    """A trained model; its parameters are `ObjectiveState.frozen`."""
+    """A trained model; its parameters are `ObjectiveState.frozen`.
+
+    Attributes:
+      network, prediction: the model.
+      guide: denoiser -> the denoiser with guidance; None for none.
+    """
 
     network: Network
     prediction: Prediction
+    guide: Callable[[Denoiser], Denoiser] | None = None
 
     def denoiser(self, params: Any) -> Denoiser:
-        """The teacher as a denoiser, in evaluation mode."""
-        return self.prediction.denoiser(in_evaluation(self.network, params))
+        """The teacher as a denoiser, in evaluation mode and with guidance."""
+        denoise = self.prediction.denoiser(in_evaluation(self.network, params))
+        return denoise if self.guide is None else self.guide(denoise)
 
 
 class Views(NamedTuple):

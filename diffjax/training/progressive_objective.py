@@ -6,15 +6,18 @@ the average of the parameters when the stage began: of the model that the run st
 (config.train.init_from) in the first stage. It is kept as history, so a run resumes within a stage.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from diffjax import denoisers, rng
+from diffjax.denoisers import Denoiser
 from diffjax.losses import progressive_distillation
 from diffjax.losses.weightings import Weighting
 from diffjax.models.network import Network
+from diffjax.parametrisations import Estimates
 from diffjax.prediction import Prediction
 from diffjax.process import broadcast, q_sample
 from diffjax.training.denoising_objective import in_evaluation, in_training, normal_noise
@@ -31,6 +34,7 @@ class ProgressiveObjective(NamedTuple):
       steps: N, of the first teacher's DDIM.
       stages: number of halvings.
       stage_steps: train steps of a stage.
+      guide: guidance of the first teacher; the later ones have learned it.
     """
 
     network: Network
@@ -39,6 +43,7 @@ class ProgressiveObjective(NamedTuple):
     steps: int
     stages: int
     stage_steps: int
+    guide: Callable[[Denoiser], Denoiser] | None = None
 
     def init(self, key: Array, params: Any) -> ObjectiveState:
         """The teacher's parameters as history: the model's, until the first step."""
@@ -58,10 +63,18 @@ class ProgressiveObjective(NamedTuple):
         t, middle, s = self._times(inputs, stage)
         eps = normal_noise(inputs)
         x_t = q_sample(schedule, inputs.x_0, t=t, eps=eps)
-        goal = progressive_distillation.two_steps_in_one(
-            self.prediction.denoiser(in_evaluation(self.network, teacher)), x_t,
-            schedule=schedule, t=t, middle=middle, s=s, cond=inputs.cond,
-        )  # fmt: skip
+        denoise = self.prediction.denoiser(in_evaluation(self.network, teacher))
+
+        def goal_of(denoise: Denoiser) -> Estimates:
+            return progressive_distillation.two_steps_in_one(
+                denoise, x_t, schedule=schedule, t=t, middle=middle, s=s, cond=inputs.cond
+            )
+
+        if self.guide is None:
+            goal = goal_of(denoise)
+        else:
+            guided = self.guide(denoise)
+            goal = jax.lax.cond(stage == 0, lambda: goal_of(guided), lambda: goal_of(denoise))
         _, parametrisation, time_input = self.prediction[:3]
 
         def loss_fn(params: Any) -> Array:
