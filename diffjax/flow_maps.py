@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from diffjax.checks import checked
 from diffjax.denoisers import Denoiser, NetworkFn, TimeInput, predict, unit_time
-from diffjax.parametrisations import average_velocity
+from diffjax.parametrisations import Parametrisation, average_velocity
 from diffjax.process import broadcast, scales_like
 from diffjax.schedules import Schedule
 from diffjax.types import Array, Data, Times
@@ -44,34 +44,49 @@ class AverageVelocity(Protocol):
 
 @checked
 def average_velocity_of(
-    network: NetworkFn, schedule: Schedule, *, time_input: TimeInput = unit_time
+    network: NetworkFn,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation = average_velocity,
+    time_input: TimeInput = unit_time,
 ) -> AverageVelocity:
-    """A network of `parametrisations.average_velocity` as a function of (x_t, t, s, cond).
+    """A network with the span of a step as a function u of (x_t, t, s, cond).
 
     It can be differentiated in x_t, t and s (`jax.jvp`) if the network can.
 
     Args:
-      network: (x, times (B, 2), cond) -> u of x's shape; times are the time input and the span.
+      network: (x, times (B, 2), cond) -> output of x's shape; times are the time input and the
+        span.
       schedule: `rectified_flow`.
+      parametrisation: what the output means: `average_velocity` or `average_x0(...)`.
       time_input: what the network's time embedding is fed for t; the span is fed as it is.
     """
 
     def velocity(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
-        output, _ = predict(
+        output, scales = predict(
             network, x_t, t=t, cond=cond, span=jnp.asarray(t) - jnp.asarray(s),
-            schedule=schedule, parametrisation=average_velocity, time_input=time_input,
+            schedule=schedule, parametrisation=parametrisation, time_input=time_input,
         )  # fmt: skip
-        return output
+        if parametrisation.target is average_velocity.target:
+            return output
+        pair = parametrisation.estimates(output, x_t, scales)
+        return pair.eps - pair.x_0
 
     return velocity
 
 
 @checked
 def average_velocity_map(
-    network: NetworkFn, schedule: Schedule, *, time_input: TimeInput = unit_time
+    network: NetworkFn,
+    schedule: Schedule,
+    *,
+    parametrisation: Parametrisation = average_velocity,
+    time_input: TimeInput = unit_time,
 ) -> FlowMap:
     """The flow map of equation (2); arguments as `average_velocity_of`."""
-    velocity = average_velocity_of(network, schedule, time_input=time_input)
+    velocity = average_velocity_of(
+        network, schedule, parametrisation=parametrisation, time_input=time_input
+    )
 
     def jump(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
         span: Array = broadcast(jnp.asarray(t, x_t.dtype) - jnp.asarray(s, x_t.dtype), x_t)

@@ -11,8 +11,8 @@ With x_t = signal x_0 + noise eps every one of them is linear in (x_0, eps):
               where s = sigma_data, c^2 = signal^2 s^2 + noise^2
 
 A network can also be given the length of a step: `average_velocity` is (x_t - x_s) / (t - s) along
-the ODE's path from t to s (Geng et al. 2025, equation 3). Its limit s -> t is the velocity, (5),
-and as such it becomes a denoiser; `flow_maps` has the step itself.
+the ODE's path from t to s (Geng et al. 2025, equation 3), and `average_x0` is the same as an image.
+The limit s -> t is the velocity, (5), and as such it becomes a denoiser; `flow_maps` has the step.
 
 Velocity is that of the straight path from x_0 to eps: dx_t/dt of a rectified flow. (6) is the
 target of F in EDM's D = c_skip x + c_out F(c_in x), table 1, written for any (signal, noise); for
@@ -143,6 +143,30 @@ velocity = Parametrisation(
     estimates=_velocity_estimates,
 )
 average_velocity = velocity._replace(name="average_velocity", spans=True)
+
+
+@checked
+def average_x0(least_time: float = 0.05) -> Parametrisation:
+    """The image x_t - t u that an average velocity u points at: u = (x_t - value) / t.
+
+    The form of pixel MeanFlow (pMF, 2026): small networks predict images more easily than
+    velocities, whose noise they would have to copy. t, the noise scale of a straight path, is kept
+    above `least_time` in the division.
+
+    Args:
+      least_time: in (0, 1).
+
+    Raises:
+      ValueError: least_time out of range.
+    """
+    if not 0 < least_time < 1:
+        raise ValueError(f"least_time must be in (0, 1), not {least_time}")
+
+    def estimates(value: Floats, x_t: Floats, scales: Scales[Array]) -> Estimates:
+        u = (x_t - value) / jnp.maximum(scales.noise_scale, least_time)
+        return _velocity_estimates(u, x_t, scales)
+
+    return Parametrisation("average_x0", x0.target, estimates, spans=True)
 
 
 @checked

@@ -70,6 +70,9 @@ class Prediction(NamedTuple):
         """
         if self.parametrisation.spans:
             return flow_maps.average_velocity_map(
-                network, self.schedule, time_input=self.time_input
+                network,
+                self.schedule,
+                parametrisation=self.parametrisation,
+                time_input=self.time_input,
             )
         return flow_maps.ddim_map(self.denoiser(network), self.schedule)

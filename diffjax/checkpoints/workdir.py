@@ -17,6 +17,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",
+    "train.keep_every",
     "train.sample_every",
     "train.on_not_finite",
     "train.init_",

@@ -32,9 +32,23 @@ def _adamw(
     return partial(optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
 
+def _cosine_cycles(cycles: int) -> Callable[[float, int], optax.Schedule]:
+    """Cosine decay to 0, again and again: for the stages of progressive distillation."""
+    if cycles < 1:
+        raise ValueError(f"cycles must be at least 1, not {cycles}")
+
+    def schedule(peak: float, steps: int) -> optax.Schedule:
+        ends = [-(-steps * i // cycles) for i in range(1, cycles)]
+        parts = [optax.cosine_decay_schedule(peak, -(-steps // cycles)) for _ in range(cycles)]
+        return optax.join_schedules(parts, ends)
+
+    return schedule
+
+
 LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
     "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
     "cosine": lambda: optax.cosine_decay_schedule,
+    "cosine_cycles": _cosine_cycles,
 }
 # (learning rate, a number or a function of the step) -> optax transformation
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {

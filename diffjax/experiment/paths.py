@@ -18,6 +18,7 @@ _SPECS = (
 )  # fmt: skip
 # Those whose weights are compared.
 _COMPARED = ("condition.text", "data.embedding", "condition.embedding")
+_TEACHER = "diffusion.teacher"
 _FOLDER = "folder:"
 
 _logger = logging.getLogger("diffjax")
@@ -34,7 +35,7 @@ def located(config: Any, workdir: Path, *, of_run: bool) -> Any:
     if not (workdir / origin.ORIGIN).is_file():
         return config
     changes = {}
-    for key in ("data.dir", "data.name", *_SPECS, "first_stage.workdir"):
+    for key in ("data.dir", "data.name", *_SPECS, "first_stage.workdir", _TEACHER):
         section, name = key.split(".")
         if section not in config or name not in config[section]:
             continue
@@ -57,6 +58,10 @@ def _moved(key: str, text: str, workdir: Path, of_run: bool) -> str:
     if key == "data.name" and text.startswith(_FOLDER):
         path = text.removeprefix(_FOLDER)
         return _FOLDER + origin.locate(path, workdir, of_run=of_run)
+    if key == _TEACHER:
+        path, at, checkpoint = text.rpartition("@")
+        found = origin.locate(path if at else checkpoint, workdir, of_run=of_run)
+        return f"{found}{at}{checkpoint}" if at else found
     if key in ("data.dir", "first_stage.workdir"):
         return origin.locate(text, workdir, of_run=of_run)
     try:
@@ -64,10 +69,10 @@ def _moved(key: str, text: str, workdir: Path, of_run: bool) -> str:
     except UserError:  # tfds:<name>, or a mistake that is reported where the string is used
         return text
     paths = {k: v for k, v in spec.arguments.items() if k in _ARGUMENTS and isinstance(v, str)}
-    found = {k: origin.locate(v, workdir, of_run=of_run) for k, v in paths.items()}
-    if found == paths:
+    moved = {k: origin.locate(v, workdir, of_run=of_run) for k, v in paths.items()}
+    if moved == paths:
         return text
-    arguments = ", ".join(f"{k}={v!r}" for k, v in (spec.arguments | found).items())
+    arguments = ", ".join(f"{k}={v!r}" for k, v in (spec.arguments | moved).items())
     return f"{spec.path}({arguments})"
 
 
@@ -101,6 +106,8 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
     name = flat.get("data.name")
     if isinstance(name, str) and name.startswith(_FOLDER):
         flat["data.name"] = _FOLDER
+    if flat.get(_TEACHER):
+        flat[_TEACHER] = Path(str(flat[_TEACHER])).name
     for key in ("data.name", *_SPECS):
         text = flat.get(key)
         if not isinstance(text, str) or not any(f"{name}=" in text for name in _ARGUMENTS):

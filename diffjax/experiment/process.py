@@ -38,6 +38,7 @@ PARAMETRISATIONS: Mapping[str, Callable[..., Any]] = {
     "score": lambda: parametrisations.score,
     "velocity": lambda: parametrisations.velocity,
     "average_velocity": lambda: parametrisations.average_velocity,
+    "average_x0": parametrisations.average_x0,
     "edm": parametrisations.edm,
     "categorical": categorical.categorical,
 }

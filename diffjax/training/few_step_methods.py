@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import rng
+from diffjax.denoisers import NetworkFn
 from diffjax.flow_maps import AverageVelocity, average_velocity_of
 from diffjax.losses import consistency, continuous_consistency, mean_flow, shortcut
 from diffjax.losses.distances import Distance, squared_error
@@ -80,9 +81,14 @@ class MeanFlow(NamedTuple):
         return Terms(trained, squared / error[0].size)
 
     def _velocity(self, views: Views, *, held: bool) -> AverageVelocity:
-        schedule, _, time_input = self.prediction[:3]
-        network = views.held if held else views.student
-        return average_velocity_of(network, schedule, time_input=time_input)
+        return _average_velocity(self.prediction, views.held if held else views.student)
+
+
+def _average_velocity(prediction: Prediction, network: NetworkFn) -> AverageVelocity:
+    schedule, parametrisation, time_input = prediction[:3]
+    return average_velocity_of(
+        network, schedule, parametrisation=parametrisation, time_input=time_input
+    )
 
 
 class Shortcut(NamedTuple):
@@ -107,9 +113,8 @@ class Shortcut(NamedTuple):
         large = u < self.share
         # The times of a sampler with steps of size d.
         t = jnp.where(large, d * jnp.ceil(t / d), t)
-        schedule, _, time_input = self.prediction[:3]
         student, averaged = (
-            average_velocity_of(network, schedule, time_input=time_input)
+            _average_velocity(self.prediction, network)
             for network in (views.student, views.averaged)
         )
         error = shortcut.shortcut_error(

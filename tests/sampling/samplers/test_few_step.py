@@ -136,3 +136,21 @@ def test_other_parametrisations_have_ddims_flow_map():
     np.testing.assert_allclose(
         prediction.flow_map(network)(x_t, 40, 20), signal * pair.x_0 + noise * pair.eps, rtol=1e-5
     )
+
+
+def test_a_network_of_images_points_from_x_t_to_them():
+    """x_s is on the line from x_t to the network's image, (t - s) / t of the way."""
+    images = dj.Prediction(FLOW, dj.parametrisations.average_x0(), dj.denoisers.unit_time)
+    x_t = jax.random.normal(jax.random.key(0), (4, 2))
+
+    def network(x, times, cond):
+        return jnp.full_like(x, 0.25)
+
+    jump, denoise = images.flow_map(network), images.denoiser(network)
+    np.testing.assert_allclose(jump(x_t, 0.8, 0.2), x_t + 0.75 * (0.25 - x_t), rtol=1e-5)
+    np.testing.assert_allclose(jump(x_t, 0.8, 0.0), 0.25, rtol=1e-5)
+    np.testing.assert_allclose(denoise(x_t, 0.8).x_0, 0.25, rtol=1e-5)
+    # Below least_time the step is cut.
+    np.testing.assert_allclose(jump(x_t, 0.025, 0.0), (x_t + 0.25) / 2, rtol=1e-5)
+    with pytest.raises(ValueError, match="least_time must be in"):
+        dj.parametrisations.average_x0(least_time=0.0)
