@@ -30,7 +30,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.init_from import split
 from diffjax.experiment.run import read_config
-from diffjax.figures import save_image_grid
+from diffjax.figures import image_grid, save_png
 from diffjax.files import atomic_write, expanded
 
 SOLVERS = ("ddim", "ipndm", "dpm_solver_pp_2m", "unipc(order=3)")
@@ -92,12 +92,8 @@ def measured(
 
 def table(rows: dict[str, dict[int, Cell]], steps: Sequence[int], *, about: str) -> str:
     """The table as Markdown; a cell is the distance and milliseconds an image."""
-    lines = [
-        about,
-        "",
-        "| steps | " + " | ".join(map(str, steps)) + " |",
-        "| --- " * (len(steps) + 1) + "|",
-    ]
+    header = "| steps | " + " | ".join(map(str, steps)) + " |"
+    lines = [about, "", header, "| --- " * (len(steps) + 1) + "|"]
     for name, cells in rows.items():
         texts = [
             f"{cells[n].distance:.3g} ({cells[n].milliseconds:.2g} ms)" if n in cells else "-"
@@ -143,7 +139,11 @@ def grid(path: Path, rows: dict[str, dict[int, Cell]], steps: Sequence[int]) -> 
         for cells in rows.values()
         for n in steps
     ]
-    save_image_grid(path, np.stack(pictures), columns=len(steps))
+    labels = [str(n) for n in steps]
+    sheet = image_grid(
+        np.stack(pictures), columns=len(steps), row_labels=list(rows), column_labels=labels
+    )
+    save_png(path, sheet)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
