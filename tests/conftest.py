@@ -111,6 +111,7 @@ SLOW = (
     "augmentation/test_non_leaking",
     "benchmarks/test_torch_unet",
     "experiment/test_few_step",
+    "losses/test_few_step_training",
     "experiment/test_super_resolution",
     "experiment/test_cascade",
     "models/test_pixelcnn",

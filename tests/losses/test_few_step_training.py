@@ -1,7 +1,8 @@
 """A mixture in the plane, learned by each few-step method: one evaluation against flow matching's.
 
 The methods are used as a researcher would without the rest of diffjax: pure functions around a
-network of 30 lines. Each is trained at equal cost from three seeds.
+network of 30 lines, from three seeds each. Flow matching ends at the data's mean in one step,
+however long it is trained.
 """
 
 import jax
@@ -16,7 +17,7 @@ from diffjax.losses import consistency, continuous_consistency, distances, mean_
 from diffjax.sampling import samplers
 
 FLOW = schedules.rectified_flow()
-SEEDS, STEPS, BATCH = 3, 4000, 256
+SEEDS, STEPS, TUNED, BATCH = 3, 2000, 4000, 128
 PARAMETRISATION = dj.parametrisations.average_velocity
 PREDICTION = dj.Prediction(FLOW, PARAMETRISATION, dj.denoisers.unit_time)
 SIGMA_DATA = 0.7
@@ -110,7 +111,7 @@ NOISE_LEVELS = time_sampling.log_normal(mean=-0.5, std=1.6)
 
 def tuning(params, x_0, eps, key, step):
     t = times(NOISE_LEVELS, key)
-    s = consistency.nearer_time(FLOW, t, stage=step // (STEPS // 16))
+    s = consistency.nearer_time(FLOW, t, stage=step // (TUNED // 16))
     return consistency.consistency_loss(
         denoiser_of(params), x_0, target=denoiser_of(jax.lax.stop_gradient(params)),
         schedule=FLOW, t=t, s=s, eps=eps, distance=distances.pseudo_huber(c=0.001),
@@ -129,7 +130,7 @@ def continuous(teacher=None):
         return continuous_consistency.continuous_consistency_loss(
             student, x_0, a=continuous_consistency.angle(FLOW, t, sigma_data=SIGMA_DATA),
             eps=eps, sigma_data=SIGMA_DATA, target=target, teacher=teach,
-            warm_up=jnp.minimum(step / (STEPS // 8), 1.0),
+            warm_up=jnp.minimum(step / (TUNED // 8), 1.0),
         )  # fmt: skip
 
     return loss
@@ -144,14 +145,14 @@ def of_seeds(make):
 @pytest.fixture(scope="module")
 def pretrained():
     """Half of the steps of flow matching, for what tunes or distils."""
-    return of_seeds(lambda k, p: trained(flow_matching, k, p, steps=STEPS // 2, rate=2e-3))
+    return of_seeds(lambda k, p: trained(flow_matching, k, p, steps=TUNED // 2, rate=2e-3))
 
 
 def then(loss_of, pretrained):
     """The other half by loss_of(teacher)."""
     keys = jax.vmap(lambda i: rng.stream(i, "tune", 0))(jnp.arange(SEEDS))
     return jax.jit(jax.vmap(
-        lambda key, p: trained(loss_of(p), key, p, steps=STEPS // 2, rate=5e-4)
+        lambda key, p: trained(loss_of(p), key, p, steps=TUNED // 2, rate=5e-4)
     ))(keys, pretrained)  # fmt: skip
 
 
