@@ -152,7 +152,7 @@ def then(loss_of, pretrained):
     """The other half by loss_of(teacher)."""
     keys = jax.vmap(lambda i: rng.stream(i, "tune", 0))(jnp.arange(SEEDS))
     return jax.jit(jax.vmap(
-        lambda key, p: trained(loss_of(p), key, p, steps=TUNED // 2, rate=5e-4)
+        lambda key, p: trained(loss_of(p), key, p, steps=TUNED // 2, rate=1e-3)
     ))(keys, pretrained)  # fmt: skip
 
 
