@@ -67,6 +67,11 @@ class Editing:
         images, mask, labels, captions = inputs
         self._images, self._count, self._mask = images, count, mask
         self._labels, self._captions = labels, captions
+        if generator.sampling.jumps:
+            raise UserError(
+                f"{what}: edits need the estimates of x_0 that a flow map's steps have not: set "
+                "config.sample.sampler to another one, such as ddim with several steps"
+            )
         if not space.images:
             raise UserError(f"{what}: edits are of images, but this model's data are arrays")
         if task.of_pixels and space.shape != space.image_shape:

@@ -192,6 +192,17 @@ def test_pairs_are_the_teachers_samples_of_their_noise(make, teacher, caplog):
     np.testing.assert_array_equal(batch["image"], found.images[rows])
 
 
+def test_a_flow_map_is_edited_by_another_sampler(make, tmp_path):
+    assert main.run(make("mean_flow"), tmp_path) == 0
+    model = diffjax.load(tmp_path)
+    image = model.sample(count=1)
+    with pytest.raises(UserError, match="set config.sample.sampler to another one"):
+        model.edit(image, "vary(strength=0.5)", labels=[3])
+    made = model.edit(image, "vary(strength=0.5)", labels=[3], sampler="ddim", steps=3)
+    assert made.shape[-3:] == (8, 8, 1)
+    assert np.isfinite(model.log_likelihood(image, labels=[3], rtol=0.1, atol=0.1)).all()
+
+
 def test_a_trained_student_needs_no_teacher(make, teacher, tmp_path, monkeypatch):
     copied = tmp_path / "teacher"
     shutil.copytree(teacher, copied)
