@@ -8,23 +8,32 @@ student has learned then. Not trained yet; quick is sized for half an hour on 2 
 steps of 32 images, each about 2.7 times as long as of the diffusion model.
 """
 
-import fashion_mnist_conditional
 from ml_collections import ConfigDict
+
+from diffjax.experiment import defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The tuning of the default model, or of `quick`."""
     if variant not in ("", "quick"):
         raise ValueError(f"fashion_mnist_consistency.py has the variant 'quick', not {variant!r}")
-    config = fashion_mnist_conditional.get_config(variant)
+    config = defaults.diffusion()
+    config.data.name = "fashion_mnist"
     run = f"runs/fashion_mnist_conditional{variant and '-quick'}"
     config.diffusion.update(
-        objective="consistency(distance='pseudo_huber(c=0.015)')", teacher=run, weighting="uniform",
-        teacher_guidance="classifier_free(scale=1.5)",
+        objective="consistency(distance='pseudo_huber(c=0.015)')", teacher=run,
+        teacher_guidance="classifier_free(scale=1.5)", condition_dropout=0.15,
         time_sampling="log_normal(mean=-1.1, std=2.0)",
     )  # fmt: skip
     config.train.update(init_from=run, steps=10_000, learning_rate=2e-4)
-    config.sample.update(sampler="consistency", steps=2, guidance="none")
+    config.sample.update(sampler="consistency", steps=2)
     if variant == "quick":
-        config.train.update(steps=6000, learning_rate=5e-4, sample_every=1200)
+        config.model.update(channels=32, multipliers=(1, 4), blocks=1, attention_resolutions=())
+        config.model.update(dropout=0.0, patch=2)
+        config.diffusion.parametrisation = "x0"
+        config.train.update(
+            steps=6000, batch_size=32, learning_rate=5e-4, warmup_steps=100, ema_decay=0.999,
+            log_every=50, eval_every=1200, checkpoint_every=1200, sample_every=1200,
+        )  # fmt: skip
+        config.evaluate.num_samples = 2000
     return config

@@ -32,7 +32,7 @@ def _adamw(
     return partial(optax.adamw, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
 
 
-def _cosine_cycles(cycles: int) -> Callable[[float, int], optax.Schedule]:
+def _cosine_cycles(cycles: int = 4) -> Callable[[float, int], optax.Schedule]:
     """Cosine decay to 0, again and again: for the stages of progressive distillation."""
     if cycles < 1:
         raise ValueError(f"cycles must be at least 1, not {cycles}")

@@ -17,6 +17,7 @@ In place of a maker a path may also name the object itself, without arguments.
 """
 
 import ast
+import difflib
 import importlib
 import inspect
 import math
@@ -37,6 +38,8 @@ _KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
     tuple: ((tuple, list), "values in parentheses"),
 }
 
+# A longer table's names are not listed in a message.
+MOST_NAMES = 30
 # Parameters of core functions that a config string does not set.
 _GIVEN = ("grid", "key", "cond", "keep_trajectory", "schedule", "null")
 _PATH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\(.*\))?", re.DOTALL)
@@ -291,9 +294,13 @@ def function_from_spec(
 
 
 def _unknown(text: str, table: Mapping[str, Any], *, key: str) -> UserError:
+    names = ", ".join(table)
+    if len(table) > MOST_NAMES:
+        name = re.split(r"\W", text.strip(), maxsplit=1)[0]
+        near = difflib.get_close_matches(name, table, n=3, cutoff=0.0)
+        names = f"{len(table)} names, such as {', '.join(near)} (--help={key} lists them all)"
     return UserError(
-        f"config.{key} = {text!r}: expected one of {', '.join(table)}, or 'module:Name' for your "
-        "own"
+        f"config.{key} = {text!r}: expected one of {names}, or 'module:Name' for your own"
     )
 
 

@@ -196,7 +196,7 @@ def test_a_flow_map_is_edited_by_another_sampler(make, tmp_path):
     assert main.run(make("mean_flow"), tmp_path) == 0
     model = diffjax.load(tmp_path)
     image = model.sample(count=1)
-    with pytest.raises(UserError, match="set config.sample.sampler to another one"):
+    with pytest.raises(UserError, match="to another one"):
         model.edit(image, "vary(strength=0.5)", labels=[3])
     made = model.edit(image, "vary(strength=0.5)", labels=[3], sampler="ddim", steps=3)
     assert made.shape[-3:] == (8, 8, 1)
