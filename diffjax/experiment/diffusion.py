@@ -124,8 +124,9 @@ class Experiment(_Fields, ConfiguredTask):
         """A copy with another network, trained and sampled by the same config."""
         guide = teacher_guide(self.model)
         objective = objectives.objective(
-            self.config, self.diffusion, network, _teacher(self.teacher, guide), guide
-        )
+            self.config, self.diffusion, network, _teacher(self.teacher, guide), guide,
+            self.space.shape,
+        )  # fmt: skip
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
 
@@ -246,7 +247,8 @@ class Experiment(_Fields, ConfiguredTask):
         state = super().started(state, begin, log=log)
         learned = state.objective_state
         if isinstance(self.objective, DistributionMatchingObjective):
-            learned = learned._replace(params=jax.tree.map(jnp.copy, state.params))
+            fake = jax.tree.map(jnp.copy, state.params)
+            learned = learned._replace(params=learned.params | {"fake": fake})
         return state._replace(objective_state=learned)
 
     @property
@@ -315,7 +317,7 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     taught_by = teacher(model) if trains else None
     guide = teacher_guide(model)
     objective = objectives.objective(
-        config, diffusion, model.network, _teacher(taught_by, guide), guide
+        config, diffusion, model.network, _teacher(taught_by, guide), guide, shape
     )
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from diffjax import grids
 from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
-from diffjax.experiment.autoencoder_objective import PERCEPTUAL
+from diffjax.experiment.autoencoder_objective import DISCRIMINATORS, PERCEPTUAL
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, from_table, parse_spec
 from diffjax.losses import autoencoding, distances
@@ -35,11 +35,13 @@ class Given(NamedTuple):
       chosen: the section's network, times and squared error.
       teacher: the model of config.diffusion.teacher.
       guide: the guidance of config.diffusion.teacher_guidance.
+      shape: of one x_0.
     """
 
     chosen: DenoisingObjective
     teacher: Teacher | None = None
     guide: Callable[[Denoiser], Denoiser] | None = None
+    shape: tuple[int, ...] = ()
 
 
 Make = Callable[[Any, Given], FewStep]
@@ -192,11 +194,19 @@ def _progressive(steps: int = 8, stages: int = 3) -> Make:
     return make
 
 
-def _distribution_matching(steps: int = 1, fake_updates: int = 5) -> Make:
+def _distribution_matching(
+    steps: int = 1,
+    fake_updates: int = 5,
+    adversarial: float = 0.0,
+    discriminator: str = "patch(channels=64, layers=2)",
+) -> Make:
     if not 1 <= steps <= 16:
         raise ValueError(f"steps must be in [1, 16], not {steps}")
     if fake_updates < 1:
         raise ValueError(f"fake_updates must be at least 1, not {fake_updates}")
+    if adversarial < 0:
+        raise ValueError(f"adversarial must be at least 0, not {adversarial}")
+    judge = from_table(discriminator, DISCRIMINATORS, key="diffusion.objective: discriminator")
 
     def make(config: Any, given: Given) -> DistributionMatchingObjective:
         _check(config, given.chosen, taught=True)
@@ -207,14 +217,16 @@ def _distribution_matching(steps: int = 1, fake_updates: int = 5) -> Make:
                 "name its workdir in config.diffusion.teacher"
             )
         grid = grids.trailing(chosen.prediction.schedule, steps)
+        judged = adversarial > 0 and judge is not None
+        if judged and len(given.shape) != 3:
+            raise UserError(
+                f"config.diffusion.objective = {config.diffusion.objective!r}: its discriminator "
+                f"is of images, not of data of {given.shape}: set adversarial=0.0"
+            )
         return DistributionMatchingObjective(
-            chosen.network,
-            chosen.prediction,
-            chosen.sample_times,
-            given.teacher,
-            grid,
-            fake_updates,
-        )
+            chosen.network, chosen.prediction, chosen.sample_times, given.shape, given.teacher,
+            grid, fake_updates, judge() if judged else None, adversarial,
+        )  # fmt: skip
 
     return make
 

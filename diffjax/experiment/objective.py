@@ -70,6 +70,7 @@ def objective(
     network: Network,
     teacher: Teacher | None = None,
     guide: Callable[[Denoiser], Denoiser] | None = None,
+    shape: tuple[int, ...] = (1, 1, 1),
 ) -> Objective:
     """The objective of `config.diffusion`.
 
@@ -79,6 +80,7 @@ def objective(
       network: the network to train.
       teacher: the model of config.diffusion.teacher.
       guide: the guidance of config.diffusion.teacher_guidance.
+      shape: of one x_0.
 
     Raises:
       UserError: an unknown name or path, or incompatible values.
@@ -89,7 +91,7 @@ def objective(
         _refuse_teacher(config)
         return _own(config, chosen, network)
     make: Make = from_spec(c.objective, OBJECTIVES, key="diffusion.objective")
-    made: Objective = make(config, Given(chosen, teacher, guide))
+    made: Objective = make(config, Given(chosen, teacher, guide, shape))
     if chosen.by_importance and (
         isinstance(made, VdmObjective) or not prediction.schedule.discrete
     ):

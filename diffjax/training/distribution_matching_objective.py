@@ -2,22 +2,26 @@
 
 The model's parameters are the generator's, the objective's those of the "fake" denoiser; both are
 networks of the teacher's kind and start from its parameters. The fake one is trained in every step,
-the generator in every `fake_updates`-th one (DMD2's two time scales). With several sampling steps,
-the generator is trained at a step drawn at random, on inputs that it made by itself (Yin et al.
-2024b, section 4.5).
+the generator in every `fake_updates`-th one (DMD2's two time scales). A discriminator of noised
+images lets the generator learn from the data, too (Yin et al. 2024b, section 4.3; there its
+features are the fake denoiser's, here it is a network by itself). With several sampling steps, the
+generator is trained at a step drawn at random, on inputs that it made by itself (section 4.5).
 """
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffjax.grids import Grid
+from diffjax.losses.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from diffjax.losses.denoising import diffusion_loss
 from diffjax.losses.distribution_matching import distribution_matching_loss
 from diffjax.losses.time_sampling import TimeSampler
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.process import q_sample
 from diffjax.training.denoising_objective import in_evaluation, in_training, normal_noise
 from diffjax.training.few_step_objective import Teacher
 from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
@@ -30,28 +34,40 @@ class DistributionMatchingObjective(NamedTuple):
     Attributes:
       network, prediction: of the generator and of the fake denoiser.
       sample_times: distribution of the noise levels at which both are compared.
+      shape: of one x_0.
       teacher: the denoiser of the data; its parameters are `ObjectiveState.frozen`. None where
         nothing is trained.
       grid: of `samplers.consistency`, which the generator is trained for.
       fake_updates: updates of the fake denoiser for each of the generator.
+      discriminator: (B, H, W, C) -> logits; None for none.
+      adversarial_weight: of its loss for the generator.
     """
 
     network: Network
     prediction: Prediction
     sample_times: TimeSampler
+    shape: tuple[int, ...]
     teacher: Teacher | None
     grid: Grid
     fake_updates: int = 5
+    discriminator: nn.Module | None = None
+    adversarial_weight: float = 0.0
 
     def init(self, key: Array, params: Any) -> ObjectiveState:
-        """The fake denoiser's parameters: the model's."""
-        del key
-        return ObjectiveState(jax.tree.map(jnp.copy, params), None)
+        """The fake denoiser's parameters, which are the model's, and the discriminator's."""
+        made = {"fake": jax.tree.map(jnp.copy, params)}
+        if self.discriminator is not None:
+            x = jnp.zeros((1, *self.shape))
+            made["discriminator"] = self.discriminator.init(jax.random.fold_in(key, 1), x)["params"]
+        return ObjectiveState(made, None)
 
     def loss_and_grads(
         self, params: Any, state: ObjectiveState, inputs: LossInputs
     ) -> LossAndGrads:
-        """The gradients of both; the loss is the fake denoiser's, the only one with a meaning."""
+        """The gradients of both; the loss is the fake denoiser's, the only one with a meaning.
+
+        Metrics with a discriminator are its loss and the generator's.
+        """
         schedule = self.prediction.schedule
         assert self.teacher is not None
         teach = self.teacher.denoiser(state.frozen)
@@ -62,32 +78,48 @@ class DistributionMatchingObjective(NamedTuple):
             )
 
         start, t = self._start(params, inputs)
+        level, noise = times("matching_time"), normal_noise(inputs, stream="matching_noise")
 
-        def generator_loss(params: Any) -> tuple[Array, Array]:
+        def logits_of(params: Any, x: Array) -> Array:
+            assert self.discriminator is not None
+            noisy = q_sample(schedule, x, t=level, eps=noise)
+            logits: Array = self.discriminator.apply({"params": params}, noisy)
+            return logits
+
+        def generator_loss(params: Any) -> tuple[Array, tuple[Array, dict[str, Array]]]:
             denoise = self.prediction.denoiser(in_training(self.network, params, inputs))
             x = denoise(start, t, inputs.cond).x_0
-            each = distribution_matching_loss(
+            loss = distribution_matching_loss(
                 x,
                 teacher=teach,
-                fake=self.prediction.denoiser(in_evaluation(self.network, state.params)),
+                fake=self.prediction.denoiser(in_evaluation(self.network, state.params["fake"])),
                 schedule=schedule,
-                t=times("matching_time"),
-                eps=normal_noise(inputs, stream="matching_noise"),
+                t=level,
+                eps=noise,
                 cond=inputs.cond,
-            )
-            return each.mean(), jax.lax.stop_gradient(x)
+            ).mean()
+            metrics = {}
+            if self.discriminator is not None:
+                judged = hinge_generator_loss(logits_of(state.params["discriminator"], x)).mean()
+                loss, metrics = loss + self.adversarial_weight * judged, {"generator_loss": judged}
+            return loss, (jax.lax.stop_gradient(x), metrics)
 
-        (_, x), grads = jax.value_and_grad(generator_loss, has_aux=True)(params)
+        (_, (x, metrics)), grads = jax.value_and_grad(generator_loss, has_aux=True)(params)
 
-        def fake_loss(params: Any) -> Array:
-            return diffusion_loss(
-                in_training(self.network, params, inputs), x, prediction=self.prediction,
+        def losses(params: Any) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+            of_fake = diffusion_loss(
+                in_training(self.network, params["fake"], inputs), x, prediction=self.prediction,
                 t=times("time"), eps=normal_noise(inputs), cond=inputs.cond,
             ).mean()  # fmt: skip
+            if self.discriminator is None:
+                return of_fake, (of_fake, {})
+            real, fake = (logits_of(params["discriminator"], v) for v in (inputs.x_0, x))
+            judged = hinge_discriminator_loss(real, fake)
+            return of_fake + judged, (of_fake, {"discriminator_loss": judged})
 
-        loss, fake_grads = jax.value_and_grad(fake_loss)(state.params)
+        (_, (loss, more)), others = jax.value_and_grad(losses, has_aux=True)(state.params)
         return LossAndGrads(
-            loss, grads, fake_grads, None,
+            loss, grads, others, None, metrics | more,
             train_model=(inputs.step + 1) % self.fake_updates == 0,
         )  # fmt: skip
 

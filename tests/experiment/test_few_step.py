@@ -50,12 +50,18 @@ METHODS = {
     "distribution_matching": TAUGHT | {
         "diffusion.objective": "distribution_matching(steps=2, fake_updates=2)"
     },
+    "distribution_matching, adversarial": TAUGHT | {
+        "diffusion.objective": "distribution_matching(fake_updates=1, adversarial=0.5, "
+        "discriminator='patch(channels=4, layers=1)')"
+    },
     "reflow": FLOW | {
         "diffusion.teacher": "TEACHER", "diffusion.pairs": "ode(count=40, steps=3)",
         "diffusion.teacher_guidance": "classifier_free(scale=1.5)",
     },
 }  # fmt: skip
-WITHOUT_HELD_OUT = ("progressive", "distribution_matching", "reflow")
+WITHOUT_HELD_OUT = (
+    "progressive", "distribution_matching", "distribution_matching, adversarial", "reflow"
+)  # fmt: skip
 
 
 TINY = {
@@ -161,7 +167,8 @@ def test_the_fake_denoiser_is_trained_more_often_than_the_generator(make):
     setup = resolve(make("distribution_matching", **{"train.steps": 20}))
     step, batches = jax.jit(setup.train_step()), setup.batches()
     state = setup.started(setup.init_state(), setup.read_start(), log=lambda line: None)
-    jax.tree.map(np.testing.assert_array_equal, state.params, state.objective_state.params)
+    fake = state.objective_state.params["fake"]
+    jax.tree.map(np.testing.assert_array_equal, state.params, fake)
     moved = []
     for _ in range(4):
         before, (state, _) = state, step(state, next(batches))
@@ -238,6 +245,8 @@ WRONG = [
     ("progressive", {"train.init_from": ""}, "name its workdir in config.train.init_from"),
     ("progressive", {"diffusion.objective": "progressive(steps=6, stages=2)"}, "a multiple of"),
     ("distribution_matching", {"diffusion.teacher": ""}, "needs a teacher"),
+    ("distribution_matching, adversarial", {"diffusion.objective":
+     "distribution_matching(adversarial=1.0, discriminator='patch(layers=9)')"}, "needs images of"),
     ("distribution_matching", {"diffusion.teacher": "nowhere"}, "nowhere holds no run"),
     ("scd", {"diffusion.schedule": "continuous_cosine"}, "config.diffusion.schedule = 'rectified"),
     ("scd", {"model.class_conditional": False}, "a teacher must share"),
