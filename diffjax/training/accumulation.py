@@ -38,15 +38,16 @@ def mean_over_micro_batches(
             "step to step, such as time_sampling = 'loss_second_moment': expected 1"
         )
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
         result = loss_and_grads(part)
         means = (result.loss, result.grads, result.objective_grads, result.metrics)
-        return jax.tree.map(jnp.add, total, means), None
+        return jax.tree.map(jnp.add, total, means), (result.train_objective, result.train_model)
 
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
         (one.loss, one.grads, one.objective_grads, one.metrics),
     )
-    total, _ = jax.lax.scan(add, zeros, parts)
+    total, turns = jax.lax.scan(add, zeros, parts)
+    whose_turn = jax.tree.map(lambda x: x[0], turns)  # by the step, so the same in all
     loss, grads, objective_grads, metrics = jax.tree.map(lambda x: x / count, total)
-    return LossAndGrads(loss, grads, objective_grads, one.history, metrics)
+    return LossAndGrads(loss, grads, objective_grads, one.history, metrics, *whose_turn)

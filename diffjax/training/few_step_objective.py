@@ -83,7 +83,6 @@ class FewStepObjective(NamedTuple):
       sample_times: distribution of t.
       method: the loss.
       teacher: a trained model, or None.
-      read_teacher: () -> its parameters.
       learned_weighting: whether a log-variance for each noise level is learned.
     """
 
@@ -92,7 +91,6 @@ class FewStepObjective(NamedTuple):
     sample_times: TimeSampler
     method: Method
     teacher: Teacher | None = None
-    read_teacher: Callable[[], Any] | None = None
     learned_weighting: bool = False
 
     def init(self, key: Array, params: Any) -> ObjectiveState:

@@ -183,6 +183,18 @@ def test_the_fake_denoiser_is_trained_more_often_than_the_generator(make):
     assert moved == [(False, False), (False, True), (False, True), (True, True)]
 
 
+def test_the_turns_are_kept_over_micro_batches(make):
+    changes = {"train.steps": 20, "train.accumulate": 2}
+    setup = resolve(make("distribution_matching", **changes))
+    step, batch = jax.jit(setup.train_step()), next(setup.batches())
+    states = [setup.init_state()]
+    for _ in range(4):
+        states.append(step(states[-1], batch)[0])
+    for first, second, same in ((2, 3, True), (3, 4, False)):
+        equal = jax.tree.map(np.array_equal, states[first].params, states[second].params)
+        assert all(jax.tree.leaves(equal)) == same
+
+
 def test_pairs_are_the_teachers_samples_of_their_noise(make, teacher, caplog):
     setup = resolve(make("reflow"))
     space = pairs.space(setup.config, setup.model, setup.teacher)
