@@ -336,6 +336,40 @@ def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
 
 
 @checked
+def at(
+    schedule: Schedule,
+    steps: int,
+    *,
+    times: tuple[float, ...] = (),
+    sigmas: tuple[float, ...] = (),
+) -> Grid:
+    """The given times, or those of given sigma = noise_scale / signal_scale; then 0.
+
+    For models of few steps, whose times are chosen one by one: ECT's two steps are at sigmas
+    (80, 0.821) (Geng et al. 2024).
+
+    Args:
+      schedule: the noise schedule.
+      steps: N, the number of times or sigmas.
+      times, sigmas: one of them, falling. Whole times are kept whole on a discrete schedule.
+
+    Raises:
+      ValueError: both or none, another number than N, or what the schedule does not have.
+    """
+    if bool(times) == bool(sigmas):
+        raise ValueError("give one of times and sigmas, such as sigmas=(80.0, 0.821)")
+    given = np.asarray(times or sigmas, np.float64)
+    if len(given) != steps:
+        raise ValueError(f"{len(given)} times or sigmas were given for {steps} steps")
+    if sigmas:
+        if not (given > 0).all():
+            raise ValueError(f"sigmas must be above 0, not {sigmas}")
+        return _from_log_sigma(schedule, np.log(given))
+    whole = schedule.discrete and np.all(given == np.round(given))
+    return from_times(schedule, given.astype(np.int64) if whole else given)
+
+
+@checked
 def with_stages(
     schedule: Schedule,
     grid: Grid,

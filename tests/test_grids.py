@@ -258,3 +258,32 @@ def test_rk4_on_grids_with_stages_reaches_the_exact_solution(name, schedule):
 def test_what_new_grids_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_given_times_and_sigmas_are_visited():
+    grid = grids.at(LINEAR, 2, times=(1000, 320))
+    assert grid.t.tolist() == [1000, 320, 0] and grid.t.dtype.kind == "i"
+    assert grids.at(LINEAR, 1, times=(320.5,)).t.dtype.kind == "f"
+    assert grids.at(FLOW, 2, times=(1.0, 0.4)).t.tolist() == [1.0, 0.4, 0.0]
+    # ECT's two steps: sigma is noise over signal on every schedule.
+    for schedule in (EDM, FLOW, LINEAR):
+        grid = grids.at(schedule, 2, sigmas=(80.0, 0.821))
+        np.testing.assert_allclose(
+            grid.noise_scale[:2] / grid.signal_scale[:2], [80.0, 0.821], rtol=2e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give one of times and sigmas"),
+        ({"times": (0.5, 0.2), "sigmas": (1.0, 0.5)}, "give one of times and sigmas"),
+        ({"times": (0.5,)}, "1 times or sigmas were given for 2 steps"),
+        ({"times": (0.2, 0.5)}, "must fall strictly"),
+        ({"times": (1.5, 0.5)}, "must lie in"),
+        ({"sigmas": (1.0, 0.0)}, "sigmas must be above 0"),
+    ],
+)
+def test_given_times_that_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        grids.at(FLOW, 2, **options)

@@ -45,6 +45,7 @@ GRIDS: Mapping[str, Callable[..., Any]] = {
     for grid in (
         grids.leading, grids.trailing, grids.linspace, grids.karras, grids.exponential,
         grids.polyexponential, grids.sections, grids.uniform_log_snr, grids.beta, grids.flow_shift,
+        grids.at,
     )
 }  # fmt: skip
 THRESHOLDS: Mapping[str, Callable[..., Any]] = {
