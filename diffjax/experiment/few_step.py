@@ -5,9 +5,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from diffjax import grids
+from diffjax.checkpoints.run_config import flatten
 from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_objective import DISCRIMINATORS, PERCEPTUAL
+from diffjax.experiment.init_from import split
+from diffjax.experiment.run import read_config
 from diffjax.experiment.schema import DIFFUSION
 from diffjax.experiment.spec import from_spec, from_table, parse_spec
 from diffjax.losses import autoencoding, distances
@@ -45,6 +48,14 @@ class Given(NamedTuple):
 
 
 Make = Callable[[Any, Given], FewStep]
+# What a student and the run that it starts from must have in common.
+_OF_START = (
+    "diffusion.schedule",
+    "diffusion.zero_terminal_snr",
+    "diffusion.log_snr_shift",
+    "diffusion.parametrisation",
+    "diffusion.time_input",
+)
 # Keys of config.diffusion that these objectives have no use for.
 _UNUSED = ("loss_target", "weighting", "self_conditioning", "offset_noise", "learned_weighting")
 
@@ -216,6 +227,11 @@ def _distribution_matching(
                 f"config.diffusion.objective = {config.diffusion.objective!r} needs a teacher: "
                 "name its workdir in config.diffusion.teacher"
             )
+        if not config.train.init_from:
+            raise UserError(
+                f"config.diffusion.objective = {config.diffusion.objective!r} makes a generator of "
+                "a trained model: name its workdir in config.train.init_from, too"
+            )
         grid = grids.trailing(chosen.prediction.schedule, steps)
         judged = adversarial > 0 and judge is not None
         if judged and len(given.shape) != 3:
@@ -294,6 +310,8 @@ def _check(
             f"{objective} trains a denoiser, which has no use for config.diffusion.parametrisation "
             f"= {c.parametrisation!r}: use for example v, velocity or edm"
         )
+    if not spans:
+        _check_start(config)
     name = parse_spec(c.objective, key="diffusion.objective").path
     if name == "mean_flow" and sampled == "low_discrepancy":
         raise UserError(
@@ -301,6 +319,27 @@ def _check(
             "config.diffusion.time_sampling = 'low_discrepancy' would keep at one distance in a "
             "batch: use for example logit_normal(mean=-0.4, std=1.0)"
         )
+
+
+def _check_start(config: Any) -> None:
+    """Raises UserError where the run that a student starts from is of another process.
+
+    Its denoiser is the student's first estimate, so what the network predicts must be the same. A
+    run that is not there any more is only missed where it is read.
+    """
+    if not config.train.init_from:
+        return
+    folder, _ = split(config.train.init_from)
+    theirs = read_config(folder)
+    if theirs is None:
+        return
+    flat, their_flat = flatten(config), flatten(theirs)
+    for key in _OF_START:
+        if their_flat.get(key, flat[key]) != flat[key]:
+            raise UserError(
+                f"config.train.init_from = {config.train.init_from!r}: that run has config.{key} = "
+                f"{their_flat[key]!r}, not {flat[key]!r}: a student must predict as it does"
+            )
 
 
 def _check_share(name: str, value: float) -> None:

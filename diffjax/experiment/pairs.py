@@ -9,7 +9,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.model import Model
 from diffjax.experiment.other_model import teacher_guide
 from diffjax.experiment.sampling import SAMPLERS
-from diffjax.experiment.spec import from_table, function_from_spec
+from diffjax.experiment.spec import from_table, function_from_spec, parse_spec
 from diffjax.inference.sampling import OtherModel, apply_network
 from diffjax.latent import pairs as drawing
 from diffjax.latent.first_stage import digest
@@ -56,6 +56,17 @@ def check(config: Any) -> Pairs | None:
     if not config.diffusion.teacher:
         raise UserError(
             f"{what} are drawn from a trained model: name it in config.diffusion.teacher"
+        )
+    objective = parse_spec(config.diffusion.objective, key="diffusion.objective")
+    if objective.module or objective.path == "distribution_matching":
+        raise UserError(
+            f"{what}: config.diffusion.objective = {config.diffusion.objective!r} draws noise of "
+            "its own, not that of the pairs: use for example squared_error or consistency"
+        )
+    if config.diffusion.offset_noise:
+        raise UserError(
+            f"{what}: config.diffusion.offset_noise = {config.diffusion.offset_noise} would change "
+            "the noise of the pairs: set it to 0"
         )
     for key, none in (
         ("condition.text", "none"),

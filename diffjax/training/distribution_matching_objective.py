@@ -1,11 +1,12 @@
 """Distribution matching distillation: a generator, and the denoiser of what it generates.
 
 The model's parameters are the generator's, the objective's those of the "fake" denoiser; both are
-networks of the teacher's kind and start from its parameters. The fake one is trained in every step,
-the generator in every `fake_updates`-th one (DMD2's two time scales). A discriminator of noised
-images lets the generator learn from the data, too (Yin et al. 2024b, section 4.3; there its
-features are the fake denoiser's, here it is a network by itself). With several sampling steps, the
-generator is trained at a step drawn at random, on inputs that it made by itself (section 4.5).
+networks of the teacher's kind and start from the parameters of config.train.init_from. The fake one
+is trained in every step, the generator in every `fake_updates`-th one (DMD2's two time scales). A
+discriminator of noised images lets the generator learn from the data, too (Yin et al. 2024b,
+section 4.3; there its features are the fake denoiser's, here it is a network by itself). With
+several sampling steps, the generator is trained at a step drawn at random, on inputs that it made
+by itself (section 4.5).
 """
 
 from typing import Any, NamedTuple

@@ -1,9 +1,11 @@
 """The methods of `few_step_objective`, each around a loss of the core.
 
-mean_flow              losses.mean_flow                 average velocities, from nothing
-shortcut               losses.shortcut                  the same by self-consistency
-consistency            losses.consistency               tuning, or with a teacher distillation
-continuous_consistency losses.continuous_consistency    sCT, or with a teacher sCD
+    mean_flow              losses.mean_flow                 average velocities, from nothing
+    shortcut               losses.shortcut                  the same by self-consistency
+    consistency            losses.consistency               tuning, or with a teacher distillation
+    continuous_consistency losses.continuous_consistency    sCT, or with a teacher sCD
+
+Each draws what it needs besides t and the noise, and calls the loss with views of the network.
 """
 
 from typing import NamedTuple

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import diffjax
-from diffjax import main
+from diffjax import grids, main
 from diffjax.checkpoints import parameters
 from diffjax.errors import UserError
 from diffjax.experiment import pairs, schema
 from diffjax.experiment.diffusion import resolve
 from diffjax.latent.pairs import PairSource
+from diffjax.training.objective import LossInputs
 
 FLOW = {"diffusion.schedule": "rectified_flow", "diffusion.parametrisation": "velocity"}
 MEAN_FLOW = FLOW | {
@@ -163,6 +164,28 @@ def test_a_progressive_stages_teacher_is_the_average_at_its_start(make):
     assert float(metrics["student_steps"]) == 1.0
 
 
+@pytest.mark.parametrize("schedule", ["rectified_flow", "cosine"])
+def test_a_progressive_stages_times_are_those_of_its_ddim(make, schedule):
+    """All that are drawn are steps of `grids.trailing`, the student's and the teacher's."""
+    changes = {
+        "diffusion.schedule": schedule, "diffusion.objective": "progressive(steps=16)",
+        "train.init_from": "not-read-here",
+    }  # fmt: skip
+    setup = resolve(make("progressive", **FLOW | changes))
+    objective = setup.objective
+    inputs = LossInputs(None, None, lambda name: jax.random.key(0), np.arange(400), 400, 0)
+    for stage, count in enumerate((8, 4, 2)):
+        t, middle, s = (np.asarray(v) for v in objective._times(inputs, stage))
+        student, teacher = (
+            grids.trailing(setup.diffusion.schedule, n).t for n in (count, 2 * count)
+        )
+        place = np.argmin(np.abs(student[:, None] - t), axis=0)
+        assert set(place) == set(range(count))
+        np.testing.assert_allclose(t, student[place], rtol=1e-6)
+        np.testing.assert_allclose(s, student[place + 1], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(middle, teacher[2 * place + 1], rtol=1e-6)
+
+
 def test_the_fake_denoiser_is_trained_more_often_than_the_generator(make):
     setup = resolve(make("distribution_matching", **{"train.steps": 20}))
     step, batches = jax.jit(setup.train_step()), setup.batches()
@@ -253,12 +276,18 @@ WRONG = [
     ("consistency", {"diffusion.objective": "consistency(q=1.0)"}, "q must be above 1"),
     ("consistency", {"diffusion.objective": "consistency(distance='l3')"}, "squared_error"),
     ("consistency", {"diffusion.time_sampling": "loss_second_moment"}, "is incompatible with"),
-    ("sct", {"diffusion.schedule": "cosine", "diffusion.parametrisation": "v"}, "is discrete"),
+    ("sct", {"diffusion.schedule": "cosine", "train.init_from": ""}, "is discrete"),
     ("progressive", {"train.init_from": ""}, "name its workdir in config.train.init_from"),
     ("progressive", {"diffusion.objective": "progressive(steps=6, stages=2)"}, "a multiple of"),
     ("distribution_matching", {"diffusion.teacher": ""}, "needs a teacher"),
     ("distribution_matching, adversarial", {"diffusion.objective":
      "distribution_matching(adversarial=1.0, discriminator='patch(layers=9)')"}, "needs images of"),
+    ("distribution_matching", {"train.init_from": ""}, "its workdir in config.train.init_from"),
+    ("progressive", {"diffusion.parametrisation": "v"}, "config.diffusion.parametrisation = 'velo"),
+    ("consistency", {"diffusion.schedule": "cosine", "diffusion.parametrisation": "v"},
+     "config.diffusion.schedule = 'rectified_flow', not 'cosine'"),
+    ("distribution_matching", {"diffusion.pairs": "ode(count=40)"}, "draws noise of its own"),
+    ("reflow", {"diffusion.offset_noise": 0.1}, "would change the noise of the pairs"),
     ("distribution_matching", {"diffusion.teacher": "nowhere"}, "nowhere holds no run"),
     ("scd", {"diffusion.schedule": "continuous_cosine"}, "config.diffusion.schedule = 'rectified"),
     ("scd", {"model.class_conditional": False}, "a teacher must share"),
