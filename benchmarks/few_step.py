@@ -3,10 +3,10 @@
     python -m benchmarks.few_step --teacher=runs/fashion_mnist_conditional-quick \
         --student consistency=runs/fashion_mnist_consistency-quick \
         --student mean_flow=runs/fashion_mnist_mean_flow-quick \
-        --student progressive=runs/fashion_mnist_progressive-quick@2400:8 \
-        --student progressive=runs/fashion_mnist_progressive-quick@4800:4 \
-        --student progressive=runs/fashion_mnist_progressive-quick@7200:2 \
-        --student progressive=runs/fashion_mnist_progressive-quick@9600:1
+        --student progressive=runs/fashion_mnist_progressive-quick@1200:8 \
+        --student progressive=runs/fashion_mnist_progressive-quick@2400:4 \
+        --student progressive=runs/fashion_mnist_progressive-quick@3600:2 \
+        --student progressive=runs/fashion_mnist_progressive-quick@4800:1
 
 Each row is a sampler of the teacher, with its guidance, or a student with the sampler of its
 config; each column a number of steps. A guided step of the teacher is two evaluations of the
