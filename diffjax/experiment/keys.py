@@ -145,7 +145,7 @@ DIFFUSION: Mapping[str, Key] = {
     "embedding.dimensions": Key(
         whole(0), 128, "whitened components of an embedding; 0: all of it, scaled to length sqrt(D)"
     ),
-    "model.name": Key(SPEC, "unet", "the network: unet, prior, or a path to your own"),
+    "model.name": Key(SPEC, "unet", "the network: unet, dit, prior, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(
         SPEC,
@@ -272,6 +272,27 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "dit": {
+        "model.width": Key(whole(1), 384, "channels of a token"),
+        "model.depth": Key(whole(1), 12, "number of blocks"),
+        "model.head_channels": Key(whole(1), 64, "channels per attention head"),
+        "model.patch": Key(whole(1), 2, "side of a patch"),
+        "model.mlp": Key(SPEC, "swiglu", "swiglu or gelu"),
+        "model.norm": Key(SPEC, "rms", "rms or layer (without scale and shift, DiT's)"),
+        "model.qk_norm": Key(SWITCH, True, "whether queries and keys are normalised"),
+        "model.rotary": Key(SWITCH, True, "whether they are turned by their position (RoPE)"),
+        "model.sincos": Key(SWITCH, True, "whether features of positions are added to tokens"),
+        "model.bottleneck": Key(whole(0), 0, "channels in between when patches are embedded (JiT)"),
+        "model.class_tokens": Key(whole(0), 0, "tokens of the class (JiT)"),
+        "model.class_tokens_from": Key(whole(0), 4, "block before which they join"),
+        "model.dropout": Key(SHARE, 0.0, "rate after attention and MLP"),
+        "model.time_features": Key(
+            SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
+        ),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },
     "prior": {

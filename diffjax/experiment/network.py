@@ -20,6 +20,8 @@ from diffjax.errors import UserError
 from diffjax.experiment.process import takes_tangent
 from diffjax.experiment.spec import Spec, call_maker, from_table, import_path, is_path, parse_spec
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
+from diffjax.models.dit import DiT
+from diffjax.models.dit_blocks import Gelu, LayerNorm, RMSNorm, SwiGlu
 from diffjax.models.embeddings import random_time_features, timestep_embedding
 from diffjax.models.network import Network, as_network, is_nnx
 from diffjax.models.ops import XLA, Ops
@@ -79,6 +81,8 @@ TIME_FEATURES: Mapping[str, Callable[..., Any]] = {
     "sinusoidal": lambda: timestep_embedding,
     "fourier": _random_time_features,
 }
+MLPS: Mapping[str, Callable[..., Any]] = {"swiglu": lambda: SwiGlu, "gelu": lambda: Gelu}
+NORMS: Mapping[str, Callable[..., Any]] = {"rms": lambda: RMSNorm, "layer": lambda: LayerNorm}
 DTYPES: Mapping[str, Callable[..., Any]] = {
     "float32": lambda: jnp.float32,
     "bfloat16": lambda: jnp.bfloat16,
@@ -132,6 +136,41 @@ def _attention(config: Any) -> Callable[..., Any]:
     return found
 
 
+def dit(config: Any, given: Mapping[str, Any]) -> DiT:
+    """The transformer of `config.model` over an image's patches; `given` as for `unet`.
+
+    Raises:
+      UserError: an output of levels.
+    """
+    c = config.model
+    if given["num_pixel_levels"]:
+        raise UserError(
+            f"config.model.name = {c.name!r} predicts no levels: use a "
+            "config.diffusion.parametrisation other than 'categorical'"
+        )
+    fields = ("num_pixel_levels", "ops", "shape")
+    return DiT(
+        width=c.width,
+        depth=c.depth,
+        head_channels=c.head_channels,
+        patch=c.patch,
+        mlp=from_table(c.mlp, MLPS, key="model.mlp"),
+        norm=from_table(c.norm, NORMS, key="model.norm"),
+        qk_norm=c.qk_norm,
+        rotary=c.rotary,
+        sincos=c.sincos,
+        bottleneck=c.bottleneck,
+        class_tokens=c.class_tokens,
+        class_tokens_from=c.class_tokens_from,
+        dropout=c.dropout,
+        time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
+        attention_fn=_attention(config),
+        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
+        remat=from_table(c.remat, REMATS, key="model.remat"),
+        **{name: given[name] for name in given if name not in fields},
+    )
+
+
 def prior(config: Any, given: Mapping[str, Any]) -> Prior:
     """The transformer of `config.model` over texts and embeddings; `given` as for `unet`.
 
@@ -165,8 +204,12 @@ def prior(config: Any, given: Mapping[str, Any]) -> Prior:
 
 
 # Each with the number of axes of its data, and what they are.
-NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {"unet": unet, "prior": prior}
-AXES = {"unet": (3, "(H, W, C)"), "prior": (1, "(D,)")}
+NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "unet": unet,
+    "dit": dit,
+    "prior": prior,
+}
+AXES = {"unet": (3, "(H, W, C)"), "dit": (3, "(H, W, C)"), "prior": (1, "(D,)")}
 
 
 def network(
