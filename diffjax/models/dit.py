@@ -129,7 +129,7 @@ class DiT(Conditioned):
                 train,
                 first=start,
                 last=self.depth,
-                name="blocks_joined",
+                name="joined",
             )
             h = h[:, : rows * columns]
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
