@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.errors import UserError
-from diffjax.experiment.network import DTYPES
+from diffjax.experiment.backbones import DTYPES
 from diffjax.experiment.spec import from_table
 from diffjax.latent.first_stage import FirstStage
 from diffjax.latent.regularisers import Kl, Vq

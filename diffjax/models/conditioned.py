@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.typing import Initializer
 
 from diffjax.models.condition import Condition, SpatialMap, Text
 from diffjax.models.embeddings import ClassEmbedding, TimeEmbedding, timestep_embedding
@@ -28,11 +29,13 @@ class Stem(NamedTuple):
     Attributes:
       x: (B, H, W, C') the image, with a map and whether it is present.
       vector: (B, width) of time, class, pooled text and the like.
+      label: (B, width) of the class alone; None for a network without classes.
       context: the tokens to attend to, or None.
     """
 
     x: Array
     vector: Array
+    label: Array | None
     context: Context | None
 
 
@@ -73,7 +76,15 @@ class Conditioned(nn.Module):
     dtype: Dtype = jnp.float32
 
     def stem(
-        self, x: Array, t: Array, cond: Condition | Array | None, *, features: int, width: int
+        self,
+        x: Array,
+        t: Array,
+        cond: Condition | Array | None,
+        *,
+        features: int,
+        width: int,
+        init: Initializer | None = None,
+        dtype: Dtype | None = None,
     ) -> Stem:
         """The backbone's inputs; to be called once, within a compact method.
 
@@ -83,17 +94,23 @@ class Conditioned(nn.Module):
           cond: see `Condition`; an array is a label.
           features: of the time embedding.
           width: of the vector.
+          init: of the kernels of the time's embedding and of the classes' vectors; None for the
+            layers' own.
+          dtype: compute type of the vector; None for the network's.
 
         Raises:
           ValueError: a condition that the network does not support, or of another shape.
         """
         condition = self._complete(cond, x)
         context, pooled = self._context(condition.text)
-        return Stem(
-            self._with_map(x, condition.map),
-            self._vector(t, condition, pooled, features, width),
-            self._with_embedding(context, condition.embedding),
-        )
+        options = {"dtype": dtype or self.dtype} | ({"init": init} if init else {})
+        label = None
+        if condition.label is not None:
+            embed = ClassEmbedding(self.num_classes, width, name="label", **options)
+            label = embed(condition.label)
+        vector = self._vector(t, condition, label, pooled, features, width, options)
+        with_map = self._with_map(x, condition.map)
+        return Stem(with_map, vector, label, self._with_embedding(context, condition.embedding))
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
         """The condition with null values for conditions that were not passed."""
@@ -139,30 +156,35 @@ class Conditioned(nn.Module):
         return Condition(label, text, spatial, augmentation, embedding)
 
     def _vector(
-        self, t: Array, condition: Condition, pooled: Array | None, features: int, width: int
+        self,
+        t: Array,
+        condition: Condition,
+        label: Array | None,
+        pooled: Array | None,
+        features: int,
+        width: int,
+        options: dict[str, Any],
     ) -> Array:
+        dtype = options["dtype"]
         time, *span = jnp.unstack(t, axis=1) if self.spans else [t]
-        embed_time: Any = partial(
-            TimeEmbedding, features, width, self.time_features, dtype=self.dtype
-        )
+        embed_time: Any = partial(TimeEmbedding, features, width, self.time_features, **options)
         embedding = embed_time(name="time")(time)
         if self.spans:  # zero at first: then a network that was trained without spans is one of 0
             embedding = embedding + embed_time(name="span", zero=True)(*span)
-        if condition.label is not None:
-            embed = ClassEmbedding(self.num_classes, width, dtype=self.dtype, name="label")
-            embedding = embedding + embed(condition.label)
+        if label is not None:
+            embedding = embedding + label
         if condition.map is not None and condition.map.log_snr is not None:
-            embed_level = TimeEmbedding(features, width, dtype=self.dtype, name="map_level")
+            embed_level = TimeEmbedding(features, width, name="map_level", **options)
             level = embed_level(LOG_SNR_SCALE * condition.map.log_snr)
             embedding = embedding + jnp.where(condition.map.present[:, None], level, 0.0)
         if pooled is not None:
-            embedding = embedding + nn.Dense(width, dtype=self.dtype, name="pooled")(pooled)
+            embedding = embedding + nn.Dense(width, dtype=dtype, name="pooled")(pooled)
         if condition.augmentation is not None:
             # Without a bias: zeros, which are no augmentation, add nothing.
-            linear = nn.Dense(width, use_bias=False, dtype=self.dtype, name="augmentation")
+            linear = nn.Dense(width, use_bias=False, dtype=dtype, name="augmentation")
             embedding = embedding + linear(condition.augmentation)
         if condition.embedding is not None:
-            linear = nn.Dense(width, dtype=self.dtype, name="image_embedding")
+            linear = nn.Dense(width, dtype=dtype, name="image_embedding")
             embedding = embedding + linear(condition.embedding)
         return embedding
 

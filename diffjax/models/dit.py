@@ -28,6 +28,7 @@ from diffjax.models.transformer import Context
 from diffjax.types import Array
 
 TIME_FEATURES = 256
+EMBEDDING_INIT = nn.initializers.normal(0.02)
 
 
 class DiT(Conditioned):
@@ -104,8 +105,11 @@ class DiT(Conditioned):
         self._check()
         check_batch(self, x, t, cond, spans=self.spans)
         height, width, channels = x.shape[1:]
-        with_map, vector, context = self.stem(x, t, cond, features=TIME_FEATURES, width=self.width)
-        vector = vector.astype(jnp.float32)  # shift, scale and gate are float32 until they act
+        # The vector is float32 for every compute type, as are shift, scale and gate until they act.
+        with_map, vector, label, context = self.stem(
+            x, t, cond, features=TIME_FEATURES, width=self.width, init=EMBEDDING_INIT,
+            dtype=jnp.float32,
+        )  # fmt: skip
         h = space_to_depth(with_map, self.patch)
         rows, columns = h.shape[1:3]
         h = self._embedded(h.reshape(len(x), rows * columns, -1).astype(self.dtype))
@@ -115,11 +119,11 @@ class DiT(Conditioned):
         angles = rotary_angles(positions, self.head_channels) if self.rotary else None
         start = min(self.class_tokens_from, self.depth) if self.class_tokens else self.depth
         h = self._blocks(h, vector, angles, context, train, first=0, last=start, name="blocks")
-        if self.class_tokens:
+        if label is not None and self.class_tokens:
             tokens = self.param(
                 "class_tokens", nn.initializers.normal(0.02), (self.class_tokens, self.width)
             )
-            joined = (vector[:, None] + tokens).astype(self.dtype)
+            joined = (label[:, None] + tokens).astype(self.dtype)
             h = jnp.concatenate([h, joined], axis=1)
             h = self._blocks(
                 h,
@@ -212,10 +216,17 @@ class DiT(Conditioned):
                 f"positions in the plane need channels in fours, not head_channels = "
                 f"{self.head_channels} and width = {self.width}"
             )
+        if self.class_tokens and not self.num_classes:
+            raise ValueError(f"class_tokens = {self.class_tokens} needs a network with classes")
         missing = sorted(set(self.perturbed) - set(self.attention_blocks(0)))
         if missing:
             raise ValueError(f"block {missing[0]!r} is not among block_0 to block_{self.depth - 1}")
 
 
-# The published sizes: width, depth, channels per head (Peebles & Xie 2023, table 1).
-SIZES = {"S": (384, 12, 64), "B": (768, 12, 64), "L": (1024, 24, 64), "XL": (1152, 28, 72)}
+# The fields of the published sizes (Peebles & Xie 2023, table 1): DiT(**SIZES["B"]).
+SIZES = {
+    "S": {"width": 384, "depth": 12, "head_channels": 64},
+    "B": {"width": 768, "depth": 12, "head_channels": 64},
+    "L": {"width": 1024, "depth": 24, "head_channels": 64},
+    "XL": {"width": 1152, "depth": 28, "head_channels": 72},
+}

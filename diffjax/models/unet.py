@@ -148,7 +148,7 @@ class UNet(Conditioned):
         missing = sorted(set(self.perturbed) - set(attending))
         if missing:
             raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
-        with_map, embedding, context = self.stem(
+        with_map, embedding, _, context = self.stem(
             x, t, cond, features=self.base_channels, width=4 * self.base_channels
         )
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}

@@ -36,11 +36,7 @@ def applied(module, params, *inputs):
 def test_the_published_sizes_have_their_numbers_of_parameters():
     """Peebles & Xie 2023, table 1: 33, 130, 458 and 675 million, on 32x32x4 latents."""
     for name, millions in (("S", 33), ("B", 130), ("L", 458), ("XL", 675)):
-        width, depth, head_channels = SIZES[name]
-        module = DiT(
-            width=width, depth=depth, head_channels=head_channels, num_classes=1000,
-            out_channels=8, **PUBLISHED,
-        )  # fmt: skip
+        module = DiT(**SIZES[name], num_classes=1000, out_channels=8, **PUBLISHED)
         shapes = jax.eval_shape(
             module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1)
         )
@@ -95,6 +91,11 @@ def test_what_a_texts_mask_hides_changes_nothing_and_what_it_shows_does():
     shown = jnp.where(mask[..., None], tokens + 1, tokens)
     assert np.abs(of(tokens) - of(shown))[0].max() > 1e-3
     np.testing.assert_allclose(of(tokens)[1], of(shown)[1], atol=1e-5)
+
+
+def test_class_tokens_need_classes():
+    with pytest.raises(ValueError, match="class_tokens = 4 needs a network with classes"):
+        DiT(**SMALL, class_tokens=4).init(jax.random.key(0), X, T)
 
 
 def test_class_tokens_join_at_their_block():
@@ -202,6 +203,80 @@ def torch_dit(params, *, heads, classes):
         return h.reshape(batch, height, wide, -1).numpy()
 
     return forward
+
+
+def torch_jit(params, *, heads, patch, start):
+    """JiT from its paper's description, with the parameters of ours; (x, t, label) -> output."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+    tree = jax.tree.map(lambda x: torch.tensor(np.asarray(x), dtype=torch.float64), params)
+    width = params["patches"]["kernel"].shape[1]
+
+    def linear(p, x):
+        return F.linear(x, p["kernel"].T, p.get("bias"))
+
+    def rms(p, x):
+        return F.rms_norm(x, x.shape[-1:], p["scale"], eps=1e-6)
+
+    def turned(x, places):
+        """Pairs of channels as complex numbers, each turned by its place's angle."""
+        n = x.shape[-1] // 4
+        omega = 10_000.0 ** (-torch.arange(n, dtype=torch.float64) / n)
+        angles = torch.cat([places[:, :1] * omega, places[:, 1:] * omega], dim=1)
+        whole = torch.cat([angles, torch.zeros(x.shape[-2] - len(angles), 2 * n)])
+        z = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(z * torch.polar(torch.ones_like(whole), whole)).flatten(-2)
+
+    def forward(x, t, label):
+        x, t = (torch.tensor(np.asarray(a), dtype=torch.float64) for a in (x, t))
+        batch, height, wide, channels = x.shape
+        kernel = tree["bottleneck"]["kernel"]  # a convolution without bias, then one of size 1
+        kernel = kernel.T.reshape(-1, patch, patch, channels).permute(0, 3, 1, 2)
+        h = F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=patch)
+        h = F.conv2d(h, tree["patches"]["kernel"].T[:, :, None, None], tree["patches"]["bias"])
+        rows, columns = h.shape[2:]
+        h = h.flatten(2).transpose(1, 2)
+        places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
+        h = h + torch.tensor(sincos_positions(places.numpy(), width))
+        angles = t[:, None] * 10_000.0 ** (-torch.arange(128, dtype=torch.float64) / 128)
+        time = torch.cat([torch.cos(angles), torch.sin(angles)], 1)
+        time = linear(tree["time"]["out"], F.silu(linear(tree["time"]["in"], time)))
+        label = tree["label"]["table"]["embedding"][label]
+        c = F.silu(time + label)
+        layers = [
+            jax.tree.map(lambda leaf, i=i: leaf[i], tree[name])
+            for name in ("blocks", "joined")
+            for i in range(len(tree[name]["qkv"]["kernel"]))
+        ]
+        for i, p in enumerate(layers):
+            if i == start:
+                h = torch.cat([h, label[:, None] + tree["class_tokens"]], dim=1)
+            s1, g1, a1, s2, g2, a2 = linear(p["modulation"], c)[:, None].chunk(6, dim=-1)
+            y = linear(p["qkv"], rms(p["norm"], h) * (1 + g1) + s1)
+            q, k, v = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in y.chunk(3, dim=-1))
+            q, k = turned(rms(p["q_norm"], q), places), turned(rms(p["k_norm"], k), places)
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            h = h + a1 * linear(p["out"], y)
+            gate, value = linear(p["mlp"]["in"], rms(p["mlp_norm"], h) * (1 + g2) + s2).chunk(2, -1)
+            h = h + a2 * linear(p["mlp"]["out"], F.silu(gate) * value)
+        h = h[:, : rows * columns]
+        shift, scale = linear(tree["modulation"], c)[:, None].chunk(2, dim=-1)
+        h = linear(tree["head"], rms(tree["norm_out"], h) * (1 + scale) + shift)
+        h = h.reshape(batch, rows, columns, patch, patch, -1).permute(0, 1, 3, 2, 4, 5)
+        return h.reshape(batch, height, wide, -1).numpy()
+
+    return forward
+
+
+def test_parity_with_jit_in_torch():
+    """Li & He 2025, "Back to basics: let denoising generative models denoise", section 4."""
+    pytest.importorskip("torch")
+    module = DiT(**SMALL, num_classes=4, bottleneck=6, class_tokens=5, class_tokens_from=1)
+    label = jnp.array([3, 1])
+    params = randomised(module, X, T, label)
+    theirs = torch_jit(params, heads=2, patch=2, start=1)(X, T, np.array([3, 1]))
+    ours = applied(module, params, X, T, label)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_parity_with_dit_in_torch():
