@@ -56,6 +56,7 @@ from diffjax.latent.pairs import PairSpace
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_objective import Teacher
 from diffjax.training.gc_pause import gc_disabled
@@ -162,7 +163,8 @@ class Experiment(_Fields, ConfiguredTask):
 
     @property
     def _objective_optimizer(self) -> optax.GradientTransformation:
-        if isinstance(self.objective, DistributionMatchingObjective):  # a network like the model
+        # A network as large as the model, or one that is trained with it.
+        if isinstance(self.objective, DistributionMatchingObjective | AlignedObjective):
             return optimisation.optimizer(self.config)
         return optimisation.learned_optimizer(self.config)
 

@@ -1,8 +1,8 @@
 """A diffusion transformer over patches (DiT; LightningDiT's and JiT's forms by options)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -82,6 +82,8 @@ class DiT(Conditioned):
     out_channels: int | None = None
     remat: Policy | None = None
 
+    scanned: ClassVar[tuple[str, ...]] = ("blocks", "joined")
+
     @nn.compact
     def __call__(
         self, x: Array, t: Array, cond: Condition | Array | None = None, *, train: bool = False
@@ -126,15 +128,8 @@ class DiT(Conditioned):
             joined = (label[:, None] + tokens).astype(self.dtype)
             h = jnp.concatenate([h, joined], axis=1)
             h = self._blocks(
-                h,
-                vector,
-                angles,
-                context,
-                train,
-                first=start,
-                last=self.depth,
-                name="joined",
-            )
+                h, vector, angles, context, train, first=start, last=self.depth, name="joined"
+            )  # fmt: skip
             h = h[:, : rows * columns]
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
@@ -183,7 +178,7 @@ class DiT(Conditioned):
 
         scanned = nn.scan(
             body,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=0 if self.perturbed else nn.broadcast,
             length=last - first,
@@ -194,6 +189,28 @@ class DiT(Conditioned):
         """The names of the blocks, all of which have attention."""
         del height
         return tuple(f"block_{i}" for i in range(self.depth))
+
+    def block_map(self, found: Mapping[str, Array], block: str, shape: tuple[int, ...]) -> Array:
+        """One block's tokens of the image, (B, rows, columns, width).
+
+        Args:
+          found: the results of `scanned` layers, (blocks, B, L, width).
+          block: "block_0", "block_1" ...
+          shape: of the images.
+
+        Raises:
+          ValueError: there is no such block.
+        """
+        self._check_block(block)
+        index = int(block.removeprefix("block_"))
+        first = len(found.get("blocks", ()))
+        tokens = found["blocks"][index] if index < first else found["joined"][index - first]
+        rows, columns = (-(-side // self.patch) for side in shape[1:3])
+        return tokens[:, : rows * columns].reshape(shape[0], rows, columns, self.width)
+
+    def _check_block(self, block: str) -> None:
+        if block not in self.attention_blocks(0):
+            raise ValueError(f"block {block!r} is not among block_0 to block_{self.depth - 1}")
 
     def _check(self) -> None:
         check_wholes(
@@ -218,9 +235,8 @@ class DiT(Conditioned):
             )
         if self.class_tokens and not self.num_classes:
             raise ValueError(f"class_tokens = {self.class_tokens} needs a network with classes")
-        missing = sorted(set(self.perturbed) - set(self.attention_blocks(0)))
-        if missing:
-            raise ValueError(f"block {missing[0]!r} is not among block_0 to block_{self.depth - 1}")
+        for block in self.perturbed:
+            self._check_block(block)
 
 
 # The fields of the published sizes (Peebles & Xie 2023, table 1): DiT(**SIZES["B"]).

@@ -46,6 +46,48 @@ class LinenNetwork(NamedTuple):
             options["rngs"] = {"dropout": key}
         return self.module.apply({"params": params}, x, t, cond, **options)
 
+    def apply_with_block(
+        self,
+        params: Any,
+        x: Array,
+        t: Array,
+        cond: Any,
+        *,
+        block: str,
+        train: bool = False,
+        key: Any = None,
+    ) -> tuple[Array, Array]:
+        """The output, and the result of one of the module's blocks.
+
+        Args:
+          params, x, t, cond, train, key: as for `apply`.
+          block: name of a submodule; "block_0", "block_1" ... of a module with `block_map`, whose
+            blocks are scanned over.
+
+        Returns:
+          the output, and (B, h, w, features).
+
+        Raises:
+          ValueError: there is no such block.
+        """
+        of_blocks = getattr(self.module, "block_map", None)
+        names = self.module.scanned if of_blocks else (block,)
+        options = self._train(train)
+        if train and key is not None:
+            options["rngs"] = {"dropout": key}
+        output, state = self.module.apply(
+            {"params": params}, x, t, cond,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name in names,
+            **options,
+        )  # fmt: skip
+        found = {name: kept["__call__"][0] for name, kept in state.get("intermediates", {}).items()}
+        if of_blocks:
+            return output, of_blocks(found, block, x.shape)
+        if block not in found:
+            raise ValueError(f"there is no block {block!r} in a {type(self.module).__name__}")
+        return output, found[block]
+
     def _train(self, train: bool) -> dict[str, Any]:
         takes = "train" in inspect.signature(type(self.module).__call__).parameters
         return {"train": train} if takes else {}
