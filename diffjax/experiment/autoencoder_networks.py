@@ -66,6 +66,7 @@ def stage(
         "patch": c.patch,
         "dtype": from_table(c.dtype, DTYPES, key="autoencoder.dtype"),
         "ops": ops,
+        "mix": ops.attention,
     }
     encoder = Encoder(regulariser.map_channels(c.latent_channels), **common)
     decoder = Decoder(image_shape[-1], **common)

@@ -47,6 +47,7 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.rotary": Key(SWITCH, True, "whether they are turned by their position (RoPE)"),
         "model.sincos": Key(SWITCH, True, "whether features of positions are added to tokens"),
         "model.bottleneck": Key(whole(0), 0, "channels in between when patches are embedded (JiT)"),
+        "model.kernels": Key(SPEC, "auto", "backend of its products: auto, onednn, xla"),
         "model.class_tokens": Key(whole(0), 0, "tokens of the class (JiT)"),
         "model.class_tokens_from": Key(whole(0), 4, "block before which they join"),
         "model.dropout": Key(SHARE, 0.0, "rate after attention and MLP"),

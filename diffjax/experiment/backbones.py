@@ -14,6 +14,7 @@ from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, r
 from diffjax.models.dit import DiT
 from diffjax.models.dit_blocks import Gelu, LayerNorm, RMSNorm, SwiGlu
 from diffjax.models.embeddings import random_time_features, timestep_embedding
+from diffjax.models.ops import Ops
 from diffjax.models.prior import Prior
 from diffjax.models.unet import RESAMPLINGS
 
@@ -25,7 +26,7 @@ def _convnext(expansion: int = 2) -> Callable[..., Any]:
 
 
 def _softmax(implementation: str = "auto") -> Callable[..., Any]:
-    """`jax.nn.dot_product_attention`; "auto" leaves the choice to JAX."""
+    """`jax.nn.dot_product_attention`; "auto" leaves the choice to the kernels and JAX."""
     if implementation not in ("auto", "xla", "cudnn"):
         raise ValueError(f"implementation must be 'auto', 'xla' or 'cudnn', not {implementation!r}")
     if implementation == "auto":
@@ -89,21 +90,21 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         resample_first=c.resample_first,
         scale_skips=c.scale_skips,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=_attention(config),
+        attention_fn=_attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in ("shape",)},
     )
 
 
-def _attention(config: Any) -> Callable[..., Any]:
+def _attention(config: Any, ops: Ops) -> Callable[..., Any]:
     """The attention of `config.model`; XLA's in cuDNN's place for a forward derivative, which
     cuDNN's has not."""
     text = config.model.attention
     found: Callable[..., Any] = from_table(text, ATTENTIONS, key="model.attention")
     if "cudnn" in text and takes_tangent(config):
         return _softmax("xla")
-    return found
+    return ops.attention if found is jax.nn.dot_product_attention else found
 
 
 def dit(config: Any, given: Mapping[str, Any]) -> DiT:
@@ -118,7 +119,7 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
             f"config.model.name = {c.name!r} predicts no levels: use a "
             "config.diffusion.parametrisation other than 'categorical'"
         )
-    fields = ("num_pixel_levels", "ops", "shape")
+    fields = ("num_pixel_levels", "shape")
     return DiT(
         width=c.width,
         depth=c.depth,
@@ -134,7 +135,7 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
         class_tokens_from=c.class_tokens_from,
         dropout=c.dropout,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=_attention(config),
+        attention_fn=_attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in fields},

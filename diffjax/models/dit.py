@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.models.attention import Mixer
-from diffjax.models.blocks import depth_to_space, space_to_depth
+from diffjax.models.blocks import Dense, depth_to_space, space_to_depth
 from diffjax.models.checks import check_batch, check_dtype, check_share, check_wholes
 from diffjax.models.condition import Condition
 from diffjax.models.conditioned import Conditioned
@@ -23,6 +23,7 @@ from diffjax.models.dit_blocks import (
     rotary_angles,
     sincos_positions,
 )
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.remat import Policy
 from diffjax.models.transformer import Context
 from diffjax.types import Array
@@ -60,6 +61,7 @@ class DiT(Conditioned):
       attention_fn: `jax.nn.dot_product_attention` or another `attention.Mixer`.
       perturbed: blocks whose tokens attend to themselves alone: "block_0", "block_1" ...
       out_channels: None for the input's.
+      ops: kernels of the linear maps: `ops.XLA`, or an accelerator's.
       remat: as in `UNet`.
     """
 
@@ -80,6 +82,7 @@ class DiT(Conditioned):
     attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
+    ops: Ops = XLA
     remat: Policy | None = None
 
     scanned: ClassVar[tuple[str, ...]] = ("blocks", "joined")
@@ -141,11 +144,10 @@ class DiT(Conditioned):
 
     def _embedded(self, h: Array) -> Array:
         if self.bottleneck:
-            h = nn.Dense(
-                self.bottleneck, use_bias=False, kernel_init=LINEAR_INIT, dtype=self.dtype,
-                name="bottleneck",
-            )(h)  # fmt: skip
-        return nn.Dense(self.width, kernel_init=LINEAR_INIT, dtype=self.dtype, name="patches")(h)
+            linear: Any = partial(nn.Dense, use_bias=False, kernel_init=LINEAR_INIT)
+            h = linear(self.bottleneck, dtype=self.dtype, name="bottleneck")(h)
+        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        return linear(self.width, name="patches")(h)
 
     def _blocks(
         self,
@@ -167,7 +169,7 @@ class DiT(Conditioned):
             block = nn.remat(Block, static_argnums=(6,), policy=self.remat, prevent_cse=False)
         made = partial(
             block, self.head_channels, round(self.mlp_ratio * self.width), self.norm, self.mlp,
-            self.qk_norm, self.dropout, self.attention_fn, self.dtype,
+            self.qk_norm, self.dropout, self.attention_fn, self.dtype, self.ops,
         )  # fmt: skip
         perturbed = None
         if self.perturbed:

@@ -1,7 +1,7 @@
 """The parts of a diffusion transformer: positions, attention, gated MLPs, and its block."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.models.attention import Mixer
+from diffjax.models.blocks import Dense
+from diffjax.models.ops import XLA, Ops
 from diffjax.models.transformer import Context
 from diffjax.types import Array, Dtype
 
@@ -94,12 +96,14 @@ class Gelu(nn.Module):
 
     hidden: int
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
-        h = nn.gelu(_linear(self.hidden, "in", self.dtype)(x), approximate=True)
-        return _linear(x.shape[-1], "out", self.dtype)(h)
+        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        h = nn.gelu(linear(self.hidden, name="in")(x), approximate=True)
+        return linear(x.shape[-1], name="out")(h)
 
 
 class SwiGlu(nn.Module):
@@ -107,13 +111,15 @@ class SwiGlu(nn.Module):
 
     hidden: int
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
-        h = _linear(2 * (2 * self.hidden // 3), "in", self.dtype)(x)
+        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        h = linear(2 * (2 * self.hidden // 3), name="in")(x)
         gate, value = jnp.split(h, 2, axis=-1)
-        return _linear(x.shape[-1], "out", self.dtype)(nn.silu(gate) * value)
+        return linear(x.shape[-1], name="out")(nn.silu(gate) * value)
 
 
 class Block(nn.Module):
@@ -131,6 +137,7 @@ class Block(nn.Module):
       dropout: rate after attention and MLP.
       mix: of the self-attention, see `attention.SelfAttention`.
       dtype: compute type.
+      ops: kernels of the linear maps.
     """
 
     head_channels: int
@@ -141,6 +148,7 @@ class Block(nn.Module):
     dropout: float = 0.0
     mix: Mixer = jax.nn.dot_product_attention
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(
@@ -173,17 +181,18 @@ class Block(nn.Module):
             h = self.norm(dtype=self.dtype, name="cross_norm")(x)
             x = x + self._cross(h, context)
         h = self.norm(dtype=self.dtype, name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift
-        return x + mlp_gate * drop(self.mlp(self.hidden, dtype=self.dtype, name="mlp")(h))
+        mlp = self.mlp(self.hidden, dtype=self.dtype, ops=self.ops, name="mlp")
+        return x + mlp_gate * drop(mlp(h))
 
     def _attend(self, h: Array, angles: Array | None, perturbed: Array | None) -> Array:
         batch, length, width = h.shape
-        qkv = _linear(3 * width, "qkv", self.dtype)(h)
+        qkv = self._linear(3 * width, "qkv")(h)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, -1, self.head_channels), 2, 0)
         q, k = self._ready(q, angles, "q"), self._ready(k, angles, "k")
         mixed = self.mix(q, k, v)
         if perturbed is not None:
             mixed = jnp.where(perturbed, v, mixed)
-        return _linear(width, "out", self.dtype)(mixed.reshape(h.shape))
+        return self._linear(width, "out")(mixed.reshape(h.shape))
 
     def _ready(self, x: Array, angles: Array | None, name: str) -> Array:
         if self.qk_norm:
@@ -194,16 +203,17 @@ class Block(nn.Module):
         batch, _, width = h.shape
         heads = (batch, -1, width // self.head_channels, self.head_channels)
         tokens = context.tokens.astype(self.dtype)
-        q = _linear(width, "cross_q", self.dtype)(h).reshape(heads)
-        k, v = jnp.split(_linear(2 * width, "cross_kv", self.dtype)(tokens), 2, axis=-1)
+        q = self._linear(width, "cross_q")(h).reshape(heads)
+        k, v = jnp.split(self._linear(2 * width, "cross_kv")(tokens), 2, axis=-1)
         k, v = k.reshape(heads), v.reshape(heads)
         if self.qk_norm:
             q = RMSNorm(dtype=self.dtype, name="cross_q_norm")(q)
             k = RMSNorm(dtype=self.dtype, name="cross_k_norm")(k)
         mask = context.mask[:, None, None, :]
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(h.shape)
-        return nn.Dense(width, kernel_init=ZERO, dtype=self.dtype, name="cross_out")(mixed)
+        return self._linear(width, "cross_out", zero=True)(mixed)
 
-
-def _linear(features: int, name: str, dtype: Dtype, **options: Any) -> nn.Dense:
-    return nn.Dense(features, kernel_init=LINEAR_INIT, dtype=dtype, name=name, **options)
+    def _linear(self, features: int, name: str, *, zero: bool = False) -> Dense:
+        return Dense(
+            features, zero=zero, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops, name=name
+        )
