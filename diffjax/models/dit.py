@@ -62,6 +62,7 @@ class DiT(Conditioned):
       perturbed: blocks whose tokens attend to themselves alone: "block_0", "block_1" ...
       out_channels: None for the input's.
       ops: kernels of the linear maps: `ops.XLA`, or an accelerator's.
+      unroll: whether the loop over blocks is unrolled when it is compiled.
       remat: as in `UNet`.
     """
 
@@ -83,6 +84,7 @@ class DiT(Conditioned):
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
     ops: Ops = XLA
+    unroll: bool = False
     remat: Policy | None = None
 
     scanned: ClassVar[tuple[str, ...]] = ("blocks", "joined")
@@ -184,6 +186,7 @@ class DiT(Conditioned):
             split_rngs={"params": True, "dropout": True},
             in_axes=0 if self.perturbed else nn.broadcast,
             length=last - first,
+            unroll=last - first if self.unroll else 1,
         )
         return scanned(made(name=name), h, perturbed)[0]
 
