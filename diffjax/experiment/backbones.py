@@ -90,14 +90,14 @@ def unet(config: Any, given: Mapping[str, Any]) -> UNet:
         resample_first=c.resample_first,
         scale_skips=c.scale_skips,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=_attention(config, given["ops"]),
+        attention_fn=attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in ("shape",)},
     )
 
 
-def _attention(config: Any, ops: Ops) -> Callable[..., Any]:
+def attention(config: Any, ops: Ops) -> Callable[..., Any]:
     """The attention of `config.model`; XLA's in cuDNN's place for a forward derivative, which
     cuDNN's has not."""
     text = config.model.attention
@@ -135,7 +135,7 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
         class_tokens_from=c.class_tokens_from,
         dropout=c.dropout,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=_attention(config, given["ops"]),
+        attention_fn=attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in given if name not in fields},

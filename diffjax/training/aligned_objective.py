@@ -33,7 +33,7 @@ class AlignedObjective(NamedTuple):
     weight: float
 
     def init(self, key: Array, params: Any) -> ObjectiveState:
-        """The projector's parameters beside those of the denoising objective."""
+        """The projector's parameters next to those of the denoising objective."""
         own = self.denoising.init(key, params)
         tokens = jnp.zeros((1, 1, 1, self.channels))
         projector = self.projector.init(jax.random.fold_in(key, 2), tokens)["params"]

@@ -33,6 +33,7 @@ EXPERIMENTS = [
     ),
 ]
 QUICK = ("fashion_mnist", "fashion_mnist_conditional")
+JIT = ("quick", "jit", "jit-quick")
 TWO_STAGES = [
     path
     for path in EXPERIMENTS
@@ -41,6 +42,7 @@ TWO_STAGES = [
 VARIANTS = [
     *((path, "") for path in EXPERIMENTS),
     *((path, "quick") for path in EXPERIMENTS if path.stem in QUICK),
+    *((path, name) for path in EXPERIMENTS for name in JIT if path.stem == "fashion_mnist_dit"),
     *((path, "tiny") for path in TWO_STAGES),
 ]
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
