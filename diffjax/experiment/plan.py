@@ -172,7 +172,7 @@ def _flops(setup: Any, shapes: Any, batch: Any) -> float:
     # XLA counts the body of a loop once.
     if "accumulate" in setup.config.train:
         setup.config.train.accumulate = 1
-    module = getattr(getattr(setup, "network", None), "module", None)
+    module: Any = getattr(getattr(setup, "network", None), "module", None)
     if hasattr(module, "unroll"):
         setup = setup.with_network(from_linen(module.clone(unroll=True)))
     step = jax.jit(setup.train_step())

@@ -85,7 +85,7 @@ class GroupNorm(Protocol):
 class Attention(Protocol):
     """attention(q, k, v) -> softmax(q k^T / sqrt(D)) v, for each head."""
 
-    def __call__(self, q: Array, k: Array, v: Array) -> Array:
+    def __call__(self, q: Array, k: Array, v: Array, /) -> Array:
         """Softmax attention (Vaswani et al. 2017, equation 1).
 
         Args:
