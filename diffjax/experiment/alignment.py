@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_objective import PERCEPTUAL
 from diffjax.experiment.spec import from_spec
-from diffjax.losses.alignment import Projector
+from diffjax.models.projector import Projector
 from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.denoising_objective import DenoisingObjective
 from diffjax.types import Array

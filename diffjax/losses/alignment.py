@@ -9,7 +9,6 @@ place, averaged over places,
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -17,25 +16,6 @@ from diffjax.types import Array
 
 # Of the squared lengths in equation (1).
 SMALLEST = 1e-12
-
-
-class Projector(nn.Module):
-    """p of equation (1): three layers with SiLU, as in the paper's section 3.1; in float32.
-
-    Attributes:
-      hidden: channels of the two hidden layers.
-      features: of the result.
-    """
-
-    hidden: int
-    features: int
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        """(..., C) -> (..., features)."""
-        for name in ("first", "second"):
-            h = nn.silu(nn.Dense(self.hidden, name=name)(h.astype(jnp.float32)))
-        return nn.Dense(self.features, name="out")(h)
 
 
 def alignment_loss(projected: Array, features: Array) -> Array:

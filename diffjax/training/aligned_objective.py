@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax.losses.alignment import Projector, alignment_loss
+from diffjax.losses.alignment import alignment_loss
+from diffjax.models.projector import Projector
 from diffjax.training.denoising_objective import DenoisingObjective
 from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.types import Array

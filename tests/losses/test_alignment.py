@@ -8,11 +8,12 @@ import pytest
 from diffjax import parametrisations, schedules
 from diffjax.errors import UserError
 from diffjax.experiment import alignment, defaults
-from diffjax.losses.alignment import Projector, alignment_loss
+from diffjax.losses.alignment import alignment_loss
 from diffjax.losses.time_sampling import uniform
 from diffjax.models import UNet
 from diffjax.models.dit import DiT
 from diffjax.models.network import Pair, as_network
+from diffjax.models.projector import Projector
 from diffjax.perceptual import FeatureNetwork
 from diffjax.prediction import Prediction
 from diffjax.training.aligned_objective import AlignedObjective
