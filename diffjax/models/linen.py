@@ -78,7 +78,9 @@ class LinenNetwork(NamedTuple):
         output, state = self.module.apply(
             {"params": params}, x, t, cond,
             mutable=["intermediates"],
-            capture_intermediates=lambda module, _: module.name in names,
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and module.name in names
+            ),
             **options,
         )  # fmt: skip
         found = {name: kept["__call__"][0] for name, kept in state.get("intermediates", {}).items()}
