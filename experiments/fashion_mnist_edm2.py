@@ -25,13 +25,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.name = "edm2"
     config.data.name = "fashion_mnist"
     config.diffusion.update(
-        schedule="karras",
-        parametrisation=f"edm(sigma_data={SIGMA_DATA})",
-        weighting=f"edm(sigma_data={SIGMA_DATA})",
-        time_sampling="log_normal(mean=-0.4, std=1.0)",
-        learned_weighting=True,
-        condition_dropout=0.15,
-    )
+        schedule="karras", parametrisation=f"edm(sigma_data={SIGMA_DATA})",
+        weighting=f"edm(sigma_data={SIGMA_DATA})", learned_weighting=True,
+        time_sampling="log_normal(mean=-0.4, std=1.0)", condition_dropout=0.15,
+    )  # fmt: skip
     config.train.update(
         optimizer="adam(b2=0.99)", learning_rate=1e-2, schedule="inverse_sqrt(reference=4000)",
         warmup_steps=1000, grad_clip=0.0, ema="power(sigma_rel=0.1)", ema_snapshots=(0.05, 0.1),
