@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise ValueError(f"fashion_mnist_edm2.py has the variant 'quick', not {variant!r}")
     config = defaults.diffusion()
     config.data.name, config.model.name = "fashion_mnist", "edm2"
-    # 0.8 is about the pixels' root mean square (0.83), so that the network's input has unit variance.
+    # About the pixels' root mean square, 0.83, so that the network's input has unit variance.
     config.diffusion.update(
         schedule="karras", parametrisation="edm(sigma_data=0.8)", weighting="edm(sigma_data=0.8)",
         time_sampling="log_normal(mean=-0.4, std=1.0)", learned_weighting=True,
