@@ -2,7 +2,18 @@
 
 from collections.abc import Mapping
 
-from diffjax.experiment.rules import EXPONENTS, SHARE, SIZES, SPEC, SWITCH, WHOLES, Key, whole
+from diffjax.experiment.rules import (
+    EXPONENTS,
+    LEVEL,
+    NOT_NEGATIVE,
+    SHARE,
+    SIZES,
+    SPEC,
+    SWITCH,
+    WHOLES,
+    Key,
+    whole,
+)
 
 NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     "unet": {
@@ -56,6 +67,28 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         ),
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "edm2": {
+        "model.channels": Key(whole(1), 64, "channels of the first level"),
+        "model.multipliers": Key(SIZES, (1, 2, 3), "channels of each level / model.channels"),
+        "model.blocks": Key(whole(1), 2, "residual blocks per level"),
+        "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
+        "model.head_channels": Key(whole(1), 64, "channels per attention head"),
+        "model.patch": Key(whole(1), 1, "side of patches folded into channels"),
+        "model.bandwidth": Key(
+            NOT_NEGATIVE,
+            0.0,
+            "standard deviation of the time features' frequencies; 0: by diffusion.time_input",
+        ),
+        "model.dropout": Key(SHARE, 0.0, "rate in the residual blocks"),
+        "model.residual_balance": Key(LEVEL, 0.3, "share of what a residual block adds"),
+        "model.attention_balance": Key(LEVEL, 0.3, "share of what attention adds"),
+        "model.concat_balance": Key(LEVEL, 0.5, "share of skip connections"),
+        "model.label_balance": Key(LEVEL, 0.5, "share of the class in the embedding"),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },
     "prior": {

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffjax import denoisers
 from diffjax.errors import UserError
-from diffjax.experiment.process import takes_tangent
+from diffjax.experiment import process
 from diffjax.experiment.spec import from_table
 from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
 from diffjax.models.dit import DiT
 from diffjax.models.dit_blocks import Gelu, LayerNorm, RMSNorm, SwiGlu
+from diffjax.models.edm2 import EDM2UNet
 from diffjax.models.embeddings import random_time_features, timestep_embedding
 from diffjax.models.ops import Ops
 from diffjax.models.prior import Prior
@@ -102,7 +104,7 @@ def attention(config: Any, ops: Ops) -> Callable[..., Any]:
     cuDNN's has not."""
     text = config.model.attention
     found: Callable[..., Any] = from_table(text, ATTENTIONS, key="model.attention")
-    if "cudnn" in text and takes_tangent(config):
+    if "cudnn" in text and process.takes_tangent(config):
         return _softmax("xla")
     return ops.attention if found is jax.nn.dot_product_attention else found
 
@@ -142,6 +144,56 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
     )
 
 
+def edm2(config: Any, given: Mapping[str, Any]) -> EDM2UNet:
+    """The magnitude-preserving U-Net of `config.model`; `given` as for `unet`.
+
+    Raises:
+      UserError: a condition or an output that it does not have.
+    """
+    c = config.model
+    for name, key, value in (
+        ("text_width", "condition.text", "'none'"),
+        ("embedding_width", "condition.embedding", "'none'"),
+        ("augmentation_width", "diffusion.augment", "'none'"),
+        ("map_level", "condition.map", "one without noise=True"),
+        ("spans", "diffusion.parametrisation", "one other than 'average_velocity'"),
+        ("num_pixel_levels", "diffusion.parametrisation", "one other than 'categorical'"),
+    ):
+        if given[name]:
+            raise UserError(
+                f"config.model.name = {c.name!r} takes times, classes and maps alone, and predicts "
+                f"no levels: set config.{key} to {value}"
+            )
+    kept = ("num_classes", "map_channels", "out_channels", "ops")
+    return EDM2UNet(
+        base_channels=c.channels,
+        channel_multipliers=tuple(c.multipliers),
+        num_res_blocks=c.blocks,
+        attention_resolutions=tuple(c.attention_resolutions),
+        head_channels=c.head_channels,
+        patch=c.patch,
+        bandwidth=c.bandwidth or _bandwidth(config),
+        dropout=c.dropout,
+        residual_balance=c.residual_balance,
+        attention_balance=c.attention_balance,
+        concat_balance=c.concat_balance,
+        label_balance=c.label_balance,
+        attention_fn=_attention(config),
+        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
+        remat=from_table(c.remat, REMATS, key="model.remat"),
+        **{name: given[name] for name in kept},
+    )
+
+
+def _bandwidth(config: Any) -> float:
+    """EDM2's, 1 for log(sigma) / 4, whose range is about 3; for others as many cycles over all
+    times."""
+    time_input = process.diffusion(config).time_input
+    if time_input is denoisers.quarter_log_sigma:
+        return 1.0
+    return 3.0 if time_input is denoisers.unit_time else 0.003
+
+
 def prior(config: Any, given: Mapping[str, Any]) -> Prior:
     """The transformer of `config.model` over texts and embeddings; `given` as for `unet`.
 
@@ -178,6 +230,12 @@ def prior(config: Any, given: Mapping[str, Any]) -> Prior:
 NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "unet": unet,
     "dit": dit,
+    "edm2": edm2,
     "prior": prior,
 }
-AXES = {"unet": (3, "(H, W, C)"), "dit": (3, "(H, W, C)"), "prior": (1, "(D,)")}
+AXES = {
+    "unet": (3, "(H, W, C)"),
+    "dit": (3, "(H, W, C)"),
+    "edm2": (3, "(H, W, C)"),
+    "prior": (1, "(D,)"),
+}

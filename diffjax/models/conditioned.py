@@ -109,8 +109,8 @@ class Conditioned(nn.Module):
             embed = ClassEmbedding(self.num_classes, width, name="label", **options)
             label = embed(condition.label)
         vector = self._vector(t, condition, label, pooled, features, width, options)
-        with_map = self._with_map(x, condition.map)
-        return Stem(with_map, vector, label, self._with_embedding(context, condition.embedding))
+        images = with_map(x, condition.map, channels=self.map_channels)
+        return Stem(images, vector, label, self._with_embedding(context, condition.embedding))
 
     def _complete(self, cond: Condition | Array | None, x: Array) -> Condition:
         """The condition with null values for conditions that were not passed."""
@@ -225,15 +225,27 @@ class Conditioned(nn.Module):
         there = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         return Context(tokens, there), jnp.where(mask.any(1, keepdims=True), pooled, 0.0)
 
-    def _with_map(self, x: Array, spatial: SpatialMap | None) -> Array:
-        """The image, the map and one more channel, 1 where the map is present."""
-        if spatial is None:
-            return x
-        if spatial.values.shape != (*x.shape[:3], self.map_channels):
-            raise ValueError(
-                f"a map of {spatial.values.shape} was given for {x.shape}: expected "
-                f"{(*x.shape[:3], self.map_channels)}"
-            )
-        present = spatial.present[:, None, None, None].astype(x.dtype)
-        there = jnp.broadcast_to(present, (*x.shape[:3], 1))
-        return jnp.concatenate([x, spatial.values.astype(x.dtype) * present, there], axis=-1)
+
+def with_map(x: Array, spatial: SpatialMap | None, *, channels: int) -> Array:
+    """The image, the map and one more channel, 1 where the map is present.
+
+    Args:
+      x: (B, H, W, C) images.
+      spatial: the map; None is treated as absent, which is zeros.
+      channels: of the map; 0 for none, which returns x.
+
+    Raises:
+      ValueError: a map of another shape.
+    """
+    if not channels:
+        return x
+    shape = (*x.shape[:3], channels)
+    if spatial is None:
+        spatial = SpatialMap(jnp.zeros(shape), jnp.zeros(len(x), bool))
+    if spatial.values.shape != shape:
+        raise ValueError(
+            f"a map of {spatial.values.shape} was given for {x.shape}: expected {shape}"
+        )
+    present = spatial.present[:, None, None, None].astype(x.dtype)
+    there = jnp.broadcast_to(present, (*x.shape[:3], 1))
+    return jnp.concatenate([x, spatial.values.astype(x.dtype) * present, there], axis=-1)

@@ -5,6 +5,7 @@ params = network.init(key, x, t, cond)
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,10 +17,16 @@ class LinenNetwork(NamedTuple):
     """See `models.network.Network`.
 
     Attributes:
-      module: called as module(x, t, cond), with train=... if it has such a parameter.
+      module: called as module(x, t, cond), with train=... if it has such a parameter. It may have a
+        method project(params) -> params.
     """
 
     module: nn.Module
+
+    @property
+    def project(self) -> Callable[[Any], Any] | None:
+        """The module's; None if it has none."""
+        return getattr(self.module, "project", None)
 
     def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
         """The parameters.

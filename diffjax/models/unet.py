@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import arguments
-from diffjax.models.attention import Mixer, SelfAttention, no_attention
+from diffjax.models.attention import Mixer, SelfAttention, attention_blocks, no_attention
 from diffjax.models.blocks import (
     Conv3x3,
     Downsample,
@@ -259,19 +259,11 @@ class UNet(Conditioned):
         Raises:
           ValueError: an attention resolution that no level has.
         """
-        heights = [-(-height // self.patch)]
-        for _ in self.channel_multipliers:
-            heights.append(-(-heights[-1] // 2))
-        heights = heights[1:] if self.resample_first else heights[:-1]
-        missing = set(self.attention_resolutions) - set(heights)
-        if missing:
-            raise ValueError(
-                f"attention_resolutions {sorted(missing)} are not among this network's map "
-                f"heights {heights} for images {height} high"
-            )
-        levels = [i for i, h in enumerate(heights) if h in self.attention_resolutions]
-        down = [f"down{level}_{i}" for level in levels for i in range(self.num_res_blocks)]
-        up = [
-            f"up{level}_{i}" for level in reversed(levels) for i in range(self.num_res_blocks + 1)
-        ]
-        return (*down, "middle_0", *up)
+        return attention_blocks(
+            height,
+            patch=self.patch,
+            levels=len(self.channel_multipliers),
+            blocks=self.num_res_blocks,
+            resolutions=self.attention_resolutions,
+            resample_first=self.resample_first,
+        )
