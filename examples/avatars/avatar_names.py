@@ -47,7 +47,7 @@ PARTS: dict[str, dict[str, str]] = {
         "t-shirt": "variant03",
         "striped shirt": "variant13",
         "checked shirt": "variant06",
-        "turtleneck": "variant12",
+        "open jacket": "variant16",
         "v-neck": "variant14",
         "tank top": "variant09",
     },
@@ -101,7 +101,7 @@ CLOTHES = {
     "t-shirt": ("a {} t-shirt",),
     "striped shirt": ("a {} striped shirt", "a {} shirt with stripes"),
     "checked shirt": ("a {} checked shirt", "a {} shirt with checks"),
-    "turtleneck": ("a {} turtleneck", "a {} turtleneck sweater"),
+    "open jacket": ("an open {} jacket", "a {} jacket that is open"),
     "v-neck": ("a {} v-neck", "a {} v-neck sweater"),
     "tank top": ("a {} tank top", "a {} top with thin straps"),
 }
