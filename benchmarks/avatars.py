@@ -99,7 +99,7 @@ def read_rows(
 class JudgeNetwork(nn.Module):
     """Images in [-1, 1], (B, H, W, C) -> {attribute: logits (B, its values)}."""
 
-    values: Mapping[str, int]
+    heads: tuple[tuple[str, int], ...]  # each attribute and the number of its values
 
     @nn.compact
     def __call__(self, x: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class JudgeNetwork(nn.Module):
         x = nn.relu(nn.Conv(32, (4, 4), strides=2)(x))
         x = nn.relu(nn.Conv(48, (3, 3), strides=2)(x))
         x = nn.relu(nn.Dense(256)(x.reshape(len(x), -1)))
-        return {name: nn.Dense(count, name=name)(x) for name, count in self.values.items()}
+        return {name: nn.Dense(count, name=name)(x) for name, count in self.heads}
 
 
 class Judge(NamedTuple):
@@ -124,7 +124,7 @@ class Judge(NamedTuple):
         ]
         return {
             name: np.concatenate([np.asarray(part[name]) for part in parts])
-            for name in self.network.values
+            for name, _ in self.network.heads
         }
 
 
@@ -153,8 +153,9 @@ def disturbed(x: Any, key: Any) -> Any:
 
 def train_judge(train: Rows, attributes: Mapping[str, Sequence[str]], *, steps: int) -> Judge:
     """Softmax regression of all attributes at once, on disturbed pictures."""
-    network = JudgeNetwork({name: len(values) for name, values in attributes.items()})
-    params = network.init(rng.stream(0, "judge"), to_model_range(train.images[:1]))
+    network = JudgeNetwork(tuple((name, len(values)) for name, values in attributes.items()))
+    example = to_model_range(jnp.asarray(train.images[:1]))
+    params = network.init(rng.stream(0, "judge"), example)
     optimizer = optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=1e-4)
 
     @jax.jit

@@ -257,7 +257,7 @@ AROUND = {
     "and",
     "on",
 }
-AROUND |= {"against", "in", "front"}
+AROUND |= {"on", "against", "in", "front"}
 
 
 def heard(caption: str) -> dict[str, set[str]]:
