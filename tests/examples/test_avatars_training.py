@@ -80,7 +80,7 @@ def test_no_caption_is_cut():
 
 def test_samples_are_judged(run, capsys):
     workdir, arguments = run
-    few = ["--count=8", "--scales", "0", "2", "--judge-steps=8"]
+    few = ["--count=4", "--scales", "0", "2", "--judge-steps=8"]
     judge.main([*few, *arguments])
     report = json.loads((workdir / "avatars.json").read_text())
     assert list(report) == ["real", "w = 0", "w = 2"]
@@ -88,7 +88,7 @@ def test_samples_are_judged(run, capsys):
         assert list(scores) == [*PARTS, "mean", "all", "new pair"]
         assert all(0 <= share <= 1 for share in scores.values())
     table = (workdir / "avatars.md").read_text()
-    assert "| hair colour | " in table and "8 held-out captions" in table
+    assert "| hair colour | " in table and "4 held-out captions" in table
     prompts = (EXAMPLE / "prompts.txt").read_text().splitlines()
     with Image.open(workdir / "avatars.png") as image:
         assert image.height >= len(prompts) * 16 and image.width >= judge.NOISES * 16
