@@ -178,7 +178,7 @@ def edm2(config: Any, given: Mapping[str, Any]) -> EDM2UNet:
         attention_balance=c.attention_balance,
         concat_balance=c.concat_balance,
         label_balance=c.label_balance,
-        attention_fn=_attention(config),
+        attention_fn=attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
         remat=from_table(c.remat, REMATS, key="model.remat"),
         **{name: given[name] for name in kept},
