@@ -59,6 +59,9 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.sincos": Key(SWITCH, True, "whether features of positions are added to tokens"),
         "model.bottleneck": Key(whole(0), 0, "channels in between when patches are embedded (JiT)"),
         "model.kernels": Key(SPEC, "auto", "backend of its products: auto, onednn, xla"),
+        "model.unroll": Key(
+            SWITCH, False, "whether the loop over blocks is unrolled: faster, longer to compile"
+        ),
         "model.class_tokens": Key(whole(0), 0, "tokens of the class (JiT)"),
         "model.class_tokens_from": Key(whole(0), 4, "block before which they join"),
         "model.dropout": Key(SHARE, 0.0, "rate after attention and MLP"),

@@ -135,6 +135,7 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
         bottleneck=c.bottleneck,
         class_tokens=c.class_tokens,
         class_tokens_from=c.class_tokens_from,
+        unroll=c.unroll,
         dropout=c.dropout,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
         attention_fn=attention(config, given["ops"]),
