@@ -5,9 +5,8 @@
     python -m diffjax.main --config=experiments/fashion_mnist_dit.py:jit          JiT, one GPU
     python -m diffjax.main --config=experiments/fashion_mnist_dit.py:jit-quick    two CPU cores
 
-The default is LightningDiT (Yao et al. 2025) on flow matching. JiT (Li & He 2025) predicts x_0
-under the loss of the velocity, with tokens of the class among those of the image. None has been
-trained yet.
+LightningDiT (Yao et al. 2025) on flow matching; JiT (Li & He 2025) predicts x_0 under the loss of
+the velocity, with tokens of the class among those of the image. None has been trained yet.
 """
 
 from ml_collections import ConfigDict
@@ -18,16 +17,11 @@ from diffjax.experiment import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The default model or JiT, for a GPU or (`quick`, `jit-quick`) a small one on 7x7 tokens."""
     if variant not in ("", "quick", "jit", "jit-quick"):
-        raise ValueError(
-            f"fashion_mnist_dit.py has the variants 'quick', 'jit' and 'jit-quick', not {variant!r}"
-        )
+        raise ValueError(f"the variants are 'quick', 'jit' and 'jit-quick', not {variant!r}")
     config = defaults.diffusion()
-    config.data.name = "fashion_mnist"
-    config.model.name = "dit"
-    config.diffusion.update(
-        schedule="rectified_flow", parametrisation="velocity", time_sampling="logit_normal",
-        condition_dropout=0.15,
-    )  # fmt: skip
+    config.data.name, config.model.name = "fashion_mnist", "dit"
+    config.diffusion.update(schedule="rectified_flow", condition_dropout=0.15)
+    config.diffusion.update(parametrisation="velocity", time_sampling="logit_normal")
     config.sample.update(sampler="heun", steps=25)
     # Guidance reduces variety at high noise and gains nothing at low noise.
     config.sample.guidance = "classifier_free(scale=1.5, interval=(0.1, 2.0))"

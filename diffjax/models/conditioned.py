@@ -103,12 +103,16 @@ class Conditioned(nn.Module):
         """
         condition = self._complete(cond, x)
         context, pooled = self._context(condition.text)
-        options = {"dtype": dtype or self.dtype} | ({"init": init} if init else {})
+        dtype = dtype or self.dtype
         label = None
         if condition.label is not None:
-            embed = ClassEmbedding(self.num_classes, width, name="label", **options)
+            options = {"embedding_init": init} if init else {}
+            embed = ClassEmbedding(self.num_classes, width, dtype=dtype, name="label", **options)
             label = embed(condition.label)
-        vector = self._vector(t, condition, label, pooled, features, width, options)
+        embed_time: Any = partial(
+            TimeEmbedding, features, width, dtype=dtype, **({"kernel_init": init} if init else {})
+        )
+        vector = self._vector(t, condition, label, pooled, embed_time, width, dtype)
         images = with_map(x, condition.map, channels=self.map_channels)
         return Stem(images, vector, label, self._with_embedding(context, condition.embedding))
 
@@ -161,21 +165,18 @@ class Conditioned(nn.Module):
         condition: Condition,
         label: Array | None,
         pooled: Array | None,
-        features: int,
+        embed_time: Callable[..., Any],
         width: int,
-        options: dict[str, Any],
+        dtype: Dtype,
     ) -> Array:
-        dtype = options["dtype"]
         time, *span = jnp.unstack(t, axis=1) if self.spans else [t]
-        embed_time: Any = partial(TimeEmbedding, features, width, self.time_features, **options)
-        embedding = embed_time(name="time")(time)
+        embedding = embed_time(self.time_features, name="time")(time)
         if self.spans:  # zero at first: then a network that was trained without spans is one of 0
-            embedding = embedding + embed_time(name="span", zero=True)(*span)
+            embedding = embedding + embed_time(self.time_features, name="span", zero=True)(*span)
         if label is not None:
             embedding = embedding + label
         if condition.map is not None and condition.map.log_snr is not None:
-            embed_level = TimeEmbedding(features, width, name="map_level", **options)
-            level = embed_level(LOG_SNR_SCALE * condition.map.log_snr)
+            level = embed_time(name="map_level")(LOG_SNR_SCALE * condition.map.log_snr)
             embedding = embedding + jnp.where(condition.map.present[:, None], level, 0.0)
         if pooled is not None:
             embedding = embedding + nn.Dense(width, dtype=dtype, name="pooled")(pooled)

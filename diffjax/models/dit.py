@@ -148,7 +148,7 @@ class DiT(Conditioned):
         if self.bottleneck:
             linear: Any = partial(nn.Dense, use_bias=False, kernel_init=LINEAR_INIT)
             h = linear(self.bottleneck, dtype=self.dtype, name="bottleneck")(h)
-        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        linear = partial(Dense, kernel_init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
         return linear(self.width, name="patches")(h)
 
     def _blocks(

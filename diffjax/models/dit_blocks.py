@@ -101,7 +101,7 @@ class Gelu(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
-        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        linear = partial(Dense, kernel_init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
         h = nn.gelu(linear(self.hidden, name="in")(x), approximate=True)
         return linear(x.shape[-1], name="out")(h)
 
@@ -116,7 +116,7 @@ class SwiGlu(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
-        linear = partial(Dense, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
+        linear = partial(Dense, kernel_init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
         h = linear(2 * (2 * self.hidden // 3), name="in")(x)
         gate, value = jnp.split(h, 2, axis=-1)
         return linear(x.shape[-1], name="out")(nn.silu(gate) * value)
@@ -215,5 +215,5 @@ class Block(nn.Module):
 
     def _linear(self, features: int, name: str, *, zero: bool = False) -> Dense:
         return Dense(
-            features, zero=zero, init=LINEAR_INIT, dtype=self.dtype, ops=self.ops, name=name
+            features, zero=zero, kernel_init=LINEAR_INIT, dtype=self.dtype, ops=self.ops, name=name
         )

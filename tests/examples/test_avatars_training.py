@@ -13,6 +13,7 @@ from avatar_pictures import rgb
 from benchmarks import avatars as judge
 from diffjax.main import main
 
+pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "avatars"
 
 

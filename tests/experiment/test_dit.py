@@ -10,6 +10,7 @@ from diffjax.experiment import backbones, defaults, network, process, schema
 from diffjax.models.dit import DiT
 from diffjax.models.ops import XLA
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = {"width": 16, "depth": 2, "head_channels": 8, "dtype": "float32"}
 
 

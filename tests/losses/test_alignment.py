@@ -20,6 +20,7 @@ from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.denoising_objective import DenoisingObjective
 from diffjax.training.objective import LossInputs
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 PREDICTION = Prediction(schedules.rectified_flow(), parametrisations.velocity)
 SMALL = DiT(width=16, depth=3, head_channels=8, num_classes=2, class_tokens=2, class_tokens_from=1)
 X = jax.random.normal(jax.random.key(0), (4, 6, 5, 1))

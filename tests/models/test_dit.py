@@ -18,6 +18,7 @@ from diffjax.models.dit_blocks import (
 )
 from tests.weights import moved
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = {"width": 16, "depth": 3, "head_channels": 8}
 X = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 T = jnp.array([100.0, 700.0])
