@@ -18,7 +18,7 @@ NUM_CLASSES = 10
 SAMPLING_STEPS = 20
 BATCHES = 4  # different ones, used in turn
 TASKS = ("train", "sample")
-CASES = ("demo", "28x28", "cifar10")
+CASES = ("demo", "28x28", "cifar10", "dit")
 OTHERS = ("smoke", "fashion", "cifar10-512")  # not in a complete run of `python -m benchmarks`
 
 
@@ -98,6 +98,16 @@ def load(name: str, device: str) -> Case:
         config.train.batch_size = 128
         title = "unconditional 28x28x1, 32 channels x (1, 2, 2), attention at 7x7"
         return Case(name, title, config, (28, 28, 1), 128)
+    if name == "dit":
+        config = _config("fashion_mnist_dit.py", "quick")
+        config.model.update(width=192, depth=8, patch=2, class_conditional=False)
+        config.diffusion.update(
+            schedule="cosine", time_sampling="uniform", condition_dropout=0.0
+        )  # of the times that torch_side has
+        config.sample.guidance = "none"
+        config.train.batch_size = 64
+        title = "a transformer on 28x28x1: 8 blocks of 192 channels, patches of 2x2"
+        return Case(name, title, config, (28, 28, 1), 64)
     if name == "smoke":
         config = _config("digits.py")
         config.model.update(channels=8, head_channels=8)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import cases, torch_unet
+from benchmarks import cases, torch_dit, torch_unet
 from benchmarks.cases import Case, Side
 from benchmarks.workload import Workload
 from diffjax.errors import UserError
@@ -22,6 +22,10 @@ from diffjax.experiment.spec import from_spec
 from diffjax.parametrisations import convert, eps_from_x0
 from diffjax.schedules import Scales
 
+NETWORKS: Mapping[str, Callable[..., Any]] = {
+    "unet": torch_unet.from_config,
+    "dit": torch_dit.from_config,
+}
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
     "adam": lambda b1=0.9, b2=0.999, eps=1e-8: partial(
         torch.optim.Adam, betas=(b1, b2), eps=eps, fused=True
@@ -101,7 +105,8 @@ class _Setup:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
         torch.manual_seed(self.config.seed)
-        network = torch_unet.from_config(
+        make = NETWORKS[self.config.model.name]
+        network = make(
             self.config.model, image_shape=case.image_shape, num_classes=cases.NUM_CLASSES
         )
         network.to(self.device)

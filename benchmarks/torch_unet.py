@@ -6,7 +6,6 @@ by path. Maps are (B, C, H, W).
 """
 
 import math
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -116,10 +115,61 @@ class SelfAttention(nn.Module):
         return x + h.permute(0, 3, 1, 2)
 
 
-class UNet(nn.Module):
-    """The network; attributes as of `diffjax.models.UNet`."""
+class TimeAndClass(nn.Module):
+    """The embeddings of time and class, added."""
 
     frequencies: Tensor
+
+    def __init__(self, features: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        half = features // 2
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half)
+        )
+        self.odd = features % 2
+        layers = {"in": nn.Linear(features, width), "out": nn.Linear(width, width)}
+        self.time = nn.ModuleDict(layers)
+        if num_classes:
+            # The last row is "no class".
+            self.label = nn.ModuleDict({"table": nn.Embedding(num_classes + 1, width)})
+
+    def forward(self, t: Tensor, labels: Tensor | None) -> Tensor:
+        angles = t.float()[:, None] * self.frequencies
+        features = torch.cat([angles.cos(), angles.sin()], dim=1)
+        h = self.time["in"](F.pad(features, (0, self.odd)))
+        embedding = self.time["out"](F.silu(h))
+        if self.num_classes:
+            labels = torch.full_like(t, -1, dtype=torch.int64) if labels is None else labels
+            rows = torch.where(labels < 0, self.num_classes, labels)
+            embedding = embedding + self.label["table"](rows)
+        return embedding
+
+
+def space_to_depth(x: Tensor, p: int) -> Tensor:
+    """Patches into channels, (row, column, channel) in this order; edges repeated to fit."""
+    if p == 1:
+        return x
+    height, width = x.shape[2:]
+    x = F.pad(x, (0, -width % p, 0, -height % p), mode="replicate")
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // p, p, width // p, p)
+    x = x.permute(0, 2, 4, 3, 5, 1).reshape(batch, height // p, width // p, -1)
+    return x.permute(0, 3, 1, 2)
+
+
+def depth_to_space(x: Tensor, p: int) -> Tensor:
+    """The inverse of `space_to_depth`, with what it repeated."""
+    if p == 1:
+        return x
+    batch, depth, rows, columns = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(batch, rows, columns, p, p, depth // p**2)
+    x = x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * p, columns * p, -1)
+    return x.permute(0, 3, 1, 2)
+
+
+class UNet(nn.Module):
+    """The network; attributes as of `diffjax.models.UNet`."""
 
     def __init__(
         self,
@@ -137,26 +187,9 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.multipliers, self.blocks = multipliers, blocks
-        self.patch, self.num_classes = patch, num_classes
+        self.patch = patch
         width = 4 * channels
-        half = channels // 2
-        self.register_buffer(
-            "frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half)
-        )
-        self.odd = channels % 2
-        self.time = nn.Sequential(
-            OrderedDict(
-                [
-                    ("in", nn.Linear(channels, width)),
-                    ("silu", nn.SiLU()),
-                    ("out", nn.Linear(width, width)),
-                ]
-            )
-        )
-        if num_classes:
-            # The last row is "no class".
-            self.label = nn.ModuleDict({"table": nn.Embedding(num_classes + 1, width)})
-
+        self.embedding = TimeAndClass(channels, width, num_classes)
         self.layers = nn.ModuleDict()
 
         def add(name: str, inputs: int, level: int, attend: bool) -> int:
@@ -199,8 +232,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W), t: (B,) about 0..1000, labels: (B,) int64 -> (B, C, H, W) float32."""
         height, width = x.shape[2:]
-        embedding = self._embedding(t, labels)
-        h = self.stem(self._space_to_depth(x))
+        embedding = self.embedding(t, labels)
+        h = self.stem(space_to_depth(x, self.patch))
         skips = [h]
         last = len(self.multipliers) - 1
         for level in range(len(self.multipliers)):
@@ -220,40 +253,9 @@ class UNet(nn.Module):
                 h = F.interpolate(h, scale_factor=2, mode="nearest")[:, :, :rows, :columns]
                 h = self.layers[f"up{level}"]["conv"](h)
         h = self.head(F.silu(self.norm(h)))
-        return self._depth_to_space(h)[:, :, :height, :width].float()
+        return depth_to_space(h, self.patch)[:, :, :height, :width].float()
 
     def _residual(self, h: Tensor, embedding: Tensor, name: str) -> Tensor:
         h = self.layers[name](h, embedding)
         attention = f"{name}_attention"
         return self.layers[attention](h) if attention in self.layers else h
-
-    def _embedding(self, t: Tensor, labels: Tensor | None) -> Tensor:
-        angles = t.float()[:, None] * self.frequencies
-        features = torch.cat([angles.cos(), angles.sin()], dim=1)
-        embedding = self.time(F.pad(features, (0, self.odd)))
-        if self.num_classes:
-            labels = torch.full_like(t, -1, dtype=torch.int64) if labels is None else labels
-            rows = torch.where(labels < 0, self.num_classes, labels)
-            embedding = embedding + self.label["table"](rows)
-        return embedding
-
-    def _space_to_depth(self, x: Tensor) -> Tensor:
-        """Patches into channels, (row, column, channel) in this order; edges repeated to fit."""
-        p = self.patch
-        if p == 1:
-            return x
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % p, 0, -height % p), mode="replicate")
-        batch, channels, height, width = x.shape
-        x = x.reshape(batch, channels, height // p, p, width // p, p)
-        x = x.permute(0, 2, 4, 3, 5, 1).reshape(batch, height // p, width // p, -1)
-        return x.permute(0, 3, 1, 2)
-
-    def _depth_to_space(self, x: Tensor) -> Tensor:
-        p = self.patch
-        if p == 1:
-            return x
-        batch, depth, rows, columns = x.shape
-        x = x.permute(0, 2, 3, 1).reshape(batch, rows, columns, p, p, depth // p**2)
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * p, columns * p, -1)
-        return x.permute(0, 3, 1, 2)

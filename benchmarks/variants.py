@@ -93,6 +93,7 @@ VARIANTS: Mapping[str, Variant] = {
         "88 channels, a multiple of 8", {"model.channels": 88, "model.head_channels": 44}
     ),
     "channels-128": Variant("128 channels, a multiple of 64", {"model.channels": 128}),
+    "unrolled": Variant("the loop over blocks unrolled", {"model.unroll": True}),
     "kept": Variant("the old state's buffers are not donated", donate=False),
     "scan-8": Variant("8 steps a dispatch, by scan", feed="scan"),
     "resident": Variant("the set on the device, indices from the host", feed="resident"),

@@ -40,6 +40,7 @@ GROUPS = (
     Group("cifar10", (OURS, THEIRS, *_variants("", "precise", dtype="float32"))),
     Group("fashion", (OURS, THEIRS, *_variants("cudnn", "channels-88", "channels-128"))),
     Group("cifar10-512", (OURS, THEIRS)),
+    Group("dit", (OURS, THEIRS, *_variants("cudnn", "unrolled"))),
     Group("28x28", (OURS, THEIRS, *_variants("", dtype="float32"))),
     Group("cifar10", (OURS, *_variants("heads-64", "heads-64-cudnn", "triton-gemm"))),
     Group("cifar10", (OURS, *_variants("half-norm", "unfused-norm", "kept"))),

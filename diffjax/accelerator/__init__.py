@@ -1,4 +1,4 @@
-"""Convolutions and normalisation for CPUs, with oneDNN and a few loops in C++.
+"""Convolutions, normalisation and attention for CPUs, with oneDNN and a few loops in C++.
 
 XLA has no fast convolution gradients for CPUs. This package has the operations of `models.ops` as
 XLA custom calls; `pip install "diffjax[cpu]"` installs oneDNN and `python -m diffjax.accelerator`

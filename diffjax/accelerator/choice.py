@@ -11,7 +11,7 @@ from diffjax.models.ops import XLA, Ops
 
 
 class Kernels(NamedTuple):
-    """An implementation of convolutions and normalisation.
+    """An implementation of convolutions, normalisation and attention.
 
     Attributes:
       ops: the functions.

@@ -4,19 +4,16 @@
     tangent(x, scale, shift, mean, rstd, dx, dscale, dshift)      dy
     backward(x, scale, shift, mean, rstd, dy)       dx, dscale, dshift
 
-mean and rstd are each group's. Tangent and backward are functions of (x, scale, shift), which
-mean and rstd only spare the sums. They are linear in what follows, and each other's transpose; how
-they change with (x, scale, shift) is left to `models.ops.XLA`.
+mean and rstd are each group's. See `derivatives.link`.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import ad
 
+from diffjax.accelerator.derivatives import link
 from diffjax.accelerator.primitives import native, primitive
 from diffjax.models.ops import XLA
 from diffjax.types import Array
@@ -95,88 +92,4 @@ backward = native(
 )
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "eps", "silu"))
-def _change_of_tangent(at: Any, moved: Any, tangents: Any, **options: Any) -> Array:
-    """How `tangent` changes with at = (x, scale, shift)."""
-
-    def of(*at: Array) -> Array:
-        return jax.jvp(functools.partial(XLA.group_norm, **options), at, tangents)[1]
-
-    return jax.jvp(of, at, moved)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("groups", "eps", "silu"))
-def _change_of_backward(
-    at: Any, moved: Any, dy: Array, **options: Any
-) -> tuple[Array, Array, Array]:
-    """How `backward` changes with at = (x, scale, shift)."""
-
-    def of(*at: Array) -> Any:
-        return jax.vjp(functools.partial(XLA.group_norm, **options), *at)[1](dy)
-
-    return jax.jvp(of, at, moved)[1]
-
-
-_NOT_LINEAR = (None,) * 5  # what x, scale, shift, mean and rstd have for a cotangent
-
-
-def _is_zero(tangents: Any) -> bool:
-    return all(isinstance(one, ad.Zero) for one in tangents)
-
-
-def _filled(tangents: Any) -> tuple[Array, ...]:
-    return tuple(ad.instantiate_zeros(one) for one in tangents)
-
-
-def _forward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
-    y, mean, rstd = forward.bind(*primals, **options)
-    (dy,) = tangent.bind(*primals, mean, rstd, *_filled(tangents), **options)
-    # Of x, but read by `tangent` and `backward` alone, whose derivatives do not go through them.
-    return [y, mean, rstd], [dy, ad.Zero(jax.typeof(mean)), ad.Zero(jax.typeof(rstd))]
-
-
-def _tangent_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
-    at, linear = primals[:3], primals[5:]
-    moved, moved_linear = tangents[:3], tangents[5:]
-    (dy,) = tangent.bind(*primals, **options)
-    change = ad.Zero(jax.typeof(dy))
-    if not _is_zero(moved_linear):
-        change = tangent.bind(*primals[:5], *_filled(moved_linear), **options)[0]
-    if not _is_zero(moved):
-        change = ad.add_tangents(change, _change_of_tangent(at, _filled(moved), linear, **options))
-    return [dy], [change]
-
-
-def _tangent_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
-    if _is_zero(cotangents):
-        return [None] * len(operands)
-    gradients = backward.bind(*operands[:5], *cotangents, **options)
-    asked = map(ad.is_undefined_primal, operands[5:])
-    wanted = [one if is_asked else None for one, is_asked in zip(gradients, asked, strict=True)]
-    return *_NOT_LINEAR, *wanted
-
-
-def _backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
-    at, (dy,) = primals[:3], primals[5:]
-    moved, moved_linear = tangents[:3], tangents[5:]
-    gradients = backward.bind(*primals, **options)
-    changes = [ad.Zero(jax.typeof(one)) for one in gradients]
-    if not _is_zero(moved_linear):
-        changes = backward.bind(*primals[:5], *moved_linear, **options)
-    if not _is_zero(moved):
-        more = _change_of_backward(at, _filled(moved), dy, **options)
-        changes = [ad.add_tangents(*pair) for pair in zip(changes, more, strict=True)]
-    return gradients, changes
-
-
-def _backward_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
-    if _is_zero(cotangents):
-        return [None] * len(operands)
-    (dy,) = tangent.bind(*operands[:5], *_filled(cotangents), **options)
-    return *_NOT_LINEAR, dy
-
-
-ad.primitive_jvps.update(
-    {forward: _forward_jvp, tangent: _tangent_jvp, backward: _backward_jvp},
-)
-ad.primitive_transposes.update({tangent: _tangent_transpose, backward: _backward_transpose})
+link(forward, tangent, backward, reference=XLA.group_norm)

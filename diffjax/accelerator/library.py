@@ -26,6 +26,8 @@ TARGETS = (
     "convolution_kernel_gradient",
     "group_norm_forward",
     "group_norm_backward",
+    "attention_forward",
+    "attention_backward",
 )
 # Not -ffast-math, which may hide NaNs of a diverged run.
 FLAGS = (

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 
+from diffjax.accelerator.attention import attend
 from diffjax.accelerator.convolution import convolution
 from diffjax.accelerator.group_norm import normalise
 from diffjax.models.ops import XLA, Ops
@@ -80,9 +81,33 @@ def group_norm(
     return normalise(x, scale, shift, groups=groups, eps=eps, silu=silu)
 
 
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """`models.ops.Attention`, a block of queries at a time, in float32.
+
+    No matrix of queries x keys is stored for the backward pass. Differentiable any number of times,
+    in both modes.
+
+    Raises:
+      ValueError: q is neither float32 nor bfloat16, k or v is of another type, or the shapes are
+        inconsistent.
+    """
+    _check_dtype(q)
+    batch, _, heads, depth = q.shape if q.ndim == 4 else (0,) * 4
+    if k.shape != v.shape or q.ndim != 4 or k.shape != (batch, *k.shape[1:2], heads, depth):
+        raise ValueError(
+            f"got q {q.shape}, k {k.shape}, v {v.shape}: expected (B, L, heads, D) and twice "
+            "(B, L', heads, D)"
+        )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"got q {q.dtype}, k {k.dtype}, v {v.dtype}: expected one type")
+    if not (q.size and k.size):
+        return XLA.attention(q, k, v)
+    return attend(q, k, v)
+
+
 def _check_dtype(x: Array) -> None:
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"got images of {x.dtype}: the accelerator takes float32 or bfloat16")
 
 
-NATIVE = Ops(conv, dense, group_norm)
+NATIVE = Ops(conv, dense, group_norm, attention)

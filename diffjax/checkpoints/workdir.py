@@ -25,6 +25,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "data.memory_limit_mb",
     "model.kernels",
     "model.remat",
+    "model.unroll",
     "autoencoder.kernels",
     "pixelcnn.kernels",
     "first_stage.",

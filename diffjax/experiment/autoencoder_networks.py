@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.errors import UserError
-from diffjax.experiment.network import DTYPES
+from diffjax.experiment.backbones import DTYPES
 from diffjax.experiment.spec import from_table
 from diffjax.latent.first_stage import FirstStage
 from diffjax.latent.regularisers import Kl, Vq
@@ -66,6 +66,7 @@ def stage(
         "patch": c.patch,
         "dtype": from_table(c.dtype, DTYPES, key="autoencoder.dtype"),
         "ops": ops,
+        "mix": ops.attention,
     }
     encoder = Encoder(regulariser.map_channels(c.latent_channels), **common)
     decoder = Decoder(image_shape[-1], **common)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffjax.errors import UserError
 from diffjax.experiment.autoencoder_networks import whole
-from diffjax.experiment.network import DTYPES
+from diffjax.experiment.backbones import DTYPES
 from diffjax.experiment.spec import from_spec, from_table, is_path
 from diffjax.latent.first_stage import FirstStage
 from diffjax.models.discriminator import PatchDiscriminator

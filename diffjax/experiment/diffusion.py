@@ -56,6 +56,7 @@ from diffjax.latent.pairs import PairSpace
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_objective import Teacher
 from diffjax.training.gc_pause import gc_disabled
@@ -154,6 +155,8 @@ class Experiment(_Fields, ConfiguredTask):
             condition_dropout=c.diffusion.condition_dropout,
             embedding_dropout=c.diffusion.embedding_dropout,
             accumulate=c.train.accumulate,
+            project=getattr(self.network, "project", None),
+            project_objective=self._project_objective,
         )
 
     @property
@@ -162,9 +165,17 @@ class Experiment(_Fields, ConfiguredTask):
 
     @property
     def _objective_optimizer(self) -> optax.GradientTransformation:
-        if isinstance(self.objective, DistributionMatchingObjective):  # a network like the model
+        # A network as large as the model, or one that is trained with it.
+        if isinstance(self.objective, DistributionMatchingObjective | AlignedObjective):
             return optimisation.optimizer(self.config)
         return optimisation.learned_optimizer(self.config)
+
+    @property
+    def _project_objective(self) -> Callable[[Any], Any] | None:
+        project = getattr(self.network, "project", None)
+        if project is None or not isinstance(self.objective, DistributionMatchingObjective):
+            return None
+        return lambda params: {**params, "fake": project(params["fake"])}
 
     def _init_params(self, key: Array) -> Any:
         x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))

@@ -8,21 +8,24 @@ from typing import Any
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
 from diffjax.experiment import schema
-from diffjax.experiment.keys import NETWORK_FIELDS, Key
+from diffjax.experiment.backbone_keys import NETWORK_FIELDS
+from diffjax.experiment.rules import Key
 from diffjax.experiment.schema import KINDS
 
 _ROOM = "diffjax.experiment."
 # key -> the table of the names that it accepts, as module:TABLE.
 TABLES = {
     "data.augment": "augmentation:CHOICES",
-    "model.name": "network:NETWORKS",
-    "model.block": "network:BLOCKS",
-    "model.resample": "network:RESAMPLES",
-    "model.time_features": "network:TIME_FEATURES",
-    "model.attention": "network:ATTENTIONS",
-    "model.dtype": "network:DTYPES",
+    "model.name": "backbones:NETWORKS",
+    "model.mlp": "backbones:MLPS",
+    "model.norm": "backbones:NORMS",
+    "model.block": "backbones:BLOCKS",
+    "model.resample": "backbones:RESAMPLES",
+    "model.time_features": "backbones:TIME_FEATURES",
+    "model.attention": "backbones:ATTENTIONS",
+    "model.dtype": "backbones:DTYPES",
     "model.kernels": "network:KERNELS",
-    "model.remat": "network:REMATS",
+    "model.remat": "backbones:REMATS",
     "condition.text": "conditioning:TEXTS",
     "condition.map": "conditioning:MAPS",
     "condition.embedding": "image_embedding:EMBEDDINGS",
@@ -48,12 +51,12 @@ TABLES = {
     "evaluate.features": "evaluation:FEATURES",
     "evaluate.likelihood": "likelihood:LIKELIHOODS",
     "autoencoder.regulariser": "autoencoder_networks:REGULARISERS",
-    "autoencoder.dtype": "network:DTYPES",
+    "autoencoder.dtype": "backbones:DTYPES",
     "autoencoder.kernels": "network:KERNELS",
-    "pixelcnn.dtype": "network:DTYPES",
+    "pixelcnn.dtype": "backbones:DTYPES",
     "pixelcnn.kernels": "network:KERNELS",
     "gan.loss": "gan:LOSSES",
-    "gan.dtype": "network:DTYPES",
+    "gan.dtype": "backbones:DTYPES",
     "loss.reconstruction": "autoencoder_objective:DIFFERENCES",
     "loss.perceptual": "autoencoder_objective:PERCEPTUAL",
     "loss.adversarial": "autoencoder_objective:DISCRIMINATORS",

@@ -12,13 +12,13 @@ import optax
 from diffjax.accelerator import Kernels
 from diffjax.data.info import DataInfo
 from diffjax.experiment import optimisation, schema
+from diffjax.experiment.backbones import DTYPES
 from diffjax.experiment.image_model import (
     ImageModel,
     ImageModelTask,
     generator,
     shape_and_conditions,
 )
-from diffjax.experiment.network import DTYPES
 from diffjax.experiment.spec import from_table
 from diffjax.inference.gan import sample_images
 from diffjax.losses import adversarial

@@ -4,12 +4,10 @@ What a config is completed with and checked against; see `schema`.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 from diffjax.experiment.rules import (
     CHANNELS,
     CHECKPOINT,
-    EXPONENTS,
     FORMATS,
     IMAGE_SIZE,
     LEVEL,
@@ -37,19 +35,10 @@ from diffjax.experiment.rules import (
     TEXTS,
     TIME_INPUT,
     WHOLES,
-    Rule,
+    Key,
     per_stage,
     whole,
 )
-
-
-class Key(NamedTuple):
-    """One key of a config."""
-
-    rule: Rule
-    default: Any
-    meaning: str
-
 
 # In the order in which --mode=config prints them.
 _SEED = {"seed": Key(SEED, 0, "seed of all randomness in training")}
@@ -145,7 +134,7 @@ DIFFUSION: Mapping[str, Key] = {
     "embedding.dimensions": Key(
         whole(0), 128, "whitened components of an embedding; 0: all of it, scaled to length sqrt(D)"
     ),
-    "model.name": Key(SPEC, "unet", "the network: unet, prior, or a path to your own"),
+    "model.name": Key(SPEC, "unet", "the network: unet, dit, prior, or a path to your own"),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(
         SPEC,
@@ -240,48 +229,6 @@ DIFFUSION: Mapping[str, Key] = {
     "evaluate.images": Key(whole(0), 0, "images that a likelihood is computed for; 0: all"),
     "ema.sigma_rel": Key(POSITIVE, 0.1, "width of the average that --mode=ema rebuilds"),
     "ema.step": Key(whole(0), 0, "last step of that average; 0: the last of the run"),
-}
-# The fields of `model` for each network of diffjax.
-NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
-    "unet": {
-        "model.channels": Key(whole(1), 96, "channels of the first level"),
-        "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level / model.channels"),
-        "model.blocks": Key(whole(1), 2, "residual blocks per level"),
-        "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
-        "model.transformer_depth": Key(whole(1), 1, "transformer blocks in a row, with text"),
-        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
-        "model.dropout": Key(SHARE, 0.1, "rate in the residual blocks"),
-        "model.fourier": Key(EXPONENTS, (), "n of input features sin(2^n pi x), cos(2^n pi x)"),
-        "model.patch": Key(whole(1), 1, "side of patches folded into channels"),
-        "model.block": Key(SPEC, "resnet", "resnet or convnext"),
-        "model.scale_shift": Key(
-            SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
-        ),
-        "model.resample": Key(
-            SPEC, "conv", "change of resolution: conv, average (pooling), adm (in residual blocks)"
-        ),
-        "model.resample_first": Key(
-            SWITCH,
-            False,
-            "downsample before a level's blocks, upsample after them (Imagen's Efficient U-Net)",
-        ),
-        "model.scale_skips": Key(SWITCH, False, "skip connections times 1 / sqrt(2)"),
-        "model.time_features": Key(
-            SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
-        ),
-        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
-        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
-        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
-        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
-    },
-    "prior": {
-        "model.width": Key(whole(1), 256, "channels of a token"),
-        "model.layers": Key(whole(1), 6, "transformer layers"),
-        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
-        "model.dropout": Key(SHARE, 0.1, "rate after attention and MLP"),
-        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
-        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
-    },
 }
 _AUTOENCODER_TRAIN = _TRAIN | {
     "train.steps": Key(whole(1), 20_000, "updates of the parameters"),

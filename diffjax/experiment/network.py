@@ -8,7 +8,6 @@ defaults.
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,14 +16,10 @@ import jax.numpy as jnp
 from diffjax import accelerator
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
-from diffjax.experiment.process import takes_tangent
+from diffjax.experiment.backbones import AXES, NETWORKS
 from diffjax.experiment.spec import Spec, call_maker, from_table, import_path, is_path, parse_spec
-from diffjax.models import ConvNeXtBlock, ResNetBlock, UNet, linear_attention, remat
-from diffjax.models.embeddings import random_time_features, timestep_embedding
 from diffjax.models.network import Network, as_network, is_nnx
 from diffjax.models.ops import XLA, Ops
-from diffjax.models.prior import Prior
-from diffjax.models.unet import RESAMPLINGS
 from diffjax.prediction import Prediction
 
 GIVEN = {
@@ -41,132 +36,11 @@ GIVEN = {
 }
 
 
-def _convnext(expansion: int = 2) -> Callable[..., Any]:
-    if expansion < 1:
-        raise ValueError(f"expansion must be at least 1, not {expansion}")
-    return partial(ConvNeXtBlock, expansion=expansion)
-
-
-def _softmax(implementation: str = "auto") -> Callable[..., Any]:
-    """`jax.nn.dot_product_attention`; "auto" leaves the choice to JAX."""
-    if implementation not in ("auto", "xla", "cudnn"):
-        raise ValueError(f"implementation must be 'auto', 'xla' or 'cudnn', not {implementation!r}")
-    if implementation == "auto":
-        return jax.nn.dot_product_attention
-    if implementation == "cudnn" and jax.default_backend() != "gpu":
-        raise ValueError(
-            f"implementation='cudnn' needs an NVIDIA GPU, and this is a {jax.default_backend()}"
-        )
-    return partial(jax.nn.dot_product_attention, implementation=implementation)
-
-
-def _random_time_features(scale: float = 0.016) -> Callable[..., Any]:
-    if not scale > 0:
-        raise ValueError(f"scale must be above 0, not {scale}")
-    return partial(random_time_features, scale=scale)
-
-
-BLOCKS: Mapping[str, Callable[..., Any]] = {
-    "resnet": lambda: ResNetBlock,
-    "convnext": _convnext,
-}
-ATTENTIONS: Mapping[str, Callable[..., Any]] = {
-    "softmax": _softmax,
-    "linear": lambda: linear_attention,
-}
-RESAMPLES: Mapping[str, Callable[..., Any]] = {name: partial(str, name) for name in RESAMPLINGS}
-TIME_FEATURES: Mapping[str, Callable[..., Any]] = {
-    "sinusoidal": lambda: timestep_embedding,
-    "fourier": _random_time_features,
-}
-DTYPES: Mapping[str, Callable[..., Any]] = {
-    "float32": lambda: jnp.float32,
-    "bfloat16": lambda: jnp.bfloat16,
-}
 KERNELS: Mapping[str, Callable[..., Any]] = {
     "auto": lambda: accelerator.auto,
     "onednn": lambda: accelerator.onednn,
     "xla": lambda: accelerator.xla,
 }
-REMATS: Mapping[str, Callable[..., Any]] = {
-    "none": lambda: None,
-    "dots": lambda: remat.dots,
-    "layers": lambda: remat.layers,
-    "full": lambda: remat.full,
-}
-
-
-def unet(config: Any, given: Mapping[str, Any]) -> UNet:
-    """The U-Net of `config.model`; `given` follows from the data and the diffusion."""
-    c = config.model
-    return UNet(
-        base_channels=c.channels,
-        channel_multipliers=tuple(c.multipliers),
-        num_res_blocks=c.blocks,
-        attention_resolutions=tuple(c.attention_resolutions),
-        transformer_depth=c.transformer_depth,
-        head_channels=c.head_channels,
-        dropout=c.dropout,
-        fourier=tuple(c.fourier),
-        patch=c.patch,
-        block=from_table(c.block, BLOCKS, key="model.block"),
-        scale_shift=c.scale_shift,
-        resample=from_table(c.resample, RESAMPLES, key="model.resample"),
-        resample_first=c.resample_first,
-        scale_skips=c.scale_skips,
-        time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
-        attention_fn=_attention(config),
-        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
-        remat=from_table(c.remat, REMATS, key="model.remat"),
-        **{name: given[name] for name in given if name not in ("shape",)},
-    )
-
-
-def _attention(config: Any) -> Callable[..., Any]:
-    """The attention of `config.model`; XLA's in cuDNN's place for a forward derivative, which
-    cuDNN's has not."""
-    text = config.model.attention
-    found: Callable[..., Any] = from_table(text, ATTENTIONS, key="model.attention")
-    if "cudnn" in text and takes_tangent(config):
-        return _softmax("xla")
-    return found
-
-
-def prior(config: Any, given: Mapping[str, Any]) -> Prior:
-    """The transformer of `config.model` over texts and embeddings; `given` as for `unet`.
-
-    Raises:
-      UserError: a condition that it does not take.
-    """
-    c = config.model
-    for name, key in (
-        ("map_channels", "condition.map"), ("augmentation_width", "diffusion.augment"),
-        ("embedding_width", "condition.embedding"),
-    ):  # fmt: skip
-        if given[name]:
-            raise UserError(
-                f"config.model.name = {c.name!r} takes texts and classes alone: set config.{key} "
-                "to 'none'"
-            )
-    if given["spans"]:
-        raise UserError(
-            f"config.model.name = {c.name!r} takes no span of a step: use a "
-            "config.diffusion.parametrisation other than 'average_velocity'"
-        )
-    return Prior(
-        width=c.width,
-        layers=c.layers,
-        head_channels=c.head_channels,
-        dropout=c.dropout,
-        dtype=from_table(c.dtype, DTYPES, key="model.dtype"),
-        remat=from_table(c.remat, REMATS, key="model.remat"),
-        **{k: given[k] for k in ("num_classes", "text_width", "text_encoder", "out_channels")},
-    )
-
-
-# Each with the number of axes of its data, and what they are.
-NETWORKS: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {"unet": unet, "prior": prior}
-AXES = {"unet": (3, "(H, W, C)"), "prior": (1, "(D,)")}
 
 
 def network(

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffjax.denoisers import Denoiser
 from diffjax.errors import UserError
-from diffjax.experiment import few_step
+from diffjax.experiment import alignment, few_step
 from diffjax.experiment.few_step import Given
 from diffjax.experiment.process import log_snr_range, parametrisation_of
 from diffjax.experiment.schema import DIFFUSION
@@ -38,6 +38,7 @@ WEIGHTINGS: Mapping[str, Callable[..., Any]] = {
     "edm": weightings.edm,
     "logit_normal": weightings.logit_normal,
     "cosmap": lambda: weightings.cosmap,
+    "flow_velocity": weightings.flow_velocity,
     "vlb": lambda: weightings.vlb,
 }
 TIME_SAMPLERS: Mapping[str, Callable[..., Any]] = {
@@ -321,10 +322,22 @@ def _without_teacher(maker: Callable[..., Any]) -> Callable[..., Make]:
     return of_options
 
 
+@functools.wraps(alignment.aligned)
+def _make_aligned(**options: Any) -> Make:
+    make = alignment.aligned(**options)
+
+    def made(config: Any, given: Given) -> Any:
+        _refuse_teacher(config)
+        return make(config, _squared_error(config, given.chosen), given.shape)
+
+    return made
+
+
 OBJECTIVES: Mapping[str, Callable[..., Make]] = {
     "squared_error": _without_teacher(lambda: _squared_error),
     "hybrid": _without_teacher(_make_hybrid),
     "vlb": _without_teacher(lambda: _bound),
     "vdm": _without_teacher(_make_vdm),
+    "aligned": _make_aligned,
     **few_step.OBJECTIVES,
 }

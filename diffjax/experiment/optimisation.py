@@ -45,10 +45,25 @@ def _cosine_cycles(cycles: int = 4) -> Callable[[float, int], optax.Schedule]:
     return schedule
 
 
+def _inverse_sqrt(reference: int = 70_000) -> Callable[[float, int], optax.Schedule]:
+    """peak / sqrt(max(step / reference, 1)) (Karras et al. 2024, EDM2, section 2.3).
+
+    Steps are counted from the end of the warm-up.
+    """
+    if reference < 1:
+        raise ValueError(f"reference must be at least 1 step, not {reference}")
+
+    def schedule(peak: float, steps: int) -> optax.Schedule:
+        return lambda step: peak / jnp.sqrt(jnp.maximum(step / reference, 1.0))
+
+    return schedule
+
+
 LEARNING_RATES: Mapping[str, Callable[..., Any]] = {
     "constant": lambda: lambda peak, steps: optax.constant_schedule(peak),
     "cosine": lambda: optax.cosine_decay_schedule,
     "cosine_cycles": _cosine_cycles,
+    "inverse_sqrt": _inverse_sqrt,
 }
 # (learning rate, a number or a function of the step) -> optax transformation
 OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
@@ -67,7 +82,7 @@ AVERAGES: Mapping[str, Callable[..., Any]] = {
 
 
 def learning_rate(config: Any) -> optax.Schedule:
-    """Linear warm-up from 0 to config.train.learning_rate, then constant or cosine to 0.
+    """Linear warm-up from 0 to config.train.learning_rate, then config.train.schedule.
 
     A path must name a function (peak, steps after the warm-up) -> optax schedule.
     """

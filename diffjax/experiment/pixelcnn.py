@@ -12,6 +12,7 @@ import numpy as np
 from diffjax import rng
 from diffjax.data.info import DataInfo
 from diffjax.experiment import schema
+from diffjax.experiment.backbones import DTYPES
 from diffjax.experiment.dataset import held_out_batches
 from diffjax.experiment.image_model import (
     ImageModel,
@@ -20,7 +21,6 @@ from diffjax.experiment.image_model import (
     shape_and_conditions,
 )
 from diffjax.experiment.likelihood import Likelihood, Numbers, on_all_devices
-from diffjax.experiment.network import DTYPES
 from diffjax.experiment.network import kernels as choose_kernels
 from diffjax.experiment.spec import from_table
 from diffjax.inference.pixelcnn import sample_images

@@ -21,6 +21,7 @@ from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
 from diffjax.experiment import kinds, strategies
 from diffjax.experiment.schema import check, is_diffusion, section
+from diffjax.models.linen import from_linen
 
 # LLVM's optimisations do not change the buffers.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -168,9 +169,12 @@ def _resolved(config: Any) -> Any:
 
 def _flops(setup: Any, shapes: Any, batch: Any) -> float:
     """FLOPs of a step on one device; the step is lowered, not compiled."""
+    # XLA counts the body of a loop once.
     if "accumulate" in setup.config.train:
-        # XLA counts the body of a loop once.
         setup.config.train.accumulate = 1
+    module: Any = getattr(getattr(setup, "network", None), "module", None)
+    if hasattr(module, "unroll"):
+        setup = setup.with_network(from_linen(module.clone(unroll=True)))
     step = jax.jit(setup.train_step())
     counted: Any = step.lower(shapes, batch).cost_analysis()
     return float(counted["flops"])

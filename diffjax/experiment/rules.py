@@ -1,4 +1,4 @@
-"""What the values of a config's keys may be."""
+"""Keys of a config, and what their values may be."""
 
 import math
 import re
@@ -12,6 +12,14 @@ class Rule(NamedTuple):
     kind: type | tuple[type, ...]
     expected: str
     holds: Callable[[Any], bool] = lambda value: True
+
+
+class Key(NamedTuple):
+    """One key of a config."""
+
+    rule: Rule
+    default: Any
+    meaning: str
 
 
 # JAX counts and indexes in int32.

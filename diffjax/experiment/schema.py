@@ -14,15 +14,15 @@ from ml_collections import ConfigDict, FieldReference
 from diffjax import arguments
 from diffjax.checkpoints.run_config import flatten
 from diffjax.errors import UserError
+from diffjax.experiment.backbone_keys import NETWORK_FIELDS
 from diffjax.experiment.keys import (
     AUTOENCODER,
     CASCADE,
     DIFFUSION,
     GAN,
-    NETWORK_FIELDS,
     PIXELCNN,
-    Key,
 )
+from diffjax.experiment.rules import Key
 
 
 class Kind(NamedTuple):

@@ -16,6 +16,7 @@ min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v, without a t
     soft_min_snr   1 / (1 / SNR + 1 / gamma)                                             (9)
     logit_normal   density(u) / u^2,  u = noise / (signal + noise)                      (10)
     cosmap         2 / (pi (1 - 2 u + 2 u^2)) / u^2                                     (11)
+    flow_velocity  1 / max(u, floor)^2                                                  (12)
 
 (10) and (11) are densities over a flow's times as weights: 1 / u^2 is the gain of its velocity.
 """
@@ -205,6 +206,27 @@ def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Pe
     # 1 - 2 u + 2 u^2 is (signal^2 + noise^2) / (signal + noise)^2.
     density = 2 / math.pi * (signal + noise) ** 2 / (signal**2 + noise**2)
     return _on_velocity(schedule, t, target, density)
+
+
+@checked
+def flow_velocity(floor: float = 0.05) -> Weighting:
+    """Equation (12): the squared error of a flow's velocity, bounded near the data.
+
+    Li & He 2025, "Back to basics: let denoising generative models denoise" (JiT), whose network
+    predicts x_0 under the loss of v with 1 - t (here u) clipped at 0.05.
+
+    Raises:
+      ValueError: floor not in (0, 1).
+    """
+    if not 0 < floor < 1:
+        raise ValueError(f"floor must be in (0, 1), not {floor}")
+
+    def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
+        signal, noise = schedule(jnp.asarray(t))
+        u = noise / (signal + noise)
+        return 1 / jnp.square(jnp.maximum(u, floor)) / _gain(schedule, t, target)
+
+    return weight
 
 
 @checked

@@ -1,6 +1,6 @@
 """Self-attention over the pixels of a feature map, pre-norm and residual."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,44 @@ def no_attention(q: Array, k: Array, v: Array) -> Array:
     "Self-rectifying diffusion sampling with perturbed-attention guidance", section 4.2).
     """
     return v
+
+
+def attention_blocks(
+    height: int,
+    *,
+    patch: int,
+    levels: int,
+    blocks: int,
+    resolutions: Sequence[int],
+    resample_first: bool = False,
+) -> tuple[str, ...]:
+    """The names of a U-Net's blocks with attention: "down1_0" (level, block), "middle_0", "up1_0".
+
+    Args:
+      height: of the images.
+      patch: patch side of the stem, by which the first level's maps are smaller.
+      levels: number of levels, each at half the size of the one before, rounded up.
+      blocks: residual blocks per level; one more in the decoder.
+      resolutions: heights of the maps with attention.
+      resample_first: whether a level's resolution is halved before its blocks.
+
+    Raises:
+      ValueError: a resolution that no level has.
+    """
+    heights = [-(-height // patch)]
+    for _ in range(levels):
+        heights.append(-(-heights[-1] // 2))
+    heights = heights[1:] if resample_first else heights[:-1]
+    missing = set(resolutions) - set(heights)
+    if missing:
+        raise ValueError(
+            f"attention_resolutions {sorted(missing)} are not among this network's map "
+            f"heights {heights} for images {height} high"
+        )
+    attending = [i for i, h in enumerate(heights) if h in resolutions]
+    down = [f"down{level}_{i}" for level in attending for i in range(blocks)]
+    up = [f"up{level}_{i}" for level in reversed(attending) for i in range(blocks + 1)]
+    return (*down, "middle_0", *up)
 
 
 class SelfAttention(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 from jax.ad_checkpoint import checkpoint_name
 
 from diffjax.models.norm import GroupNorm
@@ -47,19 +48,21 @@ class Dense(nn.Module):
     Attributes:
       features: output channels.
       zero: whether the kernel is initialised to zero.
+      kernel_init: else, how it is.
       dtype: compute type.
       ops: its kernel implementation.
     """
 
     features: int
     zero: bool = False
+    kernel_init: Initializer = nn.linear.default_kernel_init
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(B, ..., C) -> (B, ..., features)."""
-        init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
+        init = nn.initializers.zeros_init() if self.zero else self.kernel_init
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return checkpoint_name(self.ops.dense(x.astype(self.dtype), kernel, bias), PRODUCT)

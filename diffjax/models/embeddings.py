@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax.typing import Initializer
 
 from diffjax.types import Array, Dtype
 
@@ -81,6 +82,7 @@ class TimeEmbedding(nn.Module):
       width: of the result.
       features_of: (t, features) -> (B, features): `timestep_embedding` or `random_time_features`.
       zero: whether the last kernel is initialised to zero.
+      kernel_init: of the kernels.
       dtype: compute type of the layers.
     """
 
@@ -88,14 +90,15 @@ class TimeEmbedding(nn.Module):
     width: int
     features_of: Callable[[Array, int], Array] = timestep_embedding
     zero: bool = False
+    kernel_init: Initializer = nn.linear.default_kernel_init
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
         h = self.features_of(t, self.features).astype(self.dtype)
-        h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="in")(h))
-        init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
-        return nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="out")(h)
+        h = nn.Dense(self.width, kernel_init=self.kernel_init, dtype=self.dtype, name="in")(h)
+        last = nn.initializers.zeros_init() if self.zero else self.kernel_init
+        return nn.Dense(self.width, kernel_init=last, dtype=self.dtype, name="out")(nn.silu(h))
 
 
 class ClassEmbedding(nn.Module):
@@ -107,6 +110,7 @@ class ClassEmbedding(nn.Module):
 
     num_classes: int
     width: int
+    embedding_init: Initializer = nn.initializers.normal(1.0)
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -116,6 +120,6 @@ class ClassEmbedding(nn.Module):
             self.num_classes + 1,
             self.width,
             dtype=self.dtype,
-            embedding_init=nn.initializers.normal(1.0),
+            embedding_init=self.embedding_init,
             name="table",
         )(rows)

@@ -5,6 +5,7 @@ params = network.init(key, x, t, cond)
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,10 +17,16 @@ class LinenNetwork(NamedTuple):
     """See `models.network.Network`.
 
     Attributes:
-      module: called as module(x, t, cond), with train=... if it has such a parameter.
+      module: called as module(x, t, cond), with train=... if it has such a parameter. It may have a
+        method project(params) -> params.
     """
 
     module: nn.Module
+
+    @property
+    def project(self) -> Callable[[Any], Any] | None:
+        """The module's; None if it has none."""
+        return getattr(self.module, "project", None)
 
     def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
         """The parameters.
@@ -45,6 +52,50 @@ class LinenNetwork(NamedTuple):
         if train and key is not None:
             options["rngs"] = {"dropout": key}
         return self.module.apply({"params": params}, x, t, cond, **options)
+
+    def apply_with_block(
+        self,
+        params: Any,
+        x: Array,
+        t: Array,
+        cond: Any,
+        *,
+        block: str,
+        train: bool = False,
+        key: Any = None,
+    ) -> tuple[Array, Array]:
+        """The output, and the result of one of the module's blocks.
+
+        Args:
+          params, x, t, cond, train, key: as for `apply`.
+          block: name of a submodule; "block_0", "block_1" ... of a module with `block_map`, whose
+            blocks are scanned over.
+
+        Returns:
+          the output, and (B, h, w, features).
+
+        Raises:
+          ValueError: there is no such block.
+        """
+        of_blocks = getattr(self.module, "block_map", None)
+        names = self.module.scanned if of_blocks else (block,)
+        options = self._train(train)
+        if train and key is not None:
+            options["rngs"] = {"dropout": key}
+        output, state = self.module.apply(
+            {"params": params}, x, t, cond,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and module.name in names
+            ),
+            **options,
+        )  # fmt: skip
+        found = {name: kept["__call__"][0] for name, kept in state.get("intermediates", {}).items()}
+        if of_blocks:
+            return output, of_blocks(found, block, x.shape)
+        if block not in found:
+            raise ValueError(f"there is no block {block!r} in a {type(self.module).__name__}")
+        return output, found[block]
 
     def _train(self, train: bool) -> dict[str, Any]:
         takes = "train" in inspect.signature(type(self.module).__call__).parameters

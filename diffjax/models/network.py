@@ -9,7 +9,13 @@
     cond  None or a `models.condition.Condition`: label (B,) int32 with -1 for none, text, map
     key   for dropout etc. if train is True; None otherwise
 
-A network is an object with these two methods, or a pair of functions. Linen and NNX modules are
+A network is an object with these two methods, or a pair of functions. It may have a third one,
+
+    project(params) -> params
+
+where parameters are kept on a set, such as weights of a fixed norm: the train step applies it to
+the first parameters and after every update of the optimizer, whose moments stay as they are. None,
+or no such method, is for parameters without a constraint. Linen and NNX modules are
 adapted by `models.linen.from_linen` and `models.nnx.from_nnx`. `params` is a tree of arrays.
 """
 
@@ -23,7 +29,7 @@ from diffjax.types import Array
 
 
 class Network(Protocol):
-    """A network as a pair of pure functions."""
+    """A network as a pair of pure functions, and optionally a third, `project`."""
 
     def init(self, key: Array, x: Array, t: Array, cond: Any) -> Any:
         """Initial parameters for inputs of these shapes."""

@@ -1,4 +1,4 @@
-"""The U-Net's most expensive operations, as exchangeable functions.
+"""The most expensive operations of networks, as exchangeable functions.
 
 `XLA` is plain JAX and runs everywhere; `diffjax.accelerator` has faster ones for CPUs.
 """
@@ -82,6 +82,22 @@ class GroupNorm(Protocol):
         ...
 
 
+class Attention(Protocol):
+    """attention(q, k, v) -> softmax(q k^T / sqrt(D)) v, for each head."""
+
+    def __call__(self, q: Array, k: Array, v: Array, /) -> Array:
+        """Softmax attention (Vaswani et al. 2017, equation 1).
+
+        Args:
+          q: (B, L, heads, D) float32 or bfloat16.
+          k, v: (B, L', heads, D) of q's type.
+
+        Returns:
+          Of q's shape and type.
+        """
+        ...
+
+
 class Ops(NamedTuple):
     """The operations of a network on images.
 
@@ -89,11 +105,13 @@ class Ops(NamedTuple):
       conv: see `Conv`.
       dense: see `Dense`.
       group_norm: see `GroupNorm`.
+      attention: see `Attention`.
     """
 
     conv: Conv
     dense: Dense
     group_norm: GroupNorm
+    attention: Attention = jax.nn.dot_product_attention
 
 
 def conv(

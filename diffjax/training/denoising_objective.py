@@ -17,6 +17,23 @@ from diffjax.training.objective import LossAndGrads, LossInputs, ObjectiveState
 from diffjax.types import Array
 
 
+class Draws(NamedTuple):
+    """What is random in the losses of a batch.
+
+    Attributes:
+      t: (B,) times.
+      importance: their importance weights, (B,) or a scalar.
+      eps: (B, ...) noise.
+      use_estimate: (B,) bool: the examples that are conditioned on the network's own estimate; None
+        for none.
+    """
+
+    t: Array
+    importance: Array
+    eps: Array
+    use_estimate: Array | None
+
+
 class DenoisingObjective(NamedTuple):
     """The squared error of a prediction, with or without a learned variance.
 
@@ -57,33 +74,49 @@ class DenoisingObjective(NamedTuple):
         self, params: Any, state: ObjectiveState, inputs: LossInputs
     ) -> LossAndGrads:
         """The weighted loss and its gradients; past losses after the batch as history."""
+        draws = self.draw(state, inputs)
+
+        def loss_fn(params: Any, weighting_params: Any) -> tuple[Array, Array]:
+            network = in_training(self.network, params, inputs)
+            weighted, each = self.losses(network, weighting_params, inputs, draws)
+            return weighted.mean(), each
+
+        (_, each), (grads, weighting_grads) = jax.value_and_grad(
+            loss_fn, argnums=(0, 1), has_aux=True
+        )(params, state.params)
+        history = self.history(state, draws, each)
+        return LossAndGrads((draws.importance * each).mean(), grads, weighting_grads, history)
+
+    def draw(self, state: ObjectiveState, inputs: LossInputs) -> Draws:
+        """What is random in the losses of a batch."""
         t, importance = self._times(state, inputs)
         eps = normal_noise(inputs)
         if self.offset_noise:
             eps = offset_noise(
                 inputs.key("offset_noise"), inputs.indices, eps, strength=self.offset_noise
             )
-        use_estimate = self._examples_that_see_the_estimate(inputs)
+        return Draws(t, importance, eps, self._examples_that_see_the_estimate(inputs))
 
-        def loss_fn(params: Any, weighting_params: Any) -> tuple[Array, Array]:
-            network = in_training(self.network, params, inputs)
-            if use_estimate is not None:
-                network = self._self_conditioned(network, t, use_estimate)
-            each = self._each(network, inputs.x_0, t=t, eps=eps, cond=inputs.cond)
-            weighted = importance * each
-            if self.learned_weighting:
-                log_snr = self.prediction.schedule.log_snr(t)
-                log_variance = learned_weighting.log_variance(weighting_params, log_snr)
-                weighted = learned_weighting.weighted(weighted, log_variance)
-            return weighted.mean(), each
+    def losses(
+        self, network: denoisers.NetworkFn, weighting_params: Any, inputs: LossInputs, draws: Draws
+    ) -> tuple[Array, Array]:
+        """(B,) the losses whose mean is minimised, and (B,) those without importance and learned
+        weights."""
+        if draws.use_estimate is not None:
+            network = self._self_conditioned(network, draws.t, draws.use_estimate)
+        each = self._each(network, inputs.x_0, t=draws.t, eps=draws.eps, cond=inputs.cond)
+        weighted = draws.importance * each
+        if self.learned_weighting:
+            log_snr = self.prediction.schedule.log_snr(draws.t)
+            log_variance = learned_weighting.log_variance(weighting_params, log_snr)
+            weighted = learned_weighting.weighted(weighted, log_variance)
+        return weighted, each
 
-        (_, each), (grads, weighting_grads) = jax.value_and_grad(
-            loss_fn, argnums=(0, 1), has_aux=True
-        )(params, state.params)
-        history = state.history
-        if self.by_importance:
-            history = importance_sampling.update(history, t, each)
-        return LossAndGrads((importance * each).mean(), grads, weighting_grads, history)
+    def history(self, state: ObjectiveState, draws: Draws, each: Array) -> Any:
+        """The past losses after those of a batch, if times are drawn by them."""
+        if not self.by_importance:
+            return state.history
+        return importance_sampling.update(state.history, draws.t, each)
 
     def held_out(self, params: Any, inputs: LossInputs) -> Array:
         """(B,) losses without dropout; every example is conditioned on the network's estimate."""

@@ -75,6 +75,9 @@ class StepParts(NamedTuple):
       condition_dropout: share of examples whose condition is dropped.
       embedding_dropout: share of examples whose image embedding is dropped, by itself.
       accumulate: number of micro-batches over which gradients are averaged.
+      project: parameters -> those of the constraint that they are kept to, at first and after every
+        update, before they are averaged; None for none. See `models.network`.
+      project_objective: the same of the objective's parameters.
     """
 
     init_params: Callable[[Array], Any]
@@ -91,6 +94,8 @@ class StepParts(NamedTuple):
     condition_dropout: float = 0.0
     embedding_dropout: float = 0.0
     accumulate: int = 1
+    project: Callable[[Any], Any] | None = None
+    project_objective: Callable[[Any], Any] | None = None
 
 
 def make_train_step(parts: StepParts) -> TrainStep:
@@ -137,14 +142,16 @@ def make_train_step(parts: StepParts) -> TrainStep:
         found = mean_over_micro_batches(loss_and_grads, examples, count=parts.accumulate)
 
         params, opt_state = _update(
-            parts.optimizer, found.grads, state.opt_state, state.params, when=found.train_model
-        )
+            parts.optimizer, found.grads, state.opt_state, state.params, when=found.train_model,
+            project=parts.project,
+        )  # fmt: skip
         objective_params, objective_opt_state = _update(
             parts.objective_optimizer,
             found.objective_grads,
             state.objective_opt_state,
             state.objective_state.params,
             when=found.train_objective,
+            project=parts.project_objective,
         )
 
         ema_params = ema.update(state.ema_params, params, decay=parts.ema_decay(state.step))
@@ -195,12 +202,14 @@ def _update(
     params: Any,
     *,
     when: Array | None = None,
+    project: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """The parameters and the optimizer's state after an update; unchanged if not `when`."""
 
     def updated() -> tuple[Any, Any]:
         updates, new = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), new
+        moved = optax.apply_updates(params, updates)
+        return (project(moved) if project else moved), new
 
     if when is None:
         return updated()
@@ -233,6 +242,8 @@ def state_shapes(parts: StepParts) -> TrainState:
 def _initialiser(parts: StepParts) -> Callable[[Array], TrainState]:
     def init(key: Array) -> TrainState:
         params = parts.init_params(key)
+        if parts.project:
+            params = parts.project(params)
         objective_state = parts.objective.init(key, params)
 
         def average() -> Any:

@@ -20,13 +20,9 @@ in test/.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,11 +32,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+import made_folder
 import npm_archives as npm
 from diffjax.errors import UserError
 from emoji_names import SKIN_TONES, names
 
-BUILD_FILE = "build.json"
 CREDITS_FILE = "CREDITS.txt"
 
 _VERSION = 1  # to be raised when the same archives would give another folder
@@ -165,7 +161,8 @@ def build(
     out = out.expanduser().resolve()
     sources = {style: STYLES[style].package.integrity for style in styles}
     identity = {"set": "emoji", "version": _VERSION, "size": size, "sources": sources}
-    if (done := _already(out, identity)) is not None:
+    another = "an emoji set of other styles, size or version"
+    if (done := made_folder.summary_of(out, identity, what=another)) is not None:
         return f"already there: {done}"
     entries, encoded = read_archives(styles, archives)
     pictures = _pictures(entries, encoded, size=size)
@@ -176,7 +173,7 @@ def build(
         f"({counts['skin_tone']} in an unseen skin tone, {counts['style']} in an unseen style; "
         f"{dropped} left out, as train has the same pixels)"
     )
-    _write(out, {"train": train, "test": test}, {**identity, "summary": summary})
+    _write(out, {"train": train, "test": test}, identity, summary)
     return summary
 
 
@@ -185,21 +182,6 @@ def _known_styles(styles: Sequence[str]) -> tuple[str, ...]:
     if not styles or len(set(styles)) < len(styles) or set(styles) - set(STYLES):
         raise UserError(f"--styles={','.join(styles)}; expected some of {known}, each once")
     return tuple(style for style in STYLES if style in styles)
-
-
-def _already(out: Path, identity: dict[str, Any]) -> str | None:
-    """Returns the summary of the same build in `out`, None where `out` is free."""
-    try:
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return None
-        found = json.loads((out / BUILD_FILE).read_text(encoding="utf-8"))
-        summary = found.pop("summary")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        found = summary = None
-    if found == identity and isinstance(summary, str):
-        return summary
-    what = "an emoji set of other styles, size or version" if found else "something else"
-    raise UserError(f"--out={out} holds {what}; choose a new folder or delete this one")
 
 
 def read_archives(
@@ -373,11 +355,10 @@ def _credits(styles: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(out: Path, splits: dict[str, list[_Picture]], identity: dict[str, Any]) -> None:
-    """Writes the folder aside, forces it to the disk and gives it its name in one rename."""
-    aside = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        aside.mkdir(parents=True)
+def _write(
+    out: Path, splits: dict[str, list[_Picture]], identity: dict[str, Any], summary: str
+) -> None:
+    with made_folder.made_whole(out, identity, summary=summary) as aside:
         for split, pictures in splits.items():
             for style in identity["sources"]:
                 (aside / split / style).mkdir(parents=True)
@@ -386,21 +367,3 @@ def _write(out: Path, splits: dict[str, list[_Picture]], identity: dict[str, Any
             rows = "".join(json.dumps(_row(picture)) + "\n" for picture in pictures)
             (aside / split / "metadata.jsonl").write_text(rows, encoding="utf-8")
         (aside / CREDITS_FILE).write_text(_credits(list(identity["sources"])), encoding="utf-8")
-        (aside / BUILD_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        _sync(aside)
-        os.rename(aside, out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write --out={out} ({error.strerror or error}); choose a folder that can be "
-            "written to, with room for it"
-        ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Forces all files in a folder to the disk."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with open(os.path.join(parent, name), "rb") as file, contextlib.suppress(OSError):
-                os.fsync(file.fileno())

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # modules that examples share
+
 import emoji_folder
 from diffjax.errors import UserError
 

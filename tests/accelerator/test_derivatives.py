@@ -178,6 +178,34 @@ def test_difference_quotients_of_group_norm(silu: bool) -> None:
     check_grads(_norm(NATIVE, 2, silu), operands, **QUOTIENTS)
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_tangents_of_attention(dtype: str) -> None:
+    operands, (dq, dk, dv) = (_attention_operands(seed, dtype) for seed in (0, 3))
+    for tangents in ((dq, None, None), (None, dk, dv), (dq, dk, dv)):
+        dy = _jvp(NATIVE.attention, operands, tangents)
+        expected = _jvp(XLA.attention, *_in(np.float32, (operands, tangents)))
+        assert dy.dtype == dtype
+        assert error(dy, expected) < BOUNDS[dtype][0]
+
+
+def test_reverse_over_forward_through_attention() -> None:
+    operands, tangents = (_attention_operands(seed, "float32") for seed in (0, 3))
+    gradients, references = (
+        _derivative(ops.attention, tangents)(*operands) for ops in (NATIVE, XLA)
+    )
+    for ours, reference in zip(gradients, references, strict=True):
+        assert error(ours, reference) < 1e-4
+
+
+def test_difference_quotients_of_attention() -> None:
+    check_grads(NATIVE.attention, _attention_operands(0, "float32"), **QUOTIENTS)
+
+
+def _attention_operands(seed: int, dtype: str) -> tuple[jax.Array, ...]:
+    q = normal(seed, 2, 7, 2, 6, dtype=dtype)
+    return q, *(normal(seed + i, 2, 9, 2, 6, dtype=dtype) for i in (1, 2))
+
+
 def test_vmap_of_a_jvp_and_a_jvp_of_vmap() -> None:
     x, kernel, bias = normal(0, 3, 2, 5, 5, 4), normal(1, 3, 3, 4, 6), jnp.ones(6)
 

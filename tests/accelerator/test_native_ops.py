@@ -138,6 +138,61 @@ def _group_norm_in_float64(groups: int, silu: bool) -> Callable[..., jax.Array]:
     return function
 
 
+# (batch, queries, keys, heads, channels of a head)
+ATTENTIONS = {
+    "one block and a part": (2, 53, 53, 3, 32),
+    "a part of a vector": (2, 7, 7, 2, 12),
+    "more keys than queries": (1, 5, 70, 2, 8),
+    "more queries than keys": (2, 100, 3, 1, 40),
+    "one token": (3, 1, 1, 2, 4),
+    "whole blocks": (1, 96, 96, 2, 64),
+}
+
+
+def _attention_in_float64(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("case", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_attention(case: tuple[int, ...], dtype: str) -> None:
+    batch, queries, keys, *heads = case
+    q = normal(0, batch, queries, *heads, dtype=dtype)
+    k, v = (normal(seed, batch, keys, *heads, dtype=dtype) for seed in (1, 2))
+    y, gradients = _with_gradients(NATIVE.attention, q, k, v)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a, np.float64)) for a in (q, k, v)]
+        expected, pull_back = jax.vjp(_attention_in_float64, *wide)
+        references = pull_back(jnp.asarray(np.asarray(_cotangent(y), np.float64)))
+    images, _ = BOUNDS[dtype]
+    assert y.dtype == dtype
+    assert error(y, expected) < images
+    for ours, reference in zip(gradients, references, strict=True):
+        assert ours.dtype == dtype
+        if keys > 1:  # the weight of one key is 1, whatever q and k
+            assert error(ours, reference) < images
+
+
+def test_attention_with_scores_that_overflow_an_exponential() -> None:
+    q, k, v = (normal(seed, 1, 20, 1, 8) for seed in range(3))
+    y, gradients = _with_gradients(NATIVE.attention, 100 * q, 100 * k, v)
+    expected, references = _with_gradients(XLA.attention, 100 * q, 100 * k, v)
+    assert error(y, expected) < 1e-4 and np.isfinite(gradients[0]).all()
+    assert error(gradients[2], references[2]) < 1e-4
+
+
+def test_a_long_attention_keeps_no_matrix_of_tokens() -> None:
+    tokens = 2048
+    q = jax.ShapeDtypeStruct((1, tokens, 4, 8), jnp.float32)
+
+    def memory(ops: Ops) -> int:
+        gradient = jax.jit(jax.grad(lambda q: jnp.square(ops.attention(q, q, q)).sum()))
+        return gradient.lower(q).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(NATIVE) < 4 * tokens * tokens * 4 / 20 < memory(XLA)
+
+
 def test_a_constant_image_and_extremes_are_finite() -> None:
     ones = jnp.ones((2, 8))
     options = {"groups": 2, "eps": 1e-5, "silu": True}
@@ -287,6 +342,10 @@ def test_an_empty_batch() -> None:
             ),
             "3 groups",
         ),
+        (lambda x, k, b: NATIVE.attention(x, x[:, 1:], x), r"k \(2, 4, 5, 4\)"),
+        (lambda x, k, b: NATIVE.attention(x, x[..., 1:], x[..., 1:]), r"twice \(B, L', heads, D"),
+        (lambda x, k, b: NATIVE.attention(x, x, x.astype(jnp.bfloat16)), "expected one type"),
+        (lambda x, k, b: NATIVE.attention(x[0], x[0], x[0]), r"expected \(B, L, heads, D\)"),
     ],
 )
 def test_what_does_not_fit_is_told(call: Callable[..., Any], message: str) -> None:

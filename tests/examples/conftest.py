@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "emoji"))
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path += [str(EXAMPLES), str(EXAMPLES / "emoji"), str(EXAMPLES / "avatars")]
 
 NAMES = ("waving hand", "thumbs up", "raised fist", "folded hands")
 STYLES = ("twitter", "google")

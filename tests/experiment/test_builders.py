@@ -9,7 +9,7 @@ import diffjax as dj
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data import ArraySource, describe
 from diffjax.errors import UserError
-from diffjax.experiment import network, objective, optimisation, process, sampling
+from diffjax.experiment import backbones, network, objective, optimisation, process, sampling
 from diffjax.experiment.conditioning import conditions
 from diffjax.experiment.spec import from_spec
 from diffjax.inference.sampling import GuidanceModel
@@ -48,8 +48,8 @@ def test_unknown_name_lists_the_valid_ones():
 @pytest.mark.parametrize(
     "table",
     [process.SCHEDULES, process.PARAMETRISATIONS, objective.WEIGHTINGS, objective.TIME_SAMPLERS,
-     sampling.SAMPLERS, sampling.GRIDS, sampling.THRESHOLDS, sampling.EDITS, network.BLOCKS,
-     network.ATTENTIONS, network.RESAMPLES, network.TIME_FEATURES, optimisation.OPTIMIZERS,
+     sampling.SAMPLERS, sampling.GRIDS, sampling.THRESHOLDS, sampling.EDITS, backbones.BLOCKS,
+     backbones.ATTENTIONS, backbones.RESAMPLES, backbones.TIME_FEATURES, optimisation.OPTIMIZERS,
      optimisation.LEARNING_RATES,
      optimisation.AVERAGES, objective.OBJECTIVES, objective.SCHEDULE_FORMS],
 )  # fmt: skip
@@ -60,7 +60,7 @@ def test_every_choice_can_be_made_by_its_name_alone(table):
 
 def test_what_is_recomputed_has_a_name(tiny_config):
     found = {}
-    for name in network.REMATS:
+    for name in backbones.REMATS:
         tiny_config.model.remat = name
         diffusion = process.diffusion(tiny_config)
         made = network.network(tiny_config, diffusion=diffusion, shape=(8, 8, 1))
@@ -209,7 +209,7 @@ def test_sampling_steps_out_of_range(tiny_config, steps):
 
 def test_attention_is_the_named_implementation():
     def attention(text):
-        return from_spec(text, network.ATTENTIONS, key="model.attention")
+        return from_spec(text, backbones.ATTENTIONS, key="model.attention")
 
     q, k, v = np.random.default_rng(0).normal(size=(3, 2, 15, 4, 8)).astype(np.float32)
     scores = np.einsum("blhd,bmhd->bhlm", q, k).astype(np.float64) / np.sqrt(8)

@@ -3,7 +3,7 @@
 import pytest
 
 from diffjax.errors import UserError
-from diffjax.experiment import explain, keys, schema
+from diffjax.experiment import backbone_keys, explain, schema
 from diffjax.main import main
 
 
@@ -33,7 +33,10 @@ def test_a_key_is_explained_with_its_names(capsys, prefix):
 
 
 def test_every_key_is_explained_and_every_named_table_exists():
-    tables = (*(kind.keys for kind in schema.KINDS.values()), *keys.NETWORK_FIELDS.values())
+    tables = (
+        *(kind.keys for kind in schema.KINDS.values()),
+        *backbone_keys.NETWORK_FIELDS.values(),
+    )
     for table in tables:
         for key in table:
             assert table[key].meaning in explain.explain(key)

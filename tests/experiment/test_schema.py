@@ -13,7 +13,15 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import keys, kinds, network, optimisation, process, sampling, schema
+from diffjax.experiment import (
+    backbone_keys,
+    kinds,
+    network,
+    optimisation,
+    process,
+    sampling,
+    schema,
+)
 from diffjax.experiment.autoencoder_networks import stage as make_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +33,7 @@ EXPERIMENTS = [
     ),
 ]
 QUICK = ("fashion_mnist", "fashion_mnist_conditional")
+JIT = ("quick", "jit", "jit-quick")
 TWO_STAGES = [
     path
     for path in EXPERIMENTS
@@ -33,6 +42,7 @@ TWO_STAGES = [
 VARIANTS = [
     *((path, "") for path in EXPERIMENTS),
     *((path, "quick") for path in EXPERIMENTS if path.stem in QUICK),
+    *((path, name) for path in EXPERIMENTS for name in JIT if path.stem == "fashion_mnist_dit"),
     *((path, "tiny") for path in TWO_STAGES),
 ]
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
@@ -181,7 +191,7 @@ def test_a_value_in_the_place_of_a_section_is_one_line(tiny_config):
 
 def test_every_key_has_a_default_that_it_may_have_and_a_meaning():
     kinds_of = (kind.keys for kind in schema.KINDS.values())
-    for table in (*kinds_of, *keys.NETWORK_FIELDS.values()):
+    for table in (*kinds_of, *backbone_keys.NETWORK_FIELDS.values()):
         for name, (rule, default, meaning) in table.items():
             assert len(meaning) > 5, name
             to_set = name in ("data.name", "cascade.stages")

@@ -23,6 +23,7 @@ WEIGHTINGS = {
     "min_snr": weightings.min_snr(), "p2": weightings.p2(), "sigmoid": weightings.sigmoid(),
     "edm": weightings.edm(), "vlb": weightings.vlb, "soft_min_snr": weightings.soft_min_snr(),
     "logit_normal": weightings.logit_normal(), "cosmap": weightings.cosmap,
+    "flow_velocity": weightings.flow_velocity(),
 }  # fmt: skip
 
 
@@ -119,6 +120,20 @@ def test_soft_min_snr_is_min_snr_but_near_gamma():
     np.testing.assert_allclose(ratio[jnp.array([0, -1])], 1, rtol=1e-4)
     assert ratio.min() == pytest.approx(0.5, abs=0.01)
     assert schedule.log_snr(t[ratio.argmin()]) == pytest.approx(np.log(5), abs=0.1)
+
+
+def test_flow_velocity_is_the_plain_loss_of_a_flow_s_velocity_away_from_the_data():
+    flow, weighting = SCHEDULES["flow"], weightings.flow_velocity(0.05)
+    t = jnp.array([0.06, 0.3, 1.0])
+    plain = squared_errors(flow, t, p.velocity)
+    np.testing.assert_allclose(
+        weighting(flow, t, p.x0) * squared_errors(flow, t, p.x0), plain, rtol=1e-3
+    )
+    np.testing.assert_allclose(weighting(flow, t, p.velocity), 1, rtol=1e-4)
+    np.testing.assert_allclose(weighting(flow, jnp.array([0.0, 0.01]), p.x0), 400, rtol=1e-5)
+    for floor in (0.0, 1.0):
+        with pytest.raises(ValueError, match="floor must be in"):
+            weightings.flow_velocity(floor)
 
 
 def test_cosmap_of_diffusers():

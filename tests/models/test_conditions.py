@@ -101,7 +101,7 @@ def test_an_array_stands_for_its_labels(network):
 @pytest.mark.parametrize("part", ["label", "text", "map"])
 def test_a_condition_without_a_place_is_refused(part):
     net = UNet(**SMALL)
-    with pytest.raises(ValueError, match=f"a {part} was given to a U-Net that does not"):
+    with pytest.raises(ValueError, match=f"a {part} was given to a UNet that does not"):
         net.init(jax.random.key(0), X, T, Condition(**{part: getattr(condition(), part)}))
 
 

@@ -122,7 +122,7 @@ def test_classes_and_no_class():
 
 
 def test_labels_for_an_unconditional_network_are_refused():
-    with pytest.raises(ValueError, match="a label was given to a U-Net that does not"):
+    with pytest.raises(ValueError, match="a label was given to a UNet that does not"):
         shapes(UNet(**SMALL), images(8, 8, 1), T, jnp.array([0, 1]))
 
 

@@ -90,8 +90,9 @@ def _fetch(package: Package, path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(
-            f"{package.spec} is fetched with npm, which is not installed; install Node.js, or run "
-            f"'npm pack {package.spec}' elsewhere and pass the folder as --archives"
+            f"{package.spec} is fetched with npm, which is not installed; install Node.js (on "
+            f"Debian: apt-get install npm), or run 'npm pack {package.spec}' elsewhere and pass "
+            "the folder as --archives"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

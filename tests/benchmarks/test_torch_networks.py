@@ -10,7 +10,7 @@ from diffjax.conditioning.conditions import Conditions
 from diffjax.experiment import network, process
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmark")
-from benchmarks import torch_unet  # noqa: E402
+from benchmarks.torch_side import NETWORKS  # noqa: E402
 
 
 def networks(config, image_shape):
@@ -19,7 +19,7 @@ def networks(config, image_shape):
         config, diffusion=process.diffusion(config), shape=image_shape,
         conditions=Conditions(num_classes),
     )  # fmt: skip
-    theirs = torch_unet.from_config(
+    theirs = NETWORKS[config.model.name](
         config.model, image_shape=image_shape, num_classes=cases.NUM_CLASSES
     )
     return ours, theirs
@@ -35,13 +35,18 @@ def copy(params, network):
     left = dict(network.named_parameters())
     for path, value in jax.tree_util.tree_leaves_with_path(params):
         *modules, leaf = [entry.key for entry in path]
-        name = ".".join([*modules, "bias" if leaf == "bias" else "weight"])
-        parameter = left.pop(name if name in left else f"layers.{name}")
-        value = np.asarray(value)
-        if leaf == "kernel":
-            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-        with torch.no_grad():
-            parameter.copy_(torch.tensor(value).reshape(parameter.shape))
+        weight, value = "bias" if leaf == "bias" else "weight", np.asarray(value)
+        if modules[0] == "blocks":  # one layer of several, stacked
+            named = [(f"blocks.{i}.{'.'.join(modules[1:])}", one) for i, one in enumerate(value)]
+        else:
+            named = [(".".join(modules), value)]
+        for name, one in named:
+            names = [f"{where}{name}.{weight}" for where in ("", "layers.", "embedding.")]
+            parameter = left.pop(next(n for n in names if n in left))
+            if leaf == "kernel":
+                one = one.transpose(3, 2, 0, 1) if one.ndim == 4 else one.T
+            with torch.no_grad():
+                parameter.copy_(torch.tensor(one).reshape(parameter.shape))
     assert not left
 
 
@@ -66,13 +71,31 @@ def test_both_have_as_many_parameters(name):
     ],
     ids=str,
 )
-def test_outputs_are_equal(image_shape, changes, tiny_config):
+def test_outputs_of_the_unet_are_equal(image_shape, changes, tiny_config):
     config = tiny_config.unlock()
     config.model.update(
         {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_resolutions": (),
          "patch": 1, "head_channels": 8, "scale_shift": True, "block": "resnet",
          "attention": "softmax", "class_conditional": True, "dtype": "float32"} | changes
     )  # fmt: skip
+    assert_outputs_are_equal(config, image_shape)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "changes"),
+    [((8, 8, 1), {"class_conditional": False}), ((7, 6, 3), {"patch": 3, "depth": 3})],
+    ids=str,
+)
+def test_outputs_of_the_transformer_are_equal(image_shape, changes):
+    config = cases.load("dit", "cpu").config
+    config.model.update(
+        {"width": 32, "depth": 2, "head_channels": 8, "class_conditional": True,
+         "dtype": "float32", "kernels": "xla"} | changes
+    )  # fmt: skip
+    assert_outputs_are_equal(config, image_shape)
+
+
+def assert_outputs_are_equal(config, image_shape):
     ours, theirs = networks(config, image_shape)
     leaves, tree = jax.tree.flatten(shapes(ours, image_shape))
     draw = np.random.default_rng(0)

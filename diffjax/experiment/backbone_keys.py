@@ -1,0 +1,105 @@
+"""The fields of `config.model` for each network of diffjax."""
+
+from collections.abc import Mapping
+
+from diffjax.experiment.rules import (
+    EXPONENTS,
+    LEVEL,
+    NOT_NEGATIVE,
+    SHARE,
+    SIZES,
+    SPEC,
+    SWITCH,
+    WHOLES,
+    Key,
+    whole,
+)
+
+NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
+    "unet": {
+        "model.channels": Key(whole(1), 96, "channels of the first level"),
+        "model.multipliers": Key(SIZES, (1, 2, 2), "channels of each level / model.channels"),
+        "model.blocks": Key(whole(1), 2, "residual blocks per level"),
+        "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
+        "model.transformer_depth": Key(whole(1), 1, "transformer blocks in a row, with text"),
+        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
+        "model.dropout": Key(SHARE, 0.1, "rate in the residual blocks"),
+        "model.fourier": Key(EXPONENTS, (), "n of input features sin(2^n pi x), cos(2^n pi x)"),
+        "model.patch": Key(whole(1), 1, "side of patches folded into channels"),
+        "model.block": Key(SPEC, "resnet", "resnet or convnext"),
+        "model.scale_shift": Key(
+            SWITCH, True, "whether the time embedding scales and shifts (ADM) or is added"
+        ),
+        "model.resample": Key(
+            SPEC, "conv", "change of resolution: conv, average (pooling), adm (in residual blocks)"
+        ),
+        "model.resample_first": Key(
+            SWITCH,
+            False,
+            "downsample before a level's blocks, upsample after them (Imagen's Efficient U-Net)",
+        ),
+        "model.scale_skips": Key(SWITCH, False, "skip connections times 1 / sqrt(2)"),
+        "model.time_features": Key(
+            SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
+        ),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "dit": {
+        "model.width": Key(whole(1), 384, "channels of a token"),
+        "model.depth": Key(whole(1), 12, "number of blocks"),
+        "model.head_channels": Key(whole(1), 64, "channels per attention head"),
+        "model.patch": Key(whole(1), 2, "side of a patch"),
+        "model.mlp": Key(SPEC, "swiglu", "swiglu or gelu"),
+        "model.norm": Key(SPEC, "rms", "rms or layer (without scale and shift, DiT's)"),
+        "model.qk_norm": Key(SWITCH, True, "whether queries and keys are normalised"),
+        "model.rotary": Key(SWITCH, True, "whether they are turned by their position (RoPE)"),
+        "model.sincos": Key(SWITCH, True, "whether features of positions are added to tokens"),
+        "model.bottleneck": Key(whole(0), 0, "channels in between when patches are embedded (JiT)"),
+        "model.kernels": Key(SPEC, "auto", "backend of its products: auto, onednn, xla"),
+        "model.unroll": Key(
+            SWITCH, False, "whether the loop over blocks is unrolled: faster, longer to compile"
+        ),
+        "model.class_tokens": Key(whole(0), 0, "tokens of the class (JiT)"),
+        "model.class_tokens_from": Key(whole(0), 4, "block before which they join"),
+        "model.dropout": Key(SHARE, 0.0, "rate after attention and MLP"),
+        "model.time_features": Key(
+            SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
+        ),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "edm2": {
+        "model.channels": Key(whole(1), 64, "channels of the first level"),
+        "model.multipliers": Key(SIZES, (1, 2, 3), "channels of each level / model.channels"),
+        "model.blocks": Key(whole(1), 2, "residual blocks per level"),
+        "model.attention_resolutions": Key(WHOLES, (14, 7), "heights of maps with attention"),
+        "model.head_channels": Key(whole(1), 64, "channels per attention head"),
+        "model.patch": Key(whole(1), 1, "side of patches folded into channels"),
+        "model.bandwidth": Key(
+            NOT_NEGATIVE,
+            0.0,
+            "standard deviation of the time features' frequencies; 0: by diffusion.time_input",
+        ),
+        "model.dropout": Key(SHARE, 0.0, "rate in the residual blocks"),
+        "model.residual_balance": Key(LEVEL, 0.3, "share of what a residual block adds"),
+        "model.attention_balance": Key(LEVEL, 0.3, "share of what attention adds"),
+        "model.concat_balance": Key(LEVEL, 0.5, "share of skip connections"),
+        "model.label_balance": Key(LEVEL, 0.5, "share of the class in the embedding"),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn'), linear"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "prior": {
+        "model.width": Key(whole(1), 256, "channels of a token"),
+        "model.layers": Key(whole(1), 6, "transformer layers"),
+        "model.head_channels": Key(whole(1), 32, "channels per attention head"),
+        "model.dropout": Key(SHARE, 0.1, "rate after attention and MLP"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+}
