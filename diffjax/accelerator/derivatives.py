@@ -21,13 +21,19 @@ from diffjax.types import Array
 
 
 def link(
-    forward: Primitive, tangent: Primitive, backward: Primitive, *, reference: Callable[..., Array]
+    forward: Primitive,
+    tangent: Primitive,
+    backward: Primitive,
+    *,
+    reference: Callable[..., Array],
+    operands: int = 3,
 ) -> None:
     """Adds the rules of differentiation to three primitives with the same options.
 
     Args:
-      forward, tangent, backward: see above. `forward` has three operands.
+      forward, tangent, backward: see above.
       reference: (*at, **options) -> y, in JAX.
+      operands: number of `at`.
     """
 
     def forward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
@@ -38,29 +44,29 @@ def link(
         return [y, *kept], [dy, *(ad.Zero(jax.typeof(one)) for one in kept)]
 
     def tangent_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
-        at, linear = primals[:3], primals[-3:]
-        moved, moved_linear = tangents[:3], tangents[-3:]
+        at, linear = primals[:operands], primals[-operands:]
+        moved, moved_linear = tangents[:operands], tangents[-operands:]
         (dy,) = tangent.bind(*primals, **options)
         change = ad.Zero(jax.typeof(dy))
         if not _is_zero(moved_linear):
-            change = tangent.bind(*primals[:-3], *_filled(moved_linear), **options)[0]
+            change = tangent.bind(*primals[:-operands], *_filled(moved_linear), **options)[0]
         if not _is_zero(moved):
             of_tangent, _ = second_order(tuple(sorted(options.items())))
             more = of_tangent(at, _filled(moved), linear)
             change = ad.add_tangents(change, more)
         return [dy], [change]
 
-    def tangent_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
+    def tangent_transpose(cotangents: Any, *given: Any, **options: Any) -> Any:
         if _is_zero(cotangents):
-            return [None] * len(operands)
-        gradients = backward.bind(*operands[:-3], *cotangents, **options)
-        asked = map(ad.is_undefined_primal, operands[-3:])
+            return [None] * len(given)
+        gradients = backward.bind(*given[:-operands], *cotangents, **options)
+        asked = map(ad.is_undefined_primal, given[-operands:])
         wanted = [one if is_asked else None for one, is_asked in zip(gradients, asked, strict=True)]
-        return *(None for _ in operands[:-3]), *wanted
+        return *(None for _ in given[:-operands]), *wanted
 
     def backward_jvp(primals: Any, tangents: Any, **options: Any) -> Any:
-        at, dy = primals[:3], primals[-1]
-        moved, moved_linear = tangents[:3], tangents[-1:]
+        at, dy = primals[:operands], primals[-1]
+        moved, moved_linear = tangents[:operands], tangents[-1:]
         gradients = backward.bind(*primals, **options)
         changes = [ad.Zero(jax.typeof(one)) for one in gradients]
         if not _is_zero(moved_linear):
@@ -71,11 +77,11 @@ def link(
             changes = [ad.add_tangents(*pair) for pair in zip(changes, more, strict=True)]
         return gradients, changes
 
-    def backward_transpose(cotangents: Any, *operands: Any, **options: Any) -> Any:
+    def backward_transpose(cotangents: Any, *given: Any, **options: Any) -> Any:
         if _is_zero(cotangents):
-            return [None] * len(operands)
-        (dy,) = tangent.bind(*operands[:-1], *_filled(cotangents), **options)
-        return *(None for _ in operands[:-1]), dy
+            return [None] * len(given)
+        (dy,) = tangent.bind(*given[:-1], *_filled(cotangents), **options)
+        return *(None for _ in given[:-1]), dy
 
     @functools.cache
     def second_order(options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:

@@ -28,6 +28,8 @@ TARGETS = (
     "group_norm_backward",
     "attention_forward",
     "attention_backward",
+    "rms_norm_forward",
+    "rms_norm_backward",
 )
 # Not -ffast-math, which may hide NaNs of a diverged run.
 FLAGS = (

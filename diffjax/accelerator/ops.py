@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from diffjax.accelerator.attention import attend
 from diffjax.accelerator.convolution import convolution
 from diffjax.accelerator.group_norm import normalise
+from diffjax.accelerator.rms_norm import normalise as normalise_rms
 from diffjax.models.ops import XLA, Ops
 from diffjax.types import Array
 
@@ -81,6 +82,22 @@ def group_norm(
     return normalise(x, scale, shift, groups=groups, eps=eps, silu=silu)
 
 
+def rms_norm(x: Array, scale: Array, *, eps: float) -> Array:
+    """`models.ops.RMSNorm`.
+
+    Differentiable any number of times, in both modes.
+
+    Raises:
+      ValueError: x is neither float32 nor bfloat16, or the shapes are inconsistent.
+    """
+    _check_dtype(x)
+    if scale.shape != x.shape[-1:] or not x.ndim:
+        raise ValueError(f"got x {x.shape} and scale {scale.shape}: expected (..., C) and (C,)")
+    if not x.size:
+        return x
+    return normalise_rms(x, scale.astype(jnp.float32), eps=eps)
+
+
 def attention(q: Array, k: Array, v: Array) -> Array:
     """`models.ops.Attention`, a block of queries at a time, in float32.
 
@@ -110,4 +127,4 @@ def _check_dtype(x: Array) -> None:
         raise ValueError(f"got images of {x.dtype}: the accelerator takes float32 or bfloat16")
 
 
-NATIVE = Ops(conv, dense, group_norm, attention)
+NATIVE = Ops(conv, dense, group_norm, attention, rms_norm)

@@ -138,7 +138,7 @@ class DiT(Conditioned):
             h = h[:, : rows * columns]
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
-        h = self.norm(dtype=jnp.float32, name="norm_out")(h) * (1 + scale) + shift
+        h = self.norm(dtype=jnp.float32, ops=self.ops, name="norm_out")(h) * (1 + scale) + shift
         out = (self.out_channels or channels) * self.patch**2
         h = nn.Dense(out, kernel_init=ZERO, dtype=self.dtype, name="head")(h.astype(self.dtype))
         h = h.reshape(len(x), rows, columns, out)

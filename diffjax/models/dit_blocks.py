@@ -17,6 +17,7 @@ from diffjax.types import Array, Dtype
 # Of each linear map by itself; that of q, k and v together counts all three as its outputs.
 LINEAR_INIT = nn.initializers.xavier_uniform()
 ZERO = nn.initializers.zeros_init()
+EPSILON = 1e-6
 
 
 def grid_positions(height: int, width: int) -> np.ndarray:
@@ -67,27 +68,27 @@ class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + 1e-6), times a learned scale (Zhang & Sennrich 2019); in float32."""
 
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)
-        return (wide * scale).astype(self.dtype)
+        return self.ops.rms_norm(x.astype(self.dtype), scale, eps=EPSILON)
 
 
 class LayerNorm(nn.Module):
     """A layer norm without scale and shift, in float32 (DiT's, whose adaLN has them)."""
 
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """(..., C) -> the same shape."""
         wide = x.astype(jnp.float32)
         wide = wide - wide.mean(-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + EPSILON)
         return wide.astype(self.dtype)
 
 
@@ -171,16 +172,17 @@ class Block(nn.Module):
           train: whether dropout is on.
         """
         width = x.shape[-1]
+        normalised = partial(self.norm, dtype=self.dtype, ops=self.ops)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         modulation = nn.Dense(6 * width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
         parts = jnp.split(modulation[:, None].astype(self.dtype), 6, axis=-1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
-        h = self.norm(dtype=self.dtype, name="norm")(x) * (1 + scale) + shift
+        h = normalised(name="norm")(x) * (1 + scale) + shift
         x = x + gate * drop(self._attend(h, angles, perturbed))
         if context is not None:
-            h = self.norm(dtype=self.dtype, name="cross_norm")(x)
+            h = normalised(name="cross_norm")(x)
             x = x + self._cross(h, context)
-        h = self.norm(dtype=self.dtype, name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift
+        h = normalised(name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift
         mlp = self.mlp(self.hidden, dtype=self.dtype, ops=self.ops, name="mlp")
         return x + mlp_gate * drop(mlp(h))
 
@@ -196,7 +198,7 @@ class Block(nn.Module):
 
     def _ready(self, x: Array, angles: Array | None, name: str) -> Array:
         if self.qk_norm:
-            x = RMSNorm(dtype=self.dtype, name=f"{name}_norm")(x)
+            x = RMSNorm(dtype=self.dtype, ops=self.ops, name=f"{name}_norm")(x)
         return x if angles is None else rotated(x, angles)
 
     def _cross(self, h: Array, context: Context) -> Array:
@@ -207,8 +209,8 @@ class Block(nn.Module):
         k, v = jnp.split(self._linear(2 * width, "cross_kv")(tokens), 2, axis=-1)
         k, v = k.reshape(heads), v.reshape(heads)
         if self.qk_norm:
-            q = RMSNorm(dtype=self.dtype, name="cross_q_norm")(q)
-            k = RMSNorm(dtype=self.dtype, name="cross_k_norm")(k)
+            q = RMSNorm(dtype=self.dtype, ops=self.ops, name="cross_q_norm")(q)
+            k = RMSNorm(dtype=self.dtype, ops=self.ops, name="cross_k_norm")(k)
         mask = context.mask[:, None, None, :]
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(h.shape)
         return self._linear(width, "cross_out", zero=True)(mixed)

@@ -98,6 +98,30 @@ class Attention(Protocol):
         ...
 
 
+class RMSNorm(Protocol):
+    """rms_norm(x, scale, eps=) -> normalised rows."""
+
+    def __call__(self, x: Array, scale: Array, *, eps: float) -> Array:
+        """scale x / sqrt(mean(x^2) + eps), the mean over the last axis (Zhang & Sennrich 2019).
+
+        Args:
+          x: (..., C) float32 or bfloat16; the mean is float32.
+          scale: (C,) float32.
+          eps: added to the mean.
+
+        Returns:
+          Of x's shape and type.
+        """
+        ...
+
+
+def rms_norm(x: Array, scale: Array, *, eps: float) -> Array:
+    """`RMSNorm` in jax."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * scale).astype(x.dtype)
+
+
 class Ops(NamedTuple):
     """The operations of a network on images.
 
@@ -106,12 +130,14 @@ class Ops(NamedTuple):
       dense: see `Dense`.
       group_norm: see `GroupNorm`.
       attention: see `Attention`.
+      rms_norm: see `RMSNorm`.
     """
 
     conv: Conv
     dense: Dense
     group_norm: GroupNorm
     attention: Attention = jax.nn.dot_product_attention
+    rms_norm: RMSNorm = rms_norm
 
 
 def conv(

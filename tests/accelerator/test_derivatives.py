@@ -1,6 +1,7 @@
 """Forward mode and derivatives of higher order through the accelerator's operations."""
 
 import collections
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -199,6 +200,26 @@ def test_reverse_over_forward_through_attention() -> None:
 
 def test_difference_quotients_of_attention() -> None:
     check_grads(NATIVE.attention, _attention_operands(0, "float32"), **QUOTIENTS)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_tangents_of_rms_norm(dtype: str) -> None:
+    operands, (dx, dscale) = (
+        (normal(seed, 3, 5, 12, dtype=dtype), normal(seed + 1, 12)) for seed in (0, 3)
+    )
+    function = functools.partial(NATIVE.rms_norm, eps=1e-6)
+    for tangents in ((dx, None), (None, dscale), (dx, dscale)):
+        dy = _jvp(function, operands, tangents)
+        expected = _jvp(
+            functools.partial(XLA.rms_norm, eps=1e-6), *_in(np.float32, (operands, tangents))
+        )
+        assert dy.dtype == dtype
+        assert error(dy, expected) < BOUNDS[dtype][0]
+
+
+def test_difference_quotients_of_rms_norm() -> None:
+    operands = normal(0, 3, 5), normal(1, 5)
+    check_grads(functools.partial(NATIVE.rms_norm, eps=1e-6), operands, **QUOTIENTS)
 
 
 def _attention_operands(seed: int, dtype: str) -> tuple[jax.Array, ...]:

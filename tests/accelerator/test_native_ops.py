@@ -138,6 +138,30 @@ def _group_norm_in_float64(groups: int, silu: bool) -> Callable[..., jax.Array]:
     return function
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize(
+    "shape", [(3, 7, 2, 32), (5, 192), (2, 3, 13), (1, 1), (9000, 4), (2, 9001)]
+)
+def test_rms_norm(shape: tuple[int, ...], dtype: str) -> None:
+    x, scale = normal(0, *shape, dtype=dtype), normal(1, shape[-1])
+    y, gradients = _with_gradients(lambda *a: NATIVE.rms_norm(*a, eps=1e-6), x, scale)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(a, np.float64)) for a in (x, scale)]
+        expected, pull_back = jax.vjp(_rms_norm_in_float64, *wide)
+        references = pull_back(jnp.asarray(np.asarray(_cotangent(y), np.float64)))
+    images, _ = BOUNDS[dtype]
+    assert y.dtype == dtype
+    assert error(y, expected) < images
+    for ours, reference in zip(gradients, references, strict=True):
+        if shape[-1] > 1:  # one number is normalised to its sign
+            assert error(ours, reference) < 2 * images
+
+
+def _rms_norm_in_float64(x: jax.Array, scale: jax.Array) -> jax.Array:
+    length = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return scale * x / jnp.hypot(length / x.shape[-1] ** 0.5, 1e-3)
+
+
 # (batch, queries, keys, heads, channels of a head)
 ATTENTIONS = {
     "one block and a part": (2, 53, 53, 3, 32),
@@ -342,6 +366,7 @@ def test_an_empty_batch() -> None:
             ),
             "3 groups",
         ),
+        (lambda x, k, b: NATIVE.rms_norm(x, b, eps=1e-6), r"scale \(6,\)"),
         (lambda x, k, b: NATIVE.attention(x, x[:, 1:], x), r"k \(2, 4, 5, 4\)"),
         (lambda x, k, b: NATIVE.attention(x, x[..., 1:], x[..., 1:]), r"twice \(B, L', heads, D"),
         (lambda x, k, b: NATIVE.attention(x, x, x.astype(jnp.bfloat16)), "expected one type"),
