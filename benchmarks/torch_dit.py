@@ -11,8 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.torch_unet import TimeAndClass, depth_to_space, space_to_depth, zeroed
-from diffjax.errors import UserError
+from benchmarks.torch_unet import (
+    TimeAndClass,
+    depth_to_space,
+    refuse_others,
+    space_to_depth,
+    zeroed,
+)
 from diffjax.models.dit import TIME_FEATURES
 from diffjax.models.dit_blocks import grid_positions, rotary_angles, sincos_positions
 
@@ -35,12 +40,7 @@ def from_config(model: Any, *, image_shape: tuple[int, int, int], num_classes: i
         "bottleneck": 0, "class_tokens": 0, "dropout": 0.0, "time_features": "sinusoidal",
         "attention": "softmax", "remat": "none",
     }  # fmt: skip
-    for key, value in supported.items():
-        if model[key] != value:
-            raise UserError(
-                f"config.model.{key} = {model[key]!r}: the PyTorch network has {value!r} only: "
-                "write the other in benchmarks/torch_dit.py"
-            )
+    refuse_others(model, supported, file="benchmarks/torch_dit.py")
     return DiT(
         image_shape=image_shape,
         width=model.width,

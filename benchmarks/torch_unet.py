@@ -6,6 +6,7 @@ by path. Maps are (B, C, H, W).
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,12 +31,7 @@ def from_config(model: Any, *, image_shape: tuple[int, int, int], num_classes: i
         "block": "resnet", "attention": "softmax", "remat": "none", "resample": "conv",
         "time_features": "sinusoidal",
     }  # fmt: skip
-    for key, value in supported.items():
-        if model[key] != value:
-            raise UserError(
-                f"config.model.{key} = {model[key]!r}: the PyTorch network has {value!r} only: "
-                "write the other in benchmarks/torch_unet.py"
-            )
+    refuse_others(model, supported, file="benchmarks/torch_unet.py")
     return UNet(
         image_shape=image_shape,
         channels=model.channels,
@@ -48,6 +44,16 @@ def from_config(model: Any, *, image_shape: tuple[int, int, int], num_classes: i
         patch=model.patch,
         scale_shift=model.scale_shift,
     )
+
+
+def refuse_others(model: Any, supported: Mapping[str, Any], *, file: str) -> None:
+    """Raises UserError for a field of the section with another value than the supported one."""
+    for key, value in supported.items():
+        if model[key] != value:
+            raise UserError(
+                f"config.model.{key} = {model[key]!r}: the PyTorch network has {value!r} only: "
+                f"write the other in {file}"
+            )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

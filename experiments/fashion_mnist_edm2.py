@@ -4,7 +4,7 @@
     python -m diffjax.main --config=experiments/fashion_mnist_edm2.py:quick    two CPU cores
 
 Weights of a fixed norm, a learned weighting, power-function averages for --mode=ema. Not trained
-yet; quick is sized for about 25 minutes on 2 cores with the accelerator, at 0.12 s a step.
+yet; quick is sized for about 25 minutes on 2 cores, at an estimated 0.12 s a step.
 """
 
 from ml_collections import ConfigDict

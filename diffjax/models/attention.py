@@ -43,6 +43,27 @@ def no_attention(q: Array, k: Array, v: Array) -> Array:
     return v
 
 
+def number_of_heads(channels: int, head_channels: int) -> int:
+    """channels / head_channels.
+
+    Raises:
+      ValueError: it is not whole.
+    """
+    if channels % head_channels:
+        raise ValueError(
+            f"attention over {channels} channels can't have heads of {head_channels}: "
+            "head_channels must divide channels"
+        )
+    return channels // head_channels
+
+
+def check_perturbed(perturbed: Sequence[str], attending: Sequence[str]) -> None:
+    """Raises ValueError for perturbed blocks that are not among those with attention."""
+    missing = sorted(set(perturbed) - set(attending))
+    if missing:
+        raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
+
+
 def attention_blocks(
     height: int,
     *,
@@ -100,12 +121,7 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x: (B, H, W, C) -> the same shape."""
         batch, height, width, channels = x.shape
-        if channels % self.head_channels:
-            raise ValueError(
-                f"attention over {channels} channels can't have heads of {self.head_channels}: "
-                "head_channels must divide channels"
-            )
-        heads = channels // self.head_channels
+        heads = number_of_heads(channels, self.head_channels)
         h = GroupNorm(dtype=self.dtype, ops=self.ops, name="norm")(x)
         h = h.reshape(batch, height * width, channels)
         qkv = Dense(3 * channels, dtype=self.dtype, ops=self.ops, name="qkv")(h)

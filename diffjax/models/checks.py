@@ -1,4 +1,4 @@
-"""What the U-Net and the autoencoder are made of and called with: UserError for anything else.
+"""What networks are made of and called with: UserError for anything else.
 
 It happens when a network is traced, and costs nothing when it runs.
 """
@@ -57,6 +57,20 @@ def check_dtype(module: nn.Module) -> None:
             f"{_of(module, 'dtype')} is {given!r}: expected a floating-point type, such as "
             "jnp.float32 or jnp.bfloat16"
         )
+
+
+def check_backbone(module: nn.Module) -> None:
+    """The fields that all backbones have: dropout, dtype, attention_fn, perturbed, out_channels and
+    remat."""
+    fields: Any = module
+    check_share(module, "dropout")
+    check_dtype(module)
+    check_functions(module, "attention_fn")
+    arguments.texts(_of(module, "perturbed"), fields.perturbed)
+    if fields.out_channels is not None:
+        check_wholes(module, {"out_channels": 1})
+    if fields.remat is not None:
+        check_functions(module, "remat")
 
 
 def check_images(module: nn.Module, x: Any, *, name: str = "x") -> None:

@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.attention import Mixer
+from diffjax import arguments
+from diffjax.errors import UserError
+from diffjax.models.attention import Mixer, check_perturbed
 from diffjax.models.blocks import Dense, depth_to_space, space_to_depth
-from diffjax.models.checks import check_batch, check_dtype, check_share, check_wholes
+from diffjax.models.checks import check_backbone, check_batch, check_functions, check_wholes
 from diffjax.models.condition import Condition
 from diffjax.models.conditioned import Conditioned
 from diffjax.models.dit_blocks import (
@@ -125,16 +127,15 @@ class DiT(Conditioned):
             h = h + jnp.asarray(sincos_positions(positions, self.width), self.dtype)
         angles = rotary_angles(positions, self.head_channels) if self.rotary else None
         start = min(self.class_tokens_from, self.depth) if self.class_tokens else self.depth
-        h = self._blocks(h, vector, angles, context, train, first=0, last=start, name="blocks")
+        given = vector, angles, context, train
+        h = self._blocks(h, given, first=0, last=start, name="blocks")
         if label is not None and self.class_tokens:
             tokens = self.param(
                 "class_tokens", nn.initializers.normal(0.02), (self.class_tokens, self.width)
             )
             joined = (label[:, None] + tokens).astype(self.dtype)
             h = jnp.concatenate([h, joined], axis=1)
-            h = self._blocks(
-                h, vector, angles, context, train, first=start, last=self.depth, name="joined"
-            )  # fmt: skip
+            h = self._blocks(h, given, first=start, last=self.depth, name="joined")
             h = h[:, : rows * columns]
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
         shift, scale = jnp.split(modulation[:, None], 2, axis=-1)
@@ -154,18 +155,16 @@ class DiT(Conditioned):
     def _blocks(
         self,
         h: Array,
-        vector: Array,
-        angles: Array | None,
-        context: Context | None,
-        train: bool,
+        given: tuple[Array, Array | None, Context | None, bool],
         *,
         first: int,
         last: int,
         name: str,
     ) -> Array:
-        """The blocks first .. last - 1, as one layer that is scanned over."""
+        """The blocks first .. last - 1, as one layer that is scanned over; see `Block` on given."""
         if first == last:
             return h
+        vector, angles, context, train = given
         block: Any = Block
         if self.remat is not None:
             block = nn.remat(Block, static_argnums=(6,), policy=self.remat, prevent_cse=False)
@@ -206,16 +205,13 @@ class DiT(Conditioned):
         Raises:
           ValueError: there is no such block.
         """
-        self._check_block(block)
+        if block not in self.attention_blocks(0):
+            raise ValueError(f"block {block!r} is not among block_0 to block_{self.depth - 1}")
         index = int(block.removeprefix("block_"))
         first = len(found.get("blocks", ()))
         tokens = found["blocks"][index] if index < first else found["joined"][index - first]
         rows, columns = (-(-side // self.patch) for side in shape[1:3])
         return tokens[:, : rows * columns].reshape(shape[0], rows, columns, self.width)
-
-    def _check_block(self, block: str) -> None:
-        if block not in self.attention_blocks(0):
-            raise ValueError(f"block {block!r} is not among block_0 to block_{self.depth - 1}")
 
     def _check(self) -> None:
         check_wholes(
@@ -226,8 +222,10 @@ class DiT(Conditioned):
                 "map_channels": 0, "augmentation_width": 0, "embedding_width": 0,
             },
         )  # fmt: skip
-        check_share(self, "dropout")
-        check_dtype(self)
+        check_functions(self, "norm", "mlp", "time_features")
+        if not arguments.number("DiT.mlp_ratio", self.mlp_ratio) > 0:
+            raise UserError(f"DiT.mlp_ratio is {self.mlp_ratio}: expected a number above 0")
+        check_backbone(self)
         if self.width % self.head_channels:
             raise ValueError(
                 f"a transformer of width {self.width} can't have heads of {self.head_channels}: "
@@ -240,8 +238,7 @@ class DiT(Conditioned):
             )
         if self.class_tokens and not self.num_classes:
             raise ValueError(f"class_tokens = {self.class_tokens} needs a network with classes")
-        for block in self.perturbed:
-            self._check_block(block)
+        check_perturbed(self.perturbed, self.attention_blocks(0))
 
 
 # The fields of the published sizes (Peebles & Xie 2023, table 1): DiT(**SIZES["B"]).

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 
 from diffjax import arguments
 from diffjax.models import edm2_blocks
-from diffjax.models.attention import Mixer, attention_blocks, no_attention
+from diffjax.models.attention import Mixer, attention_blocks, check_perturbed, no_attention
 from diffjax.models.blocks import average_pool, depth_to_space, nearest, space_to_depth
 from diffjax.models.checks import (
+    check_backbone,
     check_batch,
-    check_dtype,
-    check_functions,
     check_listed,
     check_share,
     check_wholes,
@@ -117,9 +116,7 @@ class EDM2UNet(nn.Module):
         check_batch(self, x, t, cond)
         height, width, channels = x.shape[1:]
         attending = self.attention_blocks(height)
-        missing = sorted(set(self.perturbed) - set(attending))
-        if missing:
-            raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
+        check_perturbed(self.perturbed, attending)
         condition = self._condition(cond)
         vector = self._vector(t, condition.label)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
@@ -229,17 +226,10 @@ class EDM2UNet(nn.Module):
         )  # fmt: skip
         check_listed(self, "channel_multipliers", filled=True)
         check_listed(self, "attention_resolutions")
-        check_functions(self, "attention_fn")
-        for name in ("dropout", "residual_balance", "attention_balance", "concat_balance"):
+        for name in ("residual_balance", "attention_balance", "concat_balance", "label_balance"):
             check_share(self, name)
-        check_share(self, "label_balance")
         arguments.number("EDM2UNet.bandwidth", self.bandwidth)
-        check_dtype(self)
-        arguments.texts("EDM2UNet.perturbed", self.perturbed)
-        if self.out_channels is not None:
-            check_wholes(self, {"out_channels": 1})
-        if self.remat is not None:
-            check_functions(self, "remat")
+        check_backbone(self)
 
 
 _PUBLISHED = {"XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}

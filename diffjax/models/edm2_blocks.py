@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from diffjax.models.attention import Mixer
+from diffjax.models.attention import Mixer, number_of_heads
 from diffjax.models.ops import XLA, Ops
 from diffjax.models.remat import PRODUCT
 from diffjax.types import Array, Dtype
@@ -165,12 +165,7 @@ class MPAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """(B, H, W, C) -> the same shape."""
         batch, height, width, channels = x.shape
-        if channels % self.head_channels:
-            raise ValueError(
-                f"attention over {channels} channels can't have heads of {self.head_channels}: "
-                "head_channels must divide channels"
-            )
-        heads = channels // self.head_channels
+        heads = number_of_heads(channels, self.head_channels)
         qkv = MPDense(3 * channels, self.dtype, self.ops, name="qkv")(x)
         qkv = normalise(qkv.reshape(batch, -1, 3 * heads, self.head_channels), -1)
         q, k, v = jnp.split(qkv, 3, axis=2)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax.models.attention import Mixer
+from diffjax.models.attention import Mixer, number_of_heads
 from diffjax.models.blocks import Dense
 from diffjax.models.norm import GroupNorm
 from diffjax.models.ops import XLA, Ops
@@ -55,11 +55,7 @@ class SpatialTransformer(nn.Module):
           ValueError: channels that head_channels does not divide.
         """
         batch, height, width, channels = x.shape
-        if channels % self.head_channels:
-            raise ValueError(
-                f"attention over {channels} channels can't have heads of {self.head_channels}: "
-                "head_channels must divide channels"
-            )
+        number_of_heads(channels, self.head_channels)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         h = GroupNorm(name="norm", **common)(x).reshape(batch, height * width, channels)
         h = Dense(channels, name="in", **common)(h)

@@ -8,8 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffjax import arguments
-from diffjax.models.attention import Mixer, SelfAttention, attention_blocks, no_attention
+from diffjax.models.attention import (
+    Mixer,
+    SelfAttention,
+    attention_blocks,
+    check_perturbed,
+    no_attention,
+)
 from diffjax.models.blocks import (
     Conv3x3,
     Downsample,
@@ -21,11 +26,10 @@ from diffjax.models.blocks import (
     space_to_depth,
 )
 from diffjax.models.checks import (
+    check_backbone,
     check_batch,
-    check_dtype,
     check_functions,
     check_listed,
-    check_share,
     check_wholes,
 )
 from diffjax.models.condition import Condition
@@ -145,9 +149,7 @@ class UNet(Conditioned):
             raise ValueError("resample='adm' needs ResNetBlock: use 'conv' or 'average'")
         height, width, channels = x.shape[1:]
         attending = self.attention_blocks(height)
-        missing = sorted(set(self.perturbed) - set(attending))
-        if missing:
-            raise ValueError(f"block {missing[0]!r} has no attention: expected one of {attending}")
+        check_perturbed(self.perturbed, attending)
         with_map, embedding, _, context = self.stem(
             x, t, cond, features=self.base_channels, width=4 * self.base_channels
         )
@@ -244,14 +246,8 @@ class UNet(Conditioned):
         )  # fmt: skip
         check_listed(self, "channel_multipliers", filled=True)
         check_listed(self, "attention_resolutions", "fourier")
-        check_functions(self, "block", "time_features", "attention_fn")
-        check_share(self, "dropout")
-        check_dtype(self)
-        arguments.texts("UNet.perturbed", self.perturbed)
-        if self.out_channels is not None:
-            check_wholes(self, {"out_channels": 1})
-        if self.remat is not None:
-            check_functions(self, "remat")
+        check_functions(self, "block", "time_features")
+        check_backbone(self)
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
         """The names of the blocks with attention, for images of this height.

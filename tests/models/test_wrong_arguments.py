@@ -8,6 +8,8 @@ import pytest
 from diffjax.errors import UserError
 from diffjax.models.autoencoder import Decoder, Encoder
 from diffjax.models.condition import Condition, SpatialMap, Text
+from diffjax.models.dit import DiT
+from diffjax.models.edm2 import EDM2UNet
 from diffjax.models.unet import UNet
 from tests.messages import refuses
 
@@ -23,6 +25,16 @@ def unet(x=X, t=T, cond=None, **fields):
               "head_channels": 8, **fields}  # fmt: skip
     # Not as arguments of eval_shape, which would refuse what is no array.
     return jax.eval_shape(lambda key: UNet(**fields).init(key, x, t, cond), jax.random.key(0))
+
+
+def dit(x=X, t=T, cond=None, **fields):
+    fields = {"width": 8, "depth": 2, "head_channels": 4, **fields}
+    return jax.eval_shape(lambda key: DiT(**fields).init(key, x, t, cond), jax.random.key(0))
+
+
+def edm2(x=X, t=T, cond=None, **fields):
+    fields = {"base_channels": 8, "head_channels": 4, **fields}
+    return jax.eval_shape(lambda key: EDM2UNet(**fields).init(key, x, t, cond), jax.random.key(0))
 
 
 def encoder(x=X, **fields):
@@ -59,6 +71,23 @@ CASES = [
     *each(unet, "cond", (T.astype(int), Condition(label=T.astype(int))), "num_classes"),
     *each(unet, "cond", (Condition(text=TEXT),), "text_width", text_width=8),
     *each(unet, "cond", (Condition(map=MAP),), "map", map_channels=1),
+    *each(dit, "width", (0, 6, *NOT_WHOLE)), *each(dit, "depth", (0, *NOT_WHOLE)),
+    *each(dit, "head_channels", (0, 3, *NOT_WHOLE)), *each(dit, "patch", (0, *NOT_WHOLE)),
+    *each(dit, "mlp_ratio", (0, -1.0, "x", None)), *each(dit, "norm", (None, 3)),
+    *each(dit, "mlp", (None, 3)), *each(dit, "class_tokens", (2, *NOT_WHOLE)),
+    *each(dit, "perturbed", (("block_2",),), "'block_2'"), *each(dit, "x", NOT_IMAGES),
+    *each(edm2, "label_balance", (2.0, "x", None)), *each(edm2, "bandwidth", ("x", None)),
+    *each(edm2, "head_channels", (0, 3, *NOT_WHOLE)), *each(edm2, "x", NOT_IMAGES),
+    *(
+        case
+        for network in (dit, edm2)
+        for name, values in {
+            "dropout": (2.0, -1, "x", None), "dtype": ("floaty", 3, None, int),
+            "attention_fn": (None, 3), "out_channels": (0, "a"), "remat": (3,),
+            "perturbed": ("middle_0", None), "num_classes": NOT_WHOLE,
+        }.items()
+        for case in each(network, name, values)
+    ),
     *each(encoder, "out_channels", (0, *NOT_WHOLE)), *each(encoder, "channels", (0, *NOT_WHOLE)),
     *each(encoder, "multipliers", ((), 3, None, (0,))), *each(encoder, "patch", (0, *NOT_WHOLE)),
     *each(encoder, "head_channels", (3,)), *each(encoder, "mix", (3,)),
