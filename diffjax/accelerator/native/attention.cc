@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "bfloat16.h"
+#include "buffers.h"
 #include "exponential.h"
 #include "parallel.h"
 #include "product.h"
@@ -169,32 +170,15 @@ void each_head(ffi::ThreadPool& pool, const Shape& s, const One& one) {
   });
 }
 
-template <typename T>
-const T* data(const ffi::AnyBuffer& x) {
-  return reinterpret_cast<const T*>(x.untyped_data());
-}
-
-template <typename T>
-T* data(ffi::Result<ffi::AnyBuffer>& x) {
-  return reinterpret_cast<T*>(x->untyped_data());
-}
-
-// run<T>() for the element type of x.
-template <typename Run>
-ffi::Error typed(const ffi::AnyBuffer& x, const Run& run) {
-  if (x.element_type() == ffi::F32) return guarded([&] { run.template operator()<float>(); });
-  if (x.element_type() == ffi::BF16) return guarded([&] { run.template operator()<bf16>(); });
-  return ffi::Error::InvalidArgument("diffjax attention: float32 or bfloat16 expected");
-}
-
 ffi::Error attention_forward(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k,
                              ffi::AnyBuffer v, ffi::Result<ffi::AnyBuffer> o,
                              ffi::ResultBuffer<ffi::F32> log_sum, float scale) {
   const Shape s = shape_of(q, k);
-  return typed(q, [&]<typename T>() {
+  return by_type(q, [&](auto t) {
+    using T = decltype(t);
     each_head(pool, s, [&](int64_t at, int64_t key, int64_t row) {
       forward_head<T>(s, scale, data<T>(q) + at, data<T>(k) + key, data<T>(v) + key,
-                      data<T>(o) + at, log_sum->typed_data() + row);
+                      data<T>(*o) + at, log_sum->typed_data() + row);
     });
   });
 }
@@ -204,11 +188,12 @@ ffi::Error attention_backward(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBu
                               ffi::Result<ffi::AnyBuffer> dq, ffi::Result<ffi::AnyBuffer> dk,
                               ffi::Result<ffi::AnyBuffer> dv, float scale) {
   const Shape s = shape_of(q, k);
-  return typed(q, [&]<typename T>() {
+  return by_type(q, [&](auto t) {
+    using T = decltype(t);
     each_head(pool, s, [&](int64_t at, int64_t key, int64_t row) {
       backward_head<T>(s, scale, data<T>(q) + at, data<T>(k) + key, data<T>(v) + key,
-                       log_sum.typed_data() + row, data<T>(grad) + at, data<T>(dq) + at,
-                       data<T>(dk) + key, data<T>(dv) + key);
+                       log_sum.typed_data() + row, data<T>(grad) + at, data<T>(*dq) + at,
+                       data<T>(*dk) + key, data<T>(*dv) + key);
     });
   });
 }

@@ -17,6 +17,7 @@
 #include <unordered_map>
 
 #include "bfloat16.h"
+#include "buffers.h"
 #include "parallel.h"
 #include "winograd.h"
 
@@ -315,22 +316,6 @@ Geometry geometry(Kind kind, Dims x, Dims kernel, Dims y, int64_t stride, Dims p
                   int64_t groups) {
   return {kind, x[0], x[1], x[2], x[3], y[1], y[2], y[3], kernel[0], kernel[1], stride,
           padding[0], padding[1], padding[2], padding[3], groups, 0};
-}
-
-template <typename Run>
-ffi::Error by_type(const ffi::AnyBuffer& images, const Run& run) {
-  return guarded([&] {
-    switch (images.element_type()) {
-      case ffi::F32: return run(float{});
-      case ffi::BF16: return run(bf16{});
-      default: throw std::invalid_argument("float32 or bfloat16 images expected");
-    }
-  });
-}
-
-template <typename T>
-T* data(const ffi::AnyBuffer& buffer) {
-  return reinterpret_cast<T*>(buffer.untyped_data());
 }
 
 ffi::Error convolution_forward(ffi::ThreadPool pool, ffi::AnyBuffer x,

@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "bfloat16.h"
+#include "buffers.h"
 #include "exponential.h"
 #include "parallel.h"
 
@@ -172,36 +173,27 @@ Shape shape_of(const ffi::AnyBuffer& x, int64_t groups) {
 }
 
 template <typename T>
-void forward(ffi::ThreadPool pool, const Shape& s, float eps, bool silu, const ffi::AnyBuffer& x,
-             const float* scale, const float* shift, ffi::AnyBuffer& y, float* mean, float* rstd) {
+void forward(ffi::ThreadPool& pool, const Shape& s, float eps, bool silu, const T* x,
+             const float* scale, const float* shift, T* y, float* mean, float* rstd) {
   const int64_t size = s.pixels * s.channels;
-  const T* in = reinterpret_cast<const T*>(x.untyped_data());
-  T* out = reinterpret_cast<T*>(y.untyped_data());
   auto one = silu ? forward_image<T, true> : forward_image<T, false>;
   parallel_for(pool, s.batch, [&](int64_t i) {
-    one(s, eps, in + i * size, scale + i * s.channels, shift + i * s.channels, out + i * size,
+    one(s, eps, x + i * size, scale + i * s.channels, shift + i * s.channels, y + i * size,
         mean + i * s.groups, rstd + i * s.groups);
   });
 }
 
 template <typename T>
-void backward(ffi::ThreadPool pool, const Shape& s, bool silu, const ffi::AnyBuffer& x,
-              const float* scale, const float* shift, const float* mean, const float* rstd,
-              const ffi::AnyBuffer& dy, ffi::AnyBuffer& dx, float* dscale, float* dshift) {
+void backward(ffi::ThreadPool& pool, const Shape& s, bool silu, const T* x, const float* scale,
+              const float* shift, const float* mean, const float* rstd, const T* dy, T* dx,
+              float* dscale, float* dshift) {
   const int64_t size = s.pixels * s.channels;
-  const T* in = reinterpret_cast<const T*>(x.untyped_data());
-  const T* grad = reinterpret_cast<const T*>(dy.untyped_data());
-  T* out = reinterpret_cast<T*>(dx.untyped_data());
   auto one = silu ? backward_image<T, true> : backward_image<T, false>;
   parallel_for(pool, s.batch, [&](int64_t i) {
     const int64_t c = i * s.channels, g = i * s.groups;
-    one(s, in + i * size, scale + c, shift + c, mean + g, rstd + g, grad + i * size,
-        out + i * size, dscale + c, dshift + c);
+    one(s, x + i * size, scale + c, shift + c, mean + g, rstd + g, dy + i * size, dx + i * size,
+        dscale + c, dshift + c);
   });
-}
-
-ffi::Error unsupported() {
-  return ffi::Error::InvalidArgument("diffjax group_norm: float32 or bfloat16 images expected");
 }
 
 ffi::Error group_norm_forward(ffi::ThreadPool pool, ffi::AnyBuffer x,
@@ -209,14 +201,10 @@ ffi::Error group_norm_forward(ffi::ThreadPool pool, ffi::AnyBuffer x,
                               ffi::Result<ffi::AnyBuffer> y, ffi::ResultBuffer<ffi::F32> mean,
                               ffi::ResultBuffer<ffi::F32> rstd, int64_t groups, float eps,
                               bool silu) {
-  const Shape s = shape_of(x, groups);
-  auto run = x.element_type() == ffi::F32    ? forward<float>
-             : x.element_type() == ffi::BF16 ? forward<bf16>
-                                             : nullptr;
-  if (!run) return unsupported();
-  return guarded([&] {
-    run(pool, s, eps, silu, x, scale.typed_data(), shift.typed_data(), *y, mean->typed_data(),
-        rstd->typed_data());
+  return by_type(x, [&](auto t) {
+    using T = decltype(t);
+    forward(pool, shape_of(x, groups), eps, silu, data<const T>(x), scale.typed_data(),
+            shift.typed_data(), data<T>(*y), mean->typed_data(), rstd->typed_data());
   });
 }
 
@@ -226,14 +214,11 @@ ffi::Error group_norm_backward(ffi::ThreadPool pool, ffi::AnyBuffer x,
                                ffi::AnyBuffer dy, ffi::Result<ffi::AnyBuffer> dx,
                                ffi::ResultBuffer<ffi::F32> dscale,
                                ffi::ResultBuffer<ffi::F32> dshift, int64_t groups, bool silu) {
-  const Shape s = shape_of(x, groups);
-  auto run = x.element_type() == ffi::F32    ? backward<float>
-             : x.element_type() == ffi::BF16 ? backward<bf16>
-                                             : nullptr;
-  if (!run) return unsupported();
-  return guarded([&] {
-    run(pool, s, silu, x, scale.typed_data(), shift.typed_data(), mean.typed_data(),
-        rstd.typed_data(), dy, *dx, dscale->typed_data(), dshift->typed_data());
+  return by_type(x, [&](auto t) {
+    using T = decltype(t);
+    backward(pool, shape_of(x, groups), silu, data<const T>(x), scale.typed_data(),
+             shift.typed_data(), mean.typed_data(), rstd.typed_data(), data<const T>(dy),
+             data<T>(*dx), dscale->typed_data(), dshift->typed_data());
   });
 }
 

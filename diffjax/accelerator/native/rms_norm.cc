@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "bfloat16.h"
+#include "buffers.h"
 #include "parallel.h"
 
 namespace diffjax {
@@ -61,23 +62,18 @@ Shape shape_of(const ffi::AnyBuffer& x) {
 }
 
 template <typename T>
-void forward(ffi::ThreadPool pool, const Shape& s, float eps, const ffi::AnyBuffer& x,
-             const float* scale, ffi::AnyBuffer& y, float* rstd) {
-  const T* in = reinterpret_cast<const T*>(x.untyped_data());
-  T* out = reinterpret_cast<T*>(y.untyped_data());
+void forward(ffi::ThreadPool& pool, const Shape& s, float eps, const T* x, const float* scale,
+             T* y, float* rstd) {
   parallel_for(pool, s.blocks(), [&](int64_t b) {
     const int64_t begin = b * s.block(), end = std::min(begin + s.block(), s.rows);
     for (int64_t i = begin; i < end; ++i)
-      forward_row(s.channels, eps, in + i * s.channels, scale, out + i * s.channels, rstd + i);
+      forward_row(s.channels, eps, x + i * s.channels, scale, y + i * s.channels, rstd + i);
   });
 }
 
 template <typename T>
-void backward(ffi::ThreadPool pool, const Shape& s, const ffi::AnyBuffer& x, const float* scale,
-              const float* rstd, const ffi::AnyBuffer& dy, ffi::AnyBuffer& dx, float* dscale) {
-  const T* in = reinterpret_cast<const T*>(x.untyped_data());
-  const T* grad = reinterpret_cast<const T*>(dy.untyped_data());
-  T* out = reinterpret_cast<T*>(dx.untyped_data());
+void backward(ffi::ThreadPool& pool, const Shape& s, const T* x, const float* scale,
+              const float* rstd, const T* dy, T* dx, float* dscale) {
   thread_local Scratch scratch;
   float* sums = scratch.get<float>(s.blocks() * s.channels);
   parallel_for(pool, s.blocks(), [&](int64_t b) {
@@ -85,39 +81,30 @@ void backward(ffi::ThreadPool pool, const Shape& s, const ffi::AnyBuffer& x, con
     float* sum = sums + b * s.channels;
     std::fill(sum, sum + s.channels, 0.0f);
     for (int64_t i = begin; i < end; ++i)
-      backward_row(s.channels, in + i * s.channels, scale, rstd[i], grad + i * s.channels,
-                   out + i * s.channels, sum);
+      backward_row(s.channels, x + i * s.channels, scale, rstd[i], dy + i * s.channels,
+                   dx + i * s.channels, sum);
   });
   add_up(pool, sums, s.channels, s.blocks());
   std::copy(sums, sums + s.channels, dscale);
 }
 
-ffi::Error unsupported() {
-  return ffi::Error::InvalidArgument("diffjax rms_norm: float32 or bfloat16 expected");
-}
-
 ffi::Error rms_norm_forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> scale,
                             ffi::Result<ffi::AnyBuffer> y, ffi::ResultBuffer<ffi::F32> rstd,
                             float eps) {
-  auto run = x.element_type() == ffi::F32    ? forward<float>
-             : x.element_type() == ffi::BF16 ? forward<bf16>
-                                             : nullptr;
-  if (!run) return unsupported();
-  return guarded([&] {
-    run(pool, shape_of(x), eps, x, scale.typed_data(), *y, rstd->typed_data());
+  return by_type(x, [&](auto t) {
+    using T = decltype(t);
+    forward(pool, shape_of(x), eps, data<const T>(x), scale.typed_data(), data<T>(*y),
+            rstd->typed_data());
   });
 }
 
 ffi::Error rms_norm_backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Buffer<ffi::F32> scale,
                              ffi::Buffer<ffi::F32> rstd, ffi::AnyBuffer dy,
                              ffi::Result<ffi::AnyBuffer> dx, ffi::ResultBuffer<ffi::F32> dscale) {
-  auto run = x.element_type() == ffi::F32    ? backward<float>
-             : x.element_type() == ffi::BF16 ? backward<bf16>
-                                             : nullptr;
-  if (!run) return unsupported();
-  return guarded([&] {
-    run(pool, shape_of(x), x, scale.typed_data(), rstd.typed_data(), dy, *dx,
-        dscale->typed_data());
+  return by_type(x, [&](auto t) {
+    using T = decltype(t);
+    backward(pool, shape_of(x), data<const T>(x), scale.typed_data(), rstd.typed_data(),
+             data<const T>(dy), data<T>(*dx), dscale->typed_data());
   });
 }
 
