@@ -32,6 +32,7 @@ import optax
 
 import diffjax
 from benchmarks.obedience import write_text
+from benchmarks.program import exit_code
 from diffjax import flags, rng
 from diffjax.data.images import decode
 from diffjax.errors import UserError
@@ -302,4 +303,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -17,6 +17,7 @@ every method and number of steps).
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import diffjax
+from benchmarks.program import exit_code
 from benchmarks.super_resolution import Distance, distance_to
 from diffjax.errors import UserError
 from diffjax.experiment.dataset import load_held_out, load_train
@@ -196,4 +198,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

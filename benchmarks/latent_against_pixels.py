@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.program import exit_code
 from diffjax import flags
 from diffjax.evaluation.report import evaluate
 from diffjax.experiment import autoencoder as first_stage
@@ -157,4 +158,4 @@ def distance(one: Side, options: Any) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.program import exit_code
 from diffjax import flags, rng
 from diffjax.data.images import decode
 from diffjax.errors import UserError
@@ -264,4 +265,4 @@ def _reconstructed(setup: Experiment, images: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -8,7 +8,7 @@ first row's.
 """
 
 import argparse
-import runpy
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.experiment import diffusion, schema
+from benchmarks.program import exit_code
+from diffjax import flags
+from diffjax.experiment import diffusion
 from diffjax.experiment.network import kernels_of
 from diffjax.experiment.process import diffusion as process_of
 
@@ -63,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
     parser.add_argument("--rounds", type=int, default=30)
     given = parser.parse_args(arguments)
-    path, _, variant = given.config.partition(":")
-    config = schema.complete(runpy.run_path(path)["get_config"](variant))
+    config, *_ = flags.parse([f"--config={given.config}"])
     if not process_of(config).parametrisation.spans:
         parser.error(
             f"--config={given.config} trains no flow map: its parametrisation has no spans"
@@ -90,4 +91,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -34,6 +34,7 @@ from benchmarks.obedience import (
     score,
     write_text,
 )
+from benchmarks.program import exit_code
 from diffjax import flags
 from diffjax.conditioning.image_embedding import cosine
 from diffjax.experiment import image_embedding
@@ -153,4 +154,4 @@ def _write(workdir: Path, report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.program import exit_code
 from diffjax import flags, grids, inverse_problems, samplers
 from diffjax.experiment.dataset import load_split
 from diffjax.experiment.diffusion import resolve
@@ -76,4 +77,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -15,6 +15,7 @@ samples do, which the Fréchet distance is for.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffjax
+from benchmarks.program import exit_code
 from diffjax import grids, inverse_problems, samplers
 from diffjax.conditioning.super_resolution import super_resolution
 from diffjax.evaluation.classifier_features import classifier_for
@@ -192,4 +194,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

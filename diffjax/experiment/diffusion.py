@@ -156,7 +156,6 @@ class Experiment(_Fields, ConfiguredTask):
             embedding_dropout=c.diffusion.embedding_dropout,
             accumulate=c.train.accumulate,
             project=getattr(self.network, "project", None),
-            project_objective=self._project_objective,
         )
 
     @property
@@ -169,13 +168,6 @@ class Experiment(_Fields, ConfiguredTask):
         if isinstance(self.objective, DistributionMatchingObjective | AlignedObjective):
             return optimisation.optimizer(self.config)
         return optimisation.learned_optimizer(self.config)
-
-    @property
-    def _project_objective(self) -> Callable[[Any], Any] | None:
-        project = getattr(self.network, "project", None)
-        if project is None or not isinstance(self.objective, DistributionMatchingObjective):
-            return None
-        return lambda params: {**params, "fake": project(params["fake"])}
 
     def _init_params(self, key: Array) -> Any:
         x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))

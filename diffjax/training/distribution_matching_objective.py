@@ -62,6 +62,11 @@ class DistributionMatchingObjective(NamedTuple):
             made["discriminator"] = self.discriminator.init(jax.random.fold_in(key, 1), x)["params"]
         return ObjectiveState(made, None)
 
+    def project(self, params: Any) -> Any:
+        """The parameters with the fake denoiser's on the set that the network keeps its own on."""
+        project = getattr(self.network, "project", None)
+        return {**params, "fake": project(params["fake"])} if project else params
+
     def loss_and_grads(
         self, params: Any, state: ObjectiveState, inputs: LossInputs
     ) -> LossAndGrads:

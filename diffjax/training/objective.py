@@ -77,7 +77,10 @@ class LossAndGrads(NamedTuple):
 
 
 class Objective(Protocol):
-    """A loss, possibly with parameters of its own."""
+    """A loss, possibly with parameters of its own.
+
+    It may have a method project(params) -> params for these, as a network has (`models.network`).
+    """
 
     def init(self, key: Array, params: Any) -> ObjectiveState:
         """The state of step 0."""

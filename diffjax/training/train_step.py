@@ -77,7 +77,6 @@ class StepParts(NamedTuple):
       accumulate: number of micro-batches over which gradients are averaged.
       project: parameters -> those of the constraint that they are kept to, at first and after every
         update, before they are averaged; None for none. See `models.network`.
-      project_objective: the same of the objective's parameters.
     """
 
     init_params: Callable[[Array], Any]
@@ -95,7 +94,6 @@ class StepParts(NamedTuple):
     embedding_dropout: float = 0.0
     accumulate: int = 1
     project: Callable[[Any], Any] | None = None
-    project_objective: Callable[[Any], Any] | None = None
 
 
 def make_train_step(parts: StepParts) -> TrainStep:
@@ -151,7 +149,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
             state.objective_opt_state,
             state.objective_state.params,
             when=found.train_objective,
-            project=parts.project_objective,
+            project=getattr(objective, "project", None),
         )
 
         ema_params = ema.update(state.ema_params, params, decay=parts.ema_decay(state.step))

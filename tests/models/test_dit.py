@@ -121,7 +121,7 @@ def test_perturbed_blocks_attend_to_themselves():
     changed = X.at[:, :2, :2].add(1.0)
     difference = np.abs(applied(blind, params, X, T) - applied(blind, params, changed, T))
     assert difference[:, :2, :2].max() > 1e-3 and not difference[:, 2:, 2:].any()
-    with pytest.raises(ValueError, match="'block_7' is not among block_0 to block_2"):
+    with pytest.raises(ValueError, match="'block_7' has no attention"):
         module.clone(perturbed=("block_7",)).init(jax.random.key(0), X, T)
 
 
