@@ -19,7 +19,6 @@ from benchmarks.workload import Workload
 from diffjax.errors import UserError
 from diffjax.experiment import objective, process, sampling
 from diffjax.experiment.spec import from_spec
-from diffjax.parametrisations import convert, eps_from_x0
 from diffjax.schedules import Scales
 
 NETWORKS: Mapping[str, Callable[..., Any]] = {
@@ -36,17 +35,43 @@ OPTIMIZERS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-class Diffusion(NamedTuple):
-    """A config's diffusion on a device. Tables are float32, (T+1,), over t = 0..T.
+class Parametrisation(NamedTuple):
+    """What a network predicts, in tensors: `diffjax.parametrisations` of the same name.
 
-    The parametrisations are diffjax's own: they are arithmetic, and tensors do it as well.
+    Attributes:
+      target: (x_0, eps, scales) -> what is predicted.
+      estimates: (prediction, x_t, scales) -> (x_0, eps).
     """
+
+    target: Callable[[Tensor, Tensor, Any], Tensor]
+    estimates: Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor]]
+
+
+# A pair is (signal_scale, noise_scale).
+PARAMETRISATIONS = {
+    "x0": Parametrisation(
+        lambda x_0, eps, pair: x_0,
+        lambda x_0, x_t, pair: (x_0, (x_t - pair[0] * x_0) / pair[1]),
+    ),
+    "eps": Parametrisation(
+        lambda x_0, eps, pair: eps,
+        lambda eps, x_t, pair: ((x_t - pair[1] * eps) / pair[0], eps),
+    ),
+    "v": Parametrisation(  # of a variance preserving schedule: signal^2 + noise^2 = 1
+        lambda x_0, eps, pair: pair[0] * eps - pair[1] * x_0,
+        lambda v, x_t, pair: (pair[0] * x_t - pair[1] * v, pair[1] * x_t + pair[0] * v),
+    ),
+}
+
+
+class Diffusion(NamedTuple):
+    """A config's diffusion on a device. Tables are float32, (T+1,), over t = 0..T."""
 
     signal: Tensor
     noise: Tensor
     weight: Tensor
-    parametrisation: Any
-    target: Any
+    parametrisation: Parametrisation
+    target: Parametrisation
     stratified: bool
 
     @property
@@ -65,15 +90,15 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
     times = config.diffusion.time_sampling
     supported = {
         "diffusion.schedule": ours.schedule.discrete,
-        "diffusion.parametrisation": ours.parametrisation.name != "edm",
-        "diffusion.loss_target": target.name != "edm",
+        "diffusion.parametrisation": ours.parametrisation.name in PARAMETRISATIONS,
+        "diffusion.loss_target": target.name in PARAMETRISATIONS,
         "diffusion.time_sampling": times in ("uniform", "low_discrepancy"),
     }
     for key, is_supported in supported.items():
         if not is_supported:
             raise UserError(
-                f"config.{key}: the PyTorch step has discrete schedules, no EDM and even times: "
-                "write the other in benchmarks/torch_side.py"
+                f"config.{key}: the PyTorch step has discrete schedules, eps, x0 and v, and even "
+                "times: write the other in benchmarks/torch_side.py"
             )
     T = int(ours.schedule.T)
     scales = ours.schedule(np.arange(T + 1))
@@ -85,7 +110,8 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
 
     return Diffusion(
         table(scales.signal_scale), table(scales.noise_scale), table(weight),
-        ours.parametrisation, target, times == "low_discrepancy",
+        PARAMETRISATIONS[ours.parametrisation.name], PARAMETRISATIONS[target.name],
+        times == "low_discrepancy",
     )  # fmt: skip
 
 
@@ -166,10 +192,8 @@ def train(case: Case, side: Side, device: str) -> Workload:
         x_t = scales.signal_scale * x_0 + scales.noise_scale * eps
         output = setup.predict(x_t, t, cond)
         if diffusion.target is not diffusion.parametrisation:
-            output = convert(
-                output, x_t,
-                source=diffusion.parametrisation, target=diffusion.target, scales=scales,
-            )  # fmt: skip
+            x_0_hat, eps_hat = diffusion.parametrisation.estimates(output, x_t, scales)
+            output = diffusion.target.target(x_0_hat, eps_hat, scales)
         error = (output - diffusion.target.target(x_0, eps, scales)).square().mean((1, 2, 3))
         return (diffusion.weight[t] * error).mean()
 
@@ -224,7 +248,7 @@ def sample(case: Case, side: Side, device: str) -> Workload:
         scales = Scales(signal, noise)
         output = setup.predict(x_t, t.expand(len(x_t)), labels)
         x_0 = diffusion.parametrisation.estimates(output, x_t, scales)[0].clamp(-1, 1)
-        return next_signal * x_0 + next_noise * eps_from_x0(x_t, x_0, scales)
+        return next_signal * x_0 + next_noise / noise * (x_t - signal * x_0)
 
     next_x = setup.compiled(ddim_step)
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks import cases
+from diffjax import parametrisations
 from diffjax.conditioning.conditions import Conditions
 from diffjax.experiment import network, process
+from diffjax.schedules import Scales
 
 torch = pytest.importorskip("torch", reason="the other side of the benchmark")
-from benchmarks.torch_side import NETWORKS  # noqa: E402
+from benchmarks import torch_side  # noqa: E402
 
 
 def networks(config, image_shape):
@@ -19,7 +21,7 @@ def networks(config, image_shape):
         config, diffusion=process.diffusion(config), shape=image_shape,
         conditions=Conditions(num_classes),
     )  # fmt: skip
-    theirs = NETWORKS[config.model.name](
+    theirs = torch_side.NETWORKS[config.model.name](
         config.model, image_shape=image_shape, num_classes=cases.NUM_CLASSES
     )
     return ours, theirs
@@ -114,3 +116,29 @@ def assert_outputs_are_equal(config, image_shape):
         )
     found = found.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", torch_side.PARAMETRISATIONS)
+def test_its_parametrisations_are_diffjaxs(name):
+    ours, theirs = getattr(parametrisations, name), torch_side.PARAMETRISATIONS[name]
+    x_0, eps = (torch.tensor(np.random.default_rng(i).standard_normal((3, 2))) for i in range(2))
+    scales = Scales(torch.tensor(0.8), torch.tensor(0.6))
+    x_t = 0.8 * x_0 + 0.6 * eps
+    target = theirs.target(x_0, eps, scales)
+    as_jax = [jnp.asarray(x.numpy()) for x in (x_0, eps, target, x_t)]
+    pair = Scales(jnp.float32(0.8), jnp.float32(0.6))
+    np.testing.assert_allclose(target, ours.target(*as_jax[:2], pair), atol=1e-6)
+    wanted = ours.estimates(*as_jax[2:], pair)[:2]
+    for found, known in zip(theirs.estimates(target, x_t, scales), wanted, strict=True):
+        np.testing.assert_allclose(found, known, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", [torch_side.train, torch_side.sample])
+def test_it_trains_and_samples_in_another_parametrisation_than_its_loss(task):
+    case = cases.load("smoke", "cpu")
+    case.config.diffusion.update(parametrisation="x0", loss_target="v")
+    case.config.sample.steps = 2
+    workload = task(case, cases.Side("pytorch", "eager", "float32"), "cpu")
+    workload.step()
+    workload.wait()
+    assert workload.parameters > 1000
