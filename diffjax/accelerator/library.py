@@ -30,6 +30,8 @@ TARGETS = (
     "attention_backward",
     "rms_norm_forward",
     "rms_norm_backward",
+    "swiglu_forward",
+    "swiglu_backward",
 )
 # Not -ffast-math, which may hide NaNs of a diverged run.
 FLAGS = (

@@ -8,6 +8,7 @@ from diffjax.accelerator.attention import attend
 from diffjax.accelerator.convolution import convolution
 from diffjax.accelerator.group_norm import normalise
 from diffjax.accelerator.rms_norm import normalise as normalise_rms
+from diffjax.accelerator.swiglu import gated
 from diffjax.models.ops import XLA, Ops
 from diffjax.types import Array
 
@@ -17,8 +18,8 @@ def conv(
 ) -> Array:
     """`models.ops.Conv` with oneDNN.
 
-    On processors with AMX, for a bfloat16 x the kernel is rounded to bfloat16; on others x is
-    converted to float32. Sums are float32 in both cases.
+    For a bfloat16 x the kernel is rounded to bfloat16 on processors with AMX, and for 1x1 kernels
+    on those with AVX-512 BF16; else x is converted to float32. Sums are float32 in each case.
 
     Differentiable any number of times, in both modes.
 
@@ -98,6 +99,20 @@ def rms_norm(x: Array, scale: Array, *, eps: float) -> Array:
     return normalise_rms(x, scale.astype(jnp.float32), eps=eps)
 
 
+def swiglu(x: Array) -> Array:
+    """`models.ops.SwiGlu`, with the sigmoid and the product in float32.
+
+    Differentiable any number of times, in both modes.
+
+    Raises:
+      ValueError: x is neither float32 nor bfloat16, or its channels are no two halves.
+    """
+    _check_dtype(x)
+    if not x.ndim or x.shape[-1] % 2:
+        raise ValueError(f"got x {x.shape}: expected (..., 2 C)")
+    return gated(x) if x.size else XLA.swiglu(x)
+
+
 def attention(q: Array, k: Array, v: Array) -> Array:
     """`models.ops.Attention`, a block of queries at a time, in float32.
 
@@ -127,4 +142,4 @@ def _check_dtype(x: Array) -> None:
         raise ValueError(f"got images of {x.dtype}: the accelerator takes float32 or bfloat16")
 
 
-NATIVE = Ops(conv, dense, group_norm, attention, rms_norm)
+NATIVE = Ops(conv, dense, group_norm, attention, rms_norm, swiglu)

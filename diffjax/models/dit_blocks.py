@@ -64,6 +64,11 @@ def rotated(x: Array, angles: Array) -> Array:
     return jnp.concatenate([turned, x[:, length:]], axis=1)
 
 
+def scaled(x: Array, scale: Array, shift: Array) -> Array:
+    """scale x + shift in float32, of x's type."""
+    return (scale * x.astype(jnp.float32) + shift.astype(jnp.float32)).astype(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + 1e-6), times a learned scale (Zhang & Sennrich 2019); in float32."""
 
@@ -119,8 +124,7 @@ class SwiGlu(nn.Module):
         """(..., C) -> the same shape."""
         linear = partial(Dense, kernel_init=LINEAR_INIT, dtype=self.dtype, ops=self.ops)
         h = linear(2 * (2 * self.hidden // 3), name="in")(x)
-        gate, value = jnp.split(h, 2, axis=-1)
-        return linear(x.shape[-1], name="out")(nn.silu(gate) * value)
+        return linear(x.shape[-1], name="out")(self.ops.swiglu(h))
 
 
 class Block(nn.Module):
@@ -175,21 +179,21 @@ class Block(nn.Module):
         normalised = partial(self.norm, dtype=self.dtype, ops=self.ops)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         modulation = nn.Dense(6 * width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
-        parts = jnp.split(modulation[:, None].astype(self.dtype), 6, axis=-1)
+        parts = jnp.split(modulation[:, None], 6, axis=-1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
-        h = normalised(name="norm")(x) * (1 + scale) + shift
-        x = x + gate * drop(self._attend(h, angles, perturbed))
+        h = scaled(normalised(name="norm")(x), 1 + scale, shift)
+        x = scaled(drop(self._attend(h, angles, perturbed)), gate, x)
         if context is not None:
             h = normalised(name="cross_norm")(x)
             x = x + self._cross(h, context)
-        h = normalised(name="mlp_norm")(x) * (1 + mlp_scale) + mlp_shift
+        h = scaled(normalised(name="mlp_norm")(x), 1 + mlp_scale, mlp_shift)
         mlp = self.mlp(self.hidden, dtype=self.dtype, ops=self.ops, name="mlp")
-        return x + mlp_gate * drop(mlp(h))
+        return scaled(drop(mlp(h)), mlp_gate, x)
 
     def _attend(self, h: Array, angles: Array | None, perturbed: Array | None) -> Array:
         batch, length, width = h.shape
-        qkv = self._linear(3 * width, "qkv")(h)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, -1, self.head_channels), 2, 0)
+        qkv = jnp.split(self._linear(3 * width, "qkv")(h), 3, axis=-1)
+        q, k, v = (y.reshape(batch, length, -1, self.head_channels) for y in qkv)
         q, k = self._ready(q, angles, "q"), self._ready(k, angles, "k")
         mixed = self.mix(q, k, v)
         if perturbed is not None:

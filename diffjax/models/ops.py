@@ -122,6 +122,27 @@ def rms_norm(x: Array, scale: Array, *, eps: float) -> Array:
     return (wide * scale).astype(x.dtype)
 
 
+class SwiGlu(Protocol):
+    """swiglu(x) -> the gated half of the channels."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """silu(gate) value, of the first and the second half of x's channels (Shazeer 2020).
+
+        Args:
+          x: (..., 2 C) float32 or bfloat16.
+
+        Returns:
+          (..., C) of x's type.
+        """
+        ...
+
+
+def swiglu(x: Array) -> Array:
+    """`SwiGlu` in jax."""
+    gate, value = jnp.split(x, 2, axis=-1)
+    return jax.nn.silu(gate) * value
+
+
 class Ops(NamedTuple):
     """The operations of a network on images.
 
@@ -131,6 +152,7 @@ class Ops(NamedTuple):
       group_norm: see `GroupNorm`.
       attention: see `Attention`.
       rms_norm: see `RMSNorm`.
+      swiglu: see `SwiGlu`.
     """
 
     conv: Conv
@@ -138,6 +160,7 @@ class Ops(NamedTuple):
     group_norm: GroupNorm
     attention: Attention = jax.nn.dot_product_attention
     rms_norm: RMSNorm = rms_norm
+    swiglu: SwiGlu = swiglu
 
 
 def conv(

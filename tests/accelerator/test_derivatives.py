@@ -222,6 +222,19 @@ def test_difference_quotients_of_rms_norm() -> None:
     check_grads(functools.partial(NATIVE.rms_norm, eps=1e-6), operands, **QUOTIENTS)
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_tangents_of_swiglu(dtype: str) -> None:
+    operands, tangents = ((normal(seed, 3, 5, 12, dtype=dtype),) for seed in (0, 1))
+    dy = _jvp(NATIVE.swiglu, operands, tangents)
+    expected = _jvp(XLA.swiglu, *_in(np.float32, (operands, tangents)))
+    assert dy.dtype == dtype
+    assert error(dy, expected) < BOUNDS[dtype][0]
+
+
+def test_difference_quotients_of_swiglu() -> None:
+    check_grads(NATIVE.swiglu, (normal(0, 3, 8),), **QUOTIENTS)
+
+
 def _attention_operands(seed: int, dtype: str) -> tuple[jax.Array, ...]:
     q = normal(seed, 2, 7, 2, 6, dtype=dtype)
     return q, *(normal(seed + i, 2, 9, 2, 6, dtype=dtype) for i in (1, 2))

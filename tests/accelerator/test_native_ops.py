@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from diffjax import accelerator
 from diffjax.accelerator.ops import NATIVE
@@ -160,6 +161,30 @@ def test_rms_norm(shape: tuple[int, ...], dtype: str) -> None:
 def _rms_norm_in_float64(x: jax.Array, scale: jax.Array) -> jax.Array:
     length = jnp.linalg.norm(x, axis=-1, keepdims=True)
     return scale * x / jnp.hypot(length / x.shape[-1] ** 0.5, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("shape", [(3, 7, 64), (5, 26), (2, 3, 13, 2), (9000, 4), (2, 140_000)])
+def test_swiglu(shape: tuple[int, ...], dtype: str) -> None:
+    x = 4 * normal(0, *shape, dtype=dtype)
+    y, (dx,) = _with_gradients(NATIVE.swiglu, x)
+    gate, value = np.split(np.asarray(x, np.float64), 2, axis=-1)
+    images, _ = BOUNDS[dtype]
+    assert y.dtype == dtype
+    assert error(y, gate * scipy.special.expit(gate) * value) < images
+    with jax.enable_x64(True):
+        wide, dy = (jnp.asarray(np.asarray(a, np.float64)) for a in (x, _cotangent(y)))
+        (expected,) = jax.vjp(XLA.swiglu, wide)[1](dy)
+    assert error(dx, expected) < 2 * images
+
+
+def test_swiglu_of_what_is_far_from_zero_or_not_finite() -> None:
+    gate = jnp.array([-1e30, -200.0, 200.0, 1e30, jnp.nan, jnp.inf])
+    x = jnp.concatenate([gate, jnp.ones(6)])
+    y, dx = NATIVE.swiglu(x), jax.grad(lambda x: NATIVE.swiglu(x).sum())(x)
+    np.testing.assert_allclose(y[2:], gate[2:], rtol=1e-6)
+    np.testing.assert_allclose(dx[:4], [0.0, 0.0, 1.0, 1.0], atol=1e-6)
+    assert np.abs(y[1]) < 1e-30 and np.isnan(dx[4])
 
 
 # (batch, queries, keys, heads, channels of a head)
@@ -367,6 +392,7 @@ def test_an_empty_batch() -> None:
             "3 groups",
         ),
         (lambda x, k, b: NATIVE.rms_norm(x, b, eps=1e-6), r"scale \(6,\)"),
+        (lambda x, k, b: NATIVE.swiglu(x[..., 1:]), r"expected \(\.\.\., 2 C\)"),
         (lambda x, k, b: NATIVE.attention(x, x[:, 1:], x), r"k \(2, 4, 5, 4\)"),
         (lambda x, k, b: NATIVE.attention(x, x[..., 1:], x[..., 1:]), r"twice \(B, L', heads, D"),
         (lambda x, k, b: NATIVE.attention(x, x, x.astype(jnp.bfloat16)), "expected one type"),

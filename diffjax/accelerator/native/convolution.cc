@@ -5,9 +5,9 @@
 // of the kernel; it is reordered once a call, for all pieces. One primitive is kept per shape: to
 // make one costs more than many a convolution.
 //
-// bfloat16 goes to oneDNN as it is where the processor has AMX. Elsewhere each piece is widened to
-// float32 in the cache instead: AVX-512 BF16 takes 1.6 times as long, and without it oneDNN would
-// take its slow reference.
+// bfloat16 goes to oneDNN as it is where the processor has AMX, and for 1x1 kernels where it has
+// AVX-512 BF16. Elsewhere each piece is widened to float32 in the cache instead: winograd.h in
+// float32 is as fast as AVX-512 BF16, and without that oneDNN would take its slow reference.
 
 #include <array>
 #include <map>
@@ -162,12 +162,13 @@ class Pieces {
   int64_t size_;
 };
 
-// Whether oneDNN gets images of type T as they are: not bfloat16 where the processor has no
-// AMX, or where oneDNN has no primitive for these shapes in it.
+// Whether oneDNN gets images of type T as they are: not bfloat16 where the processor has no fast
+// products of it, or where oneDNN has no primitive for these shapes in it.
 template <typename T>
-bool is_native(const Pieces& pieces) {
+bool is_native(const Geometry& g, const Pieces& pieces) {
   if (std::is_same_v<T, float>) return true;
-  if (!has_amx()) return false;
+  const bool is_product = g.kernel_rows == 1 && g.kernel_columns == 1;
+  if (!has_amx() && !(is_product && has(dnnl::cpu_isa::avx512_core_bf16))) return false;
   try {
     pieces.plan_of(0, true);
     pieces.plan_of(pieces.count() - 1, true);
@@ -225,7 +226,7 @@ void to_images(ffi::ThreadPool& pool, const Geometry& g, const T* from, const fl
     return winograd_convolution(pool, shape, from, kernel, !is_forward, bias, to);
   }
   const Pieces pieces(g, pool.num_threads(), 4);
-  const bool native = is_native<T>(pieces);
+  const bool native = is_native<T>(g, pieces);
   const bool bf16 = native && !std::is_same_v<T, float>;
 
   // Pieces of one size have one kernel layout; the last may be smaller and want another.
@@ -275,7 +276,7 @@ void to_kernel(ffi::ThreadPool& pool, const Geometry& g, const T* x, const T* dy
     return winograd_kernel_gradient(pool, winograd_shape(g), x, dy, dkernel, dbias);
   }
   const Pieces pieces(g, pool.num_threads(), 1);
-  const bool native = is_native<T>(pieces);
+  const bool native = is_native<T>(g, pieces);
   const bool bf16 = native && !std::is_same_v<T, float>;
   const int64_t last = pieces.count() - 1;
   const Plan& most = pieces.plan_of(0, bf16);
