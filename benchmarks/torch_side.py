@@ -61,6 +61,13 @@ PARAMETRISATIONS = {
         lambda x_0, eps, pair: pair[0] * eps - pair[1] * x_0,
         lambda v, x_t, pair: (pair[0] * x_t - pair[1] * v, pair[1] * x_t + pair[0] * v),
     ),
+    "velocity": Parametrisation(
+        lambda x_0, eps, pair: eps - x_0,
+        lambda value, x_t, pair: (
+            (x_t - pair[1] * value) / (pair[0] + pair[1]),
+            (x_t + pair[0] * value) / (pair[0] + pair[1]),
+        ),
+    ),
 }
 
 
@@ -97,8 +104,8 @@ def diffusion_of(config: Any, device: torch.device) -> Diffusion:
     for key, is_supported in supported.items():
         if not is_supported:
             raise UserError(
-                f"config.{key}: the PyTorch step has discrete schedules, eps, x0 and v, and even "
-                "times: write the other in benchmarks/torch_side.py"
+                f"config.{key}: the PyTorch step has discrete schedules, no EDM and even times: "
+                "write the other in benchmarks/torch_side.py"
             )
     T = int(ours.schedule.T)
     scales = ours.schedule(np.arange(T + 1))

@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.update(class_tokens=8, class_tokens_from=3)
         config.diffusion.update(parametrisation="x0", weighting="flow_velocity(floor=0.05)")
     if variant.endswith("quick"):
-        config.model.update(width=192, depth=8, patch=4)
+        config.model.update(width=192, depth=8, patch=4, unroll=True)
         config.train.update(
             steps=4000, batch_size=32, learning_rate=1e-3, warmup_steps=100, ema_decay=0.998,
             log_every=50, eval_every=1000, checkpoint_every=1000, sample_every=1000,
