@@ -65,6 +65,7 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.class_tokens": Key(whole(0), 0, "tokens of the class (JiT)"),
         "model.class_tokens_from": Key(whole(0), 4, "block before which they join"),
         "model.dropout": Key(SHARE, 0.0, "rate after attention and MLP"),
+        "model.dropout_middle": Key(SWITCH, False, "dropout in the middle half of the blocks only"),
         "model.time_features": Key(
             SPEC, "sinusoidal", "features of the time: sinusoidal, fourier(scale=0.016)"
         ),

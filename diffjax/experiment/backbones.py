@@ -137,6 +137,7 @@ def dit(config: Any, given: Mapping[str, Any]) -> DiT:
         class_tokens_from=c.class_tokens_from,
         unroll=c.unroll,
         dropout=c.dropout,
+        dropout_middle=c.dropout_middle,
         time_features=from_table(c.time_features, TIME_FEATURES, key="model.time_features"),
         attention_fn=attention(config, given["ops"]),
         dtype=from_table(c.dtype, DTYPES, key="model.dtype"),

@@ -60,6 +60,7 @@ class DiT(Conditioned):
       class_tokens: copies of the class's vector among the tokens (JiT); 0 for none.
       class_tokens_from: the block before which they join.
       dropout: rate, if train = True.
+      dropout_middle: whether the middle half of the blocks alone has dropout (JiT).
       attention_fn: `jax.nn.dot_product_attention` or another `attention.Mixer`.
       perturbed: blocks whose tokens attend to themselves alone: "block_0", "block_1" ...
       out_channels: None for the input's.
@@ -82,6 +83,7 @@ class DiT(Conditioned):
     class_tokens: int = 0
     class_tokens_from: int = 4
     dropout: float = 0.0
+    dropout_middle: bool = False
     attention_fn: Mixer = jax.nn.dot_product_attention
     perturbed: tuple[str, ...] = ()
     out_channels: int | None = None
@@ -167,27 +169,31 @@ class DiT(Conditioned):
         vector, angles, context, train = given
         block: Any = Block
         if self.remat is not None:
-            block = nn.remat(Block, static_argnums=(6,), policy=self.remat, prevent_cse=False)
+            block = nn.remat(Block, static_argnums=(7,), policy=self.remat, prevent_cse=False)
         made = partial(
             block, self.head_channels, round(self.mlp_ratio * self.width), self.norm, self.mlp,
             self.qk_norm, self.dropout, self.attention_fn, self.dtype, self.ops,
         )  # fmt: skip
-        perturbed = None
+        numbers = range(first, last)
+        perturbed, dropped = None, None
         if self.perturbed:
-            perturbed = jnp.array([f"block_{i}" in self.perturbed for i in range(first, last)])
+            perturbed = jnp.array([f"block_{i}" in self.perturbed for i in numbers])
+        if self.dropout_middle:
+            quarter = self.depth // 4
+            dropped = jnp.array([quarter <= i < 3 * quarter for i in numbers])
 
-        def body(one: Any, h: Array, perturbed: Array | None) -> tuple[Array, None]:
-            return one(h, vector, angles, context, perturbed, train), None
+        def body(one: Any, h: Array, of_block: tuple[Array | None, ...]) -> tuple[Array, None]:
+            return one(h, vector, angles, context, *of_block, train), None
 
         scanned = nn.scan(
             body,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=0 if self.perturbed else nn.broadcast,
+            in_axes=0,
             length=last - first,
             unroll=last - first if self.unroll else 1,
         )
-        return scanned(made(name=name), h, perturbed)[0]
+        return scanned(made(name=name), h, (perturbed, dropped))[0]
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
         """The names of the blocks, all of which have attention."""

@@ -163,6 +163,7 @@ class Block(nn.Module):
         angles: Array | None,
         context: Context | None,
         perturbed: Array | None,
+        dropped: Array | None,
         train: bool,
     ) -> Array:
         """One block.
@@ -173,11 +174,16 @@ class Block(nn.Module):
           angles: of `rotary_angles`; None for none.
           context: to attend to, or None.
           perturbed: bool scalar: whether each token attends to itself alone; None for no.
+          dropped: bool scalar: whether this block has dropout; None for yes.
           train: whether dropout is on.
         """
         width = x.shape[-1]
         normalised = partial(self.norm, dtype=self.dtype, ops=self.ops)
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+
+        def drop(h: Array) -> Array:
+            return dropout(h) if dropped is None else jnp.where(dropped, dropout(h), h)
+
         modulation = nn.Dense(6 * width, kernel_init=ZERO, name="modulation")(nn.silu(vector))
         parts = jnp.split(modulation[:, None], 6, axis=-1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts

@@ -125,6 +125,35 @@ def test_perturbed_blocks_attend_to_themselves():
         module.clone(perturbed=("block_7",)).init(jax.random.key(0), X, T)
 
 
+@pytest.mark.parametrize("first_joined", [4, 1])
+def test_dropout_in_the_middle_is_in_the_second_and_third_quarter_alone(first_joined):
+    tokens = {"class_tokens": 2, "class_tokens_from": first_joined, "num_classes": 3}
+    module = DiT(width=16, depth=4, head_channels=8, patch=2, dropout=0.5, **tokens)
+    label = jnp.array([0, 2])
+    params = randomised(module, X, T, label)
+
+    def is_random(network, without):
+        """Whether the result depends on the key where the blocks `without` add nothing."""
+        idle = jax.tree.map(np.array, params)
+        for name, first in (("blocks", 0), ("joined", first_joined)):
+            for i in without:
+                if first <= i < (first_joined if name == "blocks" else 4):
+                    for leaf in idle[name]["modulation"].values():
+                        leaf[i - first] = 0.0
+        results = [
+            network.apply(
+                {"params": idle}, X, T, label, train=True, rngs={"dropout": jax.random.key(seed)}
+            )
+            for seed in (0, 1)
+        ]
+        return bool(np.abs(results[0] - results[1]).max() > 1e-5)
+
+    middle = module.clone(dropout_middle=True)
+    assert not is_random(middle, without=(1, 2))
+    assert is_random(middle, without=(0, 1, 3)) and is_random(middle, without=(0, 2, 3))
+    assert is_random(module, without=(1, 2, 3)) and is_random(module, without=(0, 1, 2))
+
+
 def test_a_heads_channels_must_divide_the_width():
     with pytest.raises(ValueError, match="head_channels must divide width"):
         DiT(width=16, depth=1, head_channels=12).init(jax.random.key(0), X, T)
