@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Has freed memory stay with the process, in one heap; for before its threads are started.
 
     XLA on a CPU allocates the temporary arrays of a program, up to gigabytes, in each execution. By
-    default, glibc maps them anew every time, and the kernel fills them with zeros page by page:
+    default, glibc maps them again every time, and the kernel fills them with zeros page by page:
     a fifth of a train step.
     """
     _call("mallopt", M_MMAP_MAX, 0)
