@@ -21,7 +21,6 @@ PAIRS = [
     [
         ("avatars", [AVATARS, MISSING]),
         ("avatars", [AVATARS, MISSING, "--prompts=/nonexistent.txt"]),
-        ("cascade_rows", ["--stages", "/nonexistent", "/nonexistent"]),
         ("few_step", ["--teacher=/nonexistent"]),
         ("latent_against_pixels", PAIRS),
         ("obedience", [EMOJI, MISSING]),

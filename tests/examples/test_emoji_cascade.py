@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "emoji"
 SMALL = (
     "--config.train.steps=4", "--config.train.batch_size=16", "--config.train.warmup_steps=2",
     # Four steps at the config's rate leave a prediction of x_0 at grey, whatever the text.
-    "--config.train.learning_rate=0.1",
+    "--config.train.learning_rate=0.02",
     "--config.train.log_every=2", "--config.train.eval_every=4",
     "--config.train.checkpoint_every=4", "--config.train.sample_every=100",
     "--config.sample.count=6", "--config.sample.batch_size=6",
