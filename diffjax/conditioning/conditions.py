@@ -29,6 +29,8 @@ class Texts(NamedTuple):
       encode: N texts -> `Text` on the host; a frozen encoder's results are cached on disk.
       identity: changes with the weights of a frozen encoder, or the words of a trained one.
       vocabulary: `Vocabulary.to_json` of a trained one; "" for a frozen one.
+      null: () -> one encoded text, the null condition of a network that is given a text always;
+        None for a network with a null condition of its own.
     """
 
     width: int
@@ -37,6 +39,7 @@ class Texts(NamedTuple):
     encode: Callable[[Sequence[str]], Text]
     identity: str
     vocabulary: str = ""
+    null: Callable[[], Text] | None = None
 
     def example(self) -> Text:
         """One text as ShapeDtypeStructs."""
