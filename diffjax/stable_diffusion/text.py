@@ -9,7 +9,7 @@ section 2.1).
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,9 +216,9 @@ def texts(parts: Sequence[Part], *, zeros_for_none: bool, identity: str) -> Text
         return Text(tokens, np.ones(tokens.shape[:2], bool), pooled)
 
     width = sum(part.encoder.module.width for part in parts)
-    return Texts(
-        width, None, length, encode, identity, null=partial(_null, encode, zeros_for_none)
-    )  # fmt: skip
+    null = cache(lambda: _null(encode, zeros_for_none))
+    pooled_width = parts[-1].encoder.projection
+    return Texts(width, None, length, encode, identity, null=null, pooled_width=pooled_width)
 
 
 def _null(encode: Callable[[Sequence[str]], Text], zeros: bool) -> Text:
