@@ -81,7 +81,7 @@ def load(
     `inference.pipeline.Pipeline` for what it does.
 
     Args:
-      workdir: a run's folder, what `--mode=export` wrote, or a folder of Stable Diffusion 1, 2 or XL
+      workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a folder
         as diffusers writes it, whose pipeline is `inference.stable_diffusion.StableDiffusion`.
       checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir is now, if it was moved.

@@ -1,8 +1,8 @@
 """Stable Diffusion as functions of arrays, for images of any size.
 
-    import diffjax
-    model = diffjax.load("path/to/stable-diffusion-v1-5")
-    images = model.sample(["a red apple"], steps=30, guidance="classifier_free(scale=7.5)")
+import diffjax
+model = diffjax.load("path/to/stable-diffusion-v1-5")
+images = model.sample(["a red apple"], steps=30, guidance="classifier_free(scale=7.5)")
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class StableDiffusion(Pipeline):
           UserError: sides that are no multiples of the first stage's factor.
         """
         own = self.space.image_shape[:2]
-        size = tuple(
-            side if wanted is None else arguments.whole(name, wanted, least=1)
-            for name, wanted, side in zip(("height", "width"), (height, width), own, strict=True)
+        size = (
+            own[0] if height is None else arguments.whole("height", height, least=1),
+            own[1] if width is None else arguments.whole("width", width, least=1),
         )
         return self if size == own else self._of_size(size)
 
@@ -82,12 +82,12 @@ class StableDiffusion(Pipeline):
           UserError: images or conditions that the model or the task does not support.
         """
         given = low_resolution_of("images", images, channels=self.space.image_shape[-1])
-        sized = self.at_size(*given.shape[1:3])
+        sized = self.at_size(given.shape[1], given.shape[2])
         try:
             return Pipeline.edit(sized, given, task, **how)
         except UserError as error:
             if "prompts" in str(error) and not how.get("prompts"):
-                raise UserError(f"{task} needs prompts: give one for all images, or one each") from (
-                    error
-                )
+                raise UserError(
+                    f"{task} needs prompts: give one for all images, or one each"
+                ) from (error)
             raise

@@ -25,7 +25,7 @@ def torch_output(tiny, theirs, x, t, tokens, pooled, sizes):
 
 
 @pytest.mark.parametrize("family", ("sd15", "sd21", "sdxl", "sd15_inpaint"))
-@pytest.mark.parametrize("size", ((8, 8), (7, 10)))
+@pytest.mark.parametrize("size", ((7, 10), pytest.param((8, 8), marks=pytest.mark.slow)))
 def test_it_is_diffusers_unet(tiny, folders, family, size):
     folder, pipeline = folders(family)
     ours = unet.read(folder / "unet")
