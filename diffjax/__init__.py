@@ -81,8 +81,8 @@ def load(
     `inference.pipeline.Pipeline` for what it does.
 
     Args:
-      workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a folder
-        as diffusers writes it, whose pipeline is `inference.stable_diffusion.StableDiffusion`.
+      workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a
+        folder as diffusers writes it; see `inference.stable_diffusion.StableDiffusion`.
       checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir is now, if it was moved.
       dtype: of Stable Diffusion's weights and computation: "float32", the default, "bfloat16" or
