@@ -8,6 +8,7 @@ has no NumPy arrays of bfloat16.
 
 import json
 import math
+import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,20 +31,33 @@ class Tensor(NamedTuple):
     Attributes:
       path: the file.
       name: of the tensor in it.
-      bytes: mapped ones.
+      mapped: the whole file.
+      start: of the tensor's bytes in it.
       dtype, shape: as stored.
     """
 
     path: Path
     name: str
-    bytes: np.ndarray
+    mapped: mmap.mmap
+    start: int
     dtype: Any
     shape: tuple[int, ...]
 
     @property
     def array(self) -> np.ndarray:
         """The tensor, read-only; nothing of it is read yet."""
-        return self.bytes.view(self.dtype).reshape(self.shape)
+        count = math.prod(self.shape)
+        flat = np.frombuffer(self.mapped, self.dtype, count, self.start) if count else np.empty(0)
+        return flat.astype(self.dtype, copy=False).reshape(self.shape)
+
+    def forget(self) -> None:
+        """Frees the memory of what was read of the tensor, which can be read again."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
+        end = self.start + math.prod(self.shape) * self.dtype.itemsize
+        if end > first:
+            self.mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -59,9 +73,11 @@ def read(path: Path) -> dict[str, Tensor]:
             if size < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
-        mapped = np.memmap(path, np.uint8, "r", offset=8 + length)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header.pop("__metadata__", None)
-        return {name: _tensor(path, name, mapped, entry) for name, entry in header.items()}
+        return {
+            name: _tensor(path, name, mapped, 8 + length, entry) for name, entry in header.items()
+        }
     except FileNotFoundError as error:
         raise UserError(
             f"found no {path.name} in {path.parent}; expected that part of the weights; download it"
@@ -73,17 +89,17 @@ def read(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _tensor(path: Path, name: str, mapped: np.ndarray, entry: dict[str, Any]) -> Tensor:
+def _tensor(path: Path, name: str, mapped: mmap.mmap, begin: int, entry: dict[str, Any]) -> Tensor:
     start, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"{name} is of the type {entry['dtype']}")
     dtype = np.dtype(_DTYPES[entry["dtype"]])
-    if end > len(mapped):
+    if begin + end > len(mapped):
         raise ValueError(f"it ends before {name}")
     if start < 0 or end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has {end - start} bytes for {shape}")
-    return Tensor(path, name, mapped[start:end], dtype, shape)
+    return Tensor(path, name, mapped, begin + start, dtype, shape)
 
 
 def _reason(error: Exception) -> str:

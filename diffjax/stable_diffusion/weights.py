@@ -116,6 +116,8 @@ def load(
         left -= {part.name for part in parts}
         views = [_view(part, leaf.shape, len(parts), path.endswith("/kernel")) for part in parts]
         found[path] = _place(views, leaf.shape, dtype, placed.get(path))
+        for part in parts:
+            part.forget()
     if left:
         raise UserError(
             f"found {len(left)} tensors in {folder} that the network of its config.json does not "
