@@ -69,7 +69,11 @@ if TYPE_CHECKING:
 
 
 def load(
-    workdir: str | Path, *, checkpoint: str | int = "latest", first_stage: str | Path | None = None
+    workdir: str | Path,
+    *,
+    checkpoint: str | int = "latest",
+    first_stage: str | Path | None = None,
+    dtype: str | None = None,
 ) -> "Pipeline":
     """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
 
@@ -77,16 +81,19 @@ def load(
     `inference.pipeline.Pipeline` for what it does.
 
     Args:
-      workdir: a run's folder, or what `--mode=export` wrote.
+      workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a
+        folder as diffusers writes it; see `inference.stable_diffusion.StableDiffusion`.
       checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir is now, if it was moved.
+      dtype: of Stable Diffusion's weights and computation: "float32", the default, "bfloat16" or
+        "float16".
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     from diffjax.experiment.load import load as load_run
 
-    return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage)
+    return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype)
 
 
 def cascade(

@@ -81,34 +81,76 @@ def _whole(schedule: Schedule, times: np.ndarray) -> np.ndarray:
 
 
 @checked
-def trailing(schedule: Schedule, steps: int) -> Grid:
-    """T, T - T/N, ..., T/N, 0: even steps from pure noise (Lin et al. 2024, section 3.3)."""
+def trailing(schedule: Schedule, steps: int, *, last: int = 0) -> Grid:
+    """T, T - T/N, ..., T/N, 0: even steps from pure noise (Lin et al. 2024, section 3.3).
+
+    Args:
+      schedule: the noise schedule.
+      steps: N.
+      last: on a discrete schedule, the time of the grid's last point, with its noise; 0 is clean
+        data, and 1 where DDIM's code ends with set_alpha_to_one = False, as for Stable Diffusion.
+
+    Raises:
+      ValueError: a bad number of steps, or a last time on a continuous schedule.
+    """
     _check_steps(schedule, steps)
     # T N / N is T to the last bit; N (T / N) may not be, and log-SNR can be infinite at T.
     times = schedule.T * np.arange(steps, 0, -1) / steps
-    return from_times(schedule, _whole(schedule, times))
+    return _ending(schedule, _whole(schedule, times), last)
+
+
+def _ending(schedule: Schedule, times: np.ndarray, last: int) -> Grid:
+    """The grid of `times` and `last`; of the times alone if they end there."""
+    if not last:
+        return from_times(schedule, times)
+    if not schedule.discrete:
+        raise ValueError("a last time is of a discrete schedule: leave it at 0")
+    times = times if times[-1] == last else np.append(times, last)
+    return stop_before_clean(from_times(schedule, times))
 
 
 @checked
-def leading(schedule: Schedule, steps: int) -> Grid:
+def leading(schedule: Schedule, steps: int, *, offset: int = 0, last: int = 0) -> Grid:
     """t_min + (N-1) d, ..., t_min + d, t_min, 0: DDIM's code; starts one stride d short of the end.
 
     d is floor(T / N) on a discrete schedule, as there, and (T - t_min) / N on a continuous one.
+
+    Args:
+      schedule: the noise schedule.
+      steps: N.
+      offset: added to the times on a discrete schedule; 1 for Stable Diffusion.
+      last: as in `trailing`.
+
+    Raises:
+      ValueError: a bad number of steps, times beyond T, or an offset or a last time on a continuous
+        schedule.
     """
     _check_steps(schedule, steps)
+    if offset and not schedule.discrete:
+        raise ValueError("an offset is of a discrete schedule: leave it at 0")
     stride = schedule.T // steps if schedule.discrete else (schedule.T - schedule.t_min) / steps
-    return from_times(schedule, schedule.t_min + np.arange(steps - 1, -1, -1) * stride)
+    times = schedule.t_min + np.arange(steps - 1, -1, -1) * stride
+    return _ending(schedule, times + offset if offset else times, last)
 
 
 @checked
-def linspace(schedule: Schedule, steps: int) -> Grid:
+def linspace(schedule: Schedule, steps: int, *, last: int = 0) -> Grid:
     """Even from T to t_min, both included, then 0.
 
     On a discrete schedule each time is rounded to the nearest step (halves to the even one), so the
     strides may differ by 1: T = 1000 has strides of 333 in 4 steps, but of 143 and 142 in 8.
+
+    Args:
+      schedule: the noise schedule.
+      steps: N.
+      last: as in `trailing`; 1 takes one step less, since t_min is 1.
+
+    Raises:
+      ValueError: as `trailing`.
     """
     _check_steps(schedule, steps)
-    return from_times(schedule, _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps)))
+    times = _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps))
+    return _ending(schedule, times, last)
 
 
 @checked

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from diffjax import arguments
 from diffjax.conditioning.attention import SelfAttention, layer_norm
 from diffjax.conditioning.hugging_face import (
+    Config,
     Pool,
     frozen_encoder,
     load_params,
@@ -67,17 +68,26 @@ class Clip(nn.Module):
     activation: Callable[[Array], Array] = quick_gelu
     eps: float = 1e-5
 
-    @nn.compact
     def __call__(self, ids: Array, mask: Array) -> Array:
         """ids (B, L) int, mask (B, L) bool -> tokens (B, L, D)."""
+        return self.states(ids, mask)[1]
+
+    @nn.compact
+    def states(self, ids: Array, mask: Array) -> tuple[list[Array], Array]:
+        """The tokens after each layer, and those of the last one after the final normalisation.
+
+        ids (B, L) int, mask (B, L) bool -> (B, L, D) each.
+        """
         length = ids.shape[1]
+        after: list[Array] = []
         h = nn.Embed(self.vocabulary, self.width, name="word")(ids)
         h += nn.Embed(self.positions, self.width, name="position")(jnp.arange(length))
         seen = jnp.tri(length, dtype=bool) & mask[:, None, None]
         for i in range(self.layers):
             layer = ClipLayer(self.hidden, self.heads, self.activation, self.eps, name=f"layer_{i}")
             h = layer(h, seen)
-        return layer_norm(self.eps, "norm")(h)
+            after.append(h)
+        return after, layer_norm(self.eps, "norm")(h)
 
 
 class ClipLayer(nn.Module):
@@ -142,6 +152,25 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
     config = read_config(folder, ["clip_text_model", "clip"])
     if config.values["model_type"] == "clip":
         config = config.part("text_config")
+    module = clip_of(config)
+    return frozen_encoder(
+        name=folder.resolve().name,
+        module=module,
+        params=load_params(module, folder, module_names(module.layers), prefix="text_model."),
+        pool=pool_of(config),
+        tokenizer=clip_tokenizer(folder),
+        length=length,
+        longest=module.positions,
+        config=config,
+    )
+
+
+def clip_of(config: Config) -> Clip:
+    """The network of a text model's config.
+
+    Raises:
+      UserError: a field of another type, or an activation that is not supported.
+    """
     module = Clip(
         vocabulary=config.get("vocab_size", 49408),
         width=config.get("hidden_size", 512),
@@ -153,17 +182,13 @@ def clip(*, folder: str | os.PathLike[str], length: int = 77) -> TextEncoder:
         eps=config.get("layer_norm_eps", 1e-5),
     )
     config.check_heads(module.width, module.heads)
+    return module
+
+
+def pool_of(config: Config) -> Pool:
+    """The rule by which transformers finds the end token of a text model's config."""
     end = config.get("eos_token_id", 49407)
-    return frozen_encoder(
-        name=folder.resolve().name,
-        module=module,
-        params=load_params(module, folder, _module_names(module.layers), prefix="text_model."),
-        pool=highest_id_pool if end == LEGACY_END else end_pool(end),
-        tokenizer=clip_tokenizer(folder),
-        length=length,
-        longest=module.positions,
-        config=config,
-    )
+    return highest_id_pool if end == LEGACY_END else end_pool(end)
 
 
 def clip_tokenizer(folder: Path) -> Tokenizer:
@@ -234,7 +259,8 @@ def layer_names(layers: int) -> dict[str, list[str]]:
     return names
 
 
-def _module_names(layers: int) -> dict[str, list[str]]:
+def module_names(layers: int) -> dict[str, list[str]]:
+    """Paths of all submodules -> their names in the files, without a prefix."""
     return {
         "word": ["embeddings.token_embedding"],
         "position": ["embeddings.position_embedding"],

@@ -29,6 +29,9 @@ class Texts(NamedTuple):
       encode: N texts -> `Text` on the host; a frozen encoder's results are cached on disk.
       identity: changes with the weights of a frozen encoder, or the words of a trained one.
       vocabulary: `Vocabulary.to_json` of a trained one; "" for a frozen one.
+      null: () -> one encoded text, the null condition of a network that is given a text always;
+        None for a network with a null condition of its own.
+      pooled_width: features of the pooled vector; 0 for none, None for `width`.
     """
 
     width: int
@@ -37,6 +40,8 @@ class Texts(NamedTuple):
     encode: Callable[[Sequence[str]], Text]
     identity: str
     vocabulary: str = ""
+    null: Callable[[], Text] | None = None
+    pooled_width: int | None = None
 
     def example(self) -> Text:
         """One text as ShapeDtypeStructs."""
@@ -44,7 +49,10 @@ class Texts(NamedTuple):
         if self.module is not None:
             return Text(jax.ShapeDtypeStruct((1, self.length), jnp.int32), mask)
         tokens = jax.ShapeDtypeStruct((1, self.length, self.width), jnp.float16)
-        return Text(tokens, mask, jax.ShapeDtypeStruct((1, self.width), jnp.float32))
+        pooled = self.width if self.pooled_width is None else self.pooled_width
+        return Text(
+            tokens, mask, jax.ShapeDtypeStruct((1, pooled), jnp.float32) if pooled else None
+        )
 
 
 class Conditions(NamedTuple):
@@ -58,6 +66,7 @@ class Conditions(NamedTuple):
         for none. It is no condition of samples, for which they are 0.
       keep_map: whether the map is never dropped, neither in training nor by guidance.
       embedding: of the image itself; None for none.
+      unchanged: the augmentation's parameters of an unchanged image; zeros for ().
     """
 
     num_classes: int = 0
@@ -66,6 +75,7 @@ class Conditions(NamedTuple):
     augmentation_width: int = 0
     keep_map: bool = False
     embedding: ImageEmbedding | None = None
+    unchanged: tuple[float, ...] = ()
 
     @property
     def any(self) -> bool:
@@ -108,9 +118,10 @@ class Conditions(NamedTuple):
         return Condition(label, text, spatial, augmentation, embedding)
 
     def no_augmentation(self, count: int) -> np.ndarray | None:
-        """The augmentation parameters of unchanged images, zeros; None without augmentation."""
+        """The augmentation parameters of unchanged images, (count, n); None without any."""
         width = self.augmentation_width
-        return np.zeros((count, width), np.float32) if width else None
+        each = np.asarray(self.unchanged or (0.0,) * width, np.float32)
+        return np.tile(each, (count, 1)) if width else None
 
     def of_batch(self, batch: Mapping[str, Array], spatial: SpatialMap | None) -> Condition | None:
         """The condition of a batch of unchanged images; None for an unconditional model."""

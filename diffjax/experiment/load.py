@@ -1,6 +1,6 @@
 """`diffjax.load`: a `Pipeline` from a stored run; `diffjax.cascade`: a `Cascade` of several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from diffjax.inference.edit_tasks import Task
 from diffjax.inference.generator import Generator
 from diffjax.inference.pipeline import Pipeline
 from diffjax.inference.sample_conditions import Examples
+from diffjax.stable_diffusion.folder import is_folder
 
 # Settings of config.sample that a call may change.
 SETTINGS = (
@@ -29,7 +30,11 @@ SETTINGS = (
 
 
 def load(
-    path: str | Path, *, checkpoint: str | int = "latest", first_stage: str | Path | None = None
+    path: str | Path,
+    *,
+    checkpoint: str | int = "latest",
+    first_stage: str | Path | None = None,
+    dtype: str | None = None,
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
@@ -37,14 +42,29 @@ def load(
     imported from sys.path.
 
     Args:
-      path: a workdir, or a folder written by `--mode=export`.
+      path: a workdir, a folder written by `--mode=export`, or one of Stable Diffusion as diffusers
+        writes it.
       checkpoint: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
       first_stage: the first stage's workdir, if it was moved.
+      dtype: of Stable Diffusion's weights and computation, "float32" by default.
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     folder = expanded(arguments.path("workdir", path))
+    if is_folder(folder):
+        from diffjax.experiment import stable_diffusion
+
+        if checkpoint != "latest" or first_stage is not None:
+            raise UserError(
+                f"{folder} is a folder of Stable Diffusion, which has no checkpoints and its own "
+                "first stage: leave out checkpoint and first_stage"
+            )
+        return stable_diffusion.load(folder, dtype=dtype or "float32")
+    if dtype is not None:
+        raise UserError(
+            f"dtype is {dtype!r}: it is of Stable Diffusion's folders; a run has that of its config"
+        )
     if first_stage is not None:
         first_stage = arguments.path("first_stage", first_stage)
     if not isinstance(checkpoint, str) and not arguments.is_whole(checkpoint):
@@ -79,8 +99,8 @@ def load(
         about=model.about,
         space=model.space,
         diffusion=model.diffusion,
-        make_generator=lambda how: _generator(model, how),
-        make_task=_task,
+        make_generator=lambda how: generator_of(model, how),
+        make_task=task_of,
         has_fixed_ends=not _learns_ends(config),
         trained_shape=augmentation.trained_shape(config, model.space.shape),
     )
@@ -179,7 +199,19 @@ def fitted(model: Model, found: Parameters) -> Any:
     return parameters.like(stored, model.parameter_shapes(), what=what)
 
 
-def _generator(model: Model, how: dict[str, Any]) -> Generator:
+def generator_of(
+    model: Model, how: dict[str, Any], examples: Callable[[], Examples] | None = None
+) -> Generator:
+    """The generator of a model, with settings that override its config's `sample` section.
+
+    Args:
+      model: the model.
+      how: see `SETTINGS`.
+      examples: called where prompts or maps are left open.
+
+    Raises:
+      UserError: an unknown setting, or an invalid one.
+    """
     config = model.config.copy_and_resolve_references()
     for name, value in how.items():
         if name not in SETTINGS:
@@ -191,7 +223,7 @@ def _generator(model: Model, how: dict[str, Any]) -> Generator:
         config.sample[name] = ""
     config.sample.labels = ()
     schema.check(config)
-    model = with_weak(model._replace(config=config, examples=_no_examples))
+    model = with_weak(model._replace(config=config, examples=examples or _no_examples))
     generator = model.generator()
     check_sampling(model, generator)
     return generator
@@ -204,7 +236,12 @@ def _no_examples() -> Examples:
     )
 
 
-def _task(text: str) -> Task:
+def task_of(text: str) -> Task:
+    """The editing task of a config string.
+
+    Raises:
+      UserError: an unknown name, or invalid options.
+    """
     from diffjax.experiment.sampling import EDITS
 
     return from_table(text, EDITS, key="edit.task")

@@ -169,6 +169,7 @@ class Editing:
                     grid=generator.sampling.grid,
                     embeddings=embeddings,
                     places=places,
+                    inpaints=getattr(self._space, "inpaints", False),
                 )
             )
 
@@ -180,7 +181,7 @@ class Editing:
         text = None
         if self._captions is not None:
             text = self._generator.conditions.text([self._captions[i]])
-        made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])))
+        made = self._space.map_of(to_model_range(jnp.asarray(self._images[i : i + 1])), self._mask)
         spatial = None  # its own
         if made is not None:
             spatial = self._generator.conditions.noised(made, np.array([i]))

@@ -30,6 +30,8 @@ class Row(NamedTuple):
       threshold, schedule, sampler, grid: those of the config's `sample` section.
       embeddings: (k, D) of the images, for a model that is conditioned on them, or None.
       places: (m, D), the places of `Task.captions` among the embeddings, or None.
+      inpaints: whether the condition already has what is known of the image, on which the network
+        was trained.
     """
 
     images: Array
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     grid: Grid
     embeddings: Array | None = None
     places: Array | None = None
+    inpaints: bool = False
 
     @property
     def denoise(self) -> Denoiser:
@@ -100,19 +103,23 @@ def _masked(draw: Callable[..., samplers.Samples], *, uses_sampler: bool) -> Tas
         known = jnp.repeat(row.images, len(row.eps), axis=0)
         x_T = row.eps * jnp.float32(row.grid.noise_scale[0])
         keep = jnp.asarray(row.mask) > 0.5
-        drawn = draw(row, x_T, known=known, keep=keep).x_0
-        # Solvers that do not land on the last estimate return the known region up to rounding.
-        results = jnp.where(keep, known, drawn)
+        results = draw(row, x_T, known=known, keep=keep).x_0
+        if not row.inpaints:
+            # Solvers that do not land on the last estimate return the known region up to rounding.
+            results = jnp.where(keep, known, results)
         return jnp.concatenate([row.images, jnp.where(keep, row.images, 0.0), results])
 
     return Task(run, numbered("image", "known"), masked=True, uses_sampler=uses_sampler)
 
 
 def inpaint() -> Task:
-    """Completes an image by replacement, with the config's sampler; `editing.known_region`."""
+    """Completes an image with the config's sampler: by a network that was trained for it, or else
+    by replacement, `editing.known_region`."""
 
     def draw(row: Row, x_T: Array, *, known: Array, keep: Array) -> samplers.Samples:
-        denoise = editing.known_region(row.denoise, row.schedule, known=known, mask=keep)
+        denoise = row.denoise
+        if not row.inpaints:
+            denoise = editing.known_region(denoise, row.schedule, known=known, mask=keep)
         return row.sampler(denoise, x_T, grid=row.grid, key=row.keys, cond=row.conditions(len(x_T)))
 
     return _masked(draw, uses_sampler=True)

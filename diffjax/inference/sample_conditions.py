@@ -102,7 +102,11 @@ class SampleConditions:
         self._texts = conditions.texts
         self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
-        self._negative = self.text([choice.negative_prompt]) if choice.negative_prompt else None
+        self._negative: Text | None = None
+        if choice.negative_prompt:
+            self._negative = self.text([choice.negative_prompt])
+        elif self._texts is not None and self._texts.null is not None:
+            self._negative = self._texts.null()
 
     def of(
         self,

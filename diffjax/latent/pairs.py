@@ -165,7 +165,7 @@ class PairSpace(NamedTuple):
     def to_images(self, x_0: Array) -> Array:
         return self.space.to_images(x_0)
 
-    def map_of(self, images: Array) -> Array | None:
+    def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
         return None
 
     def mask(self, mask: np.ndarray | Array) -> Array:

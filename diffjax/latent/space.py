@@ -82,8 +82,14 @@ class DiffusionSpace(Protocol):
         """x_0 -> (B, H, W, C), about [-1, 1]."""
         ...
 
-    def map_of(self, images: Array) -> Array | None:
-        """The map of (B, H, W, C) images in [-1, 1], at the network's input size."""
+    def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
+        """The map of (B, H, W, C) images in [-1, 1], at the network's input size.
+
+        Args:
+          images: (B, H, W, C) in [-1, 1].
+          mask: (H, W, 1), 1 where pixels are known, for maps of what is known of an image; None
+            for nothing. Other maps do not depend on it.
+        """
         ...
 
     def mask(self, mask: np.ndarray | Array) -> Array:
@@ -142,7 +148,7 @@ class PixelSpace(NamedTuple):
     def to_images(self, x_0: Array) -> Array:
         return x_0
 
-    def map_of(self, images: Array) -> Array | None:
+    def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
         return None if self.make_map is None else self.make_map(images)
 
     def mask(self, mask: np.ndarray | Array) -> Array:
@@ -186,7 +192,7 @@ class ArraySpace(NamedTuple):
     def to_images(self, x_0: Array) -> Array:
         return x_0
 
-    def map_of(self, images: Array) -> Array | None:
+    def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
         return None
 
     def mask(self, mask: np.ndarray | Array) -> Array:
@@ -197,7 +203,12 @@ class ArraySpace(NamedTuple):
 
 
 class LatentSpace(NamedTuple):
-    """x_0 is a first stage's scaled latent; maps are folded to its size by space-to-depth."""
+    """x_0 is a first stage's scaled latent; maps are folded to its size by space-to-depth.
+
+    With `inpaints`, the map is instead what is known of an image: a channel that is 1 where latents
+    are to be drawn, and the latents of the image with unknown pixels of 0 (Rombach et al. 2022,
+    section 4.5).
+    """
 
     stage: FirstStage
     params: StageParams
@@ -205,6 +216,7 @@ class LatentSpace(NamedTuple):
     map_name: str = "none"
     description: str = ""
     images: bool = True
+    inpaints: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -216,6 +228,8 @@ class LatentSpace(NamedTuple):
 
     @property
     def map_channels(self) -> int:
+        if self.inpaints:
+            return 1 + self.shape[-1]
         return _map_channels(self.map_of, self.stage.image_shape)
 
     @property
@@ -256,7 +270,12 @@ class LatentSpace(NamedTuple):
     def to_images(self, x_0: Array) -> Array:
         return _to_images(self.stage, self.params, x_0)
 
-    def map_of(self, images: Array) -> Array | None:
+    def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
+        if self.inpaints:
+            known = jnp.zeros((*self.image_shape[:2], 1)) if mask is None else jnp.asarray(mask)
+            masked = self.of_images(jnp.where(known > 0.5, images, 0.0))
+            drawn = jnp.broadcast_to(1.0 - self.mask(known), (*masked.shape[:-1], 1))
+            return jnp.concatenate([drawn, masked], axis=-1)
         if self.make_map is None:
             return None
         return space_to_depth(self.make_map(images), self.stage.factor)

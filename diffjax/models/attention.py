@@ -108,12 +108,15 @@ class SelfAttention(nn.Module):
     Attributes:
       head_channels: channels per head; the number of heads is channels / head_channels.
       mix: `jax.nn.dot_product_attention` (Vaswani et al. 2017) or `linear_attention`.
+      groups, eps: of the normalisation, as in `GroupNorm`.
       dtype: compute type.
       ops: kernels of the normalisation and the linear maps.
     """
 
     head_channels: int = 32
     mix: Mixer = jax.nn.dot_product_attention
+    groups: int | None = None
+    eps: float = 1e-5
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -122,7 +125,7 @@ class SelfAttention(nn.Module):
         """x: (B, H, W, C) -> the same shape."""
         batch, height, width, channels = x.shape
         heads = number_of_heads(channels, self.head_channels)
-        h = GroupNorm(dtype=self.dtype, ops=self.ops, name="norm")(x)
+        h = GroupNorm(self.groups, self.eps, dtype=self.dtype, ops=self.ops, name="norm")(x)
         h = h.reshape(batch, height * width, channels)
         qkv = Dense(3 * channels, dtype=self.dtype, ops=self.ops, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * heads, self.head_channels), 3, axis=2)

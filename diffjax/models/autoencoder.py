@@ -11,6 +11,7 @@ from diffjax.errors import UserError
 from diffjax.models.attention import Mixer, SelfAttention
 from diffjax.models.blocks import (
     Conv3x3,
+    Dense,
     Downsample,
     ResNetBlock,
     Upsample,
@@ -61,6 +62,9 @@ class Encoder(nn.Module):
       patch: patch side of the space-to-depth stem; 1 for none.
       head_channels: channels per attention head, None for one head.
       mix: as in `SelfAttention`.
+      groups, eps: of the normalisations, as in `GroupNorm`.
+      pad_end: as `at_end` of `Downsample`.
+      projected: whether a linear map of the channels follows.
       dtype: compute type; parameters stay float32.
       ops: kernels of convolutions and normalisation.
     """
@@ -72,6 +76,10 @@ class Encoder(nn.Module):
     patch: int = 1
     head_channels: int | None = None
     mix: Mixer = jax.nn.dot_product_attention
+    groups: int | None = None
+    eps: float = 1e-5
+    pad_end: bool = False
+    projected: bool = False
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -81,16 +89,20 @@ class Encoder(nn.Module):
         _check_fields(self)
         check_images(self, x)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        norm: dict[str, Any] = {"groups": self.groups, "eps": self.eps, **common}
         h = space_to_depth(x, self.patch).astype(self.dtype)
         h = Conv3x3(self.channels, name="stem", **common)(h)
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.blocks):
-                h = ResNetBlock(self.channels * multiplier, name=f"down{level}_{i}", **common)(h)
+                h = ResNetBlock(self.channels * multiplier, name=f"down{level}_{i}", **norm)(h)
             if level + 1 < len(self.multipliers):
-                h = Downsample(name=f"down{level}", **common)(h)
-        h = Middle(self.head_channels, mix=self.mix, name="middle", **common)(h)
-        h = GroupNorm(silu=True, name="norm", **common)(h)
-        return Conv3x3(self.out_channels, name="head", **common)(h).astype(jnp.float32)
+                h = Downsample(self.pad_end, name=f"down{level}", **common)(h)
+        h = Middle(self.head_channels, mix=self.mix, name="middle", **norm)(h)
+        h = GroupNorm(silu=True, name="norm", **norm)(h)
+        h = Conv3x3(self.out_channels, name="head", **common)(h)
+        if self.projected:
+            h = Dense(self.out_channels, name="projection", **common)(h)
+        return h.astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -98,7 +110,9 @@ class Decoder(nn.Module):
 
     Attributes:
       out_channels: of the images.
-      channels, multipliers, blocks, patch, head_channels, mix, dtype, ops: as in `Encoder`.
+      channels, multipliers, blocks, patch, head_channels, mix, groups, eps, dtype, ops: as in
+        `Encoder`.
+      projected: whether a linear map of the latents' channels comes first.
     """
 
     out_channels: int
@@ -108,6 +122,9 @@ class Decoder(nn.Module):
     patch: int = 1
     head_channels: int | None = None
     mix: Mixer = jax.nn.dot_product_attention
+    groups: int | None = None
+    eps: float = 1e-5
+    projected: bool = False
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -141,17 +158,21 @@ class Decoder(nn.Module):
                 f"latents of {z.shape[1]}x{z.shape[2]} are not those of images of "
                 f"{height}x{width}, which have {sizes[-1][0]}x{sizes[-1][1]} at f = {f}"
             )
+        norm: dict[str, Any] = {"groups": self.groups, "eps": self.eps, **common}
         widest = self.channels * self.multipliers[-1]
-        h = Conv3x3(widest, name="stem", **common)(z.astype(self.dtype))
-        h = Middle(self.head_channels, mix=self.mix, name="middle", **common)(h)
+        h = z.astype(self.dtype)
+        if self.projected:
+            h = Dense(z.shape[-1], name="projection", **common)(h)
+        h = Conv3x3(widest, name="stem", **common)(h)
+        h = Middle(self.head_channels, mix=self.mix, name="middle", **norm)(h)
         for level in reversed(range(levels)):
             for i in range(self.blocks + 1):
                 h = ResNetBlock(
-                    self.channels * self.multipliers[level], name=f"up{level}_{i}", **common
+                    self.channels * self.multipliers[level], name=f"up{level}_{i}", **norm
                 )(h)
             if level:
                 h = Upsample(name=f"up{level}", **common)(h, *sizes[level - 1])
-        h = GroupNorm(silu=True, name="norm", **common)(h)
+        h = GroupNorm(silu=True, name="norm", **norm)(h)
         self.sow("intermediates", "last", h)
         h = Conv3x3(self.out_channels * self.patch**2, name="head", **common)(h)
         return self.to_images(h, (height, width))
@@ -166,15 +187,16 @@ class Middle(nn.Module):
 
     head_channels: int | None = None
     mix: Mixer = jax.nn.dot_product_attention
+    groups: int | None = None
+    eps: float = 1e-5
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        norm: dict[str, Any] = {"groups": self.groups, "eps": self.eps, **common}
         channels = x.shape[-1]
-        h = ResNetBlock(channels, name="block_0", **common)(x)
-        h = SelfAttention(self.head_channels or channels, mix=self.mix, name="attention", **common)(
-            h
-        )
-        return ResNetBlock(channels, name="block_1", **common)(h)
+        h = ResNetBlock(channels, name="block_0", **norm)(x)
+        h = SelfAttention(self.head_channels or channels, mix=self.mix, name="attention", **norm)(h)
+        return ResNetBlock(channels, name="block_1", **norm)(h)

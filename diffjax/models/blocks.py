@@ -21,6 +21,7 @@ class Conv3x3(nn.Module):
     Attributes:
       features: output channels.
       stride: 2 halves the sides, rounded up.
+      padding: zeros on every side.
       zero: whether the kernel is initialised to zero.
       dtype: compute type.
       ops: its kernel implementation.
@@ -28,6 +29,7 @@ class Conv3x3(nn.Module):
 
     features: int
     stride: int = 1
+    padding: int = 1
     zero: bool = False
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
@@ -38,7 +40,9 @@ class Conv3x3(nn.Module):
         init = nn.initializers.zeros_init() if self.zero else nn.linear.default_kernel_init
         kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        y = self.ops.conv(x.astype(self.dtype), kernel, bias, stride=self.stride, padding=1)
+        y = self.ops.conv(
+            x.astype(self.dtype), kernel, bias, stride=self.stride, padding=self.padding
+        )
         return checkpoint_name(y, PRODUCT)
 
 
@@ -81,6 +85,7 @@ class ResNetBlock(nn.Module):
       resample: changes the resolution of x and, before the first convolution, of what is added to
         it: `average_pool`, or `nearest` with a size (ADM; Dhariwal & Nichol 2021, section 3, after
         BigGAN's blocks); None keeps it.
+      groups, eps: of the normalisations, as in `GroupNorm`.
       dtype: compute type.
       ops: kernels of convolutions and normalisation.
     """
@@ -89,6 +94,8 @@ class ResNetBlock(nn.Module):
     dropout: float = 0.0
     scale_shift: bool = True
     resample: Callable[[Array], Array] | None = None
+    groups: int | None = None
+    eps: float = 1e-5
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -99,12 +106,13 @@ class ResNetBlock(nn.Module):
         H' and W' are H and W, or what `resample` makes of them.
         """
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(silu=True, name="norm1", **common)(x)
+        norm: dict[str, Any] = {"silu": True, "groups": self.groups, "eps": self.eps, **common}
+        h = GroupNorm(name="norm1", **norm)(x)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = Conv3x3(self.features, name="conv1", **common)(h)
 
-        norm2 = GroupNorm(silu=True, name="norm2", **common)
+        norm2 = GroupNorm(name="norm2", **norm)
         if embedding is None:
             h = norm2(h)
         else:
@@ -186,14 +194,28 @@ class DepthwiseConv7x7(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A 3x3 convolution with stride 2: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
+    """A 3x3 convolution with stride 2: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
 
+    Attributes:
+      at_end: whether the padding is below and to the right alone, as in the autoencoders of Esser
+        et al. 2021, where an odd side is rounded down.
+      dtype: compute type.
+      ops: its kernel implementation.
+    """
+
+    at_end: bool = False
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return Conv3x3(x.shape[-1], stride=2, dtype=self.dtype, ops=self.ops, name="conv")(x)
+        if self.at_end:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        conv = Conv3x3(
+            x.shape[-1], stride=2, padding=0 if self.at_end else 1, dtype=self.dtype, ops=self.ops,
+            name="conv",
+        )  # fmt: skip
+        return conv(x)
 
 
 class Upsample(nn.Module):

@@ -199,6 +199,7 @@ class Conditioned(nn.Module):
         there = jnp.ones(tokens.shape[:2], bool)
         if context is None:
             return Context(tokens, there)
+        assert context.mask is not None
         return Context(
             jnp.concatenate([context.tokens, tokens], axis=1),
             jnp.concatenate([context.mask, there], axis=1),

@@ -221,8 +221,7 @@ class Block(nn.Module):
         if self.qk_norm:
             q = RMSNorm(dtype=self.dtype, ops=self.ops, name="cross_q_norm")(q)
             k = RMSNorm(dtype=self.dtype, ops=self.ops, name="cross_k_norm")(k)
-        mask = context.mask[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(h.shape)
+        mixed = jax.nn.dot_product_attention(q, k, v, mask=context.of_scores).reshape(h.shape)
         return self._linear(width, "cross_out", zero=True)(mixed)
 
     def _linear(self, features: int, name: str, *, zero: bool = False) -> Dense:

@@ -11,8 +11,15 @@ from flax.typing import Initializer
 from diffjax.types import Array, Dtype
 
 
-def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> Array:
-    """Sinusoidal features [cos(t f_k), sin(t f_k)], f_k = max_period^(-k / (dim / 2)).
+def timestep_embedding(
+    t: Array,
+    dim: int,
+    *,
+    max_period: float = 10_000.0,
+    shift: float = 0.0,
+    sine_first: bool = False,
+) -> Array:
+    """Sinusoidal features [cos(t f_k), sin(t f_k)], f_k = max_period^(-k / (dim / 2 - shift)).
 
     The order and frequencies of guided-diffusion (Dhariwal & Nichol 2021), after Vaswani et al.
     2017. Frequencies and angles are float32 for every compute type: at t = 999 a bfloat16 angle
@@ -22,14 +29,18 @@ def timestep_embedding(t: Array, dim: int, *, max_period: float = 10_000.0) -> A
       t: (B,) times, about 0..1000.
       dim: number of features; if odd, the last one is zero.
       max_period: the longest period, over 2 pi.
+      shift: 0, or 1 for frequencies down to 1 / max_period, both ends included, as in DDPM's code.
+      sine_first: whether the sines come before the cosines, as in DDPM's code.
 
     Returns:
       (B, dim) float32.
     """
     half = dim // 2
-    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    exponents = jnp.arange(half, dtype=jnp.float32) / (half - shift)
+    frequencies = jnp.exp(-math.log(max_period) * exponents)
     angles = t.astype(jnp.float32)[:, None] * frequencies
-    features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    waves = [jnp.cos(angles), jnp.sin(angles)]
+    features = jnp.concatenate(waves[::-1] if sine_first else waves, axis=-1)
     return jnp.pad(features, ((0, 0), (0, dim - 2 * half)))
 
 

@@ -16,11 +16,17 @@ from diffjax.types import Array, Dtype
 class Context(NamedTuple):
     """The context of cross-attention: tokens (B, L, D), mask (B, L) bool, True at valid tokens.
 
-    Every row of the mask needs a True, since a softmax over no tokens is undefined.
+    Every row of the mask needs a True, since a softmax over no tokens is undefined. A mask of None
+    is one of True.
     """
 
     tokens: Array
-    mask: Array
+    mask: Array | None
+
+    @property
+    def of_scores(self) -> Array | None:
+        """The mask of the scores (B, heads, queries, L): (B, 1, 1, L), or None."""
+        return None if self.mask is None else self.mask[:, None, None, :]
 
 
 class SpatialTransformer(nn.Module):
@@ -36,6 +42,7 @@ class SpatialTransformer(nn.Module):
       head_channels: channels per head; the number of heads is channels / head_channels.
       mix: of the self-attention, see `attention.SelfAttention`.
       expansion: width of the MLP's hidden layer over the channels.
+      groups, eps: of the first normalisation, as in `GroupNorm`.
       dtype: compute type.
       ops: kernels of the normalisation and the linear maps.
     """
@@ -44,6 +51,8 @@ class SpatialTransformer(nn.Module):
     head_channels: int = 32
     mix: Mixer = jax.nn.dot_product_attention
     expansion: int = 4
+    groups: int | None = None
+    eps: float = 1e-5
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -57,15 +66,16 @@ class SpatialTransformer(nn.Module):
         batch, height, width, channels = x.shape
         number_of_heads(channels, self.head_channels)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        h = GroupNorm(name="norm", **common)(x).reshape(batch, height * width, channels)
+        h = GroupNorm(self.groups, self.eps, name="norm", **common)(x)
+        h = h.reshape(batch, height * width, channels)
         h = Dense(channels, name="in", **common)(h)
         for i in range(self.depth):
             y = self._norm(f"norm{i}_self")(h)
             h = h + self._attend(y, y, self.mix, f"self{i}")
             if context is not None:
-                mask = context.mask[:, None, None, :]
+                mask = context.of_scores
 
-                def attend(q: Array, k: Array, v: Array, mask: Array = mask) -> Array:
+                def attend(q: Array, k: Array, v: Array, mask: Array | None = mask) -> Array:
                     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
                 y = self._norm(f"norm{i}_cross")(h)
