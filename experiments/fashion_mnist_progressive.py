@@ -4,8 +4,9 @@
     python -m diffjax.main --config=experiments/fashion_mnist_progressive.py:quick --mode=evaluate \
         --config.sample.checkpoint=2400 --config.sample.steps=4
 
-after fashion_mnist_conditional.py:quick; both without `:quick` for one GPU. Not trained yet; quick
-is sized for half an hour on 2 CPU cores by the evaluations of a step.
+after fashion_mnist_conditional.py:quick; both without `:quick` for one GPU. quick: 8 minutes on 2
+cores of an AMD EPYC with AVX-512 (2026-11-29), CFD 1.13 in one step and 0.534 in four, see
+RESULTS.md. The default has not been trained yet.
 """
 
 from ml_collections import ConfigDict
