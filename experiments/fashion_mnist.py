@@ -20,14 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config = defaults.diffusion()
     config.data.name = "fashion_mnist"
     if variant == "quick":
-        config.model.update(
-            channels=32,
-            multipliers=(1, 4),
-            blocks=1,
-            attention_resolutions=(),
-            dropout=0.0,
-            patch=2,
-        )
+        config.model.update(channels=32, multipliers=(1, 4), blocks=1, attention_resolutions=())
+        config.model.update(dropout=0.0, patch=2)
         # With few channels per patch, clean pixels are easier to predict than v or noise.
         config.diffusion.update(parametrisation="x0", weighting="min_snr(gamma=5)")
         config.train.update(
