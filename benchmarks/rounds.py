@@ -15,6 +15,8 @@ from benchmarks import cases
 from benchmarks.cases import Case, Side
 from benchmarks.variants import VARIANTS
 
+# What README recommends on a CPU.
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TRIAL_SECONDS = 0.5
 MEASURE_SECONDS = 1.5
 SLOW_FACTOR = 2.5  # over the best of its family: timed once, not again in every round
@@ -135,6 +137,7 @@ def environment(device: str, side: Side | None = None) -> dict[str, str]:
     chosen = dict(os.environ)
     if device == "cpu":
         chosen |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        chosen.setdefault("GLIBC_TUNABLES", HUGE_PAGES)  # for PyTorch, too
     else:
         first = chosen.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         # All sides are alive at once, so none may take the memory of the others.

@@ -18,7 +18,6 @@ from typing import Any, TextIO
 
 from benchmarks import cases
 from benchmarks.workload import Workload
-from diffjax.malloc import keep_freed_memory
 
 # The first compiles; a recorded CUDA graph, and a compiled step's second shape, need some more.
 WARM_UP = 3
@@ -72,8 +71,6 @@ def _own_stdout() -> TextIO:
 def _build(case: cases.Case, task: str, side: cases.Side, device: str) -> Workload:
     # Each process has only one of the two libraries at work.
     module = "torch_side" if side.family == "PyTorch" else "jax_side"
-    if side.family == "diffjax":
-        keep_freed_memory()  # as diffjax.main does
     return getattr(importlib.import_module(f"benchmarks.{module}"), task)(case, side, device)
 
 

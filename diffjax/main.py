@@ -25,7 +25,6 @@ from diffjax.commands.streams import check_written, tolerant_streams
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import expanded
-from diffjax.malloc import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    keep_freed_memory()
     configure_logging()  # before other packages configure the root logger
     try:
         if (key := flags.help_wanted(arguments)) is not None:

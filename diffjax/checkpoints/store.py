@@ -22,10 +22,10 @@ import orbax.checkpoint as ocp
 
 from diffjax.checkpoints import checksums
 from diffjax.checkpoints.checksums import Damaged, Manifest
+from diffjax.checkpoints.free_memory import malloc_trim
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import is_utf8
-from diffjax.malloc import free_unused_memory
 
 KEEP_LAST = 3
 CHECKSUMS = "checksums"  # an item of a checkpoint; those of older versions lack it
@@ -161,7 +161,7 @@ class Checkpoints:
             if not self._failures:
                 _logger.warning("warning: %s; training continues until the next one", error)
             self._failures.append(error)
-        free_unused_memory()
+        malloc_trim()
 
     def _join(self) -> None:
         if self._writer is not None:

@@ -63,7 +63,7 @@ _KEPT = ("algorithm_type", "solver_order", "solver_type")
 
 
 class Scheduler(NamedTuple):
-    """What a folder's scheduler stands for.
+    """The noise process and the sampling of a folder's scheduler.
 
     Attributes:
       prediction: the schedule, and what the network predicts.
