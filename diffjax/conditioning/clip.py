@@ -20,9 +20,9 @@ from diffjax.conditioning.hugging_face import (
     frozen_encoder,
     load_params,
     read_config,
-    read_json,
     read_tokenizer,
 )
+from diffjax.conditioning.model_folder import read_json
 from diffjax.conditioning.text_encoder import TextEncoder
 from diffjax.errors import UserError
 from diffjax.files import expanded

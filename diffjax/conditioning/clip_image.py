@@ -18,7 +18,8 @@ from flax import traverse_util
 
 from diffjax.conditioning.attention import layer_norm
 from diffjax.conditioning.clip import ACTIVATIONS, ClipLayer, layer_names, quick_gelu
-from diffjax.conditioning.hugging_face import load_params, read_config, read_json
+from diffjax.conditioning.hugging_face import load_params, read_config
+from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.models.embedding_network import EmbeddingNetwork

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from diffjax.conditioning.attention import zero_padding
+from diffjax.conditioning.model_folder import first_line, read_json, tensors_of
 from diffjax.conditioning.text_encoder import Encoded, TextEncoder, Tokens
 from diffjax.errors import UserError
 from diffjax.types import Array
@@ -30,43 +29,12 @@ from diffjax.types import Array
 # Increment when an encoder's output changes: cached captions are then encoded again.
 VERSION = 1
 
-INDEX = "model.safetensors.index.json"
-
 # (tokens (B, L, D), ids (B, L), mask (B, L)) -> (B, D)
 Pool = Callable[[Array, Array, Array], Array]
 
 Scalar = TypeVar("Scalar", int, float, str)
 
 _logger = logging.getLogger("diffjax")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file.
-
-    Raises:
-      UserError: no such folder or file, or other content.
-    """
-    if not path.parent.is_dir():
-        raise UserError(
-            f"found no folder {path.parent}; expected one with config.json, model.safetensors and "
-            "a tokenizer, as Hugging Face's save_pretrained writes it; check the path"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"found no {path.name} in {path.parent}; expected a model's folder as Hugging Face's "
-            "save_pretrained writes it; download the missing file"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {path} ({type(error).__name__}); expected JSON; download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise UserError(
-            f"found a {type(value).__name__} in {path}; expected a JSON object; download it again"
-        )
-    return value
 
 
 class Config(NamedTuple):
@@ -170,48 +138,14 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise UserError(
-            f"cannot read {path} ({_first_line(error)}); expected a file written by the library "
+            f"cannot read {path} ({first_line(error)}); expected a file written by the library "
             "tokenizers; download it again"
         ) from error
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """The folder's safetensors files by tensor name.
-
-    Raises:
-      UserError: no safetensors file, or a corrupt one; a folder with only pickles (.bin).
-    """
-    whole = folder / "model.safetensors"
-    if whole.is_file():
-        with _open(whole) as file:
-            return dict.fromkeys(file.keys(), whole)
-    if (folder / INDEX).is_file():
-        shards = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(
-            isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()
-        ):
-            raise UserError(
-                f"found no usable weight_map in {folder / INDEX}; expected names of files in that "
-                "folder; download it again"
-            )
-        return {name: folder / shard for name, shard in shards.items()}
-    pickles = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
-    )
-    if pickles:
-        raise UserError(
-            f"found {pickles[0]} in {folder} and no model.safetensors; expected safetensors, "
-            "since a pickle can run code; if you trust it, convert it with transformers: "
-            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
-        )
-    raise UserError(
-        f"found no model.safetensors in {folder}; expected that or {INDEX}; download it"
-    )
-
-
-def without_prefix(files: Mapping[str, Path], prefix: str) -> dict[str, str]:
+def without_prefix(names: Iterable[str], prefix: str) -> dict[str, str]:
     """Names without the prefix -> names in the file: {"a": "prefix.a"}."""
-    return {name.removeprefix(prefix): name for name in files}
+    return {name.removeprefix(prefix): name for name in names}
 
 
 # A network of texts takes ids (B, L) int32 and mask (B, L) bool.
@@ -240,11 +174,11 @@ def load_params(
     Raises:
       UserError: a missing tensor, one of another shape, or a corrupt file.
     """
-    files = tensor_files(folder)
-    names = without_prefix(files, prefix)
+    tensors = tensors_of(folder)
+    names = without_prefix(tensors.files, prefix)
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
 
-    needed: dict[Path, list[tuple[str, str, tuple[int, ...]]]] = defaultdict(list)
+    flat = {}
     for path, leaf in traverse_util.flatten_dict(variables, sep="/").items():
         owner, _, parameter = path.removeprefix("params/").rpartition("/")
         candidates = [f"{theirs}.{end}" for theirs in modules[owner] for end in _LEAVES[parameter]]
@@ -254,13 +188,10 @@ def load_params(
                 f"found no tensor {prefix}{candidates[0]} in {folder}; expected a complete model "
                 "that matches its config.json; download its weights again"
             )
-        needed[files[matches[0]]].append((path, matches[0], leaf.shape))
-
-    flat = {}
-    for file_path, tensors in needed.items():
-        with _open(file_path) as file:
-            for path, name, shape in tensors:
-                flat[path] = _read_tensor(file, file_path, name, shape, path.endswith("/kernel"))
+        transpose = path.endswith("/kernel")
+        expected = leaf.shape[::-1] if transpose else leaf.shape
+        tensor = tensors.read(matches[0], shape=expected).astype(np.float32)
+        flat[path] = np.ascontiguousarray(tensor.T) if transpose else tensor
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -272,45 +203,6 @@ _LEAVES = {
     "bias": ("bias", "beta"),
     "class_token": ("class_embedding",),
 }
-
-
-def _open(path: Path) -> Any:
-    try:
-        # JAX arrays support bfloat16, NumPy's do not.
-        return safe_open(path, framework="flax")
-    except FileNotFoundError as error:
-        raise UserError(
-            f"found no {path.name} in {path.parent}; expected that part of the weights; download it"
-        ) from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot read {path} ({_first_line(error)}); expected a safetensors file; download it "
-            "again"
-        ) from error
-
-
-def _read_tensor(
-    file: Any, path: Path, name: str, shape: tuple[int, ...], transpose: bool
-) -> np.ndarray:
-    expected = shape[::-1] if transpose else shape
-    try:
-        found = tuple(file.get_slice(name).get_shape())
-        if found != expected:
-            raise UserError(
-                f"found {name} of shape {found} in {path}; expected {expected} from config.json; "
-                "use both files of the same model"
-            )
-        tensor = np.asarray(file.get_tensor(name)).astype(np.float32)
-    except SafetensorError as error:
-        raise UserError(
-            f"cannot read {name} from {path} ({_first_line(error)}); expected the tensor that is "
-            "listed in the index; download the weights again"
-        ) from error
-    return np.ascontiguousarray(tensor.T) if transpose else tensor
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def tokenise_with(

@@ -82,12 +82,6 @@ class StableDiffusion(Pipeline):
           UserError: images or conditions that the model or the task does not support.
         """
         given = low_resolution_of("images", images, channels=self.space.image_shape[-1])
-        sized = self.at_size(given.shape[1], given.shape[2])
-        try:
-            return Pipeline.edit(sized, given, task, **how)
-        except UserError as error:
-            if "prompts" in str(error) and not how.get("prompts"):
-                raise UserError(
-                    f"{task} needs prompts: give one for all images, or one each"
-                ) from (error)
-            raise
+        if not how.get("prompts"):
+            raise UserError(f"{task} needs prompts: give one for all images, or one each")
+        return Pipeline.edit(self.at_size(*given.shape[1:3]), given, task, **how)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffjax.conditioning.hugging_face import read_json
+from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
 
 

@@ -7,7 +7,6 @@ normalisation, and is given the second one's projected state at the end token (P
 section 2.1).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from diffjax.conditioning.clip import (
 )
 from diffjax.conditioning.conditions import Texts
 from diffjax.conditioning.hugging_face import TEXT_INPUTS, Pool, read_config, tokenise_with
+from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
 from diffjax.models.condition import Text
 from diffjax.stable_diffusion import names, weights
@@ -177,12 +177,7 @@ def _padding(folder: Path) -> str:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"cannot read {path} ({type(error).__name__}); expected JSON; download it again"
-            ) from error
+        token = read_json(path).get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
             return token

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from diffjax.checkpoints import ema_snapshots
-from diffjax.conditioning import hugging_face
+from diffjax.conditioning import hugging_face, model_folder
 from diffjax.data import decoded, fashion_mnist, images, load
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
@@ -160,7 +160,7 @@ def test_json_of_a_models_folder(tmp_path):
 
     def read(data):
         path.write_bytes(data)
-        assert isinstance(hugging_face.read_json(path), dict)
+        assert isinstance(model_folder.read_json(path), dict)
 
     refusals(read, damaged(whole, seed=7), UserError)
     refusals(read, [b"[" * 10**5, b"9" * 5000, b"", b"\xff", b'{"a":' * 10**5], UserError)

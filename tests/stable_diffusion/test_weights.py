@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffjax.conditioning import model_folder
+from diffjax.conditioning.model_folder import Tensors
 from diffjax.errors import UserError
-from diffjax.stable_diffusion import safetensors, weights
+from diffjax.stable_diffusion import weights
 
 SHAPES = {
     "linear": {
@@ -111,12 +113,39 @@ def test_each_device_reads_its_part(tmp_path):
     assert params["conv"]["kernel"].sharding == sharding
 
 
-def test_nothing_is_read_before_it_is_used(tmp_path):
-    write(tmp_path / "model.safetensors", arrays())
-    tensor = safetensors.read(tmp_path / "model.safetensors")["c.weight"]
-    assert not tensor.array.flags.writeable and not tensor.array.flags.owndata
-    tensor.forget()
-    np.testing.assert_array_equal(tensor.array, arrays()["c.weight"])
+def test_a_part_of_a_parameter_is_a_part_of_a_tensor(tmp_path, monkeypatch):
+    tensors = arrays()
+    write(tmp_path / "model.safetensors", tensors)
+    asked = []
+    read = Tensors.read
+
+    def watched(self, name, *, shape, index=()):
+        found = read(self, name, shape=shape, index=index)
+        asked.append(found.size)
+        return found
+
+    monkeypatch.setattr(Tensors, "read", watched)
+    view = weights._view(
+        weights.find(tmp_path, "model"), ["c.weight"], SHAPES["conv"]["kernel"].shape,
+        is_kernel=True,
+    )  # fmt: skip
+    index = (slice(0, 2), slice(None), slice(1, 2), slice(2, 4))
+    whole = tensors["c.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(view(index), whole[index])
+    assert asked == [2 * 3 * 1 * 2]
+
+
+def test_a_file_is_opened_again_as_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder, "BYTES_A_TIME", 1)
+    opened = []
+    safe_open = model_folder.safe_open
+    monkeypatch.setattr(
+        model_folder, "safe_open", lambda *a, **b: opened.append(a) or safe_open(*a, **b)
+    )
+    tensors = arrays()
+    write(tmp_path / "model.safetensors", tensors)
+    check(load(tmp_path), tensors)
+    assert len(opened) >= len(tensors)
 
 
 def without(name):
