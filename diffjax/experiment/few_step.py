@@ -135,18 +135,21 @@ def _consistency(
     q: float = 2.0,
     k: float = 8.0,
     b: float = 1.0,
+    anchor: float = 0.0,
 ) -> Make:
     if stages < 1:
         raise ValueError(f"stages must be at least 1, not {stages}")
     if not (q > 1 and k >= 0 and b >= 0):
         raise ValueError(f"q must be above 1, k and b at least 0, not {q}, {k} and {b}")
+    if anchor < 0:
+        raise ValueError(f"anchor must be at least 0, not {anchor}")
     between = from_table(distance, DISTANCES, key="diffusion.objective: distance")
 
     def make(config: Any, given: Given) -> FewStepObjective:
         _check(config, given.chosen, taught=True)
         chosen = given.chosen
         steps = -(-config.train.steps // stages)
-        method = Consistency(chosen.prediction, between, steps, stages, q, k, b)
+        method = Consistency(chosen.prediction, between, steps, stages, q, k, b, anchor)
         return _of_method(given, method)
 
     return make

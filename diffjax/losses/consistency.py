@@ -17,7 +17,9 @@ s -> t. With s = 0 both are a denoiser's training. That is the way of "easy cons
     sigma_s = sigma_t (1 - n(sigma_t) / q^(stage + 1)),   n(sigma) = 1 + k sigmoid(-b sigma)    (4)
 
 and w = 1 / (sigma_t - sigma_s), sigma = noise_scale / signal_scale (equations 13 to 15 there).
-f is the denoiser's estimate of x_0, whatever its schedule and parametrisation.
+f is the denoiser's estimate of x_0, whatever its schedule and parametrisation. EDM's is the
+identity without noise by construction. One that predicts x_0 outright has to learn that, from the
+few pairs with s = 0, and a constant is as consistent: `anchored` mends it.
 """
 
 from typing import Any
@@ -29,9 +31,10 @@ from diffjax.checks import checked
 from diffjax.denoisers import Denoiser
 from diffjax.flow_maps import ddim_map
 from diffjax.losses.distances import Distance
+from diffjax.parametrisations import Estimates
 from diffjax.process import broadcast, q_sample
 from diffjax.schedules import Schedule
-from diffjax.types import Array, Data, PerExample, TimePerExample
+from diffjax.types import Array, Data, PerExample, TimePerExample, Times
 
 
 @checked
@@ -75,6 +78,38 @@ def consistency_loss(
     end = jnp.where(clean, x_s, target(x_s, asked, cond).x_0)
     far = distance(student(x_t, t, cond).x_0, jax.lax.stop_gradient(end))
     return far / (sigma(schedule, t) - sigma(schedule, s))
+
+
+@checked
+def anchored(denoise: Denoiser, schedule: Schedule, *, noise: float) -> Denoiser:
+    """The denoiser, whose estimate of x_0 goes over to x_t / signal_scale where there is no noise.
+
+        x_0 = (1 - g) D(x_t, t) + g x_t / signal_scale,     g = noise^2 / (sigma^2 + noise^2)
+
+    The skip connection of Song et al. 2023, equation 5, for a small `noise` in place of the data's
+    standard deviation: estimates at larger noise stay as they are.
+
+    Args:
+      denoise: D.
+      schedule: of t.
+      noise: the sigma at which both count equally; above 0.
+
+    Raises:
+      ValueError: noise not above 0.
+    """
+    if not noise > 0:
+        raise ValueError(f"noise must be above 0, not {noise}")
+
+    def anchored_denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
+        found = denoise(x_t, t, cond)
+        times = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
+        signal = broadcast(schedule(times).signal_scale, x_t)
+        near = broadcast(noise**2 / (sigma(schedule, times) ** 2 + noise**2), x_t)
+        # Where the signal vanishes, so does `near`, and x_t / signal may be infinite.
+        skip = jnp.where(signal > 0, x_t / jnp.maximum(signal, 1e-20), 0.0)
+        return found._replace(x_0=(1 - near) * found.x_0 + near * skip)
+
+    return anchored_denoise
 
 
 @checked

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import rng
-from diffjax.denoisers import NetworkFn
+from diffjax.denoisers import Denoiser, NetworkFn
 from diffjax.flow_maps import AverageVelocity, average_velocity_of
 from diffjax.losses import consistency, continuous_consistency, mean_flow, shortcut
 from diffjax.losses.distances import Distance, squared_error
@@ -136,6 +136,7 @@ class Consistency(NamedTuple):
       stage_steps: train steps of a stage.
       stages: number of stages.
       q, k, b: of `consistency.nearer_time`.
+      anchor: the noise of `consistency.anchored`; 0 for none.
     """
 
     prediction: Prediction
@@ -145,6 +146,7 @@ class Consistency(NamedTuple):
     q: float = 2.0
     k: float = 8.0
     b: float = 1.0
+    anchor: float = 0.0
 
     def __call__(
         self, views: Views, inputs: LossInputs, t: Array, eps: Array, *, held_out: bool = False
@@ -155,12 +157,18 @@ class Consistency(NamedTuple):
         s = consistency.nearer_time(
             self.prediction.schedule, t, stage=stage, q=self.q, k=self.k, b=self.b
         )
+        student, held = map(self._function, (views.student, views.held))
         each = consistency.consistency_loss(
-            self.prediction.denoiser(views.student), inputs.x_0,
-            target=self.prediction.denoiser(views.held), schedule=self.prediction.schedule,
-            t=t, s=s, eps=eps, distance=self.distance, cond=inputs.cond, teacher=views.teacher,
+            student, inputs.x_0, target=held, schedule=self.prediction.schedule, t=t, s=s,
+             eps=eps, distance=self.distance, cond=inputs.cond, teacher=views.teacher,
         )  # fmt: skip
         return Terms(each, each)
+
+    def _function(self, network: NetworkFn) -> Denoiser:
+        denoise = self.prediction.denoiser(network)
+        if not self.anchor:
+            return denoise
+        return consistency.anchored(denoise, self.prediction.schedule, noise=self.anchor)
 
 
 class ContinuousConsistency(NamedTuple):

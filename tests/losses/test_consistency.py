@@ -92,6 +92,36 @@ def test_with_s_at_0_consistency_is_a_denoisers_loss():
     np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(1)), 0, atol=1e-6)
 
 
+def test_an_anchored_estimate_is_the_input_without_noise_and_the_denoisers_with_much():
+    denoise, t = denoiser(COSINE), jnp.full(3, 0.5)
+    x = jax.random.normal(jax.random.key(0), (3,))
+    plain, skip = denoise(x, t).x_0, x / COSINE(t).signal_scale
+    sigma = float(consistency.sigma(COSINE, t)[0])
+    for noise, share in ((1e4 * sigma, 1.0), (sigma, 0.5), (1e-4 * sigma, 0.0)):
+        found = consistency.anchored(denoise, COSINE, noise=noise)(x, t)
+        np.testing.assert_allclose(found.x_0, share * skip + (1 - share) * plain, atol=1e-5)
+    with pytest.raises(ValueError, match="noise must be above 0, not 0"):
+        consistency.anchored(denoise, COSINE, noise=0)
+
+
+def test_a_constant_is_consistent_unless_it_is_anchored():
+    """What a network of x_0 falls to: all pairs agree, and none says on what."""
+    x_0, eps, _ = pairs()
+
+    def constant(x, t, cond=None):
+        return Estimates(jnp.full_like(x, 0.3), x)
+
+    def loss(function):
+        t = jnp.full(len(x_0), 0.1)
+        return consistency.consistency_loss(
+            function, x_0, target=function, schedule=FLOW, t=t, s=t / 2, eps=eps,
+            distance=distances.squared_error,
+        )  # fmt: skip
+
+    assert not loss(constant).any()
+    assert loss(consistency.anchored(constant, FLOW, noise=0.05)).mean() > 1
+
+
 def test_nearer_times_are_those_of_the_paper():
     """Geng et al. 2024, figure 3: with q = 2, k = 8, b = 1 pairs begin at r = 0 for low noise."""
     t = EDM.time(-2 * jnp.log(jnp.array([0.01, 1.0, 80.0])))
