@@ -53,10 +53,12 @@ from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import OtherModel
+from diffjax.latent import sizes
 from diffjax.latent.pairs import PairSpace
 from diffjax.latent.space import DiffusionSpace, LatentSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.stable_diffusion.folder import Folder
 from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_objective import Teacher
@@ -86,6 +88,7 @@ class _Fields(NamedTuple):
     weak: OtherModel | None
     teacher: OtherModel | None
     generator: Generator
+    folder: Folder | None = None
 
 
 class Experiment(_Fields, ConfiguredTask):
@@ -96,7 +99,7 @@ class Experiment(_Fields, ConfiguredTask):
         """The model without its training."""
         return Model(
             self.config, self.about, self.kernels, self.space, self.conditions, self.network,
-            self.diffusion, self.weak, partial(_examples, self.config, self.source),
+            self.diffusion, self.weak, partial(_examples, self.config, self.source), self.folder,
         )  # fmt: skip
 
     def at_guidance_scale(self, scale: float) -> "Experiment":
@@ -171,6 +174,9 @@ class Experiment(_Fields, ConfiguredTask):
         return optimisation.learned_optimizer(self.config)
 
     def _init_params(self, key: Array) -> Any:
+        if self.folder is not None:  # it has them all: see `read_start`
+            shapes = self.model.parameter_shapes()
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))
         cond = self.model.example_condition()
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
@@ -192,6 +198,8 @@ class Experiment(_Fields, ConfiguredTask):
     def _prepared(self, images: data.ImageSource) -> data.ImageSource:
         """The source of batches for a set of images."""
         source = self._training_space.source(images)
+        if self.conditions.unchanged:
+            source = sizes.with_sizes(source, images)
         return image_embedding.with_vectors(source, images, self.conditions.embedding)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
@@ -246,8 +254,25 @@ class Experiment(_Fields, ConfiguredTask):
         frozen = jax.eval_shape(lambda: self._frozen)
         return state._replace(objective_state=state.objective_state._replace(frozen=frozen))
 
+    def read_start(self) -> Start | None:
+        """See `ConfiguredTask.read_start`; a folder's weights, if that names nothing else."""
+        return super().read_start() or self._folder_start()
+
+    def _folder_start(self) -> Start | None:
+        if self.folder is None:
+            return None
+        params = self.folder.unet_params(jnp.float32)
+        return Start(
+            self.config.model.folder, dict.fromkeys(("params", "ema_params", "profiles"), params)
+        )
+
     def started(self, state: TrainState, begin: Start, *, log: Callable[[str], None]) -> TrainState:
-        """See `ConfiguredTask.started`; what an objective copies of the model starts from it."""
+        """See `ConfiguredTask.started`; what an objective copies of the model starts from it.
+
+        What a run does not have of a folder's network is the folder's.
+        """
+        if self.config.train.init_from and (of_folder := self._folder_start()):
+            state = super().started(state, of_folder, log=log)
         state = super().started(state, begin, log=log)
         learned = state.objective_state
         if isinstance(self.objective, DistributionMatchingObjective):
@@ -308,6 +333,11 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
         about, conditions = image_embedding.with_text(config, source, about, conditions)
     examples = partial(_examples, config, source)
     model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
+    if trains and getattr(model.space, "inpaints", False):
+        raise UserError(
+            f"config.model.folder = {config.model.folder!r} has an inpainting network, which "
+            "training gives no masks: fine-tune the folder of the network without"
+        )
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     latent = isinstance(model.space, LatentSpace)
@@ -328,7 +358,7 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     )
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
-        diffusion, objective, model.weak, taught_by, model.generator(),
+        diffusion, objective, model.weak, taught_by, model.generator(), model.folder,
     )  # fmt: skip
     _check_threshold(setup)
     _trace(setup, trains=trains)
@@ -383,6 +413,8 @@ def _one_example(setup: Experiment) -> dict[str, Any]:
     """A batch of one with jax.ShapeDtypeStruct for arrays."""
     texts = setup.conditions.texts
     batch = pairs.space(setup.config, setup.model, setup.teacher).example()
+    if setup.conditions.unchanged:
+        batch["sizes"] = jax.ShapeDtypeStruct((1, len(setup.conditions.unchanged)), jnp.float32)
     if setup.conditions.embedding is not None:
         width = setup.conditions.embedding_width
         batch["embedding"] = jax.ShapeDtypeStruct((1, width), jnp.float32)

@@ -167,14 +167,14 @@ def of_folder(
             f"config.data.name = {config.data.name!r} has no captions: config.model.folder needs "
             "them: use a folder with a metadata.jsonl"
         )
+    _refuse_flip(config)
     height, width, _ = about.shape
     space = folder.space((height, width))
     diffusion = process.diffusion(config)
     if diffusion.outputs != 1 or diffusion.parametrisation.spans:
         raise UserError(
-            f"config.diffusion.parametrisation = {config.diffusion.parametrisation!r}, "
-            f"objective = {config.diffusion.objective!r}: config.model.folder has a network with "
-            "one output for each channel and without spans: use eps, v or x0, and squared_error"
+            f"config.diffusion.parametrisation = {config.diffusion.parametrisation!r}: "
+            "config.model.folder has a network with one output for each channel: use eps, v or x0"
         )
     return Model(
         config, about, networks.kernels("xla", key="model.kernels"), space,
@@ -233,14 +233,18 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
             f"config.condition.map = {config.condition.map!r}: maps of cached latents are "
             "without augmentation: set noise=False and blur=0.0, or train on pixels"
         )
-    if config.data.flip:
-        raise UserError(
-            "config.data.flip = True: latents of mirrored images are not stored: set it to False"
-        )
+    _refuse_flip(config)
     stage, params, description = first_stage.read(config, image_shape=about.shape, kernels=kernels)
     return LatentSpace(
         stage, params, wanted.make_map, map_name=config.condition.map, description=description
     )
+
+
+def _refuse_flip(config: Any) -> None:
+    if config.data.flip:
+        raise UserError(
+            "config.data.flip = True: latents of mirrored images are not stored: set it to False"
+        )
 
 
 def captioned(config: Any, source: Any) -> Any:
