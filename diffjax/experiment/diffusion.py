@@ -35,13 +35,13 @@ from diffjax.experiment import objective as objectives
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.init_from import Start
+from diffjax.experiment.lora import Adapted
 from diffjax.experiment.model import (
     Model,
     as_user_error,
     captioned,
     check_sampling,
     held_out_examples,
-    identity,
     kept,
     resolve_model,
     stand_in,
@@ -59,6 +59,7 @@ from diffjax.latent.space import DiffusionSpace, LatentSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.stable_diffusion.folder import Folder
+from diffjax.training.adapted_objective import AdaptedObjective
 from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_objective import Teacher
@@ -89,6 +90,7 @@ class _Fields(NamedTuple):
     teacher: OtherModel | None
     generator: Generator
     folder: Folder | None = None
+    adapted: Adapted | None = None
 
 
 class Experiment(_Fields, ConfiguredTask):
@@ -100,6 +102,7 @@ class Experiment(_Fields, ConfiguredTask):
         return Model(
             self.config, self.about, self.kernels, self.space, self.conditions, self.network,
             self.diffusion, self.weak, partial(_examples, self.config, self.source), self.folder,
+            self.adapted,
         )  # fmt: skip
 
     def at_guidance_scale(self, scale: float) -> "Experiment":
@@ -114,7 +117,7 @@ class Experiment(_Fields, ConfiguredTask):
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
-        return identity(self.space, self.conditions, self.about)
+        return self.model.identity
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -122,16 +125,13 @@ class Experiment(_Fields, ConfiguredTask):
         return (*run.FIELDS, "learned")
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
-        """The averaged parameters."""
-        return parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
+        """The averaged parameters, adapters merged."""
+        stored = parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
+        return self.model.of_stored(stored)
 
     def with_network(self, network: Network) -> "Experiment":
         """A copy with another network, trained and sampled by the same config."""
-        guide = teacher_guide(self.model)
-        objective = objectives.objective(
-            self.config, self.diffusion, network, _teacher(self.teacher, guide), guide,
-            self.space.shape,
-        )  # fmt: skip
+        objective = _objective(self.model, network, self.teacher, self.adapted)
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
 
@@ -174,6 +174,8 @@ class Experiment(_Fields, ConfiguredTask):
         return optimisation.learned_optimizer(self.config)
 
     def _init_params(self, key: Array) -> Any:
+        if self.adapted is not None:
+            return self.adapted.init(key)
         if self.folder is not None:  # it has them all: see `read_start`
             shapes = self.model.parameter_shapes()
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -223,8 +225,10 @@ class Experiment(_Fields, ConfiguredTask):
         return make_eval_loss(self.space, self.conditions, objective, seed=self.config.seed)
 
     def averaged(self, state: TrainState) -> Any:
-        """The averaged parameters."""
-        return state.ema_params
+        """The averaged parameters, adapters merged."""
+        if self.adapted is None:
+            return state.ema_params
+        return self.adapted.merged(state.objective_state.frozen, state.ema_params)
 
     def before_save(self, state: TrainState) -> TrainState:
         """The unchanged state."""
@@ -235,12 +239,12 @@ class Experiment(_Fields, ConfiguredTask):
         return store_diffusion(state)
 
     def from_stored(self, stored: StoredDiffusion) -> TrainState:
-        """The inverse of `to_stored`, with the teacher's parameters."""
+        """The inverse of `to_stored`, with the parameters that are frozen."""
         return restore_diffusion(stored, frozen=self._frozen)
 
     @gc_disabled()
     def init_state(self, *, shardings: Any = None) -> TrainState:
-        """The state of step 0, with the teacher's parameters."""
+        """The state of step 0, with the parameters that are frozen."""
         without = self._replace(teacher=None)
         if shardings is not None:
             learned = shardings.objective_state._replace(frozen=None)
@@ -251,7 +255,7 @@ class Experiment(_Fields, ConfiguredTask):
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays."""
         state = super().state_shapes()
-        frozen = jax.eval_shape(lambda: self._frozen)
+        frozen = self.adapted.shapes if self.adapted else jax.eval_shape(lambda: self._frozen)
         return state._replace(objective_state=state.objective_state._replace(frozen=frozen))
 
     def read_start(self) -> Start | None:
@@ -259,7 +263,7 @@ class Experiment(_Fields, ConfiguredTask):
         return super().read_start() or self._folder_start()
 
     def _folder_start(self) -> Start | None:
-        if self.folder is None:
+        if self.folder is None or self.adapted is not None:
             return None
         params = self.folder.unet_params(jnp.float32)
         return Start(
@@ -282,6 +286,8 @@ class Experiment(_Fields, ConfiguredTask):
 
     @property
     def _frozen(self) -> Any:
+        if self.adapted is not None:
+            return self.adapted.base()
         return None if self.teacher is None else self.teacher.params
 
     def power_emas(self, stored: StoredDiffusion) -> dict[float, Any]:
@@ -352,17 +358,32 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
         cond = model.example_condition(trained)
         networks.check(model.network, config=config, diffusion=diffusion, shape=trained, cond=cond)
     taught_by = teacher(model) if trains else None
-    guide = teacher_guide(model)
-    objective = objectives.objective(
-        config, diffusion, model.network, _teacher(taught_by, guide), guide, shape
-    )
+    objective = _objective(model, model.network, taught_by, model.adapted)
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
         diffusion, objective, model.weak, taught_by, model.generator(), model.folder,
+        model.adapted,
     )  # fmt: skip
     _check_threshold(setup)
     _trace(setup, trains=trains)
     return setup
+
+
+def _objective(
+    model: Model, network: Network, taught_by: OtherModel | None, adapted: Adapted | None
+) -> Objective:
+    """The objective of a network, which is trained as a whole or through adapters."""
+    guide = teacher_guide(model)
+
+    def of_network(network: Network) -> Any:
+        return objectives.objective(
+            model.config, model.diffusion, network, _teacher(taught_by, guide), guide,
+            model.space.shape,
+        )  # fmt: skip
+
+    if adapted is None:
+        return of_network(network)
+    return AdaptedObjective(of_network, network, adapted.lora.alpha)
 
 
 def _teacher(
@@ -402,7 +423,7 @@ def _trace(setup: Experiment, *, trains: bool) -> None:
         return
     if not is_path(setup.config.diffusion.objective):  # a user's loss may depend on the network
         network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
-        setup = setup.with_network(network)
+        setup = setup._replace(adapted=None).with_network(network)
     with as_user_error(setup.config):
         batch = setup.batch_shapes(setup.config.train.accumulate)
         jax.eval_shape(setup.train_step(), setup.state_shapes(), batch)

@@ -16,6 +16,8 @@ from diffjax.errors import UserError
 from diffjax.experiment import kinds, schema
 from diffjax.latent import sizes
 from diffjax.main import main
+from diffjax.models import lora
+from diffjax.stable_diffusion import names
 from diffjax.training.objective import LossInputs
 from tests.stable_diffusion.test_config import EXPERIMENT, config_of
 
@@ -141,6 +143,130 @@ def test_a_step_is_torchs(tiny, small, pictures, family):
     norm = torch.stack([p.grad.square().sum() for p in network.parameters()]).sum().sqrt()
     np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], norm.item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layers", (None, pytest.param("conv[12]$|skip|mlp|time/", marks=pytest.mark.slow))
+)
+@pytest.mark.usefixtures("cache")
+def test_a_step_of_adapters_is_torchs(tiny, small, pictures, layers):
+    import torch
+
+    folder, network, pipeline = small("sd15")
+    options = "" if layers is None else f", layers={layers!r}"
+    config = training(
+        folder, pictures, model__lora=f"lora(rank=2, alpha=3.0{options})", train__grad_clip=0.0
+    )
+    setup = kinds.resolve(config)
+    shapes = setup.state_shapes()
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    adapters = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape) / 4, shapes.params
+    )
+    base = setup.folder.unet_params()
+    state = state._replace(
+        params=adapters, objective_state=state.objective_state._replace(frozen=base)
+    )
+    batch = next(setup.batches())
+    _, metrics = jax.jit(setup.train_step())(state, batch)
+
+    def key(name):
+        return rng.stream(2, name, 0)
+
+    indices = jnp.arange(4)
+    x_0, _ = setup.space.read(jax.tree.map(jnp.asarray, batch), key=key, indices=indices)
+    inputs = LossInputs(x_0, None, key, indices, 4, state.step)
+    draws = setup.objective.of_network(setup.network).draw(state.objective_state, inputs)
+    dropped = rng.per_example(key("label"), indices, lambda k: jax.random.bernoulli(k, 0.5))
+    rows = next(data.batches(data.load(f"folder:{pictures}", image_size=16), batch_size=4, seed=2))
+    captions = sorted(CAPTIONS)
+    given = [
+        "" if drop else captions[row] for drop, row in zip(dropped, rows["caption"], strict=True)
+    ]
+    # Adapters by torch: what each module returns plus that of two modules after another.
+    factors, handles = [], []
+    for path, one in lora.of_tree(adapters, alpha=3.0).items():
+        ((name,),) = names.of_unet(2)("/".join(path[:-1]))
+        factors += [torch.tensor(np.asarray(x), requires_grad=True) for x in one[:2]]
+        handles.append(network.get_submodule(name).register_forward_hook(torch_path(*factors[-2:])))
+    n = torch.tensor(np.asarray(draws.t)).long() - 1
+    eps = tiny.nchw(np.asarray(draws.eps))
+    x_t = pipeline.scheduler.add_noise(tiny.nchw(np.asarray(x_0)), eps, n)
+    tokens, _ = texts_of(pipeline, given)
+    try:
+        output = network(x_t, n, encoder_hidden_states=tokens).sample
+    finally:
+        for handle in handles:
+            handle.remove()
+    loss = torch.nn.functional.mse_loss(output, eps)
+    norm = torch.stack([g.square().sum() for g in torch.autograd.grad(loss, factors)]).sum().sqrt()
+    np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], norm.item(), rtol=1e-4)
+
+
+def torch_path(down, up):
+    """A hook that adds an adapter of rank 2 and alpha 3."""
+    import torch
+
+    def hook(module, args, output):
+        x = args[0]
+        if down.ndim == 2:
+            if isinstance(module, torch.nn.Conv2d):  # a linear map of pixels
+                return output + 1.5 * torch.einsum("bchw,cr,ro->bohw", x, down, up)
+            return output + 1.5 * (x @ down @ up)
+        h = torch.nn.functional.conv2d(
+            x, down.permute(3, 2, 0, 1), stride=module.stride, padding=module.padding
+        )
+        return output + 1.5 * torch.nn.functional.conv2d(h, up.permute(3, 2, 0, 1))
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    (
+        ("lora(rank=0)", "rank must be at least 1"),
+        ("lora(alpha=-1.0)", "alpha must be above 0"),
+        ("lora(layers='(')", "is no regular expression"),
+        ("lora(layers='nothing')", "matches none of the layers, such as"),
+        ("adapter", "expected one of none, lora"),
+    ),
+)
+@pytest.mark.usefixtures("cache")
+def test_wrong_adapters(small, pictures, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        kinds.resolve(training(small("sd15")[0], pictures, model__lora=text))
+    assert str(error.value).startswith("config.model.lora") and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_a_run_of_adapters(small, pictures, tmp_path):
+    folder = shutil.copytree(small("sd21")[0], tmp_path / "folder")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    options = ["--config.model.lora=lora(rank=2)", "--config.train.ema_decay=0.5"]
+    assert train(folder, pictures, whole, "--config.train.steps=2", *options) == 0
+    assert train(folder, pictures, halves, "--config.train.steps=1", *options) == 0
+    assert train(folder, pictures, halves, "--config.train.steps=2", *options) == 0
+    stored = parameters(whole)
+    jax.tree.map(np.testing.assert_array_equal, stored, parameters(halves))
+    # Nothing but adapters is stored.
+    base, model = diffjax.load(folder), diffjax.load(whole)
+    size = sum(leaf.size for leaf in jax.tree.leaves(base.params))
+    assert sum(leaf.size for leaf in jax.tree.leaves(stored["params"])) < size / 20
+    files = sum(path.stat().st_size for path in (whole / "checkpoints").rglob("*"))
+    assert files < 4 * size / 2
+    found = lora.of_tree(stored["ema_params"], alpha=2.0)
+    assert all(np.any(one.up) for one in found.values())
+    expected = lora.merge(base.params, found)
+    jax.tree.map(np.testing.assert_array_equal, model.params, expected)
+    drawn = [m.sample(["a cat"], steps=2, count=1, seed=1) for m in (base, model)]
+    assert (drawn[0] != drawn[1]).any()
+    # Adapters of other weights.
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    save_file({name: array * 2 for name, array in load_file(path).items()}, path)
+    with pytest.raises(UserError, match="has adapters of other weights than those of"):
+        diffjax.load(whole)
 
 
 def test_crops_of_the_files(pictures):
