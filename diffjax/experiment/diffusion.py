@@ -339,6 +339,21 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
         about, conditions = image_embedding.with_text(config, source, about, conditions)
     examples = partial(_examples, config, source)
     model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
+    return of_model(model, source, trains=trains)
+
+
+def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
+    """The experiment of a model, whose network, train step and sampler are traced.
+
+    Args:
+      model: of a checked config.
+      source: the training set; None where nothing but shapes is used of it.
+      trains: see `resolve`.
+
+    Raises:
+      UserError: any invalid or inconsistent value.
+    """
+    config, about, diffusion = model.config, model.about, model.diffusion
     if trains and getattr(model.space, "inpaints", False):
         raise UserError(
             f"config.model.folder = {config.model.folder!r} has an inpainting network, which "

@@ -200,9 +200,8 @@ def _adapted(config: Any, folder: Folder) -> Adapted | None:
         return None
     kind = folder.unet.module.dtype
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), folder.unet.shapes())
-    return adapters.of_config(
-        config, shapes=shapes, base=folder.unet_params, digest=lambda: folder.unet_digest
-    )
+    digest = (lambda: folder.unet_digest) if folder.params is None else (lambda: "")
+    return adapters.of_config(config, shapes=shapes, base=folder.unet_params, digest=digest)
 
 
 def _no_prompts(space: LatentSpace) -> Examples:

@@ -17,7 +17,13 @@ from diffjax.experiment.backbones import ATTENTIONS, DTYPES, REMATS
 from diffjax.experiment.spec import from_table
 from diffjax.files import expanded
 from diffjax.stable_diffusion import scheduler, unet, vae
-from diffjax.stable_diffusion.folder import INDEX, Folder, is_folder, load_parts
+from diffjax.stable_diffusion.folder import (
+    INDEX,
+    Folder,
+    is_folder,
+    load_parts,
+    shapes_of_folder,
+)
 
 NAME = "stable_diffusion"
 FOLDER = "folder"
@@ -110,9 +116,29 @@ def read(config: Any) -> Folder:
     Raises:
       UserError: no such folder, or one that is not supported or corrupt.
     """
+    _check_dtype(config)
+    path, dtype = _path(config), config.model.dtype
+    return _with_options(config, load_parts(path, dtype=dtype, tile=config.first_stage.tile))
+
+
+def shapes(config: Any) -> Folder:
+    """The folder of a config with jax.ShapeDtypeStruct for weights, of which no file is read.
+
+    Raises:
+      UserError: as `read`, of the configs.
+    """
+    _check_dtype(config)
+    path, dtype = _path(config), config.model.dtype
+    return _with_options(config, shapes_of_folder(path, dtype=dtype, tile=config.first_stage.tile))
+
+
+def _check_dtype(config: Any) -> None:
+    from_table(config.model.dtype, DTYPES, key="model.dtype")
+
+
+def _with_options(config: Any, found: Folder) -> Folder:
+    """The folder with the config's attention and rematerialisation."""
     c = config.model
-    from_table(c.dtype, DTYPES, key="model.dtype")
-    found = load_parts(_path(config), dtype=c.dtype, tile=config.first_stage.tile)
     softmax = {"softmax": ATTENTIONS["softmax"]}
     module = found.unet.module.clone(
         attention_fn=from_table(c.attention, softmax, key="model.attention"),

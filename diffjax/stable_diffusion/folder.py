@@ -203,6 +203,35 @@ def load_parts(
     )
 
 
+def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0) -> Folder:
+    """A folder with jax.ShapeDtypeStruct for all weights, of which no file is read.
+
+    It has no tokenizers, and encodes neither texts nor images.
+
+    Raises:
+      UserError: as `load_folder`, of the configs.
+    """
+    folder = expanded(path, name="folder")
+    kind = DTYPES[dtype]
+    is_xl, zeros = _read_index(Fields(folder / INDEX))
+    found = unet.read(folder / "unet", dtype=kind)
+    stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
+    places = (_ONE, _TWO) if is_xl else (_ONE,)
+    encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
+    _check_widths(folder, found, stage, encoders)
+
+    def of_kind(shapes: Any, kind: Dtype = kind) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), shapes)
+
+    def ids(texts: Sequence[str]) -> np.ndarray:
+        raise ValueError("a folder without weights encodes no texts")
+
+    parts = tuple(Part(encoder, of_kind(encoder.shapes()), ids) for encoder in encoders)
+    stage_params = StageParams(of_kind(vae.shapes(stage), stage.encoder.dtype), (), scaling)
+    read = scheduler.read(folder / "scheduler")
+    return Folder(folder, found, of_kind(found.shapes()), parts, zeros, stage, stage_params, read)
+
+
 def _read_index(index: Fields) -> tuple[bool, bool]:
     """Whether a pipeline has two text encoders, and whether no text is zeros."""
     kind = index.value("_class_name")
