@@ -23,6 +23,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.init_",
     "data.dir",
     "data.memory_limit_mb",
+    "model.folder",
     "model.kernels",
     "model.remat",
     "model.unroll",

@@ -34,6 +34,11 @@ def load_train(config: Any) -> data.ImageSource:
     Raises:
       UserError: an unknown name or path, or data that can't be read.
     """
+    if config.data.name == "none":
+        raise UserError(
+            "config.data.name = 'none': there is nothing to train on: set it to folder:<path>, a "
+            "folder of images with captions"
+        )
     return _own(config) if is_own(config) else load_split(config, "train")
 
 

@@ -20,6 +20,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
     image_embedding,
+    model_folder,
     optimisation,
     pairs,
     pictures,
@@ -53,7 +54,7 @@ from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import OtherModel
 from diffjax.latent.pairs import PairSpace
-from diffjax.latent.space import DiffusionSpace
+from diffjax.latent.space import DiffusionSpace, LatentSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
 from diffjax.training.aligned_objective import AlignedObjective
@@ -289,6 +290,7 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     """
     config = schema.complete(config)
     schema.check(config)
+    config = model_folder.settled(config)
     # The strings first: a misspelt name should fail before a download.
     diffusion = process.diffusion(config)
     objectives.check(config, diffusion)
@@ -300,13 +302,15 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     augmentation.check(config)
     image_embedding.key_of(config)
     source, about = image_embedding.fitted(config, load_train(config))
-    conditions = conditions_of(config, about)
-    about, conditions = image_embedding.with_text(config, source, about, conditions)
+    conditions = None
+    if not model_folder.is_named(config):
+        conditions = conditions_of(config, about)
+        about, conditions = image_embedding.with_text(config, source, about, conditions)
     examples = partial(_examples, config, source)
     model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
-    latent = bool(config.first_stage.workdir)
+    latent = isinstance(model.space, LatentSpace)
     pixels = "images" if about.images else f"arrays of {about.shape}"
     augmentation.check(config, x_0="cached latents" if latent else pixels)
     cond = model.example_condition()

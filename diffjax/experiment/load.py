@@ -10,7 +10,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation, keys, rules, schema, strategies
-from diffjax.experiment.model import Model, check_sampling, resolve_model
+from diffjax.experiment.model import Model, check_sampling, of_folder, resolve_model
 from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
@@ -93,6 +93,14 @@ def load(
         raise UserError(f"{folder} has no checkpoint: train that model first")
     workdir.check_identity(_trained_on(folder, stored), model.identity, what=str(folder))
     params = strategies.to_compute(fitted(model, stored), config)
+    if (of := model.folder) is not None:
+        from diffjax.experiment import stable_diffusion
+
+        height, width, channels = model.about.shape
+        return stable_diffusion.pipeline(
+            lambda size: of_folder(config, model.about._replace(shape=(*size, channels)), of),
+            params, step=stored.step, size=(height, width),
+        )  # fmt: skip
     return Pipeline(
         params=params,
         step=stored.step,

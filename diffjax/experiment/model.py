@@ -6,6 +6,7 @@ every checkpoint stores.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, image_embedding, process, sampling
+from diffjax.experiment import first_stage, image_embedding, model_folder, process, sampling
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.run import FIELDS
@@ -30,6 +31,7 @@ from diffjax.inference.sampling import OtherModel
 from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
+from diffjax.stable_diffusion.folder import Folder
 from diffjax.types import Array
 
 
@@ -45,6 +47,7 @@ class Model(NamedTuple):
       network, diffusion: the network and what it predicts.
       weak: the weaker model of autoguidance, or None.
       examples: called if a config leaves prompts or maps open.
+      folder: of Stable Diffusion, whose network it is; None for other models.
     """
 
     config: Any
@@ -56,6 +59,7 @@ class Model(NamedTuple):
     diffusion: Prediction
     weak: OtherModel | None
     examples: Callable[[], Examples] | None
+    folder: Folder | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -116,6 +120,8 @@ def resolve_model(
     Raises:
       UserError: an unknown name, or incompatible values.
     """
+    if model_folder.is_named(config):
+        return of_folder(config, about, model_folder.read(config), examples=examples)
     diffusion = process.diffusion(config)
     kernels = networks.kernels_of(config)
     wanted = conditions or conditions_of(config, about)
@@ -129,6 +135,60 @@ def resolve_model(
         ops=kernels.ops,
     )
     return Model(config, about, kernels, space, wanted, network, diffusion, None, examples)
+
+
+def of_folder(
+    config: Any,
+    about: DataInfo,
+    folder: Folder,
+    *,
+    examples: Callable[[], Examples] | None = None,
+) -> Model:
+    """The model of Stable Diffusion's folder for images of a size.
+
+    Args:
+      config: settled, see `model_folder`.
+      about: the description of the images.
+      folder: of the config.
+      examples: the source of prompts that the config leaves open.
+
+    Raises:
+      UserError: sides that are no multiples of the first stage's factor, other data than images
+        with captions, or a prediction that is not the network's.
+    """
+    channels = folder.stage.image_shape[-1]
+    if not about.images or len(about.shape) != 3 or about.shape[-1] != channels:
+        raise UserError(
+            f"config.data.name = {config.data.name!r} holds arrays of {about.shape}: "
+            f"config.model.folder needs images (H, W, {channels})"
+        )
+    if not about.has_captions:
+        raise UserError(
+            f"config.data.name = {config.data.name!r} has no captions: config.model.folder needs "
+            "them: use a folder with a metadata.jsonl"
+        )
+    height, width, _ = about.shape
+    space = folder.space((height, width))
+    diffusion = process.diffusion(config)
+    if diffusion.outputs != 1 or diffusion.parametrisation.spans:
+        raise UserError(
+            f"config.diffusion.parametrisation = {config.diffusion.parametrisation!r}, "
+            f"objective = {config.diffusion.objective!r}: config.model.folder has a network with "
+            "one output for each channel and without spans: use eps, v or x0, and squared_error"
+        )
+    return Model(
+        config, about, networks.kernels("xla", key="model.kernels"), space,
+        folder.conditions((height, width)), folder.unet.network, diffusion, None,
+        examples or partial(_no_prompts, space), folder,
+    )  # fmt: skip
+
+
+def _no_prompts(space: LatentSpace) -> Examples:
+    """For inpainting networks, images of which nothing is known."""
+    if not space.inpaints:
+        raise UserError("nothing to condition on: give prompts, as by config.sample.prompt")
+    blank = np.zeros((1, *space.image_shape), np.uint8)
+    return Examples((), blank, np.array([-1], np.int32))
 
 
 def identity(space: DiffusionSpace, wanted: Conditions, about: DataInfo) -> workdir.Identity:

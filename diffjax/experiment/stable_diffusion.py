@@ -1,22 +1,17 @@
 """`diffjax.load` of a folder that diffusers wrote: Stable Diffusion with diffjax's sampling."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffjax import accelerator
-from diffjax.errors import UserError
 from diffjax.experiment import defaults
 from diffjax.experiment.load import generator_of, task_of
-from diffjax.experiment.model import Model
-from diffjax.inference.sample_conditions import Examples
+from diffjax.experiment.model import Model, of_folder
+from diffjax.experiment.model_folder import SCALE, XL_SCALE
 from diffjax.inference.stable_diffusion import StableDiffusion
 from diffjax.stable_diffusion.folder import Folder, load_folder
 
 STEPS = 50
-# The scales of diffusers' pipelines.
-SCALE, XL_SCALE = 7.5, 5.0
 
 
 def load(
@@ -28,15 +23,32 @@ def load(
       UserError: as `load_folder`.
     """
     folder = load_folder(path, dtype=dtype, variant=variant)
+    return pipeline(lambda size: model_of(folder, size), folder.params, step=0, size=folder.size)
+
+
+def pipeline(
+    of_size: Callable[[tuple[int, int]], Model], params: Any, *, step: int, size: tuple[int, int]
+) -> StableDiffusion:
+    """The pipeline of a folder's model, or of one that was trained from it.
+
+    Args:
+      of_size: (height, width) -> the model for images of that size.
+      params: of the network.
+      step: of the parameters.
+      size: the first one.
+
+    Raises:
+      UserError: sides that are no multiples of the autoencoder's factor.
+    """
     made: dict[tuple[int, int], StableDiffusion] = {}
 
-    def of_size(size: tuple[int, int]) -> StableDiffusion:
+    def at(size: tuple[int, int]) -> StableDiffusion:
         if size not in made:
-            model = model_of(folder, size)
+            model = of_size(size)
             made[size] = StableDiffusion(
-                of_size=of_size,
-                params=folder.params,
-                step=0,
+                of_size=at,
+                params=params,
+                step=step,
                 about=model.about,
                 space=model.space,
                 diffusion=model.diffusion,
@@ -45,7 +57,7 @@ def load(
             )
         return made[size]
 
-    return of_size(folder.size)
+    return at(size)
 
 
 def model_of(folder: Folder, size: tuple[int, int]) -> Model:
@@ -54,33 +66,16 @@ def model_of(folder: Folder, size: tuple[int, int]) -> Model:
     Raises:
       UserError: sides that are no multiples of the autoencoder's factor.
     """
-    space = folder.space(size)
-    blank = np.zeros((1, *space.image_shape), np.uint8)
-
-    def examples() -> Examples:
-        """For inpainting, images of which nothing is known."""
-        if not space.inpaints:
-            raise UserError("nothing to condition on: give prompts")
-        return Examples((), blank, np.array([-1], np.int32))
-
-    return Model(
-        config=_config(folder),
-        about=folder.about(size),
-        kernels=accelerator.xla(),
-        space=space,
-        conditions=folder.conditions(size),
-        network=folder.unet.network,
-        diffusion=folder.scheduler.prediction,
-        weak=None,
-        examples=examples,
-    )
+    config = _config(folder)
+    model = of_folder(config, folder.about(size), folder)
+    return model._replace(diffusion=folder.scheduler.prediction)
 
 
 def _config(folder: Folder) -> Any:
     """A config whose `sample` section is the folder's."""
     config = defaults.diffusion()
     config.data.name = folder.name
-    config.model.name = "diffjax.models.stable_diffusion:StableDiffusionUNet"
+    config.model.update(name="diffjax.models.stable_diffusion:StableDiffusionUNet")
     scheduler = folder.scheduler
     scale = XL_SCALE if folder.unet.module.pooled_width else SCALE
     config.sample.sampler, config.sample.grid = scheduler.sampler, scheduler.grid

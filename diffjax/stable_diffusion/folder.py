@@ -13,11 +13,12 @@ from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import scheduler, text, unet, vae
+from diffjax.stable_diffusion import scheduler, text, unet, vae, weights
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
 from diffjax.stable_diffusion.unet import UNet
+from diffjax.types import Dtype
 
 INDEX = "model_index.json"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -44,11 +45,13 @@ class Folder(NamedTuple):
 
     Attributes:
       path: the folder.
-      unet, params: the network and its parameters.
+      unet, params: the network and its parameters; None for those of `load_parts`.
       texts: the text encoders, with their parameters.
       zeros_for_none: whether the null condition is zeros, as for SDXL.
       stage, stage_params: the first stage, for images of the size that it was trained on.
       scheduler: schedule, parametrisation and the settings of sampling.
+      text_digest: changes with the text encoders' weights.
+      variant: of the weights' files, see `load_folder`.
     """
 
     path: Path
@@ -59,6 +62,19 @@ class Folder(NamedTuple):
     stage: FirstStage
     stage_params: StageParams
     scheduler: Scheduler
+    text_digest: str = ""
+    variant: str | None = None
+
+    def unet_params(self, dtype: Dtype | None = None) -> Any:
+        """The U-Net's parameters, read from the files; in its compute type by default."""
+        module = self.unet.module
+        wanted = self.unet._replace(module=module.clone(dtype=dtype or module.dtype))
+        return unet.load(wanted, self.path / "unet", variant=self.variant)
+
+    @property
+    def unet_digest(self) -> str:
+        """Changes with the U-Net's weights."""
+        return weights.digest(weights.find(self.path / "unet", unet.STEM, variant=self.variant))
 
     @property
     def name(self) -> str:
@@ -97,7 +113,9 @@ class Folder(NamedTuple):
         """What the network is conditioned on, for images of a height and width."""
         has_sizes = self.unet.module.pooled_width > 0
         return Conditions(
-            texts=text.texts(self.texts, zeros_for_none=self.zeros_for_none, identity=self.name),
+            texts=text.texts(
+                self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest
+            ),
             keep_map=True,
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
@@ -130,6 +148,14 @@ def load_folder(
       UserError: no such folder, a file that is missing or corrupt, or a model that is not
         supported.
     """
+    parts = load_parts(path, dtype=dtype, variant=variant, tile=tile)
+    return parts._replace(params=parts.unet_params())
+
+
+def load_parts(
+    path: str | Path, *, dtype: str = "float32", variant: str | None = None, tile: int = 0
+) -> Folder:
+    """Reads all of a folder but the U-Net's weights; see `load_folder`."""
     folder = expanded(path, name="folder")
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -151,8 +177,13 @@ def load_folder(
         for encoder, ids, (name, _) in zip(encoders, tokenisers, places, strict=True)
     ]
     stage_params = vae.load(stage, scaling, folder / "vae", variant=variant)
-    params = unet.load(found, folder / "unet", variant=variant)
-    return Folder(folder, found, params, tuple(parts), zeros, stage, stage_params, read)
+    digest = "-".join(
+        weights.digest(weights.find(folder / name, text.STEM, variant=variant))
+        for name, _ in places
+    )
+    return Folder(
+        folder, found, None, tuple(parts), zeros, stage, stage_params, read, digest, variant
+    )
 
 
 def _read_index(index: Fields) -> tuple[bool, bool]:
