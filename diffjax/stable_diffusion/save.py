@@ -7,9 +7,9 @@ was replaced, so are its fields of the scheduler's config.
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -26,14 +26,12 @@ from diffjax.stable_diffusion.folder import DTYPES, INDEX, Folder, is_folder
 from diffjax.stable_diffusion.weights_writer import (
     SHARD_BYTES,
     Stored,
+    convolutions,
     tensors_of,
     write,
     write_json,
 )
 
-# Linear maps of the channels that torch has as 1x1 convolutions.
-_CONVS = ("conv_shortcut", "quant_conv", "post_quant_conv")
-_PROJECTIONS = ("proj_in", "proj_out")
 # Files besides weights, and weights that are no pickles.
 _TEXTS = (".json", ".txt")
 _WEIGHTS = ".safetensors"
@@ -96,6 +94,11 @@ def save(
     return [out / path for path in written]
 
 
+def with_process(folder: Folder, prediction: Prediction) -> Folder:
+    """A folder with another noise process or meaning of the network's output."""
+    return folder._replace(scheduler=folder.scheduler._replace(prediction=prediction))
+
+
 def _networks(
     folder: Folder, params: Any, dtype: str | None
 ) -> list[tuple[str, str, dict[str, Any], list[Stored]]]:
@@ -104,8 +107,7 @@ def _networks(
     path, size = folder.path, folder.unet.size
     config = read_json(path / "unet" / "config.json")
     _check(params, unet.read(path / "unet").shapes(), path / "unet")
-    is_linear = bool(config.get("use_linear_projection"))
-    of_unet = _ends_with(_CONVS if is_linear else (*_CONVS, *_PROJECTIONS))
+    of_unet = convolutions(linear_projection=bool(config.get("use_linear_projection")))
     levels = len(folder.unet.module.channels)
     found = tensors_of(params, names.of_unet(levels), is_conv=of_unet, dtype=kind)
     networks = [("unet", unet.STEM, config, found)]
@@ -116,7 +118,7 @@ def _networks(
         "vae", vae.STEM, read_json(path / "vae" / "config.json"),
         tensors_of(
             folder.stage_params.params, names.of_vae(len(stage.encoder.multipliers)),
-            is_conv=_ends_with(_CONVS), dtype=kind,
+            is_conv=convolutions(linear_projection=True), dtype=kind,
         ),
     ))  # fmt: skip
     for place, part in zip(_encoders(folder, "text_encoder"), folder.texts, strict=True):
@@ -125,7 +127,9 @@ def _networks(
         found = tensors_of(part.params, modules, is_conv=lambda name: False, dtype=kind)
         config = read_json(path / place / "config.json")
         # transformers loads weights in the type that the config names.
-        named = {key: found[0].dtype.name for key in ("dtype", "torch_dtype") if key in config}
+        named: dict[str, Any] = {
+            key: found[0].dtype.name for key in ("dtype", "torch_dtype") if key in config
+        }
         networks.append((place, text.STEM, {**config, **named}, found))
     return networks
 
@@ -133,10 +137,6 @@ def _networks(
 def _encoders(folder: Folder, name: str) -> tuple[str, ...]:
     """The folders of each text encoder's weights or tokenizer."""
     return (name, f"{name}_2")[: len(folder.texts)]
-
-
-def _ends_with(modules: Sequence[str]) -> Callable[[str], bool]:
-    return lambda name: name.rpartition(".")[2] in modules
 
 
 def _check(params: Any, shapes: Any, place: Path) -> None:
@@ -153,6 +153,11 @@ def _scheduler_config(folder: Folder) -> dict[str, Any]:
     """The folder's scheduler, with the fields of another noise process where it has another one."""
     config = read_json(folder.path / "scheduler" / "scheduler_config.json")
     stored, now = scheduler.read(folder.path / "scheduler").prediction, folder.scheduler.prediction
+    if not (isinstance(now.schedule, DiscreteSchedule) and _counts_steps(now)):
+        raise UserError(
+            "diffusers' pipelines give the network a step's number: expected a discrete schedule "
+            "and config.diffusion.time_input = 'step'"
+        )
     if now.parametrisation.name != stored.parametrisation.name:
         if now.parametrisation.name not in _PREDICTIONS:
             raise UserError(
@@ -160,23 +165,18 @@ def _scheduler_config(folder: Folder) -> dict[str, Any]:
                 f"expected {' or '.join(_PREDICTIONS)}"
             )
         config["prediction_type"] = _PREDICTIONS[now.parametrisation.name]
-    if not _has_schedule(now, stored.schedule):
-        if not isinstance(now.schedule, DiscreteSchedule):
-            raise UserError(
-                "diffusers' schedulers have a table of steps: expected a discrete schedule, such "
-                "as the folder's own"
-            )
+    assert isinstance(stored.schedule, DiscreteSchedule)
+    if not np.array_equal(now.schedule.signal_scale, stored.schedule.signal_scale):
         betas = now.schedule.beta[1:].tolist()
         config |= {"trained_betas": betas, "num_train_timesteps": len(betas)}
         config.pop("rescale_betas_zero_snr", None)
     return config
 
 
-def _has_schedule(prediction: Prediction, stored: Any) -> bool:
-    schedule = prediction.schedule
-    return isinstance(schedule, DiscreteSchedule) and np.array_equal(
-        schedule.signal_scale, stored.signal_scale
-    )
+def _counts_steps(prediction: Prediction) -> bool:
+    """Whether the network is given a step's number, from 0."""
+    steps = np.arange(prediction.schedule.T)
+    return np.array_equal(prediction.time_input(steps + 1, prediction.schedule), steps)
 
 
 def _copied_part(source: Path, to: Path, entry: Any) -> Any:
@@ -192,5 +192,9 @@ def _copied_part(source: Path, to: Path, entry: Any) -> Any:
 def _copy(source: Path, to: Path, endings: tuple[str, ...]) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in endings:
-            with path.open("rb") as file:
-                atomic_write(to / path.name, lambda new, file=file: shutil.copyfileobj(file, new))
+            atomic_write(to / path.name, partial(_pour, path))
+
+
+def _pour(path: Path, into: BinaryIO) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, into)

@@ -21,6 +21,9 @@ from diffjax.types import Dtype
 SHARD_BYTES = 10_000_000_000
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+# Linear maps of the channels that torch has as 1x1 convolutions, the projections in some networks.
+_CONVS = ("conv_shortcut", "quant_conv", "post_quant_conv")
+_PROJECTIONS = ("proj_in", "proj_out")
 # torch's axes of a kernel, by its number of axes here.
 _AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 
@@ -46,6 +49,16 @@ class Stored(NamedTuple):
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+def convolutions(*, linear_projection: bool) -> Callable[[str], bool]:
+    """Whether a linear map is stored as a 1x1 convolution, by its module's name.
+
+    Args:
+      linear_projection: of a U-Net's config, `use_linear_projection`.
+    """
+    modules = _CONVS if linear_projection else (*_CONVS, *_PROJECTIONS)
+    return lambda name: name.rpartition(".")[2] in modules
+
+
 def tensors_of(
     params: Any, names: Names, *, is_conv: Callable[[str], bool], dtype: Dtype | None = None
 ) -> list[Stored]:
@@ -54,7 +67,7 @@ def tensors_of(
     Args:
       params: the parameters.
       names: path of a module -> names.
-      is_conv: whether a linear map is stored as a 1x1 convolution, by its module's name.
+      is_conv: see `convolutions`.
       dtype: of the tensors; None for that of each parameter.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -110,7 +123,8 @@ def write(
     shards = _shards(tensors, shard_bytes)
     if len(shards) == 1:
         return [write_file(folder / f"{stem}.safetensors", tensors)]
-    written, places = [], {}
+    written: list[Path] = []
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         written.append(write_file(folder / name, shard))

@@ -129,8 +129,9 @@ def test_shards_have_an_index_of_all_tensors(read, tmp_path):
     assert len(shards) > 5 and {path.name for path in shards} == set(index["weight_map"].values())
     for path in shards:
         with safe_open(path, framework="np") as file:
-            assert {index["weight_map"][name] for name in file.keys()} == {path.name}
-            assert path.stat().st_size < 320_000 or len(file.keys()) == 1
+            names = list(file.keys())
+        assert {index["weight_map"][name] for name in names} == {path.name}
+        assert path.stat().st_size < 320_000 or len(names) == 1
     total = sum(4 * leaf.size for leaf in jax.tree.leaves(read("sd15").params))
     assert index["metadata"]["total_size"] == total
 
@@ -233,4 +234,59 @@ def test_an_error_half_way_leaves_nothing(read, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_copy", fail)
     with pytest.raises(OSError, match="No space"):
         save(read("sd15"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loaded_pipeline_saves_itself(folders, read, tmp_path):
+    import diffjax
+
+    model = diffjax.load(folders("sd15")[0], dtype="bfloat16")
+    written = model.save(tmp_path / "one", dtype="float32", shard_bytes=500_000)
+    assert all(path.is_file() for path in written)
+    expected = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), read("sd15").params)
+    same(load_folder(tmp_path / "one").params, expected)
+    # Another size is the same model.
+    model.at_size(24, 32).save(tmp_path / "two")
+    same(load_folder(tmp_path / "two", dtype="bfloat16").params, model.params)
+
+
+def command(*arguments):
+    from pathlib import Path
+
+    from diffjax.main import main
+
+    experiment = Path(__file__).resolve().parents[2] / "experiments/stable_diffusion.py"
+    return main([f"--config={experiment}", "--config.model.dtype=float32", "--mode=export",
+                 *arguments])  # fmt: skip
+
+
+def test_the_command_writes_an_untrained_folder_with_other_settings(
+    folders, read, tmp_path, capsys
+):
+    code = command(
+        f"--config.model.folder={folders('sd15')[0]}", f"--workdir={tmp_path / 'run'}",
+        f"--out={tmp_path / 'out'}", "--format=diffusers", "--config.diffusion.parametrisation=v",
+    )  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    again = load_folder(tmp_path / "out")
+    same(again.params, read("sd15").params)
+    assert again.scheduler.prediction.parametrisation.name == "v"
+    assert f"wrote {tmp_path / 'out/unet'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    (
+        (["--format=pickle"], "format"),
+        (["--format=diffusers", "--mode=sample"], "--format is only for --mode=export"),
+        (["--format=diffusers", "--config.diffusion.time_input=scaled"], "time_input = 'step'"),
+        (["--format=diffusers", "--out="], "--out= is empty"),
+    ),
+)
+def test_wrong_flags(folders, tmp_path, capsys, arguments, message):
+    folder = f"--config.model.folder={folders('sd15')[0]}"
+    out = f"--out={tmp_path / 'out'}"
+    assert command(folder, f"--workdir={tmp_path / 'run'}", out, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
