@@ -6,9 +6,10 @@ from typing import Any
 
 from diffjax.checkpoints import exported, origin
 from diffjax.errors import UserError
-from diffjax.experiment import model_folder, restore, strategies
-from diffjax.experiment.load import about_of, fitted
-from diffjax.experiment.model import Model, kept, resolve_model
+from diffjax.experiment import export_programs, model_folder, restore
+from diffjax.experiment.export_programs import restored
+from diffjax.experiment.load import about_of
+from diffjax.experiment.model import kept, resolve_model
 from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
@@ -90,23 +91,6 @@ def _stage(workdir: Path, out: Path, *, wanted: str) -> list[Path]:
     return exported.write(out, found, config.to_dict())
 
 
-def restored(config: Any, workdir: Path) -> tuple[Model, int, Any]:
-    """A model with its step and its parameters, which are its folder's if it was not trained.
-
-    Raises:
-      UserError: no such run.
-    """
-    if any((workdir / "checkpoints").glob("[0-9]*")):
-        model = resolve_model(config, about_of(workdir, config))
-        found = restore.read(model, workdir)
-        return model, found.step, strategies.to_compute(fitted(model, found), config)
-    if not model_folder.is_named(config):
-        raise restore.untrained(workdir)
-    model = resolve_model(config, model_folder.about(config))
-    assert model.folder is not None
-    return model, 0, model.folder.unet_params()
-
-
 def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
     if not model_folder.is_named(config):
         raise UserError(
@@ -135,4 +119,7 @@ def _unfit(config: Any) -> str:
     return "diffusers' pipelines of folders are of latents and texts"
 
 
-FORMATS = {"diffjax": _diffjax, "diffusers": _diffusers}
+FORMATS = {
+    "diffjax": _diffjax, "diffusers": _diffusers, "stablehlo": export_programs.stablehlo,
+    "onnx": export_programs.onnx,
+}  # fmt: skip
