@@ -106,6 +106,9 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     },
     "stable_diffusion": {
         "model.folder": Key(TEXT, "", "folder of Stable Diffusion that diffusers wrote"),
+        "model.lora": Key(
+            SPEC, "none", "adapters that are trained in the place of all parameters: none, lora"
+        ),
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn')"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),

@@ -192,7 +192,7 @@ def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) ->
 
 
 def fitted(model: Model, found: Parameters) -> Any:
-    """The stored parameters in the structure that the network takes.
+    """The stored parameters in the structure that the network takes, adapters merged.
 
     The U-Net's are nested dictionaries already. A user-defined network, whose code may have
     changed, is traced and its parameters are compared.
@@ -202,7 +202,7 @@ def fitted(model: Model, found: Parameters) -> Any:
     """
     stored = found.fields["ema_params"]
     if not is_path(model.config.model.name):
-        return stored
+        return model.of_stored(stored)
     what = f"the checkpoint of step {found.step}"
     return parameters.like(stored, model.parameter_shapes(), what=what)
 

@@ -33,7 +33,9 @@ _FIXED: dict[str, Any] = {
     "data.embedding": "none",
     "first_stage.workdir": "",
     "model.class_conditional": False,
+    "diffusion.objective": "squared_error",
     "diffusion.self_conditioning": 0.0,
+    "diffusion.pairs": "none",
     "diffusion.augment": "none",
 }
 

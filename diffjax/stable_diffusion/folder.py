@@ -1,10 +1,13 @@
 """A whole folder: the networks and their weights, texts, schedule and first stage."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
@@ -12,6 +15,7 @@ from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
+from diffjax.models.condition import Text
 from diffjax.models.stable_diffusion import SIZES
 from diffjax.stable_diffusion import scheduler, text, unet, vae, weights
 from diffjax.stable_diffusion.fields import Fields
@@ -21,6 +25,7 @@ from diffjax.stable_diffusion.unet import UNet
 from diffjax.types import Dtype
 
 INDEX = "model_index.json"
+TEXTS_A_TIME = 64
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 _ONE = ("text_encoder", "tokenizer")
@@ -112,10 +117,11 @@ class Folder(NamedTuple):
     def conditions(self, size: tuple[int, int]) -> Conditions:
         """What the network is conditioned on, for images of a height and width."""
         has_sizes = self.unet.module.pooled_width > 0
+        texts = text.texts(
+            self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest
+        )
         return Conditions(
-            texts=text.texts(
-                self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest
-            ),
+            texts=texts._replace(encode=_in_batches(texts.encode)),
             keep_map=True,
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
@@ -125,6 +131,17 @@ class Folder(NamedTuple):
         """The description of the images, of a height and width."""
         shape = (*size, self.stage.image_shape[-1])
         return DataInfo(self.name, shape, has_captions=True)
+
+
+def _in_batches(encode: Callable[[Sequence[str]], Text]) -> Callable[[Sequence[str]], Text]:
+    """The encoding of any number of texts, `TEXTS_A_TIME` at a time."""
+
+    def encode_all(captions: Sequence[str]) -> Text:
+        starts = range(0, len(captions), TEXTS_A_TIME)
+        parts = [encode(captions[start : start + TEXTS_A_TIME]) for start in starts]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return encode_all
 
 
 def is_folder(path: Path) -> bool:

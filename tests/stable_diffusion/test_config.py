@@ -157,6 +157,7 @@ def test_what_is_set_stays(copied):
         ({"data__channels": 1}, "config.data.channels = 1: the images of .* have 3"),
         ({"data__image_size": 15}, "height is 15: expected a multiple of 2, such as 14"),
         ({"diffusion__objective": "hybrid"}, "objective = 'hybrid': config.model.folder has"),
+        ({"diffusion__parametrisation": "categorical"}, "'categorical': config.model.folder has"),
         ({"model__dtype": "float8"}, "config.model.dtype = 'float8': expected one of float32"),
         ({"model__attention": "linear"}, "config.model.attention = 'linear': expected one of soft"),
         ({"sample__prompt": ""}, "nothing to condition on: give prompts"),
