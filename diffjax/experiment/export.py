@@ -14,7 +14,9 @@ from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.experiment.spec import parse_spec
-from diffjax.files import expanded
+from diffjax.files import expanded, new_folder
+from diffjax.models.lora import of_tree
+from diffjax.stable_diffusion.lora_writer import FILE, save_lora
 from diffjax.stable_diffusion.save import save, with_process
 
 _logger = logging.getLogger("diffjax")
@@ -102,6 +104,21 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
     return save(with_process(model.folder, model.diffusion), out, params=params)
 
 
+def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config) or config.model.lora == "none":
+        raise UserError(
+            "--format=lora is for runs with config.model.lora, whose adapters it writes: use "
+            "another --format"
+        )
+    model = resolve_model(config, about_of(workdir, config))
+    found = restore.read(model, workdir)
+    assert model.folder is not None and model.adapted is not None
+    adapters = of_tree(found.fields["ema_params"], alpha=model.adapted.lora.alpha)
+    with new_folder(out) as aside:
+        save_lora(aside / FILE, adapters, folder=model.folder)
+    return [out / FILE]
+
+
 def _unfit(config: Any) -> str:
     """Why diffusers has no pipeline of a model with diffjax's own networks."""
     if config.model.name != "unet":
@@ -120,6 +137,6 @@ def _unfit(config: Any) -> str:
 
 
 FORMATS = {
-    "diffjax": _diffjax, "diffusers": _diffusers, "stablehlo": export_programs.stablehlo,
-    "onnx": export_programs.onnx,
+    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora,
+    "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
 }  # fmt: skip

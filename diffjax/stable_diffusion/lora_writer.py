@@ -18,13 +18,13 @@ from diffjax.conditioning.clip import module_names
 from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
 from diffjax.files import expanded
+from diffjax.models.lora import Adapter, Adapters
 from diffjax.stable_diffusion import names
 from diffjax.stable_diffusion.folder import DTYPES, Folder
 from diffjax.stable_diffusion.names import Names
 from diffjax.stable_diffusion.weights_writer import Stored, convolutions, write_file
 
-# Path of a kernel, as of traverse_util.flatten_dict -> "down", "up" and optionally "alpha".
-Adapters = Mapping[tuple[str, ...], Mapping[str, Any]]
+FILE = "pytorch_lora_weights.safetensors"  # as diffusers looks for it in a folder
 
 
 def save_lora(
@@ -39,9 +39,8 @@ def save_lora(
 
     Args:
       path: of the file, such as "pytorch_lora_weights.safetensors".
-      adapters: of the U-Net: the path of each kernel, ("down0_0_transformer", "self0_q", "kernel"),
-        and its "down", (in, rank), "up", (rank, out), and "alpha", by default the rank; of a
-        convolution (h, w, in, rank) and (1, 1, rank, out).
+      adapters: of the U-Net, by the paths of their kernels, such as ("down0_0_transformer",
+        "self0_q", "kernel").
       folder: that the adapters are for.
       texts: of each text encoder, in the folder's order; () for none.
       dtype: of the file, "float32", "bfloat16" or "float16"; None for that of the adapters
@@ -112,10 +111,10 @@ def _shape_at(place: tuple[str, ...], shapes: Any, prefix: str) -> tuple[int, ..
 
 
 def _pair(
-    place: tuple[str, ...], adapter: Mapping[str, Any], shape: tuple[int, ...]
+    place: tuple[str, ...], adapter: Adapter, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Down, and up times alpha / rank, of the kernel's number of axes."""
-    down, up = np.asarray(adapter["down"]), np.asarray(adapter["up"])
+    down, up = np.asarray(adapter.down), np.asarray(adapter.up)
     rank = down.shape[-1] if down.ndim else 0
     expected = (*shape[:-1], rank), (*(1,) * (len(shape) - 2), rank, shape[-1])
     if (down.shape, up.shape) != expected or not rank:
@@ -123,5 +122,4 @@ def _pair(
             f"found an adapter of shapes {down.shape} and {up.shape} of {'/'.join(place)}; "
             f"expected {(*shape[:-1], 'rank')} and {(*expected[1][:-2], 'rank', shape[-1])}"
         )
-    alpha = adapter.get("alpha")
-    return down, up if alpha is None else (up * (float(alpha) / rank)).astype(up.dtype)
+    return down, (up * (float(adapter.alpha) / rank)).astype(up.dtype)

@@ -6,6 +6,7 @@ from flax import traverse_util
 from safetensors import safe_open
 
 from diffjax.errors import UserError
+from diffjax.models.lora import Adapter, merge
 from diffjax.stable_diffusion.folder import load_folder
 from diffjax.stable_diffusion.lora_writer import save_lora
 
@@ -39,11 +40,11 @@ def adapters_of(params, places, seed=0):
     for place in places:
         shape = traverse_util.flatten_dict(params)[place].shape
         size = np.prod(shape[:-1])
-        made[place] = {
-            "down": rng.normal(size=(*shape[:-1], RANK)).astype(np.float32) * size**-0.5,
-            "up": rng.normal(size=(*(1,) * (len(shape) - 2), RANK, shape[-1])).astype(np.float32),
-            "alpha": ALPHA,
-        }
+        made[place] = Adapter(
+            rng.normal(size=(*shape[:-1], RANK)).astype(np.float32) * size**-0.5,
+            rng.normal(size=(*(1,) * (len(shape) - 2), RANK, shape[-1])).astype(np.float32),
+            ALPHA,
+        )
     return made
 
 
@@ -66,19 +67,11 @@ def test_names_shapes_and_products_are_those_of_the_kernels(folder, tmp_path):
     # A torch convolution with A, then B, is one with their product.
     of_file = np.einsum("rihw,or->hwio", conv["A"], conv["B"][..., 0, 0])
     given = adapters[("up1_0", "conv1", "kernel")]
-    product = ALPHA / RANK * given["down"] @ given["up"][0, 0]
+    product = ALPHA / RANK * given.down @ given.up[0, 0]
     np.testing.assert_allclose(of_file, product, atol=1e-6)
     # proj_in is a 1x1 convolution in Stable Diffusion 1.
     assert found["unet.up_blocks.1.attentions.2.proj_in.lora_A.weight"].shape[2:] == (1, 1)
     assert found[f"{text}.lora_A.weight"].shape == (RANK, 32)
-
-
-def merged(params, adapters):
-    flat = dict(traverse_util.flatten_dict(params))
-    for place, adapter in adapters.items():
-        up = adapter["up"].reshape(adapter["up"].shape[-2:])
-        flat[place] = flat[place] + adapter["alpha"] / RANK * adapter["down"] @ up
-    return traverse_util.unflatten_dict(flat)
 
 
 @pytest.mark.parametrize("family", ("sd15", "sdxl"))
@@ -116,13 +109,13 @@ def test_diffusers_loads_it(tiny, folders, tmp_path, family):
         ]
     cond = Condition(text=Text(tokens, None, pooled), augmentation=sizes)
     t = np.array([7.0], np.float32)
-    found = of.unet.network.apply(merged(of.params, adapters), x, t, cond)
+    found = of.unet.network.apply(merge(of.params, adapters), x, t, cond)
     plain = of.unet.network.apply(of.params, x, t, cond)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.abs(plain - expected).max() > 0.01
     for part, given, theirs in zip(of.texts, texts, states, strict=True):
         encoder = part.encoder._replace(penultimate=False)
-        tokens, _ = encoder(merged(part.params, given), np.arange(77)[None])
+        tokens, _ = encoder(merge(part.params, given), np.arange(77)[None])
         np.testing.assert_allclose(tokens, theirs, atol=2e-5)
 
 
@@ -134,7 +127,7 @@ def test_half_precision(folder, tmp_path):
 
 def changed(**change):
     def of(folder):
-        return {LAYERS[0]: {**adapters_of(folder.params, LAYERS[:1])[LAYERS[0]], **change}}
+        return {LAYERS[0]: adapters_of(folder.params, LAYERS[:1])[LAYERS[0]]._replace(**change)}
 
     return of
 
@@ -143,8 +136,8 @@ def changed(**change):
     ("adapters", "how", "message"),
     (
         (lambda folder: {}, {}, "there are no adapters"),
-        (lambda folder: {("stem", "bias"): {}}, {}, "stem/bias, which is no kernel of the unet"),
-        (lambda folder: {("stem", "x", "kernel"): {}}, {}, "stem/x/kernel, which is no kernel"),
+        (lambda folder: {("stem", "bias"): None}, {}, "stem/bias, which is no kernel of the unet"),
+        (lambda folder: {("stem", "x", "kernel"): None}, {}, "stem/x/kernel, which is no kernel"),
         (changed(down=np.zeros((5, 3))), {}, r"\(5, 3\) and \(3, 32\).*expected \(32, 'rank'\)"),
         (changed(up=np.zeros((2, 32))), {}, r"\(32, 3\) and \(2, 32\)"),
         (changed(), {"dtype": "int8"}, "dtype is 'int8'"),

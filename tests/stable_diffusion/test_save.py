@@ -278,6 +278,7 @@ def test_the_command_writes_an_untrained_folder_with_other_settings(
     ("arguments", "message"),
     (
         (["--format=pickle"], "format"),
+        (["--format=lora"], "--format=lora is for runs with config.model.lora"),
         (["--format=diffusers", "--mode=sample"], "--format is only for --mode=export"),
         (["--format=diffusers", "--config.diffusion.time_input=scaled"], "time_input = 'step'"),
         (["--format=diffusers", "--out="], "--out= is empty"),
@@ -290,3 +291,50 @@ def test_wrong_flags(folders, tmp_path, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_of_adapters_is_a_folder_with_them_merged_or_a_file_of_them(
+    folders, tmp_path, monkeypatch, capsys
+):
+    from PIL import Image
+
+    import diffjax
+    from diffjax.models.lora import Adapter, merge
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"pictures/{number}.png")
+        rows.append(json.dumps({"file_name": f"{number}.png", "text": "a red cat"}))
+    (tmp_path / "pictures/metadata.jsonl").write_text("\n".join(rows))
+    flags = [
+        f"--config.model.folder={folders('sd15')[0]}", f"--workdir={tmp_path / 'run'}",
+        f"--config.data.name=folder:{tmp_path / 'pictures'}", "--config.train.steps=2",
+        "--config.train.warmup_steps=0", "--config.train.batch_size=2",
+        "--config.train.learning_rate=0.1", "--config.train.ema_decay=0.5",
+        "--config.train.sample_every=10", "--config.model.lora=lora(rank=2, alpha=4.0)",
+        "--config.sample.steps=2", "--config.sample.count=1", "--config.sample.batch_size=1",
+    ]  # fmt: skip
+    out = f"--out={tmp_path / 'early'}"
+    assert command(*flags, out, "--format=lora") == 2
+    assert "train first" in capsys.readouterr().err
+    assert command(*flags, "--mode=train") == 0
+    for form in ("diffusers", "lora"):
+        code = command(*flags, f"--out={tmp_path / form}", f"--format={form}")
+        assert code == 0, capsys.readouterr().err
+    trained = diffjax.load(tmp_path / "run").params
+    same(load_folder(tmp_path / "diffusers").params, trained)
+    place = ("down0_0_transformer", "self0_v", "kernel")
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v.lora_{}.weight"
+    with safe_open(tmp_path / "lora/pytorch_lora_weights.safetensors", framework="np") as file:
+        down, up = (file.get_tensor(name.format(key)).T for key in "AB")
+    plain = load_folder(folders("sd15")[0]).params
+    found = merge(plain, {place: Adapter(down, up, 2.0)})
+    kernel = found["down0_0_transformer"]["self0_v"]["kernel"]
+    np.testing.assert_allclose(
+        kernel, trained["down0_0_transformer"]["self0_v"]["kernel"], atol=1e-6
+    )
+    assert np.abs(kernel - plain["down0_0_transformer"]["self0_v"]["kernel"]).max() > 1e-3
