@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -143,6 +143,45 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
             aside.unlink()
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder next to `out`, which is renamed to it at the end, and removed by an error.
+
+    Args:
+      out: a path with nothing there, or an empty folder.
+
+    Raises:
+      UserError: there is something, or the folder can't be written to.
+    """
+    out = out.resolve()
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not empty: give a new folder")
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        yield aside
+        try:
+            if out.exists():
+                out.rmdir()
+            os.replace(aside, out)
+        except OSError as error:
+            raise _unwritable(out, error) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _sync_folder(out.parent)
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {out}: {error.strerror}; expected a new folder in a writable one; choose "
+        "another path"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffjax.commands import MODES
+from diffjax.commands import FORMATS, MODES
 from diffjax.distributed.processes import CLUSTERS, SINGLE_PROCESS, ProcessAddress
 from diffjax.errors import UserError
 from diffjax.experiment.schema import complete
@@ -36,6 +36,7 @@ class CommandLine(NamedTuple):
     mode: str
     profile: bool = False
     out: Path | None = None
+    format: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -74,7 +75,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if values.out == "":
         raise UserError("--out= is empty: give a new folder")
     out = expanded(values.out) if values.out else None
-    return CommandLine(values.config, workdir, values.mode, values.profile, out)
+    return CommandLine(values.config, workdir, values.mode, values.profile, out, values.format)
 
 
 def place(arguments: Sequence[str]) -> ProcessAddress:
@@ -101,14 +102,17 @@ def help_text(about: str) -> str:
     """The program's description, its flags and its modes."""
     values = flags.FlagValues()
     _define_others(values)
-    modes = "".join(f"    {name:<9} {meaning}\n" for name, meaning in MODES.items())
+    modes, formats = (
+        "".join(f"    {name:<9} {meaning}\n" for name, meaning in table.items())
+        for table in (MODES, FORMATS)
+    )
     return (
         f"{about}\n"
         "  --config: Config file; file.py:variant for a variant.\n"
         "  --config.key.name=value: Overrides a config value.\n"
         "  --help=key.name: Explains a config key.\n"
         f"{values.get_help(prefix='').strip(chr(10))}\n"
-        f"  Modes:\n{modes}"
+        f"  Modes:\n{modes}  Formats:\n{formats}"
     ).rstrip("\n")
 
 
@@ -134,6 +138,9 @@ def _define_others(values: flags.FlagValues) -> None:
         "workdir by default.",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_enum(
+        "format", None, list(FORMATS), "What --mode=export writes.", flag_values=values
+    )
     flags.DEFINE_bool(
         "profile", False, "Write a trace of a few training steps to <workdir>/profile.",
         flag_values=values,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from diffjax import flags
-from diffjax.commands import MODES, MODES_OF, ONE_PROCESS, TO_OUT, Request, command
+from diffjax.commands import FORMATS, MODES, MODES_OF, ONE_PROCESS, TO_OUT, Request, command
 from diffjax.commands.process_setup import (
     check_platforms,
     configure_logging,
@@ -57,10 +57,10 @@ def _main(arguments: Sequence[str]) -> int:
             return 0
         # Before the config is read: its imports may initialise JAX, after which no process joins.
         processes.initialize(flags.place(arguments))
-        config, workdir, mode, profile, out = flags.parse(arguments)
+        config, workdir, mode, profile, out, export_format = flags.parse(arguments)
         check_platforms()
         with quiet_unless_primary():
-            code = run(config, workdir, mode, profile, out)
+            code = run(config, workdir, mode, profile, out, export_format)
         if mode != "train":  # a run is saved, whether its lines were read or not
             check_written()
         processes.barrier()  # a process still running at shutdown counts as lost
@@ -106,6 +106,7 @@ def run(
     mode: str = "train",
     profile: bool = False,
     out: str | Path | None = None,
+    export_format: str | None = None,
 ) -> int:
     """Runs a command on a config; raises UserError for bad input.
 
@@ -116,6 +117,7 @@ def run(
       profile: whether training writes a trace of a few steps.
       out: the folder that mode "export" writes, or that of the results of "sample", "edit" and
         "evaluate", which are in the workdir otherwise.
+      export_format: what mode "export" writes, one of `commands.FORMATS`; None for the first.
 
     Returns:
       The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
@@ -132,6 +134,10 @@ def run(
         raise UserError(f"--profile is only for --mode=train, not --mode={mode}: remove it")
     if out is not None and mode not in TO_OUT:
         raise UserError(f"--out is only for --mode={', '.join(TO_OUT)}, not {mode}: remove it")
+    if export_format is not None and mode != "export":
+        raise UserError(f"--format is only for --mode=export, not --mode={mode}: remove it")
+    if export_format not in (None, *FORMATS):
+        raise UserError(f"format {export_format!r}: expected one of {', '.join(FORMATS)}")
     config = complete(config)
     check(config)
     modes, instead = MODES_OF.get(kind(config), (MODES, ""))
@@ -146,9 +152,8 @@ def run(
     config = located(config, workdir, of_run=False)
     if mode != "config":
         config = settled(config)
-    return command(mode)(
-        Request(config, workdir, profile, expanded(out, name="out") if out else None)
-    )
+    out = expanded(out, name="out") if out else None
+    return command(mode)(Request(config, workdir, profile, out, export_format))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ MODES = {
     "plan": "memory and FLOPs of training on config.parallel.devices devices; trains nothing",
     "config": "print the complete config and mark values that differ from the defaults",
 }
+# format -> what `export` writes, for --help.
+FORMATS = {
+    "diffjax": "model.safetensors and config.json, for diffjax.load (the default)",
+    "diffusers": "a folder that diffusers loads, of a model of config.model.folder",
+    "lora": "a LoRA file that diffusers loads, of a run with config.model.lora",
+    "stablehlo": "the denoiser as a program for jax.export.deserialize, on CPU, GPU and TPU",
+    "onnx": "the denoiser as a program for onnxruntime",
+}
 # Modes that write to --out: their results, or, for "export", the model.
 TO_OUT = ("sample", "edit", "evaluate", "export")
 # Modes that run in a single process.
@@ -48,12 +56,14 @@ class Request(NamedTuple):
       profile: whether training writes a trace of a few steps.
       out: the folder that `export` writes, or that of the results, which are in the workdir
         otherwise.
+      format: of `export`, one of `FORMATS`; None for the first.
     """
 
     config: Any
     workdir: Path
     profile: bool = False
     out: Path | None = None
+    format: str | None = None
 
 
 def command(mode: str) -> Callable[[Request], int]:

@@ -6,35 +6,51 @@ from typing import Any
 
 from diffjax.checkpoints import exported, origin
 from diffjax.errors import UserError
-from diffjax.experiment import restore
+from diffjax.experiment import export_programs, model_folder, restore
+from diffjax.experiment.export_programs import restored
 from diffjax.experiment.load import about_of
 from diffjax.experiment.model import kept, resolve_model
 from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
 from diffjax.experiment.schema import is_autoencoder
 from diffjax.experiment.spec import parse_spec
-from diffjax.files import expanded
+from diffjax.files import expanded, new_folder
+from diffjax.models.lora import of_tree
+from diffjax.stable_diffusion.lora_writer import FILE, save_lora
+from diffjax.stable_diffusion.save import save, with_process
 
 _logger = logging.getLogger("diffjax")
 
 
-def export(config: Any, workdir: Path, out: Path) -> list[Path]:
-    """Writes model.safetensors, config.json, and a latent model's first stage, for `load`.
+def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list[Path]:
+    """Writes a model in one of `FORMATS`; nothing is written if it fails.
 
     Args:
       config: complete; config.sample.checkpoint selects the parameters.
       workdir: the run directory.
       out: a new or empty folder.
+      form: "diffjax" for model.safetensors, config.json, and a latent model's first stage, which
+        `load` reads; or one of the others.
 
     Returns:
       The written files.
 
     Raises:
-      UserError: no such run, or a folder that is not empty or not writable.
+      UserError: no such run, a folder that is not empty or not writable, or a model that can't be
+        written so.
     """
     out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is not empty: give a new folder")
+    if is_autoencoder(config) and form != "diffjax":
+        raise UserError(
+            f"--format={form} is for diffusion models, and this config is of an autoencoder: "
+            "export a latent model of this first stage, with which the decoder is written"
+        )
+    return FORMATS[form](config, workdir, out)
+
+
+def _diffjax(config: Any, workdir: Path, out: Path) -> list[Path]:
     if is_autoencoder(config):
         return _stage(workdir, out, wanted=config.sample.checkpoint)
     if not any((workdir / "checkpoints").glob("[0-9]*")):
@@ -75,3 +91,52 @@ def _stage(workdir: Path, out: Path, *, wanted: str) -> list[Path]:
         raise restore.untrained(workdir)
     config.sample.checkpoint = "latest"
     return exported.write(out, found, config.to_dict())
+
+
+def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config):
+        raise UserError(
+            f"--format=diffusers is for models of config.model.folder, and config.model.name = "
+            f"{config.model.name!r}: {_unfit(config)}: use --format=stablehlo or onnx"
+        )
+    model, _, params = restored(config, workdir)
+    assert model.folder is not None
+    return save(with_process(model.folder, model.diffusion), out, params=params)
+
+
+def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config) or config.model.lora == "none":
+        raise UserError(
+            "--format=lora is for runs with config.model.lora, whose adapters it writes: use "
+            "another --format"
+        )
+    model = resolve_model(config, about_of(workdir, config))
+    found = restore.read(model, workdir)
+    assert model.folder is not None and model.adapted is not None
+    adapters = of_tree(found.fields["ema_params"], alpha=model.adapted.lora.alpha)
+    with new_folder(out) as aside:
+        save_lora(aside / FILE, adapters, folder=model.folder)
+    return [out / FILE]
+
+
+def _unfit(config: Any) -> str:
+    """Why diffusers has no pipeline of a model with diffjax's own networks."""
+    if config.model.name != "unet":
+        return "diffusers has no such network"
+    if config.condition.text != "none":
+        return (
+            "its U-Net attends to a learned token before the text and not to padding, and adds the "
+            "pooled text to the embedding of time, which diffusers' text-to-image pipelines do not"
+        )
+    if config.first_stage.workdir:
+        return (
+            "its first stage pads images on all sides and normalises with eps 1e-5, and diffusers' "
+            "AutoencoderKL below and to the right, with 1e-6"
+        )
+    return "diffusers' pipelines of folders are of latents and texts"
+
+
+FORMATS = {
+    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora,
+    "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
+}  # fmt: skip

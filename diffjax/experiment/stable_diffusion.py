@@ -45,8 +45,10 @@ def pipeline(
     def at(size: tuple[int, int]) -> StableDiffusion:
         if size not in made:
             model = of_size(size)
+            assert model.folder is not None
             made[size] = StableDiffusion(
                 of_size=at,
+                folder=model.folder,
                 params=params,
                 step=step,
                 about=model.about,

@@ -8,6 +8,7 @@ images = model.sample(["a red apple"], steps=30, guidance="classifier_free(scale
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,49 @@ from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.inference.inputs import low_resolution_of
 from diffjax.inference.pipeline import Pipeline
+from diffjax.stable_diffusion.folder import Folder
+from diffjax.stable_diffusion.save import save, with_process
+from diffjax.stable_diffusion.weights_writer import SHARD_BYTES
 
 
 class StableDiffusion(Pipeline):
     """A `Pipeline` of images of one size, and those of other sizes by `at_size`."""
 
     def __init__(
-        self, *, of_size: Callable[[tuple[int, int]], StableDiffusion], **parts: Any
+        self,
+        *,
+        of_size: Callable[[tuple[int, int]], StableDiffusion],
+        folder: Folder,
+        **parts: Any,
     ) -> None:
         """Takes the parts that `experiment.stable_diffusion` resolves.
 
         Args:
           of_size: (height, width) -> the pipeline of images of that size, with the same parameters.
+          folder: that it is of.
           **parts: as for `Pipeline`.
         """
         super().__init__(**parts)
-        self._of_size = of_size
+        self._of_size, self._folder = of_size, folder
+
+    def save(
+        self, out: str | Path, *, dtype: str | None = None, shard_bytes: int = SHARD_BYTES
+    ) -> list[Path]:
+        """Writes a folder that diffusers loads; see `stable_diffusion.save.save`.
+
+        Args:
+          out: a new or empty folder.
+          dtype: of the weights, "float32", "bfloat16" or "float16"; None for that of now.
+          shard_bytes: of a file of weights; a network with more is written as several.
+
+        Returns:
+          The written files.
+
+        Raises:
+          UserError: as `stable_diffusion.save.save`.
+        """
+        folder = with_process(self._folder, self.diffusion)
+        return save(folder, out, params=self.params, dtype=dtype, shard_bytes=shard_bytes)
 
     def at_size(self, height: int | None = None, width: int | None = None) -> StableDiffusion:
         """The pipeline of images of another height and width; those of now for None.

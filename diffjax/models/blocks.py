@@ -239,6 +239,16 @@ class Upsample(nn.Module):
         return Conv3x3(x.shape[-1], dtype=self.dtype, ops=self.ops, name="conv")(x)
 
 
+def pad_end(x: Array, height: int, width: int) -> Array:
+    """Rows and columns repeated below and to the right: (B, H, W, C) -> (B, H + h, W + w, C)."""
+    # Not by jnp.pad, which makes arrays of 0 pixels on the way, and they have no place in ONNX.
+    for axis, more in ((1, height), (2, width)):
+        if more:
+            last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
+            x = jnp.concatenate([x, *[last] * more], axis=axis)
+    return x
+
+
 def average_pool(x: Array) -> Array:
     """Means of 2x2 pixels: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
 
@@ -246,7 +256,7 @@ def average_pool(x: Array) -> Array:
     """
     batch, height, width, channels = x.shape
     # A pixel repeated does not change the mean of the pixels that there are.
-    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    x = pad_end(x, height % 2, width % 2)
     return x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels).mean((2, 4))
 
 
@@ -258,7 +268,7 @@ def nearest(x: Array, *, height: int, width: int) -> Array:
 def space_to_depth(x: Array, patch: int) -> Array:
     """(B, H, W, C) -> (B, ceil(H/p), ceil(W/p), p p C), with edge padding if needed."""
     batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0)), mode="edge")
+    x = pad_end(x, -height % patch, -width % patch)
     rows, columns = x.shape[1] // patch, x.shape[2] // patch
     x = x.reshape(batch, rows, patch, columns, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1)

@@ -87,7 +87,7 @@ def check_images(module: nn.Module, x: Any, *, name: str = "x") -> None:
 def check_batch(module: nn.Module, x: Any, t: Any, cond: Any, *, spans: bool = False) -> None:
     """Times (B,), or (B, 2) with spans, and a `Condition` or labels, for a batch of images."""
     check_images(module, x)
-    what, batch = type(module).__name__, len(x)
+    what, batch = type(module).__name__, x.shape[0]
     shape = getattr(t, "shape", None)
     expected = (batch, 2) if spans else (batch,)
     if shape != expected or not jnp.issubdtype(t.dtype, jnp.number):

@@ -219,10 +219,10 @@ class Conditioned(nn.Module):
         if self.text_encoder is not None:
             tokens, pooled = self.text_encoder(tokens, mask)
         if pooled is None:
-            pooled = jnp.zeros((len(mask), self.text_width))
+            pooled = jnp.zeros((mask.shape[0], self.text_width))
         init = nn.initializers.normal(1.0)
         first = self.param("no_text", init, (1, 1, self.text_width))
-        first = jnp.broadcast_to(first, (len(mask), 1, self.text_width))
+        first = jnp.broadcast_to(first, (mask.shape[0], 1, self.text_width))
         tokens = jnp.concatenate([first, tokens.astype(jnp.float32)], axis=1)
         there = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         return Context(tokens, there), jnp.where(mask.any(1, keepdims=True), pooled, 0.0)
@@ -243,7 +243,7 @@ def with_map(x: Array, spatial: SpatialMap | None, *, channels: int) -> Array:
         return x
     shape = (*x.shape[:3], channels)
     if spatial is None:
-        spatial = SpatialMap(jnp.zeros(shape), jnp.zeros(len(x), bool))
+        spatial = SpatialMap(jnp.zeros(shape), jnp.zeros(x.shape[0], bool))
     if spatial.values.shape != shape:
         raise ValueError(
             f"a map of {spatial.values.shape} was given for {x.shape}: expected {shape}"

@@ -144,7 +144,7 @@ class DiT(Conditioned):
         h = self.norm(dtype=jnp.float32, ops=self.ops, name="norm_out")(h) * (1 + scale) + shift
         out = (self.out_channels or channels) * self.patch**2
         h = nn.Dense(out, kernel_init=ZERO, dtype=self.dtype, name="head")(h.astype(self.dtype))
-        h = h.reshape(len(x), rows, columns, out)
+        h = h.reshape(x.shape[0], rows, columns, out)
         return depth_to_space(h, self.patch, height, width).astype(jnp.float32)
 
     def _embedded(self, h: Array) -> Array:

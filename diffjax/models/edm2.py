@@ -196,7 +196,7 @@ class EDM2UNet(nn.Module):
         vector = MPDense(width, name="time")(features)
         if self.num_classes:
             rows = self.num_classes + 1  # the last one is the null class
-            label = jnp.full(len(t), -1) if label is None else label
+            label = jnp.full(t.shape[0], -1) if label is None else label
             one_hot = jax.nn.one_hot(jnp.where(label < 0, self.num_classes, label), rows)
             of_label = MPDense(width, name="label")(one_hot * rows**0.5)
             vector = mp_sum(vector, of_label, self.label_balance)

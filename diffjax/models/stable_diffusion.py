@@ -165,7 +165,7 @@ class StableDiffusionUNet(nn.Module):
         embed: Any = partial(TimeEmbedding, width=width, dtype=self.dtype)
         vector = embed(self.channels[0], features_of=features, name="time")(t)
         if self.pooled_width:
-            pooled, sizes, batch = text.pooled, cond.augmentation, len(x)
+            pooled, sizes, batch = text.pooled, cond.augmentation, x.shape[0]
             if pooled is None or pooled.shape != (batch, self.pooled_width):
                 raise ValueError(
                     f"the network needs a text's pooled ({batch}, {self.pooled_width})"
