@@ -42,7 +42,7 @@ class ControlNet(StableDiffusionUNet):
         return 2 ** (len(self.image_widths) - 1)
 
     @nn.compact
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, x: Array, t: Array, cond: Condition, image: Array, train: bool = False
     ) -> Residuals:
         """What is added to the results of the U-Net's encoder.

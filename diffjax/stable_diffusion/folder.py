@@ -1,6 +1,7 @@
 """A whole folder: the networks and their weights, texts, schedule and first stage."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
+from diffjax.models.controlnet import ControlledNetwork
+from diffjax.models.network import Network
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import scheduler, text, unet, vae
+from diffjax.stable_diffusion import controlnet, scheduler, text, unet, vae
+from diffjax.stable_diffusion.controlnet import Control
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
+from diffjax.stable_diffusion.tokenizer import PLAIN, Prompts
 from diffjax.stable_diffusion.unet import UNet
 
 INDEX = "model_index.json"
@@ -49,6 +54,8 @@ class Folder(NamedTuple):
       zeros_for_none: whether the null condition is zeros, as for SDXL.
       stage, stage_params: the first stage, for images of the size that it was trained on.
       scheduler: schedule, parametrisation and the settings of sampling.
+      prompts: how they are read.
+      controls: ControlNets, with their parameters.
     """
 
     path: Path
@@ -59,6 +66,8 @@ class Folder(NamedTuple):
     stage: FirstStage
     stage_params: StageParams
     scheduler: Scheduler
+    prompts: Prompts = PLAIN
+    controls: tuple[Control, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +78,46 @@ class Folder(NamedTuple):
     def size(self) -> tuple[int, int]:
         """Height and width of the images that it was trained on."""
         return self.stage.image_shape[:2]
+
+    @property
+    def network(self) -> Network:
+        """The U-Net, with the ControlNets if there are any."""
+        if not self.controls:
+            return self.unet.network
+        modules = tuple(control.module for control in self.controls)
+        return ControlledNetwork(self.unet.module, modules)
+
+    @property
+    def network_params(self) -> Any:
+        """The parameters of `network`."""
+        if not self.controls:
+            return self.params
+        return {"unet": self.params, "controls": tuple(one.params for one in self.controls)}
+
+    def with_controls(
+        self, folders: str | Path | Sequence[str | Path], *, variant: str | None = None
+    ) -> "Folder":
+        """The same with ControlNets; see `controlnet.load`.
+
+        Args:
+          folders: one, or several, whose results are summed.
+          variant: of the weights' files.
+
+        Raises:
+          UserError: a folder that can't be read, or a ControlNet of another family.
+        """
+        controls = tuple(
+            controlnet.load(
+                path, self.unet.module, latent_channels=self.unet.latent_channels,
+                factor=self.stage.factor, variant=variant,
+            )
+            for path in controlnet.paths_of(folders)
+        )  # fmt: skip
+        return self._replace(controls=self.controls + controls)
+
+    def chunks(self, prompts: Sequence[str]) -> int:
+        """The number of chunks in which these prompts are encoded; see `Prompts.long`."""
+        return max(part.ids.count(prompts, self.prompts) for part in self.texts)
 
     def space(self, size: tuple[int, int]) -> LatentSpace:
         """The latents of images of a height and width.
@@ -93,15 +142,24 @@ class Folder(NamedTuple):
             inpaints=self.unet.module.map_channels > 0,
         )  # fmt: skip
 
-    def conditions(self, size: tuple[int, int]) -> Conditions:
-        """What the network is conditioned on, for images of a height and width."""
+    def conditions(self, size: tuple[int, int], *, chunks: int = 1) -> Conditions:
+        """What the network is conditioned on, for images of a height and width.
+
+        Args:
+          size: (height, width).
+          chunks: in which prompts are encoded.
+        """
         has_sizes = self.unet.module.pooled_width > 0
         return Conditions(
-            texts=text.texts(self.texts, zeros_for_none=self.zeros_for_none, identity=self.name),
+            texts=text.texts(
+                self.texts, zeros_for_none=self.zeros_for_none, identity=self.name,
+                how=self.prompts, chunks=chunks,
+            ),
             keep_map=True,
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
-        )
+            controls=len(self.controls),
+        )  # fmt: skip
 
     def about(self, size: tuple[int, int]) -> DataInfo:
         """The description of the images, of a height and width."""
@@ -124,7 +182,7 @@ def load_folder(
       dtype: "float32", "bfloat16" or "float16", of the weights and of the U-Net's and the
         autoencoder's computation; that of text encoders is float32.
       variant: of the weights' files, such as "fp16"; see `weights.find`.
-      tile: side in latents of the tiles in which images are decoded; 0 decodes them whole.
+      tile: side in latents of the tiles in which images are encoded and decoded; 0 for whole ones.
 
     Raises:
       UserError: no such folder, a file that is missing or corrupt, or a model that is not

@@ -1,12 +1,10 @@
 """ControlNets against diffusers': what they add, the U-Net's output with it, whole pipelines."""
 
-import json
-import shutil
-
-import jax
 import numpy as np
 import pytest
 
+import diffjax
+from diffjax.inference.sample_conditions import Choice
 from diffjax.models.condition import Condition, Control, Text
 from diffjax.models.controlnet import ControlledNetwork
 from diffjax.stable_diffusion import controlnet, unet
@@ -86,3 +84,76 @@ def test_it_is_diffusers_controlnet(tiny, folders, controls, family):
     result = network.apply(both, x, t, condition)
     assert np.abs(expected - without).max() > 0.1
     np.testing.assert_allclose(result, expected, atol=1e-5, rtol=1e-5)
+
+
+PROMPTS = ["a red cat", "dog on a cat"]
+STEPS = 5
+
+
+def images(count, size=(16, 16), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def loaded(folders, controls):
+    kept = {}
+
+    def of(family, *seeds):
+        if (family, seeds) not in kept:
+            where = [controls(family, seed)[0] for seed in seeds]
+            kept[family, seeds] = diffjax.load(folders(family)[0], control=where)
+        return kept[family, seeds]
+
+    return of
+
+
+def first_noise(model, count, seed, **how):
+    generator = model.generator(**how).of(seed=seed)
+    eps, _ = generator.noise(np.arange(count))
+    return np.asarray(eps * np.float32(generator.sampling.grid.noise_scale[0]))
+
+
+def trajectory(model, given, *, scale, seed=3, **how):
+    """x_0 of samples before they are decoded."""
+    choice = Choice(prompts=tuple(PROMPTS))
+    generator = model.with_control(given, scale).generator(**how).of(choice, seed=seed)
+    cond = generator.conditions.batch(0, 2)
+    run = generator._compile(2, False)  # the program that `model.sample` runs
+    return np.asarray(run(model.params, np.arange(2), cond, None, np.uint32(seed)).x_0)
+
+
+@pytest.mark.parametrize(
+    ("family", "seeds"),
+    (("sd15", (7, 8)), pytest.param("sdxl", (7,), marks=pytest.mark.slow)),
+)
+def test_a_trajectory_is_diffusers(tiny, folders, controls, loaded, family, seeds):
+    import diffusers
+    import torch
+
+    _, pipeline = folders(family)
+    model = loaded(family, *seeds)
+    how = {"steps": STEPS, "guidance": "classifier_free(scale=3.0)"}
+    given, scales = [images(2, seed=seed) for seed in seeds], [0.7, 0.4][: len(seeds)]
+    x_0 = trajectory(model, given, scale=scales, **how)
+    kind = "StableDiffusionXLControlNetPipeline" if family == "sdxl" else (
+        "StableDiffusionControlNetPipeline"
+    )  # fmt: skip
+    nets = [controls(family, seed)[1] for seed in seeds]
+    other = getattr(diffusers, kind)(
+        **pipeline.components, controlnet=nets if len(nets) > 1 else nets[0]
+    )
+    other.set_progress_bar_config(disable=True)
+    inputs = [tiny.nchw(one.astype(np.float32) / 255) for one in given]
+
+    def theirs(scale):
+        with torch.no_grad():
+            made = other(
+                PROMPTS, image=inputs if len(inputs) > 1 else inputs[0], guidance_scale=3.0,
+                latents=tiny.nchw(first_noise(model, 2, 3, **how)), num_inference_steps=STEPS,
+                controlnet_conditioning_scale=scale, output_type="latent",
+            )  # fmt: skip
+        return tiny.nhwc(made.images)
+
+    expected = theirs(scales if len(scales) > 1 else scales[0])
+    assert np.abs(expected - theirs([0.0] * len(scales) if len(scales) > 1 else 0.0)).max() > 0.05
+    np.testing.assert_allclose(x_0, expected, atol=1e-4, rtol=1e-4)
