@@ -137,9 +137,8 @@ class StableDiffusion(Pipeline):
             first = _images_of(control_images, self._controls)[0]
             if height is None and width is None:
                 height, width = first.shape[1:3]
-            count = (
-                max(len(arguments.texts("prompts", prompts)), len(first)) if not count else count
-            )
+            if count is None:
+                count = max(len(arguments.texts("prompts", prompts)), len(first))
         sized = self.at_size(height, width)._fitting(prompts, how)
         if control_images is not None:
             sized = sized.with_control(control_images, control_scale)
