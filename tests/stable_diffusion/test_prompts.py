@@ -163,23 +163,38 @@ def test_weights_multiply_the_states(folders):
     np.testing.assert_allclose(kept.tokens[0], factor * found[1], atol=1e-5)
 
 
-def test_samples_of_long_prompts(folders):
-    folder, _ = folders("sd15")
-    model = diffjax.load(folder, long_prompts="chunks", prompt_weights="scale")
+@pytest.fixture(scope="module")
+def chunking(folders):
+    return diffjax.load(folders("sd15")[0], long_prompts="chunks", prompt_weights="scale")
+
+
+def test_prompts_and_the_negative_one_have_as_many_chunks(chunking):
+    for prompt, negative in ((PROMPTS[0], "a dog"), ("a dog", PROMPTS[0])):
+        how = {"negative_prompt": negative}
+        choice = Choice(prompts=(prompt,))
+        conditions = chunking._fitting([prompt], how).generator(**how).of(choice).conditions
+        condition = conditions.batch(0, 1)
+        assert condition.text.tokens.shape == (1, 154, 32)
+        assert conditions.null(condition).text.tokens.shape == (1, 154, 32)
+    assert chunking._fitting(["a dog"], {}) is chunking
+
+
+def test_what_comes_after_75_tokens_is_heard(chunking):
+    x, how = np.ones((1, 8, 8, 4), np.float32) / 3, {"guidance": "none"}
+    ending = PROMPTS[0].replace("dog", "(dog:1.3)")
+    one, other = (chunking.denoise(x, 500, prompts=[p], **how).x_0 for p in (PROMPTS[0], ending))
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_samples_and_edits_of_long_prompts(chunking):
     how = {"steps": 2, "seed": 1, "guidance": "classifier_free(scale=3.0)"}
-    drawn = model.sample([*PROMPTS[:1], "(a cat:1.3)"], **how)
-    ending = model.sample([PROMPTS[0].replace("dog", "a")], **how)
-    assert (drawn[0] != ending[0]).any()  # what comes after 75 tokens is heard
-    # A long negative prompt makes a short prompt as long.
-    negative = model.sample(["a cat"], negative_prompt=PROMPTS[0], **how)
+    drawn = chunking.sample([*PROMPTS[:1], "(a cat:1.3)"], **how)
+    alone = chunking.sample(PROMPTS[:1], **how)
+    assert np.abs(drawn[:1].astype(int) - alone).max() <= 1
+    negative = chunking.sample(["a cat"], negative_prompt=PROMPTS[0], **how)
     assert negative.shape == (1, 16, 16, 3)
-    long = model._fitting(PROMPTS[:1], {})
-    conditions = long.generator(negative_prompt="a dog").of(Choice(prompts=("a",))).conditions
-    condition = conditions.batch(0, 1)
-    assert condition.text.tokens.shape == conditions.null(condition).text.tokens.shape == (
-        1, 154, 32,
-    )  # fmt: skip
-    edited = model.edit(drawn[:1], "vary(strength=0.5)", prompts=PROMPTS[:1], count=1, **how)
+    edited = chunking.edit(drawn[:1], "vary(strength=0.5)", prompts=PROMPTS[:1], count=1, **how)
     assert edited.shape == (1, 2, 16, 16, 3)
 
 
