@@ -74,6 +74,7 @@ def load(
     checkpoint: str | int = "latest",
     first_stage: str | Path | None = None,
     dtype: str | None = None,
+    **of_folder: Any,
 ) -> "Pipeline":
     """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
 
@@ -87,13 +88,19 @@ def load(
       first_stage: where the first stage's workdir is now, if it was moved.
       dtype: of Stable Diffusion's weights and computation: "float32", the default, "bfloat16" or
         "float16".
+      **of_folder: other settings of Stable Diffusion's folders: variant="fp16" of the weights'
+        files, tile=64 for the autoencoder in tiles of 64 latents, control=FOLDER of a ControlNet or
+        several, long_prompts="cut", "refuse" or "chunks", prompt_weights="none", "scale" or
+        "scale_keep_mean" for "(word:1.2)"; see `experiment.stable_diffusion.load`.
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     from diffjax.experiment.load import load as load_run
 
-    return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype)
+    return load_run(
+        workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype, **of_folder
+    )
 
 
 def cascade(

@@ -67,6 +67,7 @@ class Conditions(NamedTuple):
       keep_map: whether the map is never dropped, neither in training nor by guidance.
       embedding: of the image itself; None for none.
       unchanged: the augmentation's parameters of an unchanged image; zeros for ().
+      controls: number of ControlNets, each of which is given an image.
     """
 
     num_classes: int = 0
@@ -76,6 +77,7 @@ class Conditions(NamedTuple):
     keep_map: bool = False
     embedding: ImageEmbedding | None = None
     unchanged: tuple[float, ...] = ()
+    controls: int = 0
 
     @property
     def any(self) -> bool:

@@ -35,6 +35,7 @@ def load(
     checkpoint: str | int = "latest",
     first_stage: str | Path | None = None,
     dtype: str | None = None,
+    **of_folder: Any,
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
@@ -47,6 +48,8 @@ def load(
       checkpoint: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
       first_stage: the first stage's workdir, if it was moved.
       dtype: of Stable Diffusion's weights and computation, "float32" by default.
+      **how: other settings of Stable Diffusion's folders: variant, tile, control,
+        long_prompts, prompt_weights; see `experiment.stable_diffusion.load`.
 
     Raises:
       UserError: no such run, or one that can't be read.
@@ -60,10 +63,20 @@ def load(
                 f"{folder} is a folder of Stable Diffusion, which has no checkpoints and its own "
                 "first stage: leave out checkpoint and first_stage"
             )
-        return stable_diffusion.load(folder, dtype=dtype or "float32")
+        if unknown := sorted(set(how) - set(stable_diffusion.SETTINGS)):
+            raise UserError(
+                f"{unknown[0]} is not a setting of Stable Diffusion's folders: expected dtype, "
+                f"{', '.join(stable_diffusion.SETTINGS)}"
+            )
+        return stable_diffusion.load(folder, dtype=dtype or "float32", **of_folder)
     if dtype is not None:
         raise UserError(
             f"dtype is {dtype!r}: it is of Stable Diffusion's folders; a run has that of its config"
+        )
+    if of_folder:
+        raise UserError(
+            f"{min(of_folder)} is a setting of Stable Diffusion's folders, and {folder} is none: "
+            "leave it out"
         )
     if first_stage is not None:
         first_stage = arguments.path("first_stage", first_stage)
@@ -98,8 +111,8 @@ def load(
 
         height, width, channels = model.about.shape
         return stable_diffusion.pipeline(
-            lambda size: of_folder(config, model.about._replace(shape=(*size, channels)), of),
-            params, step=stored.step, size=(height, width),
+            lambda of, size: of_folder(config, model.about._replace(shape=(*size, channels)), of),
+            of._replace(params=params), step=stored.step, size=(height, width),
         )  # fmt: skip
     return Pipeline(
         params=params,

@@ -190,7 +190,7 @@ def of_folder(
         )
     return Model(
         config, about, networks.kernels("xla", key="model.kernels"), space,
-        folder.conditions((height, width)), folder.unet.network, diffusion, None,
+        folder.conditions((height, width)), folder.network, diffusion, None,
         examples or partial(_no_prompts, space), folder, _adapted(config, folder),
     )  # fmt: skip
 

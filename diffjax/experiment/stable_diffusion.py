@@ -1,55 +1,81 @@
 """`diffjax.load` of a folder that diffusers wrote: Stable Diffusion with diffjax's sampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffjax import arguments
 from diffjax.experiment import defaults
 from diffjax.experiment.load import generator_of, task_of
 from diffjax.experiment.model import Model, of_folder
 from diffjax.experiment.model_folder import SCALE, XL_SCALE
 from diffjax.inference.stable_diffusion import StableDiffusion
 from diffjax.stable_diffusion.folder import Folder, load_folder
+from diffjax.stable_diffusion.tokenizer import Prompts
 
+Size = tuple[int, int]
+
+# Arguments of `load` that `diffjax.load` passes on.
+SETTINGS = ("variant", "tile", "control", "long_prompts", "prompt_weights")
 STEPS = 50
 
 
 def load(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    tile: int = 0,
+    control: str | Path | Sequence[str | Path] = (),
+    long_prompts: str = "cut",
+    prompt_weights: str = "none",
 ) -> StableDiffusion:
     """Reads a folder; see `stable_diffusion.folder.load_folder`.
 
+    Args:
+      path, dtype, variant, tile: as for `load_folder`.
+      control: folder of a ControlNet, or several, whose results are summed.
+      long_prompts, prompt_weights: `long` and `weights` of `stable_diffusion.tokenizer.Prompts`.
+
     Raises:
-      UserError: as `load_folder`.
+      UserError: as `load_folder`, or a ControlNet that can't be read or is of another family.
     """
-    folder = load_folder(path, dtype=dtype, variant=variant)
-    return pipeline(lambda size: model_of(folder, size), folder.params, step=0, size=folder.size)
+    prompts = Prompts(long_prompts, prompt_weights).check()
+    tile = arguments.whole("tile", tile)
+    folder = load_folder(path, dtype=dtype, variant=variant, tile=tile)
+    folder = folder._replace(prompts=prompts).with_controls(control, variant=variant)
+    return pipeline(model_of, folder)
 
 
 def pipeline(
-    of_size: Callable[[tuple[int, int]], Model], params: Any, *, step: int, size: tuple[int, int]
+    model_of: Callable[[Folder, Size], Model],
+    folder: Folder,
+    *,
+    step: int = 0,
+    size: Size | None = None,
 ) -> StableDiffusion:
     """The pipeline of a folder's model, or of one that was trained from it.
 
     Args:
-      of_size: (height, width) -> the model for images of that size.
-      params: of the network.
+      model_of: (folder, (height, width)) -> the model for images of that size.
+      folder: with the parameters.
       step: of the parameters.
-      size: the first one.
+      size: of the images; by default the folder's.
 
     Raises:
       UserError: sides that are no multiples of the autoencoder's factor.
     """
-    made: dict[tuple[int, int], StableDiffusion] = {}
+    made: dict[tuple[Any, ...], StableDiffusion] = {}
 
-    def at(size: tuple[int, int]) -> StableDiffusion:
-        if size not in made:
-            model = of_size(size)
-            assert model.folder is not None
-            made[size] = StableDiffusion(
-                of_size=at,
-                folder=model.folder,
-                params=params,
+    def of(folder: Folder, size: Size) -> StableDiffusion:
+        # A pipeline's programs take the U-Net's parameters, and contain the text encoders'. It
+        # refers to these, so that no others have their id.
+        key = (size, folder.chunks, *(id(part.params) for part in folder.texts))
+        if key not in made:
+            model = model_of(folder, size)
+            made[key] = StableDiffusion(
+                folder=folder,
+                of=of,
                 step=step,
                 about=model.about,
                 space=model.space,
@@ -57,9 +83,9 @@ def pipeline(
                 make_generator=lambda how: generator_of(model, how, model.examples),
                 make_task=task_of,
             )
-        return made[size]
+        return made[key].with_folder(folder)
 
-    return at(size)
+    return of(folder, size or folder.size)
 
 
 def model_of(folder: Folder, size: tuple[int, int]) -> Model:

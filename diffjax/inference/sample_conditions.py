@@ -15,7 +15,7 @@ from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions, broadcast
 from diffjax.errors import UserError
 from diffjax.images import to_model_range
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models.condition import Condition, SpatialMap, Text, null
+from diffjax.models.condition import Condition, Control, SpatialMap, Text, null
 from diffjax.sampling import guidance
 from diffjax.types import Array
 
@@ -35,6 +35,18 @@ class Examples(NamedTuple):
     labels: np.ndarray
 
 
+class ControlImages(NamedTuple):
+    """What ControlNets are given.
+
+    Attributes:
+      images: uint8 (n, H, W, C) for each ControlNet, in turn.
+      scales: one each.
+    """
+
+    images: tuple[np.ndarray, ...]
+    scales: tuple[float, ...]
+
+
 class Choice(NamedTuple):
     """Which conditions; what is empty or None is left open.
 
@@ -46,6 +58,7 @@ class Choice(NamedTuple):
       low_resolution: uint8 (n, h, w, C), which maps of super-resolution are made of instead; any h
         and w, if the space is of their size times the factor.
       embeddings: float (n, D) of images; None for those of the examples.
+      control: images of ControlNets.
     """
 
     labels: tuple[int, ...] = ()
@@ -54,6 +67,7 @@ class Choice(NamedTuple):
     map_images: np.ndarray | None = None
     low_resolution: np.ndarray | None = None
     embeddings: np.ndarray | None = None
+    control: ControlImages | None = None
 
 
 OPEN = Choice()
@@ -99,6 +113,7 @@ class SampleConditions:
         self._names_labels = bool(choice.labels)
         self._prompts, self._map_images = choice.prompts, choice.map_images
         self._low, self._embeddings = choice.low_resolution, choice.embeddings
+        self._control = choice.control
         self._texts = conditions.texts
         self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
@@ -129,7 +144,8 @@ class SampleConditions:
         """
         if level is not None:
             _check_level(level, self.model)
-        other, (labels, prompts, _, map_images, low, embeddings) = copy.copy(self), choice
+        other, (labels, prompts, _, map_images, low, embeddings, control) = copy.copy(self), choice
+        other._control = control or self._control
         other._seed = self._seed if seed is None else seed
         other._space = self._space if space is None else space
         other._level = self._level if level is None else level
@@ -250,8 +266,24 @@ class SampleConditions:
             numbers = np.arange(start, start + count)
             spatial = self.noised(self._map_values(start, count), numbers)
         embedding = self.embeddings(start, count)
-        made = Condition(labels, text, spatial, augmentation, embedding)
+        control = self.control(start, count)
+        made = Condition(labels, text, spatial, augmentation, embedding, control)
         return None if all(part is None for part in made) else made
+
+    def control(self, start: int, count: int) -> Control | None:
+        """What the ControlNets are given for samples start .. start + count - 1, or None."""
+        if not self.model.controls:
+            return None
+        if self._control is None:
+            raise UserError(
+                "the model has a ControlNet: give control_images, or load it without control"
+            )
+        numbers = np.arange(start, start + count)
+        images = tuple(
+            images[numbers % len(images)].astype(np.float32) / 255
+            for images in self._control.images
+        )
+        return Control(images, np.tile(np.asarray(self._control.scales, np.float32), (count, 1)))
 
     def text(self, captions: Sequence[str]) -> Text:
         """Encoded prompts; each distinct one is encoded once."""

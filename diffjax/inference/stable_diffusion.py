@@ -7,45 +7,73 @@ images = model.sample(["a red apple"], steps=30, guidance="classifier_free(scale
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from diffjax import arguments
 from diffjax.errors import UserError
+from diffjax.inference.generator import Generator
 from diffjax.inference.inputs import low_resolution_of
 from diffjax.inference.pipeline import Pipeline
+from diffjax.inference.sample_conditions import Choice, ControlImages
+from diffjax.parametrisations import Estimates
 from diffjax.stable_diffusion.folder import Folder
 from diffjax.stable_diffusion.save import save, with_process
 from diffjax.stable_diffusion.weights_writer import SHARD_BYTES
+from diffjax.types import Array
 
 
 class StableDiffusion(Pipeline):
-    """A `Pipeline` of images of one size, and those of other sizes by `at_size`."""
+    """A `Pipeline` of images of one size, and those of other sizes by `at_size`.
+
+    With ControlNets, `sample` and `edit` take control_images and control_scale:
+
+        control_images: uint8 (n, H, W, 3) of the result's size, repeated cyclically; of several
+          ControlNets, a list with such an array for each.
+        control_scale: a number, or one for each ControlNet, by which what they add is multiplied.
+
+    and the other methods are those of `with_control`'s result.
+    """
 
     def __init__(
         self,
         *,
-        of_size: Callable[[tuple[int, int]], StableDiffusion],
         folder: Folder,
+        of: Callable[[Folder, tuple[int, int]], StableDiffusion],
         **parts: Any,
     ) -> None:
         """Takes the parts that `experiment.stable_diffusion` resolves.
 
         Args:
-          of_size: (height, width) -> the pipeline of images of that size, with the same parameters.
-          folder: that it is of.
-          **parts: as for `Pipeline`.
+          folder: the networks and their parameters, and how prompts are read.
+          of: (a folder of the same networks, (height, width)) -> its pipeline of images of a size.
+          **parts: as for `Pipeline`, without `params`.
         """
-        super().__init__(**parts)
-        self._of_size, self._folder = of_size, folder
+        super().__init__(params=folder.network_params, **parts)
+        self._folder, self._of = folder, of
+        self._control: ControlImages | None = None
+
+    def with_folder(self, folder: Folder) -> StableDiffusion:
+        """The pipeline with the parameters of another folder; it shares what is compiled.
+
+        Args:
+          folder: with the same networks, and the same text encoders.
+        """
+        made = copy.copy(self)
+        made.params, made._folder = folder.network_params, folder
+        return made
 
     def save(
         self, out: str | Path, *, dtype: str | None = None, shard_bytes: int = SHARD_BYTES
     ) -> list[Path]:
         """Writes a folder that diffusers loads; see `stable_diffusion.save.save`.
+
+        ControlNets are not written.
 
         Args:
           out: a new or empty folder.
@@ -59,7 +87,7 @@ class StableDiffusion(Pipeline):
           UserError: as `stable_diffusion.save.save`.
         """
         folder = with_process(self._folder, self.diffusion)
-        return save(folder, out, params=self.params, dtype=dtype, shard_bytes=shard_bytes)
+        return save(folder, out, dtype=dtype, shard_bytes=shard_bytes)
 
     def at_size(self, height: int | None = None, width: int | None = None) -> StableDiffusion:
         """The pipeline of images of another height and width; those of now for None.
@@ -72,7 +100,40 @@ class StableDiffusion(Pipeline):
             own[0] if height is None else arguments.whole("height", height, least=1),
             own[1] if width is None else arguments.whole("width", width, least=1),
         )
-        return self if size == own else self._of_size(size)
+        return self if size == own else self._of(self._folder, size)
+
+    def with_control(self, images: Any, scale: Any = 1.0) -> StableDiffusion:
+        """The pipeline whose ControlNets are given images; see the class.
+
+        Args:
+          images: control_images, of this pipeline's size.
+          scale: control_scale.
+
+        Raises:
+          UserError: other images, or a model without ControlNets.
+        """
+        controls = len(self._folder.controls)
+        if not controls:
+            raise UserError(
+                "control_images were passed, but the model has no ControlNet: load it with "
+                "diffjax.load(folder, control=...)"
+            )
+        given = _images_of(images, controls)
+        height, width = self.space.image_shape[:2]
+        for found in given:
+            if found.shape[1:3] != (height, width):
+                raise UserError(
+                    f"control_images are {found.shape[1]}x{found.shape[2]}: expected the size of "
+                    f"the result, {height}x{width}"
+                )
+        other = copy.copy(self)
+        other._control = ControlImages(given, _scales_of(scale, controls))
+        return other
+
+    def generator(self, **how: Any) -> Generator:
+        """The generator, with overridden settings and the images of control; see `sample`."""
+        made = super().generator(**how)
+        return made if self._control is None else made.of(Choice(control=self._control))
 
     def sample(
         self,
@@ -80,15 +141,21 @@ class StableDiffusion(Pipeline):
         *,
         height: int | None = None,
         width: int | None = None,
+        control_images: Any = None,
+        control_scale: Any = 1.0,
+        count: int | None = None,
         **how: Any,
     ) -> np.ndarray:
         """Draws samples; see `Pipeline.sample`.
 
         Args:
           prompts: texts, repeated cyclically if `count` is larger.
-          height, width: of the images; by default those that the model was trained on.
-          **how: count, seed and settings: sampler, grid, steps, guidance, threshold,
-            negative_prompt, batch_size.
+          height, width: of the images; by default those of control_images, or else those that the
+            model was trained on.
+          control_images, control_scale: see the class.
+          count: number of samples; by default that of prompts or control_images, if those are more.
+          **how: seed and settings: sampler, grid, steps, guidance, threshold, negative_prompt,
+            batch_size.
 
         Returns:
           uint8 (count, height, width, C).
@@ -96,20 +163,95 @@ class StableDiffusion(Pipeline):
         Raises:
           UserError: no prompts, or an invalid setting.
         """
-        return Pipeline.sample(self.at_size(height, width), prompts, **how)
+        if control_images is not None and (controls := len(self._folder.controls)):
+            first = _images_of(control_images, controls)[0]
+            if height is None and width is None:
+                height, width = first.shape[1:3]
+            if count is None:
+                count = max(len(arguments.texts("prompts", prompts)), len(first))
+        sized = self.at_size(height, width)._fitting(prompts, how)
+        if control_images is not None:
+            sized = sized.with_control(control_images, control_scale)
+        return Pipeline.sample(sized, prompts, count=count, **how)
 
-    def edit(self, images: np.ndarray, task: str, **how: Any) -> np.ndarray:
+    def edit(
+        self,
+        images: np.ndarray,
+        task: str,
+        *,
+        prompts: Sequence[str] = (),
+        control_images: Any = None,
+        control_scale: Any = 1.0,
+        **how: Any,
+    ) -> np.ndarray:
         """Edits images of any size; see `Pipeline.edit`.
 
         Args:
           images: uint8 (n, H, W, C), H and W multiples of the first stage's factor.
           task: "vary(strength=0.5)", "inpaint", "repaint", "invert", "interpolate".
+          prompts: one for all images, or one each.
+          control_images, control_scale: see the class; one image for all, or one each.
           **how: as for `Pipeline.edit`.
 
         Raises:
           UserError: images or conditions that the model or the task does not support.
         """
         given = low_resolution_of("images", images, channels=self.space.image_shape[-1])
-        if not how.get("prompts"):
+        if not prompts:
             raise UserError(f"{task} needs prompts: give one for all images, or one each")
-        return Pipeline.edit(self.at_size(*given.shape[1:3]), given, task, **how)
+        sized = self.at_size(*given.shape[1:3])._fitting(prompts, how)
+        if control_images is not None:
+            sized = sized.with_control(control_images, control_scale)
+        for found in () if sized._control is None else sized._control.images:
+            if len(found) not in (1, len(given)):
+                raise UserError(
+                    f"{len(found)} control_images for {len(given)} images: expected 1 or "
+                    f"{len(given)}"
+                )
+        return Pipeline.edit(sized, given, task, prompts=prompts, **how)
+
+    def encode(self, x: np.ndarray, *, prompts: Sequence[str] = (), **how: Any) -> np.ndarray:
+        """The noise of images; see `Pipeline.encode`."""
+        return Pipeline.encode(self._fitting(prompts, how), x, prompts=prompts, **how)
+
+    def decode(self, noise: np.ndarray, *, prompts: Sequence[str] = (), **how: Any) -> np.ndarray:
+        """Images of the noise of `encode`; see `Pipeline.decode`."""
+        return Pipeline.decode(self._fitting(prompts, how), noise, prompts=prompts, **how)
+
+    def denoise(self, x_t: Array, t: Any, *, prompts: Sequence[str] = (), **how: Any) -> Estimates:
+        """The estimates of x_0 and eps at (x_t, t); see `Pipeline.denoise`."""
+        return Pipeline.denoise(self._fitting(prompts, how), x_t, t, prompts=prompts, **how)
+
+    def _fitting(self, prompts: Any, how: dict[str, Any]) -> StableDiffusion:
+        """The pipeline that encodes these prompts and the negative one in enough chunks."""
+        negative = how.get("negative_prompt", "")
+        texts = [*arguments.texts("prompts", prompts)]
+        folder = self._folder
+        chunks = folder.chunks_of([*texts, negative] if isinstance(negative, str) else texts)
+        if chunks == folder.chunks:
+            return self
+        of_chunks = self._of(folder._replace(chunks=chunks), self.space.image_shape[:2])
+        other = copy.copy(of_chunks)
+        other._control = self._control
+        return other
+
+
+def _images_of(images: Any, controls: int) -> tuple[np.ndarray, ...]:
+    """uint8 (n, H, W, 3) for each ControlNet."""
+    one_alone = controls == 1 and isinstance(images, np.ndarray | jax.Array)
+    given = (images,) if one_alone else images
+    if not isinstance(given, list | tuple) or len(given) != controls:
+        what = f"{len(given)}" if isinstance(given, list | tuple) else arguments.shown(images)
+        raise UserError(
+            f"control_images is {what}: expected "
+            + ("uint8 images (n, H, W, 3)" if controls == 1 else f"a list of {controls} arrays")
+        )
+    return tuple(low_resolution_of("control_images", one, channels=3) for one in given)
+
+
+def _scales_of(scale: Any, controls: int) -> tuple[float, ...]:
+    """A number for each ControlNet."""
+    scales = tuple(scale) if isinstance(scale, list | tuple) else (scale,) * controls
+    if len(scales) != controls:
+        raise UserError(f"{len(scales)} numbers in control_scale for {controls} ControlNets")
+    return tuple(arguments.number("control_scale", one) for one in scales)

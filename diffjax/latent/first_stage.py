@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.latent.regularisers import Regulariser
-from diffjax.latent.tiled_decode import decode_tiled
+from diffjax.latent.tiled_decode import decode_tiled, encode_tiled
 from diffjax.models.autoencoder import Decoder, Encoder
 from diffjax.types import Array
 
@@ -59,6 +59,7 @@ class FirstStage(NamedTuple):
       image_shape: (H, W, C) of the images.
       latent_shape: (h, w, c) of the latents.
       tile: side in latents of the tiles of tiled decoding; 0 decodes whole.
+      encode_tile: likewise of encoding.
     """
 
     encoder: Encoder
@@ -67,6 +68,7 @@ class FirstStage(NamedTuple):
     image_shape: tuple[int, int, int]
     latent_shape: tuple[int, int, int]
     tile: int = 0
+    encode_tile: int = 0
 
     @property
     def factor(self) -> int:
@@ -75,7 +77,13 @@ class FirstStage(NamedTuple):
 
     def encode(self, params: StageParams, images: Array) -> Array:
         """(B, H, W, C) in [-1, 1] -> the encoder's map, (B, h, w, map channels)."""
-        return self.encoder.apply({"params": params.params["encoder"]}, images)
+        variables = {"params": params.params["encoder"]}
+        if self.encode_tile:
+            return encode_tiled(
+                lambda part: self.encoder.apply(variables, part),
+                images, tile=self.encode_tile, factor=self.factor,
+            )  # fmt: skip
+        return self.encoder.apply(variables, images)
 
     def sample(self, params: StageParams, latents_map: Array, *, eps: Array | None = None) -> Array:
         """Scaled latents of an encoder's map: (B, h, w, c), the Gaussian's mean for eps = None."""

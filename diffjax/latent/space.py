@@ -238,6 +238,8 @@ class LatentSpace(NamedTuple):
 
     def source(self, images: data.ImageSource) -> LatentSource:
         key = f"{self.identity} {jnp.dtype(self.stage.encoder.dtype).name} {self.map_name}"
+        if self.stage.encode_tile:
+            key += f" in tiles of {self.stage.encode_tile}"
 
         def encode(params: StageParams, images: Array) -> dict[str, Array]:
             x = to_model_range(images)

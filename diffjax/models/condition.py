@@ -44,6 +44,18 @@ class SpatialMap(NamedTuple):
     log_snr: Leaf | None = None
 
 
+class Control(NamedTuple):
+    """Images that ControlNets are given; no null condition changes them.
+
+    Attributes:
+      images: one (B, H, W, C) float in [0, 1] for each ControlNet, of the result's size.
+      scale: (B, number of ControlNets) float, by which what they add is multiplied.
+    """
+
+    images: tuple[Leaf, ...]
+    scale: Leaf
+
+
 class Condition(NamedTuple):
     """A network's conditions; None for those that it does not have.
 
@@ -54,6 +66,7 @@ class Condition(NamedTuple):
       augmentation: (B, n) float, the parameters of the augmentation that was done to the images
         (`augmentation.non_leaking`); zeros for none, as always at sampling.
       embedding: (B, D) float, an image embedding, zeros for none.
+      control: see `Control`.
     """
 
     label: Leaf | None = None
@@ -61,13 +74,14 @@ class Condition(NamedTuple):
     map: SpatialMap | None = None
     augmentation: Leaf | None = None
     embedding: Leaf | None = None
+    control: Control | None = None
 
 
 def drop(condition: Condition, dropped: Array, *, keep_map: bool = False) -> Condition:
     """The condition with null values where dropped (B,) bool is True.
 
     Augmentation parameters stay: they describe what was done to an image, whatever it shows. So
-    does the image embedding, which `drop_embedding` drops by itself.
+    do images of control, and the image embedding, which `drop_embedding` drops by itself.
 
     Args:
       condition: of a batch.

@@ -123,6 +123,7 @@ class Conditioned(nn.Module):
         for name, has in (
             ("label", self.num_classes), ("text", self.text_width), ("map", self.map_channels),
             ("augmentation", self.augmentation_width), ("embedding", self.embedding_width),
+            ("control", False),
         ):  # fmt: skip
             if getattr(condition, name) is not None and not has:
                 raise ValueError(
@@ -130,7 +131,7 @@ class Conditioned(nn.Module):
                     "text_width, map_channels, augmentation_width or embedding_width"
                 )
         batch, height, width, _ = x.shape
-        label, text, spatial, augmentation, embedding = condition
+        label, text, spatial, augmentation, embedding, _ = condition
         nothing = jnp.zeros((batch, 1), bool)
         if self.num_classes and label is None:
             label = jnp.full(batch, -1)

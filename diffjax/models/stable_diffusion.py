@@ -1,7 +1,8 @@
 """The U-Net of Stable Diffusion 1, 2 and XL, and of their inpainting variants."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,21 @@ from diffjax.types import Array, Dtype
 # Numbers that SDXL is given of an image: height and width of the original, top and left of the
 # crop, height and width of the target (Podell et al. 2023, section 2.2).
 SIZES = 6
+
+# (h, level, name, depth of the transformer) -> h
+Residual = Callable[[Array, int, str, int], Array]
+
+
+class Residuals(NamedTuple):
+    """What is added to the results of the encoder.
+
+    Attributes:
+      skips: to the maps that the decoder is given, in the encoder's order.
+      middle: to the result of the middle.
+    """
+
+    skips: tuple[Array, ...]
+    middle: Array
 
 
 class StableDiffusionUNet(nn.Module):
@@ -83,7 +99,14 @@ class StableDiffusionUNet(nn.Module):
     remat: Policy | None = None
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, cond: Condition, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        cond: Condition,
+        train: bool = False,
+        control: Residuals | None = None,
+    ) -> Array:
         """Applies the network.
 
         Args:
@@ -92,6 +115,7 @@ class StableDiffusionUNet(nn.Module):
           cond: with `text`, (B, L, text_width) tokens, with pooled_width its `pooled`, (B,
             pooled_width), and `augmentation`, (B, 6); with map_channels a `map`.
           train: whether dropout is on, which needs a "dropout" key.
+          control: what is added to the encoder's results, see `models.controlnet`.
 
         Returns:
           (B, h, w, out_channels) float32.
@@ -103,53 +127,64 @@ class StableDiffusionUNet(nn.Module):
         """
         self._check_fields()
         check_batch(self, x, t, cond)
-        attending = self.attention_blocks(x.shape[1])
-        check_perturbed(self.perturbed, attending)
-        text, vector, with_map = self._inputs(x, t, cond)
+        check_perturbed(self.perturbed, self.attention_blocks(x.shape[1]))
+        context, vector, with_map = self._inputs(x, t, cond)
+        residual = self._residual(context, vector, train)
         common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
-        block, transformer = ResNetBlock, SpatialTransformer
-        if self.remat is not None:
-            block = nn.remat(block, static_argnums=(3,), policy=self.remat)
-            transformer = nn.remat(transformer, policy=self.remat)
-        norm: dict[str, Any] = {"groups": self.groups, "eps": self.eps}
-        last = len(self.channels) - 1
-
-        def residual(h: Array, level: int, name: str, depth: int = 0) -> Array:
-            width = self.channels[level]
-            h = block(
-                width, dropout=self.dropout, scale_shift=False, name=name, **norm, **common
-            )(h, vector, train)  # fmt: skip
-            if depth:
-                h = transformer(
-                    depth, width // self.heads[level], groups=self.groups, eps=1e-6,
-                    mix=no_attention if name in self.perturbed else self.attention_fn,
-                    name=f"{name}_transformer", **common,
-                )(h, text)  # fmt: skip
-            return h
-
         h = Conv3x3(self.channels[0], name="stem", **common)(with_map.astype(self.dtype))
-        skips = [h]
-        for level, depth in enumerate(self.depths):
-            for i in range(self.blocks):
-                h = residual(h, level, f"down{level}_{i}", depth)
-                skips.append(h)
-            if level != last:
-                h = Downsample(name=f"down{level}", **common)(h)
-                skips.append(h)
+        skips, h = self._encode(h, residual)
+        if control is not None:
+            pairs = zip(skips, control.skips, strict=True)
+            skips = [skip + added.astype(self.dtype) for skip, added in pairs]
+            h = h + control.middle.astype(self.dtype)
 
-        h = residual(h, last, "middle_0", self.middle_depth)
-        h = residual(h, last, "middle_1")
-
-        for level in reversed(range(last + 1)):
+        for level in reversed(range(len(self.channels))):
             for i in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = residual(h, level, f"up{level}_{i}", self.depths[level])
             if level:
                 h = Upsample(name=f"up{level}", **common)(h, *skips[-1].shape[1:3])
 
-        h = GroupNorm(silu=True, name="norm", **norm, **common)(h)
+        h = GroupNorm(self.groups, self.eps, silu=True, name="norm", **common)(h)
         h = Conv3x3(self.out_channels or x.shape[-1], zero=True, name="head", **common)(h)
         return h.astype(jnp.float32)
+
+    def _residual(self, context: Context, vector: Array, train: bool) -> Residual:
+        """A residual block with its transformer: (h, level, name, depth) -> h."""
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        block, transformer = ResNetBlock, SpatialTransformer
+        if self.remat is not None:
+            block = nn.remat(block, static_argnums=(3,), policy=self.remat)
+            transformer = nn.remat(transformer, policy=self.remat)
+
+        def residual(h: Array, level: int, name: str, depth: int) -> Array:
+            width = self.channels[level]
+            h = block(
+                width, dropout=self.dropout, scale_shift=False, groups=self.groups, eps=self.eps,
+                name=name, **common,
+            )(h, vector, train)  # fmt: skip
+            if depth:
+                h = transformer(
+                    depth, width // self.heads[level], groups=self.groups, eps=1e-6,
+                    mix=no_attention if name in self.perturbed else self.attention_fn,
+                    name=f"{name}_transformer", **common,
+                )(h, context)  # fmt: skip
+            return h
+
+        return residual
+
+    def _encode(self, h: Array, residual: Residual) -> tuple[list[Array], Array]:
+        """The stem's result to the maps that the decoder is given, and that of the middle."""
+        skips, last = [h], len(self.channels) - 1
+        for level, depth in enumerate(self.depths):
+            for i in range(self.blocks):
+                h = residual(h, level, f"down{level}_{i}", depth)
+                skips.append(h)
+            if level != last:
+                h = Downsample(dtype=self.dtype, ops=self.ops, name=f"down{level}")(h)
+                skips.append(h)
+        h = residual(h, last, "middle_0", self.middle_depth)
+        return skips, residual(h, last, "middle_1", 0)
 
     def _inputs(self, x: Array, t: Array, cond: Condition) -> tuple[Context, Array, Array]:
         """The tokens to attend to, the vector of the residual blocks, and latents with the map."""

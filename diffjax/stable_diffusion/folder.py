@@ -16,11 +16,15 @@ from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
 from diffjax.models.condition import Text
+from diffjax.models.controlnet import ControlledNetwork
+from diffjax.models.network import Network
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import scheduler, text, unet, vae, weights
+from diffjax.stable_diffusion import controlnet, scheduler, text, unet, vae, weights
+from diffjax.stable_diffusion.controlnet import Control
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
+from diffjax.stable_diffusion.tokenizer import PLAIN, Prompts
 from diffjax.stable_diffusion.unet import UNet
 from diffjax.types import Dtype
 
@@ -57,6 +61,9 @@ class Folder(NamedTuple):
       scheduler: schedule, parametrisation and the settings of sampling.
       text_digest: changes with the text encoders' weights.
       variant: of the weights' files, see `load_folder`.
+      prompts: how they are read.
+      chunks: in which each is encoded.
+      controls: ControlNets, with their parameters.
     """
 
     path: Path
@@ -69,6 +76,49 @@ class Folder(NamedTuple):
     scheduler: Scheduler
     text_digest: str = ""
     variant: str | None = None
+    prompts: Prompts = PLAIN
+    chunks: int = 1
+    controls: tuple[Control, ...] = ()
+
+    @property
+    def network(self) -> Network:
+        """The U-Net, with the ControlNets if there are any."""
+        if not self.controls:
+            return self.unet.network
+        modules = tuple(control.module for control in self.controls)
+        return ControlledNetwork(self.unet.module, modules)
+
+    @property
+    def network_params(self) -> Any:
+        """The parameters of `network`."""
+        if not self.controls:
+            return self.params
+        return {"unet": self.params, "controls": tuple(one.params for one in self.controls)}
+
+    def with_controls(
+        self, folders: str | Path | Sequence[str | Path], *, variant: str | None = None
+    ) -> "Folder":
+        """The same with ControlNets; see `controlnet.load`.
+
+        Args:
+          folders: one, or several, whose results are summed.
+          variant: of the weights' files.
+
+        Raises:
+          UserError: a folder that can't be read, or a ControlNet of another family.
+        """
+        controls = tuple(
+            controlnet.load(
+                path, self.unet.module, latent_channels=self.unet.latent_channels,
+                factor=self.stage.factor, variant=variant,
+            )
+            for path in controlnet.paths_of(folders)
+        )  # fmt: skip
+        return self._replace(controls=self.controls + controls)
+
+    def chunks_of(self, prompts: Sequence[str]) -> int:
+        """The number of chunks in which these prompts are encoded; see `Prompts.long`."""
+        return max(part.ids.count(prompts, self.prompts) for part in self.texts)
 
     def unet_params(self, dtype: Dtype | None = None) -> Any:
         """The U-Net's parameters, read from the files; in its compute type by default."""
@@ -118,13 +168,15 @@ class Folder(NamedTuple):
         """What the network is conditioned on, for images of a height and width."""
         has_sizes = self.unet.module.pooled_width > 0
         texts = text.texts(
-            self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest
-        )
+            self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest,
+            how=self.prompts, chunks=self.chunks,
+        )  # fmt: skip
         return Conditions(
             texts=texts._replace(encode=_in_batches(texts.encode)),
             keep_map=True,
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
+            controls=len(self.controls),
         )
 
     def about(self, size: tuple[int, int]) -> DataInfo:
@@ -159,7 +211,7 @@ def load_folder(
       dtype: "float32", "bfloat16" or "float16", of the weights and of the U-Net's and the
         autoencoder's computation; that of text encoders is float32.
       variant: of the weights' files, such as "fp16"; see `weights.find`.
-      tile: side in latents of the tiles in which images are decoded; 0 decodes them whole.
+      tile: side in latents of the tiles in which images are encoded and decoded; 0 for whole ones.
 
     Raises:
       UserError: no such folder, a file that is missing or corrupt, or a model that is not

@@ -54,6 +54,30 @@ def of_unet(levels: int) -> Names:
     return names
 
 
+def of_controlnet(levels: int) -> Names:
+    """Names of `models.controlnet.ControlNet` in diffusers' ControlNetModel.
+
+    >>> names = of_controlnet(4)
+    >>> names("image/down0"), names("skip_middle")
+    ([('controlnet_cond_embedding.blocks.1',)], [('controlnet_mid_block',)])
+    """
+    of_encoder = of_unet(levels)
+
+    def names(path: str) -> Sequence[tuple[str, ...]]:
+        if path.startswith("skip_"):
+            end = path.removeprefix("skip_")
+            return [(f"controlnet_{'mid_block' if end == 'middle' else f'down_blocks.{end}'}",)]
+        first, _, rest = path.partition("/")
+        if first != "image":
+            return of_encoder(path)
+        if rest in _ENDS:
+            return [(f"controlnet_cond_embedding.{_ENDS[rest]}",)]
+        kind, number = rest[:-1], int(rest[-1])
+        return [(f"controlnet_cond_embedding.blocks.{2 * number + (kind == 'down')}",)]
+
+    return names
+
+
 def of_vae(levels: int) -> Names:
     """Names of {"encoder": Encoder, "decoder": Decoder} in diffusers' AutoencoderKL."""
 

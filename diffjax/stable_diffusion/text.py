@@ -16,20 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.conditioning.clip import (
-    END,
-    Clip,
-    clip_of,
-    clip_tokenizer,
-    module_names,
-    pool_of,
-)
+from diffjax.conditioning.clip import Clip, clip_of, module_names, pool_of
 from diffjax.conditioning.conditions import Texts
-from diffjax.conditioning.hugging_face import TEXT_INPUTS, Pool, read_config, tokenise_with
-from diffjax.conditioning.model_folder import read_json
+from diffjax.conditioning.hugging_face import TEXT_INPUTS, Pool, read_config
 from diffjax.errors import UserError
 from diffjax.models.condition import Text
-from diffjax.stable_diffusion import names, weights
+from diffjax.stable_diffusion import names, tokenizer, weights
+from diffjax.stable_diffusion.prompts import scaled
+from diffjax.stable_diffusion.tokenizer import PLAIN, Prompts, PromptTokenizer
 from diffjax.types import Array, Dtype
 
 STEM = "model"
@@ -124,64 +118,10 @@ def load(
     )
 
 
-def read_tokenizer(folder: Path, encoder: Encoder) -> Callable[[Sequence[str]], np.ndarray]:
-    """A function from texts to ids, int32 (B, L), padded to the encoder's number of positions.
-
-    It warns once for each text that is cut.
-
-    Args:
-      folder: with vocab.json and merges.txt, or tokenizer.json.
-      encoder: whose vocabulary it has.
-
-    Raises:
-      UserError: a file that is missing or that can't be read, or the tokenizer of another model.
-    """
-    tokenizer = clip_tokenizer(_existing(folder))
-    known = tokenizer.get_vocab(with_added_tokens=True)
-    if max(known.values()) >= encoder.module.vocabulary:
-        raise UserError(
-            f"found the id {max(known.values())} in the tokenizer of {folder}; expected ids below "
-            f"vocab_size={encoder.module.vocabulary} of the text encoder's config.json; use both "
-            "files of the same model"
-        )
-    token = _padding(folder)
-    padding = known.get(token)
-    if padding is None:
-        raise UserError(
-            f"found pad_token={token!r} in {folder}; expected a token of its vocabulary; download "
-            "its files again"
-        )
-    # As in transformers, where the token is also found in texts: "!" of Stable Diffusion 2 and XL.
-    tokenizer.add_special_tokens([token])
-    length = encoder.module.positions
-    tokenise = tokenise_with(tokenizer, length=length, name=folder.name)
-
-    def ids(texts: Sequence[str]) -> np.ndarray:
-        found = tokenise(texts)
-        return np.where(found.mask, found.ids, np.int32(padding))
-
-    return ids
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise UserError(
-            f"found no folder {folder}; expected one with vocab.json and merges.txt; download it"
-        )
-    return folder
-
-
-def _padding(folder: Path) -> str:
-    """The padding token of the tokenizer's files, or else the end token."""
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        token = read_json(path).get("pad_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            return token
-    return END
+def read_tokenizer(folder: Path, encoder: Encoder) -> PromptTokenizer:
+    """The tokenizer of a folder, for an encoder; see `tokenizer.read`."""
+    module = encoder.module
+    return tokenizer.read(folder, vocabulary=module.vocabulary, length=module.positions)
 
 
 class Part(NamedTuple):
@@ -189,31 +129,60 @@ class Part(NamedTuple):
 
     encoder: Encoder
     params: Any
-    ids: Callable[[Sequence[str]], np.ndarray]
+    ids: PromptTokenizer
 
 
-def texts(parts: Sequence[Part], *, zeros_for_none: bool, identity: str) -> Texts:
+def texts(
+    parts: Sequence[Part],
+    *,
+    zeros_for_none: bool,
+    identity: str,
+    how: Prompts = PLAIN,
+    chunks: int = 1,
+) -> Texts:
     """The encoding of texts for the U-Net, by one encoder, or by two next to each other.
 
     Args:
-      parts: the encoders; the pooled vector is the last one's, if it has a projection.
+      parts: the encoders; the pooled vector is the last one's, of the first chunk, if it has a
+        projection.
       zeros_for_none: whether the null condition is zeros instead of the empty text's encoding.
       identity: of the weights.
+      how: the prompts are read.
+      chunks: in which each text is encoded; their states are concatenated.
     """
-    run = jax.jit(lambda encoder, params, ids: encoder(params, ids), static_argnums=0)
     length = min(part.encoder.module.positions for part in parts)
+
+    def of_part(part: Part, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = part.ids.chunks(captions, chunks=chunks, how=how)
+        flat = (array.reshape(-1, array.shape[-1]) for array in found)
+        tokens, pooled = _states(part.encoder, part.params, *flat, how.weights)
+        tokens = np.asarray(tokens)[:, :length].reshape(len(captions), chunks * length, -1)
+        return tokens, np.asarray(pooled)[::chunks]
 
     def encode(captions: Sequence[str]) -> Text:
         with jax.default_matmul_precision("float32"):
-            made = [run(part.encoder, part.params, part.ids(captions)) for part in parts]
-        tokens = np.concatenate([np.asarray(tokens)[:, :length] for tokens, _ in made], axis=-1)
-        pooled = np.asarray(made[-1][1]) if parts[-1].encoder.projection else None
+            made = [of_part(part, captions) for part in parts]
+        tokens = np.concatenate([tokens for tokens, _ in made], axis=-1)
+        pooled = made[-1][1] if parts[-1].encoder.projection else None
         return Text(tokens, np.ones(tokens.shape[:2], bool), pooled)
 
     width = sum(part.encoder.module.width for part in parts)
     null = cache(lambda: _null(encode, zeros_for_none))
     pooled_width = parts[-1].encoder.projection
-    return Texts(width, None, length, encode, identity, null=null, pooled_width=pooled_width)
+    return Texts(
+        width, None, chunks * length, encode, identity, null=null, pooled_width=pooled_width
+    )
+
+
+@jax.jit(static_argnums=(0, 4))
+def _states(
+    encoder: Encoder, params: Any, ids: Array, weights: Array, scale: str
+) -> tuple[Array, Array]:
+    """`Encoder`'s result, with the weights of tokens; see `Prompts.weights`."""
+    tokens, pooled = encoder(params, ids)
+    if scale != "none":
+        tokens = scaled(tokens, weights, keep_mean=scale == "scale_keep_mean")
+    return tokens, pooled
 
 
 def _null(encode: Callable[[Sequence[str]], Text], zeros: bool) -> Text:

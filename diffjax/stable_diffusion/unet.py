@@ -49,20 +49,26 @@ class UNet(NamedTuple):
 
     def shapes(self) -> Any:
         """The parameters with jax.ShapeDtypeStruct for arrays."""
-        module, channels = self.module, self.latent_channels
-        side = 2 ** (len(module.channels) - 1)
-        arrays = jax.ShapeDtypeStruct
-        text = Text(
-            arrays((1, 1, module.text_width), jnp.float32), None,
-            arrays((1, module.pooled_width), jnp.float32) if module.pooled_width else None,
-        )  # fmt: skip
-        spatial = None
-        if module.map_channels:
-            spatial = SpatialMap(arrays((1, side, side, module.map_channels), jnp.float32), None)
-        sizes = arrays((1, SIZES), jnp.float32) if module.pooled_width else None
-        condition = Condition(text=text, map=spatial, augmentation=sizes)
-        x, t = arrays((1, side, side, channels), jnp.float32), arrays((1,), jnp.float32)
-        return jax.eval_shape(module.init, jax.random.key(0), x, t, condition)["params"]
+        inputs = example(self.module, self.latent_channels)
+        return jax.eval_shape(self.module.init, jax.random.key(0), *inputs)["params"]
+
+
+def example(module: StableDiffusionUNet, latent_channels: int) -> tuple[Any, Any, Condition]:
+    """x, t and a condition that the network takes, as jax.ShapeDtypeStruct."""
+
+    def array(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    side, pooled = 2 ** (len(module.channels) - 1), None
+    if module.pooled_width:
+        pooled = array(1, module.pooled_width)
+    text = Text(array(1, 1, module.text_width), None, pooled)
+    spatial = None
+    if module.map_channels:
+        spatial = SpatialMap(array(1, side, side, module.map_channels), None)
+    sizes = array(1, SIZES) if module.pooled_width else None
+    condition = Condition(text=text, map=spatial, augmentation=sizes)
+    return array(1, side, side, latent_channels), array(1), condition
 
 
 def read(folder: Path, *, dtype: Dtype = jnp.float32) -> UNet:
@@ -73,16 +79,44 @@ def read(folder: Path, *, dtype: Dtype = jnp.float32) -> UNet:
     """
     fields = Fields(folder / "config.json")
     fields.only("_class_name", "UNet2DConditionModel")
+    encoder = encoder_fields(fields)
+    levels = len(encoder["channels"])
+    up = fields.texts("up_block_types", ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3))
+    if len(up) != levels or any(kind not in _UP for kind in up):
+        fields.refuse("up_block_types", f"{levels} of {' and '.join(_UP)}")
+    if [_UP[kind] for kind in reversed(up)] != [depth > 0 for depth in encoder["depths"]]:
+        fields.refuse("up_block_types", "down_block_types reversed")
+    inside = fields.whole("in_channels", 4)
+    outside = fields.whole("out_channels", 4)
+    if inside not in (outside, 2 * outside + MASK):
+        fields.refuse("in_channels", f"{outside}, or {2 * outside + MASK} for inpainting")
+    size = fields.value("sample_size", 64)
+    size = (size, size) if type(size) is int else tuple(size or (64, 64))
+    if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+        fields.refuse("sample_size", "a side, or height and width, in latents")
+    module = StableDiffusionUNet(
+        map_channels=inside - outside,
+        dropout=fields.number("dropout", 0.0),
+        out_channels=outside,
+        dtype=dtype,
+        **encoder,
+    )
+    check_others(fields)
+    fields.finish()
+    return UNet(module, outside, size)
+
+
+def encoder_fields(fields: Fields) -> dict[str, Any]:
+    """The fields of `StableDiffusionUNet` that its encoder has, as ControlNets have, too.
+
+    Raises:
+      UserError: a field that is not supported.
+    """
     channels = fields.wholes("block_out_channels", (320, 640, 1280, 1280))
     levels = len(channels)
     down = fields.texts("down_block_types", (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"))
-    up = fields.texts("up_block_types", ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3))
-    for name, kinds, known in (("down_block_types", down, _DOWN), ("up_block_types", up, _UP)):
-        if len(kinds) != levels or any(kind not in known for kind in kinds):
-            fields.refuse(name, f"{levels} of {' and '.join(known)}")
-    attends = [_DOWN[kind] for kind in down]
-    if [_UP[kind] for kind in reversed(up)] != attends:
-        fields.refuse("up_block_types", "down_block_types reversed")
+    if len(down) != levels or any(kind not in _DOWN for kind in down):
+        fields.refuse("down_block_types", f"{levels} of {' and '.join(_DOWN)}")
     blocks = fields.value("layers_per_block", 2)
     if isinstance(blocks, list) and blocks and len(set(blocks)) == 1:
         blocks = blocks[0]
@@ -97,36 +131,23 @@ def read(folder: Path, *, dtype: Dtype = jnp.float32) -> UNet:
             fields.refuse("attention_head_dim", f"numbers of heads that divide {channels}")
         if width % groups:
             fields.refuse("norm_num_groups", f"a divisor of {channels}")
-    inside = fields.whole("in_channels", 4)
-    outside = fields.whole("out_channels", 4)
-    if inside not in (outside, 2 * outside + MASK):
-        fields.refuse("in_channels", f"{outside}, or {2 * outside + MASK} for inpainting")
-    text_width = fields.whole("cross_attention_dim", 1280)
     pooled_width, size_features = _added(fields)
-    size = fields.value("sample_size", 64)
-    size = (size, size) if type(size) is int else tuple(size or (64, 64))
-    if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
-        fields.refuse("sample_size", "a side, or height and width, in latents")
-    module = StableDiffusionUNet(
-        channels=channels,
-        blocks=blocks,
-        depths=tuple(depth if attend else 0 for depth, attend in zip(depths, attends, strict=True)),
-        middle_depth=depths[-1],
-        heads=heads,
-        text_width=text_width,
-        pooled_width=pooled_width,
-        size_features=size_features,
-        map_channels=inside - outside,
-        groups=groups,
-        eps=fields.number("norm_eps", 1e-5, above=0),
-        time_shift=fields.number("freq_shift", 0),
-        sine_first=not fields.flag("flip_sin_to_cos", True),
-        dropout=fields.number("dropout", 0.0),
-        out_channels=outside,
-        dtype=dtype,
-    )
-    _check_others(fields)
-    return UNet(module, outside, size)
+    return {
+        "channels": channels,
+        "blocks": blocks,
+        "depths": tuple(
+            depth if _DOWN[kind] else 0 for depth, kind in zip(depths, down, strict=True)
+        ),
+        "middle_depth": depths[-1],
+        "heads": heads,
+        "text_width": fields.whole("cross_attention_dim", 1280),
+        "pooled_width": pooled_width,
+        "size_features": size_features,
+        "groups": groups,
+        "eps": fields.number("norm_eps", 1e-5, above=0),
+        "time_shift": fields.number("freq_shift", 0),
+        "sine_first": not fields.flag("flip_sin_to_cos", True),
+    }
 
 
 def load(unet: UNet, folder: Path, *, variant: str | None = None, shardings: Any = None) -> Any:
@@ -156,7 +177,7 @@ def _added(fields: Fields) -> tuple[int, int]:
     return inside - SIZES * features, features
 
 
-def _check_others(fields: Fields) -> None:
+def check_others(fields: Fields) -> None:
     """Refuses fields of other networks."""
     for name, *allowed in (
         ("act_fn", "silu", "swish"),
@@ -190,4 +211,3 @@ def _check_others(fields: Fields) -> None:
         fields.only(name, *allowed)
     # A 1x1 convolution and a linear map of the channels are one, and softmax is float32 always.
     fields.skip("use_linear_projection", "upcast_attention")
-    fields.finish()

@@ -30,7 +30,7 @@ def read(
       folder: with config.json.
       dtype: compute type.
       size: height and width of the latents.
-      tile: side in latents of the tiles of tiled decoding; 0 decodes whole.
+      tile: side in latents of the tiles of tiled encoding and decoding; 0 for whole images.
 
     Raises:
       UserError: no such file, or a field that is not supported.
@@ -79,6 +79,7 @@ def read(
         image_shape=(size[0] * 2 ** (levels - 1), size[1] * 2 ** (levels - 1), outside),
         latent_shape=(*size, latent_channels),
         tile=tile,
+        encode_tile=tile,
     )  # fmt: skip
     factor = fields.number("scaling_factor", 0.18215, above=0)
     shift = fields.value("shift_factor")

@@ -1,5 +1,6 @@
 """Whole pipelines against diffusers', from the same noise; sizes, edits and broken folders."""
 
+import copy
 import json
 import shutil
 
@@ -187,6 +188,54 @@ def test_inpainting_without_such_a_network_keeps_the_known_pixels(loaded):
     )[0, 2]
     np.testing.assert_array_equal(drawn[known], images[0][known])
     assert (drawn != images[0])[~known].any()
+
+
+def inpainted_by_diffusers(tiny, parts, images, known, x_T):
+    """diffusers' inpainting of the prompt "a red cat", with the means of its encoder's latents."""
+    import diffusers
+    import torch
+    from PIL import Image
+
+    parts = parts | {"vae": copy.deepcopy(parts["vae"])}
+    other = diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        parts["vae"].quant_conv.weight[4:] = 0
+        parts["vae"].quant_conv.bias[4:] = -60.0
+        return other(
+            "a red cat", image=Image.fromarray(images[0]),
+            mask_image=Image.fromarray(np.where(known, 0, 255).astype(np.uint8)),
+            latents=tiny.nchw(x_T), num_inference_steps=STEPS, guidance_scale=3.0, height=16,
+            width=16, output_type="np", strength=1.0,
+        ).images  # fmt: skip
+
+
+@pytest.mark.parametrize("has_signal", (False, pytest.param(True, marks=pytest.mark.slow)))
+def test_inpainting_by_replacement_is_diffusers(tiny, folders, tmp_path, has_signal):
+    """Exactly, where x_T has no signal; else diffusers adds noise to what is known anew, and here
+    its noise is what x_T has besides the signal."""
+    folder, pipeline = folders("sd21")
+    if not has_signal:
+        folder = shutil.copytree(folder, tmp_path / "copy")
+        theirs = tiny.scheduler("sd21", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+        theirs.save_pretrained(folder / "scheduler")
+    else:
+        theirs = pipeline.scheduler
+    model = diffjax.load(folder)
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    known = np.ones((16, 16), bool)
+    known[4:12, 6:14] = False
+    how = {"steps": STEPS, "guidance": "classifier_free(scale=3.0)"}
+    rows = model.edit(images, "inpaint", mask=known, prompts=["a red cat"], count=1, seed=4, **how)
+    generator = model.generator(**how).of(seed=4)
+    x_T = np.asarray(generator.noise(np.arange(1))[0] * generator.sampling.grid.noise_scale[0])
+    parts = pipeline.components | {"scheduler": theirs}
+    expected = inpainted_by_diffusers(tiny, parts, images, known, x_T)
+    drawn = rows[0, 2]
+    np.testing.assert_array_equal(drawn[known], images[0][known])
+    difference = np.abs(drawn - 255.0 * expected[0])[~known]
+    assert difference.max() <= (16.0 if has_signal else 1.0)
+    assert np.ptp(drawn[~known]) > 50
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The autoencoder against diffusers', in both namings of its attention."""
 
+import copy
 import json
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax.errors import UserError
+from diffjax.latent.tiled_decode import encode_tiled
 from diffjax.stable_diffusion import names, vae
 from diffjax.stable_diffusion.names import LEAVES
 
@@ -114,3 +116,55 @@ def test_sdxls_autoencoder_is_kept_in_float32_where_float16_would_overflow(read,
         (tmp_path / "config.json").write_text(json.dumps(config | {"force_upcast": upcast}))
         stage, _ = vae.read(tmp_path, size=(8, 8), dtype=jnp.float16)
         assert stage.encoder.dtype == stage.decoder.dtype == kept
+
+
+def test_tiles_of_a_local_map_are_the_whole():
+    def encode(images):  # means of 2x2 pixels
+        batch, height, width, channels = images.shape
+        return images.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+
+    images = np.random.default_rng(0).standard_normal((2, 21, 14, 3), np.float32)
+    padded = np.pad(images, ((0, 0), (0, 1), (0, 0), (0, 0)), mode="edge")
+    for tile in (3, 4, 5, 11, 40):
+        found = encode_tiled(encode, images, tile=tile, factor=2)
+        np.testing.assert_allclose(found, encode(padded), atol=1e-6)
+    with pytest.raises(ValueError, match="overlap"):
+        encode_tiled(encode, images, tile=4, factor=2, overlap=4)
+
+
+def test_tiles_are_nearer_to_the_whole_than_diffusers(tiny, folders):
+    import torch
+
+    folder, pipeline = folders("sd15")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:96, :64] / 32.0  # smooth, with some noise, as photographs are
+    waves = np.sin(np.stack([3 * x + y, 2 * y - x, x * y], axis=-1))
+    image = np.float32(waves + 0.05 * rng.standard_normal(waves.shape))[None]
+    z = rng.standard_normal((1, 48, 32, 4), np.float32)
+    made = []
+    for tile in (0, 24):
+        stage, scaling = vae.read(folder / "vae", size=(48, 32), tile=tile)
+        params = vae.load(stage, scaling, folder / "vae")
+        made.append((jax.jit(stage.encode)(params, image)[..., :4], stage.decode(params, z)))
+    theirs = copy.deepcopy(pipeline.vae)
+    theirs.enable_tiling()
+    theirs.tile_sample_min_size, theirs.tile_latent_min_size = 48, 24
+    with torch.no_grad():
+        factor = theirs.config.scaling_factor
+        others = (
+            tiny.nhwc(theirs.encode(tiny.nchw(image)).latent_dist.mean),
+            tiny.nhwc(theirs.decode(tiny.nchw(z / factor)).sample),
+        )
+    for name, whole, tiled, other in zip(("encoding", "decoding"), *made, others, strict=True):
+        ours, of_diffusers = (
+            float(np.sqrt(np.mean(np.square(found - whole))) / np.std(whole))
+            for found in (tiled, other)
+        )
+        steps = np.abs(np.diff(tiled - whole, axis=1)).mean((0, 2, 3))
+        print(
+            f"{name} in tiles: an error of {ours:.3f} standard deviations, diffusers' "
+            f"{of_diffusers:.3f}; the largest step of the error between rows is "
+            f"{steps.max() / np.median(steps):.1f} times the median"
+        )
+        assert 0 < ours < of_diffusers
+        assert steps.max() < 5 * np.median(steps)
