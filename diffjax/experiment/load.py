@@ -35,7 +35,7 @@ def load(
     checkpoint: str | int = "latest",
     first_stage: str | Path | None = None,
     dtype: str | None = None,
-    **of_folder: Any,
+    **how: Any,
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
@@ -68,14 +68,14 @@ def load(
                 f"{unknown[0]} is not a setting of Stable Diffusion's folders: expected dtype, "
                 f"{', '.join(stable_diffusion.SETTINGS)}"
             )
-        return stable_diffusion.load(folder, dtype=dtype or "float32", **of_folder)
+        return stable_diffusion.load(folder, dtype=dtype or "float32", **how)
     if dtype is not None:
         raise UserError(
             f"dtype is {dtype!r}: it is of Stable Diffusion's folders; a run has that of its config"
         )
-    if of_folder:
+    if how:
         raise UserError(
-            f"{min(of_folder)} is a setting of Stable Diffusion's folders, and {folder} is none: "
+            f"{min(how)} is a setting of Stable Diffusion's folders, and {folder} is none: "
             "leave it out"
         )
     if first_stage is not None:

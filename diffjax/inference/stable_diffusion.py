@@ -230,7 +230,8 @@ class StableDiffusion(Pipeline):
         chunks = folder.chunks_of([*texts, negative] if isinstance(negative, str) else texts)
         if chunks == folder.chunks:
             return self
-        of_chunks = self._of(folder._replace(chunks=chunks), self.space.image_shape[:2])
+        height, width = self.space.image_shape[:2]
+        of_chunks = self._of(folder._replace(chunks=chunks), (height, width))
         other = copy.copy(of_chunks)
         other._control = self._control
         return other

@@ -118,7 +118,7 @@ class Folder(NamedTuple):
 
     def chunks_of(self, prompts: Sequence[str]) -> int:
         """The number of chunks in which these prompts are encoded; see `Prompts.long`."""
-        return max(part.ids.count(prompts, self.prompts) for part in self.texts)
+        return max(part.tokenizer.count(prompts, self.prompts) for part in self.texts)
 
     def unet_params(self, dtype: Dtype | None = None) -> Any:
         """The U-Net's parameters, read from the files; in its compute type by default."""
@@ -275,10 +275,7 @@ def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0)
     def of_kind(shapes: Any, kind: Dtype = kind) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), shapes)
 
-    def ids(texts: Sequence[str]) -> np.ndarray:
-        raise ValueError("a folder without weights encodes no texts")
-
-    parts = tuple(Part(encoder, of_kind(encoder.shapes()), ids) for encoder in encoders)
+    parts = tuple(Part(encoder, of_kind(encoder.shapes()), None) for encoder in encoders)
     stage_params = StageParams(of_kind(vae.shapes(stage), stage.encoder.dtype), (), scaling)
     read = scheduler.read(folder / "scheduler")
     return Folder(folder, found, of_kind(found.shapes()), parts, zeros, stage, stage_params, read)

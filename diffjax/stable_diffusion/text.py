@@ -125,11 +125,22 @@ def read_tokenizer(folder: Path, encoder: Encoder) -> PromptTokenizer:
 
 
 class Part(NamedTuple):
-    """An encoder with its weights and tokenizer."""
+    """An encoder with its weights and tokenizer, which is None where no texts are encoded."""
 
     encoder: Encoder
     params: Any
-    ids: PromptTokenizer
+    ids: PromptTokenizer | None
+
+    @property
+    def tokenizer(self) -> PromptTokenizer:
+        """Of prompts.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if self.ids is None:
+            raise ValueError("a folder without weights encodes no texts")
+        return self.ids
 
 
 def texts(
@@ -153,7 +164,7 @@ def texts(
     length = min(part.encoder.module.positions for part in parts)
 
     def of_part(part: Part, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        found = part.ids.chunks(captions, chunks=chunks, how=how)
+        found = part.tokenizer.chunks(captions, chunks=chunks, how=how)
         flat = (array.reshape(-1, array.shape[-1]) for array in found)
         tokens, pooled = _states(part.encoder, part.params, *flat, how.weights)
         tokens = np.asarray(tokens)[:, :length].reshape(len(captions), chunks * length, -1)
