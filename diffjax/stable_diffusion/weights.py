@@ -1,4 +1,4 @@
-"""A network's parameters from a folder's safetensors, cast while they are read."""
+"""A network's parameters from files of weights, cast while they are read."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +10,19 @@ from flax import traverse_util
 
 from diffjax.conditioning.model_folder import Tensors, tensors_of
 from diffjax.errors import UserError
+from diffjax.stable_diffusion import torch_tensors
 from diffjax.stable_diffusion.names import LEAVES, Names
 from diffjax.types import Dtype
 
 # Tensors of older files that hold no weights.
 IGNORED = ("position_ids",)
 VARIANTS = ("fp16", "bf16")
+# Stems of torch's files that differ.
+TORCH_STEMS = {"model": "pytorch_model"}
 
 
 def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
-    """The tensors of a folder.
+    """The tensors of a folder: safetensors or, where there are none, what torch.save wrote.
 
     Args:
       folder: of a network.
@@ -28,9 +31,13 @@ def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
         are none, those of `VARIANTS`.
 
     Raises:
-      UserError: no such files, or corrupt ones; a folder with pickles alone.
+      UserError: no such files, or corrupt ones.
     """
-    tensors = tensors_of(folder, stem=stem, variants=[variant] if variant else ["", *VARIANTS])
+    variants = [variant] if variant else ["", *VARIANTS]
+    found = None
+    if not any(folder.glob(f"{stem}*.safetensors*")):
+        found = torch_tensors.of_folder(folder, stem=TORCH_STEMS.get(stem, stem), variants=variants)
+    tensors = found or tensors_of(folder, stem=stem, variants=variants)
     tensors.check()
     return tensors
 
@@ -77,8 +84,8 @@ def load(
         found[path] = _place(view, leaf.shape, dtype, placed.get(path))
     if left:
         raise UserError(
-            f"found {len(left)} tensors in {folder} that the network of its config.json does not "
-            f"have, such as {min(left)}; expected none; use both files of the same model"
+            f"found {len(left)} tensors in {folder} that its network does not have, such as "
+            f"{min(left)}; expected none; use the config.json and the weights of the same model"
         )
     return traverse_util.unflatten_dict(found, sep="/")
 
@@ -91,8 +98,8 @@ def _parts(path: str, tensors: Tensors, names: Names, folder: Path) -> list[str]
             return wanted
     absent = next(name for name in alternatives[0] if name not in tensors.files)
     raise UserError(
-        f"found no tensor {absent} in {folder}; expected a complete network of its config.json; "
-        "download its weights again"
+        f"found no tensor {absent} in {folder}; expected a complete network; download its weights "
+        "again"
     )
 
 
