@@ -74,6 +74,8 @@ def load(
     checkpoint: str | int = "latest",
     first_stage: str | Path | None = None,
     dtype: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> "Pipeline":
     """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
 
@@ -82,18 +84,26 @@ def load(
 
     Args:
       workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a
-        folder as diffusers writes it; see `inference.stable_diffusion.StableDiffusion`.
+        folder as diffusers writes it, or in one .safetensors or .ckpt file of the original layout;
+        see `inference.stable_diffusion.StableDiffusion`.
       checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir is now, if it was moved.
       dtype: of Stable Diffusion's weights and computation: "float32", the default, "bfloat16" or
         "float16".
+      tokenizer: for such a file, which has no vocabulary: a folder with CLIP's vocab.json and
+        merges.txt.
+      prediction: for such a file of Stable Diffusion 2, which does not tell: "epsilon", or
+        "v_prediction" for the 768 models.
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     from diffjax.experiment.load import load as load_run
 
-    return load_run(workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype)
+    return load_run(
+        workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype,
+        tokenizer=tokenizer, prediction=prediction,
+    )  # fmt: skip
 
 
 def cascade(

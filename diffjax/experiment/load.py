@@ -21,6 +21,7 @@ from diffjax.inference.generator import Generator
 from diffjax.inference.pipeline import Pipeline
 from diffjax.inference.sample_conditions import Examples
 from diffjax.stable_diffusion.folder import is_folder
+from diffjax.stable_diffusion.sources import is_file
 
 # Settings of config.sample that a call may change.
 SETTINGS = (
@@ -35,6 +36,8 @@ def load(
     checkpoint: str | int = "latest",
     first_stage: str | Path | None = None,
     dtype: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
@@ -42,25 +45,33 @@ def load(
     imported from sys.path.
 
     Args:
-      path: a workdir, a folder written by `--mode=export`, or one of Stable Diffusion as diffusers
-        writes it.
+      path: a workdir, a folder written by `--mode=export`, or Stable Diffusion in a folder as
+        diffusers writes it or in one file of the original layout.
       checkpoint: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
       first_stage: the first stage's workdir, if it was moved.
       dtype: of Stable Diffusion's weights and computation, "float32" by default.
+      tokenizer, prediction: of Stable Diffusion's files, see `stable_diffusion.sources.given`.
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     folder = expanded(arguments.path("workdir", path))
-    if is_folder(folder):
+    if is_folder(folder) or is_file(folder):
         from diffjax.experiment import stable_diffusion
 
         if checkpoint != "latest" or first_stage is not None:
             raise UserError(
-                f"{folder} is a folder of Stable Diffusion, which has no checkpoints and its own "
-                "first stage: leave out checkpoint and first_stage"
+                f"{folder} is Stable Diffusion, which has no checkpoints and its own first stage: "
+                "leave out checkpoint and first_stage"
             )
-        return stable_diffusion.load(folder, dtype=dtype or "float32")
+        return stable_diffusion.load(
+            folder, dtype=dtype or "float32", tokenizer=tokenizer, prediction=prediction
+        )
+    if tokenizer is not None or prediction is not None:
+        raise UserError(
+            f"tokenizer and prediction are of Stable Diffusion's files: {folder} is none, leave "
+            "them out"
+        )
     if dtype is not None:
         raise UserError(
             f"dtype is {dtype!r}: it is of Stable Diffusion's folders; a run has that of its config"

@@ -19,15 +19,13 @@ STEPS = 50
 SCALE, XL_SCALE = 7.5, 5.0
 
 
-def load(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None
-) -> StableDiffusion:
-    """Reads a folder; see `stable_diffusion.folder.load_folder`.
+def load(path: str | Path, **how: Any) -> StableDiffusion:
+    """Reads a folder or a file, with the arguments of `stable_diffusion.folder.load_folder`.
 
     Raises:
       UserError: as `load_folder`.
     """
-    folder = load_folder(path, dtype=dtype, variant=variant)
+    folder = load_folder(path, **how)
     made: dict[tuple[int, int], StableDiffusion] = {}
 
     def of_size(size: tuple[int, int]) -> StableDiffusion:

@@ -13,7 +13,7 @@ from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import scheduler, text, unet, vae
+from diffjax.stable_diffusion import scheduler, sources, text, unet, vae
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
@@ -115,16 +115,23 @@ def is_folder(path: Path) -> bool:
 
 
 def load_folder(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None, tile: int = 0
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> Folder:
-    """Reads a folder: every config is read and checked before any weights.
+    """Reads a folder, or a file: every config is read and checked before any weights.
 
     Args:
-      path: with model_index.json.
+      path: with model_index.json; or a file of the original layout, see `sources`.
       dtype: "float32", "bfloat16" or "float16", of the weights and of the U-Net's and the
         autoencoder's computation; that of text encoders is float32.
       variant: of the weights' files, such as "fp16"; see `weights.find`.
       tile: side in latents of the tiles in which images are decoded; 0 decodes them whole.
+      tokenizer, prediction: of a file, see `sources.given`.
 
     Raises:
       UserError: no such folder, a file that is missing or corrupt, or a model that is not
@@ -134,16 +141,19 @@ def load_folder(
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
     kind = DTYPES[dtype]
+    given = sources.given(folder, tokenizer=tokenizer, prediction=prediction)
     index = Fields(folder / INDEX)
     is_xl, zeros = _read_index(index)
     found = unet.read(folder / "unet", dtype=kind)
+    if given.side:
+        found = found._replace(size=(given.side, given.side))
     stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
-    read = scheduler.read(folder / "scheduler")
+    read = scheduler.read(folder / "scheduler", prediction=given.prediction)
     places = (_ONE, _TWO) if is_xl else (_ONE,)
     encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
     tokenisers = [
-        text.read_tokenizer(folder / tokenizer, encoder)
-        for (_, tokenizer), encoder in zip(places, encoders, strict=True)
+        text.read_tokenizer(place, encoder, padding=padding)
+        for (place, padding), encoder in zip(given.tokenizers, encoders, strict=False)
     ]
     _check_widths(folder, found, stage, encoders)
     parts = [

@@ -25,11 +25,11 @@ from diffjax.conditioning.clip import (
     pool_of,
 )
 from diffjax.conditioning.conditions import Texts
-from diffjax.conditioning.hugging_face import TEXT_INPUTS, Pool, read_config, tokenise_with
+from diffjax.conditioning.hugging_face import TEXT_INPUTS, Config, Pool, tokenise_with
 from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
 from diffjax.models.condition import Text
-from diffjax.stable_diffusion import names, weights
+from diffjax.stable_diffusion import names, sources, weights
 from diffjax.types import Array, Dtype
 
 STEM = "model"
@@ -85,7 +85,8 @@ def read(folder: Path, *, penultimate: bool = False) -> Encoder:
     Raises:
       UserError: no such file, another model, or a field that is not supported.
     """
-    config = read_config(folder, ["clip_text_model"])
+    config = Config(folder / "config.json", sources.read(folder / "config.json"))
+    config.one_of("model_type", ["clip_text_model"], "")
     if config.values.get("use_attention_mask"):
         raise UserError(
             f"found use_attention_mask=True in {config.path}; expected false; encoders that do not "
@@ -124,7 +125,9 @@ def load(
     )
 
 
-def read_tokenizer(folder: Path, encoder: Encoder) -> Callable[[Sequence[str]], np.ndarray]:
+def read_tokenizer(
+    folder: Path, encoder: Encoder, *, padding: str | None = None
+) -> Callable[[Sequence[str]], np.ndarray]:
     """A function from texts to ids, int32 (B, L), padded to the encoder's number of positions.
 
     It warns once for each text that is cut.
@@ -132,6 +135,7 @@ def read_tokenizer(folder: Path, encoder: Encoder) -> Callable[[Sequence[str]], 
     Args:
       folder: with vocab.json and merges.txt, or tokenizer.json.
       encoder: whose vocabulary it has.
+      padding: token; None for the folder's.
 
     Raises:
       UserError: a file that is missing or that can't be read, or the tokenizer of another model.
@@ -144,9 +148,9 @@ def read_tokenizer(folder: Path, encoder: Encoder) -> Callable[[Sequence[str]], 
             f"vocab_size={encoder.module.vocabulary} of the text encoder's config.json; use both "
             "files of the same model"
         )
-    token = _padding(folder)
-    padding = known.get(token)
-    if padding is None:
+    token = padding or _padding(folder)
+    padding_id = known.get(token)
+    if padding_id is None:
         raise UserError(
             f"found pad_token={token!r} in {folder}; expected a token of its vocabulary; download "
             "its files again"
@@ -158,7 +162,7 @@ def read_tokenizer(folder: Path, encoder: Encoder) -> Callable[[Sequence[str]], 
 
     def ids(texts: Sequence[str]) -> np.ndarray:
         found = tokenise(texts)
-        return np.where(found.mask, found.ids, np.int32(padding))
+        return np.where(found.mask, found.ids, np.int32(padding_id))
 
     return ids
 

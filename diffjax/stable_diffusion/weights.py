@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from diffjax.conditioning.model_folder import Tensors, tensors_of
 from diffjax.errors import UserError
-from diffjax.stable_diffusion import torch_tensors
+from diffjax.stable_diffusion import sources, torch_tensors
 from diffjax.stable_diffusion.names import LEAVES, Names
 from diffjax.types import Dtype
 
@@ -25,7 +25,7 @@ def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
     """The tensors of a folder: safetensors or, where there are none, what torch.save wrote.
 
     Args:
-      folder: of a network.
+      folder: of a network, or a part of a file, see `sources`.
       stem: "model" or "diffusion_pytorch_model".
       variant: "fp16" for the files of that name; None for those without a variant or, where there
         are none, those of `VARIANTS`.
@@ -33,6 +33,9 @@ def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
     Raises:
       UserError: no such files, or corrupt ones.
     """
+    file = sources.file_of(folder)
+    if file is not None:
+        return sources.tensors_of(folder, file)
     variants = [variant] if variant else ["", *VARIANTS]
     found = None
     if not any(folder.glob(f"{stem}*.safetensors*")):
