@@ -76,6 +76,7 @@ def load(
     dtype: str | None = None,
     tokenizer: str | Path | None = None,
     prediction: str | None = None,
+    lora: Any = None,
 ) -> "Pipeline":
     """A trained diffusion model, to sample, edit, encode, denoise and measure likelihoods with.
 
@@ -94,6 +95,9 @@ def load(
         merges.txt.
       prediction: for such a file of Stable Diffusion 2, which does not tell: "epsilon", or
         "v_prediction" for the 768 models.
+      lora: files of low-rank adapters for Stable Diffusion, merged while loading: FILE, (FILE,
+        scale), or several of these in a list. To change the scale later, leave them out and use
+        `StableDiffusion.with_lora`.
 
     Raises:
       UserError: no such run, or one that can't be read.
@@ -102,7 +106,7 @@ def load(
 
     return load_run(
         workdir, checkpoint=checkpoint, first_stage=first_stage, dtype=dtype,
-        tokenizer=tokenizer, prediction=prediction,
+        tokenizer=tokenizer, prediction=prediction, lora=lora,
     )  # fmt: skip
 
 

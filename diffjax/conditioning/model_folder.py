@@ -87,6 +87,17 @@ class Tensors:
         except SafetensorError as error:
             raise _unreadable(name, path, error) from error
 
+    def metadata(self) -> dict[str, str]:
+        """What the files say about themselves.
+
+        Raises:
+          UserError: a file that is missing or corrupt.
+        """
+        made: dict[str, str] = {}
+        for path in sorted(set(self.files.values())):
+            made |= self._opened(path).metadata() or {}
+        return made
+
     def read(self, name: str, *, shape: Sequence[int], index: tuple[slice, ...] = ()) -> np.ndarray:
         """A tensor, or a part of it, in its own type.
 

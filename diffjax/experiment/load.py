@@ -38,6 +38,7 @@ def load(
     dtype: str | None = None,
     tokenizer: str | Path | None = None,
     prediction: str | None = None,
+    lora: Any = None,
 ) -> Pipeline:
     """Reads a diffusion model's averaged parameters, and its first stage if it has one.
 
@@ -51,6 +52,7 @@ def load(
       first_stage: the first stage's workdir, if it was moved.
       dtype: of Stable Diffusion's weights and computation, "float32" by default.
       tokenizer, prediction: of Stable Diffusion's files, see `stable_diffusion.sources.given`.
+      lora: of Stable Diffusion, see `stable_diffusion.lora_files.opened`.
 
     Raises:
       UserError: no such run, or one that can't be read.
@@ -65,12 +67,13 @@ def load(
                 "leave out checkpoint and first_stage"
             )
         return stable_diffusion.load(
-            folder, dtype=dtype or "float32", tokenizer=tokenizer, prediction=prediction
-        )
-    if tokenizer is not None or prediction is not None:
+            folder, dtype=dtype or "float32", tokenizer=tokenizer, prediction=prediction,
+            lora=lora,
+        )  # fmt: skip
+    if tokenizer is not None or prediction is not None or lora is not None:
         raise UserError(
-            f"tokenizer and prediction are of Stable Diffusion's files: {folder} is none, leave "
-            "them out"
+            f"tokenizer, prediction and lora are of Stable Diffusion: {folder} is none, leave them "
+            "out"
         )
     if dtype is not None:
         raise UserError(

@@ -1,5 +1,6 @@
 """`diffjax.load` of a folder that diffusers wrote: Stable Diffusion with diffjax's sampling."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,76 @@ from diffjax.experiment.load import generator_of, task_of
 from diffjax.experiment.model import Model
 from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.stable_diffusion import StableDiffusion
+from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder, load_folder
+
+Size = tuple[int, int]
+OfSize = Callable[[Size], StableDiffusion]
 
 STEPS = 50
 # The scales of diffusers' pipelines.
 SCALE, XL_SCALE = 7.5, 5.0
 
 
-def load(path: str | Path, **how: Any) -> StableDiffusion:
-    """Reads a folder or a file, with the arguments of `stable_diffusion.folder.load_folder`.
+def load(path: str | Path, *, lora: Any = None, **how: Any) -> StableDiffusion:
+    """Reads a folder or a file.
+
+    Args:
+      path: of it.
+      lora: files of adapters, see `lora_files.opened`; None for none.
+      **how: as for `stable_diffusion.folder.load_folder`.
 
     Raises:
-      UserError: as `load_folder`.
+      UserError: as `load_folder` and `lora_files.opened`.
     """
-    folder = load_folder(path, **how)
-    made: dict[tuple[int, int], StableDiffusion] = {}
+    files = lora_files.opened([] if lora is None else lora)
+    # Nothing else refers to the folder while they are merged.
+    folder = lora_files.merged(load_folder(path, **how), files)
+    return pipeline(folder)
 
-    def of_size(size: tuple[int, int]) -> StableDiffusion:
+
+def pipeline(folder: Folder) -> StableDiffusion:
+    """The pipeline of a folder."""
+
+    def of_lora(lora: Any, scale: float) -> StableDiffusion:
+        files = lora_files.opened(lora, scale=scale)
+        changed = lora_files.merged(folder, files)
+        pairs = zip(changed.texts, folder.texts, strict=True)
+        if all(new.params is old.params for new, old in pairs):
+            return _sized(lambda size, of: own(size).with_params(changed.params, of))(folder.size)
+        return _sized(lambda size, of: _pipeline(changed, size, of, of_lora))(folder.size)
+
+    own = _sized(lambda size, of: _pipeline(folder, size, of, of_lora))
+    return own(folder.size)
+
+
+def _sized(make: Callable[[Size, OfSize], StableDiffusion]) -> OfSize:
+    """A function that makes the pipeline of a size once."""
+    made: dict[Size, StableDiffusion] = {}
+
+    def of_size(size: Size) -> StableDiffusion:
         if size not in made:
-            model = model_of(folder, size)
-            made[size] = StableDiffusion(
-                of_size=of_size,
-                params=folder.params,
-                step=0,
-                about=model.about,
-                space=model.space,
-                diffusion=model.diffusion,
-                make_generator=lambda how: generator_of(model, how, model.examples),
-                make_task=task_of,
-            )
+            made[size] = make(size, of_size)
         return made[size]
 
-    return of_size(folder.size)
+    return of_size
+
+
+def _pipeline(
+    folder: Folder, size: Size, of_size: OfSize, of_lora: Callable[[Any, float], StableDiffusion]
+) -> StableDiffusion:
+    model = model_of(folder, size)
+    return StableDiffusion(
+        of_size=of_size,
+        of_lora=of_lora,
+        params=folder.params,
+        step=0,
+        about=model.about,
+        space=model.space,
+        diffusion=model.diffusion,
+        make_generator=lambda how: generator_of(model, how, model.examples),
+        make_task=task_of,
+    )
 
 
 def model_of(folder: Folder, size: tuple[int, int]) -> Model:

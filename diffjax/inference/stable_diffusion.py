@@ -7,6 +7,7 @@ images = model.sample(["a red apple"], steps=30, guidance="classifier_free(scale
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,16 +23,56 @@ class StableDiffusion(Pipeline):
     """A `Pipeline` of images of one size, and those of other sizes by `at_size`."""
 
     def __init__(
-        self, *, of_size: Callable[[tuple[int, int]], StableDiffusion], **parts: Any
+        self,
+        *,
+        of_size: Callable[[tuple[int, int]], StableDiffusion],
+        of_lora: Callable[[Any, float], StableDiffusion],
+        **parts: Any,
     ) -> None:
         """Takes the parts that `experiment.stable_diffusion` resolves.
 
         Args:
           of_size: (height, width) -> the pipeline of images of that size, with the same parameters.
+          of_lora: (LoRA files, scale) -> the pipeline with them.
           **parts: as for `Pipeline`.
         """
         super().__init__(**parts)
-        self._of_size = of_size
+        self._of_size, self._of_lora = of_size, of_lora
+
+    def with_params(
+        self,
+        params: Any,
+        of_size: Callable[[tuple[int, int]], StableDiffusion],
+    ) -> StableDiffusion:
+        """The pipeline with other parameters of the network; it shares what is compiled.
+
+        Args:
+          params: of the same structure and types.
+          of_size: see above; with these parameters.
+        """
+        made = copy.copy(self)
+        made.params, made._of_size = params, of_size
+        return made
+
+    def with_lora(self, lora: Any, *, scale: float = 1.0) -> StableDiffusion:
+        """The pipeline with low-rank adapters (Hu et al. 2021), merged into what was loaded.
+
+            model.with_lora("style.safetensors", scale=0.8).sample(prompts)
+
+        They replace those of an earlier call: `model.with_lora(file, scale=0.5)` is the same for a
+        `model` that has this file with another scale already. Adapters that were given to
+        `diffjax.load` stay. Nothing is compiled anew, unless they change a text encoder.
+
+        Args:
+          lora: a path, a pair (path, scale), or several of these in a list; [] for none. Files of
+            kohya's and diffusers' names, for the U-Net and text encoders.
+          scale: factor of all of them.
+
+        Raises:
+          UserError: a file that can't be read, of other adapters or for another model.
+        """
+        made = self._of_lora(lora, arguments.number("scale", scale))
+        return made.at_size(*self.space.image_shape[:2])
 
     def at_size(self, height: int | None = None, width: int | None = None) -> StableDiffusion:
         """The pipeline of images of another height and width; those of now for None.

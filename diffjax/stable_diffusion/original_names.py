@@ -5,7 +5,7 @@ same in both. The original U-Net numbers its blocks consecutively, each with a r
 a transformer at 1 and the resampling after them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Table = Mapping[str, str]
 
@@ -129,6 +129,20 @@ def turned(table: Table) -> dict[str, list[str]]:
     for ours, theirs in table.items():
         made.setdefault(theirs, []).append(ours)
     return made
+
+
+def originals(name: str, back: Mapping[str, Sequence[str]]) -> list[str]:
+    """The original names of a module or tensor: the inverse of `renamed`, with `turned`'s names.
+
+    >>> originals("up_blocks.0.upsamplers.0.conv.bias", turned(of_unet(levels=4, blocks=2)))
+    ['output_blocks.2.1.conv.bias', 'output_blocks.2.2.conv.bias']
+    """
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        starts = back.get(".".join(parts[:count]))
+        if starts:
+            return [".".join((start, *parts[count:])) for start in starts]
+    return []
 
 
 def _joined(owners: Table, parts: Table) -> dict[str, str]:

@@ -32,6 +32,10 @@ class TorchTensors(Tensors):
         """See `Tensors.shape`."""
         return self._stored[self.files[name]].shape(name)
 
+    def metadata(self) -> dict[str, str]:
+        """None."""
+        return {}
+
     def read(self, name: str, *, shape: Sequence[int], index: tuple[slice, ...] = ()) -> np.ndarray:
         """See `Tensors.read`; a part is read with its whole."""
         self.check_shape(name, shape)

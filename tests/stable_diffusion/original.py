@@ -7,8 +7,6 @@ import torch
 
 from diffjax.stable_diffusion import original_names
 
-LEGACY = ("text_model.", "")
-
 
 def unet(state, levels, blocks):
     """Tensors of a UNet2DConditionModel by their original names."""
@@ -16,18 +14,10 @@ def unet(state, levels, blocks):
     attending = {name.split(".attentions.")[0] for name in state if ".attentions." in name}
     made = {}
     for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        parts = owner.split(".")
-        for count in range(len(parts), 0, -1):
-            found = back.get(".".join(parts[:count]))
-            if found:
-                # An upsampler is after the transformer, if there is one.
-                is_second = len(found) == 2 and name.split(".upsamplers.")[0] in attending
-                start = found[1 if is_second else 0]
-                made[".".join(["model.diffusion_model", start, *parts[count:], leaf])] = tensor
-                break
-        else:
-            raise AssertionError(name)
+        found = original_names.originals(name, back)
+        # An upsampler is after the transformer, if there is one.
+        is_second = len(found) == 2 and name.split(".upsamplers.")[0] in attending
+        made[f"model.diffusion_model.{found[is_second]}"] = tensor
     return made
 
 
@@ -36,16 +26,9 @@ def vae(state, levels, blocks):
     back = original_names.turned(original_names.of_vae(levels, blocks))
     made = {}
     for name, tensor in state.items():
-        owner, _, leaf = name.rpartition(".")
-        parts = owner.split(".")
-        for count in range(len(parts), 0, -1):
-            found = back.get(".".join(parts[:count]))
-            if found:
-                owner = ".".join([found[0], *parts[count:]])
-                break
-        if ".attn_1." in owner and tensor.ndim == 2:
-            tensor = tensor[..., None, None]
-        made[f"first_stage_model.{owner}.{leaf}"] = tensor
+        found = (original_names.originals(name, back) or [name])[0]
+        is_linear = ".attn_1." in found and tensor.ndim == 2
+        made[f"first_stage_model.{found}"] = tensor[..., None, None] if is_linear else tensor
     return made
 
 
