@@ -83,7 +83,8 @@ def load(
 
     Args:
       workdir: a run's folder, what `--mode=export` wrote, or Stable Diffusion 1, 2 or XL in a
-        folder as diffusers writes it; see `inference.stable_diffusion.StableDiffusion`.
+        folder as diffusers writes it, or in one .safetensors or .ckpt file of the original layout;
+        see `inference.stable_diffusion.StableDiffusion`.
       checkpoint: "latest", "best", "ema" (what --mode=ema rebuilt) or a step.
       first_stage: where the first stage's workdir is now, if it was moved.
       dtype: of Stable Diffusion's weights and computation: "float32", the default, "bfloat16" or
@@ -91,7 +92,12 @@ def load(
       **of_folder: other settings of Stable Diffusion's folders: variant="fp16" of the weights'
         files, tile=64 for the autoencoder in tiles of 64 latents, control=FOLDER of a ControlNet or
         several, long_prompts="cut", "refuse" or "chunks", prompt_weights="none", "scale" or
-        "scale_keep_mean" for "(word:1.2)"; see `experiment.stable_diffusion.load`.
+        "scale_keep_mean" for "(word:1.2)"; lora, files of low-rank adapters that are merged while
+        loading: FILE, (FILE, scale), or several of these in a list (`StableDiffusion.with_lora` has
+        a scale that can be changed later); and for one file of the original layout, which has no
+        vocabulary, tokenizer=FOLDER with CLIP's vocab.json and merges.txt, and for Stable Diffusion
+        2 prediction="epsilon" or "v_prediction" (the 768 models), which it does not tell; see
+        `experiment.stable_diffusion.load`.
 
     Raises:
       UserError: no such run, or one that can't be read.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax  # noqa: F401  NumPy's bfloat16
 import numpy as np
@@ -86,6 +87,17 @@ class Tensors:
         except SafetensorError as error:
             raise _unreadable(name, path, error) from error
 
+    def metadata(self) -> dict[str, str]:
+        """What the files say about themselves.
+
+        Raises:
+          UserError: a file that is missing or corrupt.
+        """
+        made: dict[str, str] = {}
+        for path in sorted(set(self.files.values())):
+            made |= self._opened(path).metadata() or {}
+        return made
+
     def read(self, name: str, *, shape: Sequence[int], index: tuple[slice, ...] = ()) -> np.ndarray:
         """A tensor, or a part of it, in its own type.
 
@@ -97,12 +109,8 @@ class Tensors:
         Raises:
           UserError: no such file or tensor, another shape, or a corrupt file.
         """
-        path, found = self.files[name], self.shape(name)
-        if found != tuple(shape):
-            raise UserError(
-                f"found {name} of shape {found} in {path}; expected {tuple(shape)} from "
-                "config.json; use both files of the same model"
-            )
+        path = self.files[name]
+        self.check_shape(name, shape)
         try:
             file = self._opened(path)
             array: np.ndarray = file.get_slice(name)[index] if index else file.get_tensor(name)
@@ -111,11 +119,35 @@ class Tensors:
         self._left -= array.nbytes
         return array
 
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Raises UserError for a tensor of another shape."""
+        found = self.shape(name)
+        if found != tuple(shape):
+            raise UserError(
+                f"found {name} of shape {found} in {self.files[name]}; expected {tuple(shape)} for "
+                "its network; use the config.json and the weights of the same model"
+            )
+
+    def beginning(self, prefix: str) -> Self:
+        """Those whose names begin with a prefix, which they keep."""
+        made = copy.copy(self)
+        made.files = {name: path for name, path in self.files.items() if name.startswith(prefix)}
+        return made
+
     def _opened(self, path: Path) -> Any:
         if path != self._path or self._left <= 0:
             self._file = None  # closes it
             self._path, self._file, self._left = path, _open(path), BYTES_A_TIME
         return self._file
+
+
+def tensors_of_file(path: Path) -> Tensors:
+    """The tensors of one safetensors file.
+
+    Raises:
+      UserError: no such file, or a corrupt one.
+    """
+    return Tensors(dict.fromkeys(_open(path).keys(), path))
 
 
 def tensors_of(folder: Path, *, stem: str = "model", variants: Sequence[str] = ("",)) -> Tensors:
@@ -138,12 +170,12 @@ def tensors_of(folder: Path, *, stem: str = "model", variants: Sequence[str] = (
     for middle in (f".{variant}" if variant else "" for variant in variants):
         whole = folder / f"{stem}{middle}.safetensors"
         if whole.is_file():
-            return Tensors(dict.fromkeys(_open(whole).keys(), whole))
+            return tensors_of_file(whole)
         for name in (
             f"{stem}.safetensors.index{middle}.json", f"{stem}{middle}.safetensors.index.json",
         ):  # fmt: skip
             if (folder / name).is_file():
-                return Tensors(_of_index(folder / name))
+                return Tensors(of_index(folder / name))
     wanted = f"{stem}{variants[0] and '.'}{variants[0]}.safetensors"
     pickles = sorted(
         path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")
@@ -164,7 +196,12 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _of_index(index: Path) -> dict[str, Path]:
+def of_index(index: Path) -> dict[str, Path]:
+    """The file of each tensor by an index of shards.
+
+    Raises:
+      UserError: no such index.
+    """
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(
         isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()

@@ -21,6 +21,7 @@ from diffjax.inference.generator import Generator
 from diffjax.inference.pipeline import Pipeline
 from diffjax.inference.sample_conditions import Examples
 from diffjax.stable_diffusion.folder import is_folder
+from diffjax.stable_diffusion.sources import is_file
 
 # Settings of config.sample that a call may change.
 SETTINGS = (
@@ -43,29 +44,28 @@ def load(
     imported from sys.path.
 
     Args:
-      path: a workdir, a folder written by `--mode=export`, or one of Stable Diffusion as diffusers
-        writes it.
+      path: a workdir, a folder written by `--mode=export`, or Stable Diffusion in a folder as
+        diffusers writes it or in one file of the original layout.
       checkpoint: "latest", "best", "ema" (the average rebuilt by --mode=ema) or a step.
       first_stage: the first stage's workdir, if it was moved.
       dtype: of Stable Diffusion's weights and computation, "float32" by default.
-      **how: other settings of Stable Diffusion's folders: variant, tile, control,
-        long_prompts, prompt_weights; see `experiment.stable_diffusion.load`.
+      **how: other settings of Stable Diffusion, see `experiment.stable_diffusion.load`.
 
     Raises:
       UserError: no such run, or one that can't be read.
     """
     folder = expanded(arguments.path("workdir", path))
-    if is_folder(folder):
+    if is_folder(folder) or is_file(folder):
         from diffjax.experiment import stable_diffusion
 
         if checkpoint != "latest" or first_stage is not None:
             raise UserError(
-                f"{folder} is a folder of Stable Diffusion, which has no checkpoints and its own "
-                "first stage: leave out checkpoint and first_stage"
+                f"{folder} is Stable Diffusion, which has no checkpoints and its own first stage: "
+                "leave out checkpoint and first_stage"
             )
         if unknown := sorted(set(how) - set(stable_diffusion.SETTINGS)):
             raise UserError(
-                f"{unknown[0]} is not a setting of Stable Diffusion's folders: expected dtype, "
+                f"{unknown[0]} is not a setting of Stable Diffusion: expected dtype, "
                 f"{', '.join(stable_diffusion.SETTINGS)}"
             )
         return stable_diffusion.load(folder, dtype=dtype or "float32", **how)
@@ -75,8 +75,7 @@ def load(
         )
     if how:
         raise UserError(
-            f"{min(how)} is a setting of Stable Diffusion's folders, and {folder} is none: "
-            "leave it out"
+            f"{min(how)} is a setting of Stable Diffusion, and {folder} is none: leave it out"
         )
     if first_stage is not None:
         first_stage = arguments.path("first_stage", first_stage)

@@ -10,13 +10,17 @@ from diffjax.experiment.load import generator_of, task_of
 from diffjax.experiment.model import Model, of_folder
 from diffjax.experiment.model_folder import SCALE, XL_SCALE
 from diffjax.inference.stable_diffusion import StableDiffusion
+from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder, load_folder
 from diffjax.stable_diffusion.tokenizer import Prompts
 
 Size = tuple[int, int]
 
 # Arguments of `load` that `diffjax.load` passes on.
-SETTINGS = ("variant", "tile", "control", "long_prompts", "prompt_weights")
+SETTINGS = (
+    "variant", "tile", "control", "long_prompts", "prompt_weights", "lora", "tokenizer",
+    "prediction",
+)  # fmt: skip
 STEPS = 50
 
 
@@ -26,23 +30,35 @@ def load(
     dtype: str = "float32",
     variant: str | None = None,
     tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
+    lora: Any = None,
     control: str | Path | Sequence[str | Path] = (),
     long_prompts: str = "cut",
     prompt_weights: str = "none",
 ) -> StableDiffusion:
-    """Reads a folder; see `stable_diffusion.folder.load_folder`.
+    """Reads a folder or a file.
 
     Args:
-      path, dtype, variant, tile: as for `load_folder`.
+      path, dtype, variant, tile, tokenizer, prediction: as for `load_folder`.
+      lora: files of adapters, see `lora_files.opened`; None for none.
       control: folder of a ControlNet, or several, whose results are summed.
       long_prompts, prompt_weights: `long` and `weights` of `stable_diffusion.tokenizer.Prompts`.
 
     Raises:
-      UserError: as `load_folder`, or a ControlNet that can't be read or is of another family.
+      UserError: as `load_folder` and `lora_files.opened`, or a ControlNet that can't be read or is
+        of another family.
     """
     prompts = Prompts(long_prompts, prompt_weights).check()
-    tile = arguments.whole("tile", tile)
-    folder = load_folder(path, dtype=dtype, variant=variant, tile=tile)
+    files = lora_files.opened([] if lora is None else lora)
+    # Nothing else refers to the folder while they are merged.
+    folder = lora_files.merged(
+        load_folder(
+            path, dtype=dtype, variant=variant, tile=arguments.whole("tile", tile),
+            tokenizer=tokenizer, prediction=prediction,
+        ),
+        files,
+    )  # fmt: skip
     folder = folder._replace(prompts=prompts).with_controls(control, variant=variant)
     return pipeline(model_of, folder)
 

@@ -22,6 +22,7 @@ from diffjax.inference.inputs import low_resolution_of
 from diffjax.inference.pipeline import Pipeline
 from diffjax.inference.sample_conditions import Choice, ControlImages
 from diffjax.parametrisations import Estimates
+from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder
 from diffjax.stable_diffusion.save import save, with_process
 from diffjax.stable_diffusion.weights_writer import SHARD_BYTES
@@ -56,6 +57,7 @@ class StableDiffusion(Pipeline):
         """
         super().__init__(params=folder.network_params, **parts)
         self._folder, self._of = folder, of
+        self._base = folder  # without the adapters of `with_lora`
         self._control: ControlImages | None = None
 
     def with_folder(self, folder: Folder) -> StableDiffusion:
@@ -100,7 +102,37 @@ class StableDiffusion(Pipeline):
             own[0] if height is None else arguments.whole("height", height, least=1),
             own[1] if width is None else arguments.whole("width", width, least=1),
         )
-        return self if size == own else self._of(self._folder, size)
+        return self if size == own else self._made(self._folder, size)
+
+    def _made(self, folder: Folder, size: tuple[int, int]) -> StableDiffusion:
+        """The pipeline of a folder and a size, that of the same model without adapters kept."""
+        made = self._of(folder, size)
+        made._base = self._base
+        return made
+
+    def with_lora(self, lora: Any, *, scale: float = 1.0) -> StableDiffusion:
+        """The pipeline with low-rank adapters (Hu et al. 2021), merged into what was loaded.
+
+            model.with_lora("style.safetensors", scale=0.8).sample(prompts)
+
+        They replace those of an earlier call: `model.with_lora(file, scale=0.5)` is the same for a
+        `model` that has this file with another scale already. Adapters that were given to
+        `diffjax.load` stay. Nothing is compiled again, unless they change a text encoder.
+
+        Args:
+          lora: a path, a pair (path, scale), or several of these in a list; [] for none. Files of
+            kohya's and diffusers' names, for the U-Net and text encoders.
+          scale: factor of all of them.
+
+        Raises:
+          UserError: a file that can't be read, of other adapters or for another model.
+        """
+        files = lora_files.opened(lora, scale=arguments.number("scale", scale))
+        folder = lora_files.merged(self._base, files)
+        height, width = self.space.image_shape[:2]
+        made = self._made(folder._replace(chunks=self._folder.chunks), (height, width))
+        made._control = self._control
+        return made
 
     def with_control(self, images: Any, scale: Any = 1.0) -> StableDiffusion:
         """The pipeline whose ControlNets are given images; see the class.
@@ -231,8 +263,7 @@ class StableDiffusion(Pipeline):
         if chunks == folder.chunks:
             return self
         height, width = self.space.image_shape[:2]
-        of_chunks = self._of(folder._replace(chunks=chunks), (height, width))
-        other = copy.copy(of_chunks)
+        other = self._made(folder._replace(chunks=chunks), (height, width))
         other._control = self._control
         return other
 

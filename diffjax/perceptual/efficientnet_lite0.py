@@ -21,8 +21,8 @@ from diffjax.errors import UserError
 from diffjax.perceptual.feature_network import EmbeddingNetwork, FeatureNetwork
 from diffjax.perceptual.images import check_sides, resize, to_rgb
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.torch_files import read_state_dict
 from diffjax.perceptual.weight_files import file_digest
+from diffjax.torch_files import read_state_dict
 from diffjax.types import Array
 
 NAME = "EfficientNet-Lite0"

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from diffjax.errors import UserError
 from diffjax.perceptual.feature_network import FeatureNetwork
 from diffjax.perceptual.installed import installed_file
-from diffjax.perceptual.torch_files import read_state_dict
 from diffjax.perceptual.vgg16 import BLOCKS, torchvision_vgg16
+from diffjax.torch_files import read_state_dict
 
 INSTALL = "pip install --no-deps lpips"
 

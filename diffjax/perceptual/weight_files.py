@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diffjax.errors import UserError
 from diffjax.files import expanded
-from diffjax.perceptual.torch_files import read_state_dict
+from diffjax.torch_files import read_state_dict
 
 
 def read_weights(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffjax.conditioning.model_folder import read_json
 from diffjax.errors import UserError
+from diffjax.stable_diffusion import sources
 
 
 class Fields:
@@ -16,13 +16,13 @@ class Fields:
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the file.
+        """Reads the file; see `sources.read`.
 
         Raises:
           UserError: no such file, or one that is no JSON object.
         """
         self.path = path
-        self.values = read_json(path)
+        self.values = sources.read(path)
         self._read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:

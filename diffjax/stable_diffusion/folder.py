@@ -19,7 +19,7 @@ from diffjax.models.condition import Text
 from diffjax.models.controlnet import ControlledNetwork
 from diffjax.models.network import Network
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import controlnet, scheduler, text, unet, vae, weights
+from diffjax.stable_diffusion import controlnet, scheduler, sources, text, unet, vae, weights
 from diffjax.stable_diffusion.controlnet import Control
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
@@ -202,43 +202,61 @@ def is_folder(path: Path) -> bool:
 
 
 def load_folder(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None, tile: int = 0
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> Folder:
-    """Reads a folder: every config is read and checked before any weights.
+    """Reads a folder, or a file: every config is read and checked before any weights.
 
     Args:
-      path: with model_index.json.
+      path: with model_index.json; or a file of the original layout, see `sources`.
       dtype: "float32", "bfloat16" or "float16", of the weights and of the U-Net's and the
         autoencoder's computation; that of text encoders is float32.
       variant: of the weights' files, such as "fp16"; see `weights.find`.
       tile: side in latents of the tiles in which images are encoded and decoded; 0 for whole ones.
+      tokenizer, prediction: of a file, see `sources.given`.
 
     Raises:
       UserError: no such folder, a file that is missing or corrupt, or a model that is not
         supported.
     """
-    parts = load_parts(path, dtype=dtype, variant=variant, tile=tile)
+    parts = load_parts(
+        path, dtype=dtype, variant=variant, tile=tile, tokenizer=tokenizer, prediction=prediction
+    )
     return parts._replace(params=parts.unet_params())
 
 
 def load_parts(
-    path: str | Path, *, dtype: str = "float32", variant: str | None = None, tile: int = 0
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> Folder:
     """Reads all of a folder but the U-Net's weights; see `load_folder`."""
     folder = expanded(path, name="folder")
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
     kind = DTYPES[dtype]
+    given = sources.given(folder, tokenizer=tokenizer, prediction=prediction)
     index = Fields(folder / INDEX)
     is_xl, zeros = _read_index(index)
     found = unet.read(folder / "unet", dtype=kind)
+    if given.side:
+        found = found._replace(size=(given.side, given.side))
     stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
-    read = scheduler.read(folder / "scheduler")
+    read = scheduler.read(folder / "scheduler", prediction=given.prediction)
     places = (_ONE, _TWO) if is_xl else (_ONE,)
     encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
     tokenisers = [
-        text.read_tokenizer(folder / tokenizer, encoder)
-        for (_, tokenizer), encoder in zip(places, encoders, strict=True)
+        text.read_tokenizer(place, encoder, padding=padding)
+        for (place, padding), encoder in zip(given.tokenizers, encoders, strict=False)
     ]
     _check_widths(folder, found, stage, encoders)
     parts = [

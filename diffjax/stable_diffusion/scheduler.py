@@ -85,8 +85,12 @@ def step_number(t: Times, schedule: Schedule) -> Array:
     return jnp.asarray(t, jnp.float32) - 1.0
 
 
-def read(folder: Path) -> Scheduler:
+def read(folder: Path, *, prediction: str | None = None) -> Scheduler:
     """The scheduler of a folder's scheduler_config.json.
+
+    Args:
+      folder: with that file.
+      prediction: a prediction_type instead of the file's; None for the file's.
 
     Raises:
       UserError: no such file, an unknown class, or a field that is not supported.
@@ -97,6 +101,7 @@ def read(folder: Path) -> Scheduler:
         fields.refuse("_class_name", " or ".join(_SAMPLERS))
     schedule, text = _schedule(fields)
     predicted = fields.one_of("prediction_type", tuple(_PARAMETRISATIONS), "epsilon")
+    predicted = prediction or predicted
     parametrisation = _PARAMETRISATIONS[predicted]
     if parametrisation.needs_signal and schedule.signal_scale[-1] == 0:
         raise UserError(

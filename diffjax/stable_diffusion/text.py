@@ -18,10 +18,10 @@ import numpy as np
 
 from diffjax.conditioning.clip import Clip, clip_of, module_names, pool_of
 from diffjax.conditioning.conditions import Texts
-from diffjax.conditioning.hugging_face import TEXT_INPUTS, Pool, read_config
+from diffjax.conditioning.hugging_face import TEXT_INPUTS, Config, Pool
 from diffjax.errors import UserError
 from diffjax.models.condition import Text
-from diffjax.stable_diffusion import names, tokenizer, weights
+from diffjax.stable_diffusion import names, sources, tokenizer, weights
 from diffjax.stable_diffusion.prompts import scaled
 from diffjax.stable_diffusion.tokenizer import PLAIN, Prompts, PromptTokenizer
 from diffjax.types import Array, Dtype
@@ -79,7 +79,8 @@ def read(folder: Path, *, penultimate: bool = False) -> Encoder:
     Raises:
       UserError: no such file, another model, or a field that is not supported.
     """
-    config = read_config(folder, ["clip_text_model"])
+    config = Config(folder / "config.json", sources.read(folder / "config.json"))
+    config.one_of("model_type", ["clip_text_model"], "")
     if config.values.get("use_attention_mask"):
         raise UserError(
             f"found use_attention_mask=True in {config.path}; expected false; encoders that do not "
@@ -118,10 +119,14 @@ def load(
     )
 
 
-def read_tokenizer(folder: Path, encoder: Encoder) -> PromptTokenizer:
+def read_tokenizer(
+    folder: Path, encoder: Encoder, *, padding: str | None = None
+) -> PromptTokenizer:
     """The tokenizer of a folder, for an encoder; see `tokenizer.read`."""
     module = encoder.module
-    return tokenizer.read(folder, vocabulary=module.vocabulary, length=module.positions)
+    return tokenizer.read(
+        folder, vocabulary=module.vocabulary, length=module.positions, padding=padding
+    )
 
 
 class Part(NamedTuple):

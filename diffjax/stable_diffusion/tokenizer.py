@@ -138,13 +138,16 @@ class PromptTokenizer:
             )  # fmt: skip
 
 
-def read(folder: Path, *, vocabulary: int, length: int) -> PromptTokenizer:
+def read(
+    folder: Path, *, vocabulary: int, length: int, padding: str | None = None
+) -> PromptTokenizer:
     """The tokenizer of a folder.
 
     Args:
       folder: with vocab.json and merges.txt, or tokenizer.json.
       vocabulary: the encoder's number of tokens.
       length: its number of positions.
+      padding: the token; None for the folder's.
 
     Raises:
       UserError: a file that is missing or that can't be read, or the tokenizer of another model.
@@ -157,9 +160,9 @@ def read(folder: Path, *, vocabulary: int, length: int) -> PromptTokenizer:
             f"vocab_size={vocabulary} of the text encoder's config.json; use both files of the "
             "same model"
         )
-    token = _padding(folder)
-    padding = known.get(token)
-    if padding is None:
+    token = padding or _padding(folder)
+    padding_id = known.get(token)
+    if padding_id is None:
         raise UserError(
             f"found pad_token={token!r} in {folder}; expected a token of its vocabulary; download "
             "its files again"
@@ -174,7 +177,7 @@ def read(folder: Path, *, vocabulary: int, length: int) -> PromptTokenizer:
             f"found a tokenizer in {folder} that makes {empty} of an empty text; expected CLIP's "
             "begin and end token; use the files of the same model"
         )
-    return PromptTokenizer(tokenizer, padding=padding, length=length, name=folder.name)
+    return PromptTokenizer(tokenizer, padding=padding_id, length=length, name=folder.name)
 
 
 def _existing(folder: Path) -> Path:

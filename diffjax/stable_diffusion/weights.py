@@ -1,4 +1,4 @@
-"""A network's parameters from a folder's safetensors, cast while they are read."""
+"""A network's parameters from files of weights, cast while they are read."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,27 +11,37 @@ from flax import traverse_util
 
 from diffjax.conditioning.model_folder import Tensors, tensors_of
 from diffjax.errors import UserError
+from diffjax.stable_diffusion import sources, torch_tensors
 from diffjax.stable_diffusion.names import LEAVES, Names
 from diffjax.types import Dtype
 
 # Tensors of older files that hold no weights.
 IGNORED = ("position_ids",)
 VARIANTS = ("fp16", "bf16")
+# Stems of torch's files that differ.
+TORCH_STEMS = {"model": "pytorch_model"}
 
 
 def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
-    """The tensors of a folder.
+    """The tensors of a folder: safetensors or, where there are none, what torch.save wrote.
 
     Args:
-      folder: of a network.
+      folder: of a network, or a part of a file, see `sources`.
       stem: "model" or "diffusion_pytorch_model".
       variant: "fp16" for the files of that name; None for those without a variant or, where there
         are none, those of `VARIANTS`.
 
     Raises:
-      UserError: no such files, or corrupt ones; a folder with pickles alone.
+      UserError: no such files, or corrupt ones.
     """
-    tensors = tensors_of(folder, stem=stem, variants=[variant] if variant else ["", *VARIANTS])
+    file = sources.file_of(folder)
+    if file is not None:
+        return sources.tensors_of(folder, file)
+    variants = [variant] if variant else ["", *VARIANTS]
+    found = None
+    if not any(folder.glob(f"{stem}*.safetensors*")):
+        found = torch_tensors.of_folder(folder, stem=TORCH_STEMS.get(stem, stem), variants=variants)
+    tensors = found or tensors_of(folder, stem=stem, variants=variants)
     tensors.check()
     return tensors
 
@@ -93,8 +103,8 @@ def load(
         found[path] = _place(view, leaf.shape, dtype, placed.get(path))
     if left:
         raise UserError(
-            f"found {len(left)} tensors in {folder} that the network of its config.json does not "
-            f"have, such as {min(left)}; expected none; use both files of the same model"
+            f"found {len(left)} tensors in {folder} that its network does not have, such as "
+            f"{min(left)}; expected none; use the config.json and the weights of the same model"
         )
     return traverse_util.unflatten_dict(found, sep="/")
 
@@ -107,8 +117,8 @@ def _parts(path: str, tensors: Tensors, names: Names, folder: Path) -> list[str]
             return wanted
     absent = next(name for name in alternatives[0] if name not in tensors.files)
     raise UserError(
-        f"found no tensor {absent} in {folder}; expected a complete network of its config.json; "
-        "download its weights again"
+        f"found no tensor {absent} in {folder}; expected a complete network; download its weights "
+        "again"
     )
 
 

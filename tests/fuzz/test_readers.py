@@ -24,7 +24,7 @@ from diffjax.conditioning import hugging_face, model_folder
 from diffjax.data import decoded, fashion_mnist, images, load
 from diffjax.data.sources import ArraySource
 from diffjax.errors import UserError
-from diffjax.perceptual.torch_files import LEGACY_MAGIC, LEGACY_VERSION, read_state_dict
+from diffjax.torch_files import LEGACY_MAGIC, LEGACY_VERSION, read_state_dict
 from tests.fuzz.mutations import COUNT, damaged, refusals
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
@@ -211,7 +211,7 @@ def zipped(data):
 
 
 def test_legacy_torch_files(tmp_path):
-    """The newer kind, and both kinds as torch writes them, in perceptual/test_torch_files.py."""
+    """The newer kind, and both kinds as torch writes them, in test_torch_files.py."""
     path = tmp_path / "a.pth"
 
     def read(data):

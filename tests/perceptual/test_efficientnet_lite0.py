@@ -73,7 +73,7 @@ def test_the_embedding_is_the_torch_packages(path):
 def test_pixels_enter_as_in_training(path):
     """The stem's running variance is that of its map on photographs, if they enter alike."""
     datasets = pytest.importorskip("sklearn.datasets")
-    from diffjax.perceptual.torch_files import read_state_dict
+    from diffjax.torch_files import read_state_dict
 
     photographs = np.stack(datasets.load_sample_images().images).astype(np.float32)
     photographs = photographs[:, :426:2, ::2] / 127.5 - 1

@@ -2,6 +2,7 @@ import os
 import pickle
 import struct
 import sys
+import types
 import zipfile
 from collections import OrderedDict
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffjax.errors import UserError
-from diffjax.perceptual.torch_files import read_state_dict
+from diffjax.torch_files import StateDict, read_state_dict
 
 FORMATS = pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
 
@@ -58,6 +59,14 @@ def test_every_known_type(torch, tmp_path, zipped, dtype):
     found = read_state_dict(save(torch, {"a": tensor}, tmp_path / "a.pth", zipped))
     assert found["a"].dtype == dtype
     np.testing.assert_array_equal(found["a"], tensor.numpy())
+
+
+@FORMATS
+def test_bfloat16(torch, tmp_path, zipped):
+    tensor = torch.randn(2, 3).bfloat16()
+    found = read_state_dict(save(torch, {"a": tensor}, tmp_path / "a.pth", zipped))
+    assert found["a"].dtype == "bfloat16"
+    np.testing.assert_array_equal(found["a"].astype(np.float32), tensor.float().numpy())
 
 
 @FORMATS
@@ -171,6 +180,68 @@ def test_damaged_bytes_never_escape_as_other_errors(torch, tmp_path, zipped):
             assert "\n" not in str(error)
 
 
+class Skippable:
+    """Pickled as an object of a package that training checkpoints refer to."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+Skippable.__module__ = "pytorch_lightning.callbacks"
+
+
+@pytest.fixture
+def lightning(monkeypatch):
+    """A package of that name, for writing and for torch's own reader."""
+    module = types.ModuleType("pytorch_lightning.callbacks")
+    module.Skippable = Skippable
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@FORMATS
+def test_a_training_checkpoint(torch, tmp_path, zipped, lightning):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    whole = {
+        "epoch": 3, "global_step": 2**40, "rate": 0.1, "pytorch-lightning_version": "1.4.2",
+        "callbacks": {Skippable: {"best": torch.tensor(0.5), "path": None}, "other": Skippable(7)},
+        "optimizer_states": [optimizer.state_dict()], "lr_schedulers": [{"last": np.float64(2.0)}],
+        "names": {"a"}, "state_dict": model.state_dict(), "when": (1.5, [True]),
+    }  # fmt: skip
+    path = save(torch, whole, tmp_path / "a.ckpt", zipped)
+    found = StateDict(path)
+    assert list(found) == ["weight", "bias"] and found.shape("weight") == (2, 3)
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(found.read(name), tensor.numpy())
+    found.close()
+    with pytest.raises(UserError, match="is a dict, so that it is not a dictionary of tensors"):
+        read_state_dict(save(torch, {"a": whole}, path, zipped))
+    assert "callbacks.Skippable" in refusal(save(torch, {"a": Skippable(1)}, path, zipped))
+
+
+@FORMATS
+def test_code_besides_the_weights_is_refused_and_not_run(torch, tmp_path, zipped):
+    marker = tmp_path / "it-ran"
+    value = {"state_dict": {"a": torch.ones(2)}, "callbacks": [Malicious(marker)]}
+    path = save(torch, value, tmp_path / "evil.ckpt", zipped)
+    with pytest.raises(UserError, match=r"system.*never executed") as error:
+        StateDict(path)
+    assert "\n" not in str(error.value) and not marker.exists()
+
+
+def test_a_corrupt_storage_is_found_as_it_is_read(torch, tmp_path):
+    path = save(torch, {"a": torch.zeros(1000), "b": torch.ones(1000)}, tmp_path / "a.ckpt", True)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(struct.pack("<2f", 1, 1), struct.pack("<2f", 1, 2), 1))
+    found = StateDict(path)
+    assert not found.read("a").any()
+    with pytest.raises(UserError, match="corrupt"):
+        found.read("b")
+
+
 NUMBERS = struct.pack("<4f", 1, 2, 3, 4)
 
 
@@ -244,7 +315,7 @@ def test_what_is_no_state_dict_is_refused(torch, tmp_path):
     assert "formats" in refusal_of(path, b"")
     assert "formats" in refusal_of(path, b"<!DOCTYPE html><html>404")
     assert "magic" in refusal_of(path, pickle.dumps(7, protocol=2))
-    for value in ({"epoch": 3}, {"state_dict": {"a": torch.ones(1)}}, torch.ones(1)):
+    for value in ({"epoch": 3}, {"state_dict": {"a": torch.ones(1)}}, torch.ones(1), {1: 2}):
         assert "dictionary of tensors" in refusal(save(torch, value, path, True))
     assert "Linear" in refusal(save(torch, torch.nn.Linear(1, 1), path, True))
 
