@@ -106,6 +106,7 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
     },
     "stable_diffusion": {
         "model.folder": Key(TEXT, "", "folder of Stable Diffusion that diffusers wrote"),
+        "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
         "model.lora": Key(
             SPEC, "none", "adapters that are trained in the place of all parameters: none, lora"
         ),

@@ -181,6 +181,10 @@ def of_folder(
         )
     _refuse_flip(config)
     height, width, _ = about.shape
+    has_half = folder.unet.module.dtype == jnp.float16  # which the accelerator does not compute in
+    name = "xla" if has_half else config.model.get("kernels", "auto")
+    kernels = networks.kernels(name, key="model.kernels")
+    folder = folder.with_ops(kernels.ops)
     space = folder.space((height, width))
     diffusion = process.diffusion(config)
     if diffusion.outputs != 1 or diffusion.parametrisation.spans:
@@ -189,7 +193,7 @@ def of_folder(
             "config.model.folder has a network with one output for each channel: use eps, v or x0"
         )
     return Model(
-        config, about, networks.kernels("xla", key="model.kernels"), space,
+        config, about, kernels, space,
         folder.conditions((height, width)), folder.network, diffusion, None,
         examples or partial(_no_prompts, space), folder, _adapted(config, folder),
     )  # fmt: skip

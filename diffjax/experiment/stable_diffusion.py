@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from diffjax import arguments
+from diffjax.errors import UserError
 from diffjax.experiment import defaults
 from diffjax.experiment.load import generator_of, task_of
 from diffjax.experiment.model import Model, of_folder
@@ -46,9 +49,13 @@ def load(
       long_prompts, prompt_weights: `long` and `weights` of `stable_diffusion.tokenizer.Prompts`.
 
     Raises:
-      UserError: as `load_folder` and `lora_files.opened`, or a ControlNet that can't be read or is
-        of another family.
+      UserError: as `load_folder` and `lora_files.opened`, a ControlNet that can't be read or is of
+        another family, or float16 on a CPU.
     """
+    if dtype == "float16" and jax.default_backend() == "cpu":
+        raise UserError(
+            "dtype is 'float16', in which CPUs compute no attention: use 'float32' or 'bfloat16'"
+        )
     prompts = Prompts(long_prompts, prompt_weights).check()
     files = lora_files.opened([] if lora is None else lora)
     # Nothing else refers to the folder while they are merged.

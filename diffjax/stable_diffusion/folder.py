@@ -18,6 +18,7 @@ from diffjax.latent.space import LatentSpace
 from diffjax.models.condition import Text
 from diffjax.models.controlnet import ControlledNetwork
 from diffjax.models.network import Network
+from diffjax.models.ops import Ops
 from diffjax.models.stable_diffusion import SIZES
 from diffjax.stable_diffusion import controlnet, scheduler, sources, text, unet, vae, weights
 from diffjax.stable_diffusion.controlnet import Control
@@ -94,6 +95,15 @@ class Folder(NamedTuple):
         if not self.controls:
             return self.params
         return {"unet": self.params, "controls": tuple(one.params for one in self.controls)}
+
+    def with_ops(self, ops: Ops) -> "Folder":
+        """The same with other kernels of the U-Net and the first stage."""
+        encoder, decoder = (
+            module.clone(ops=ops, mix=ops.attention)
+            for module in (self.stage.encoder, self.stage.decoder)
+        )
+        stage = self.stage._replace(encoder=encoder, decoder=decoder)
+        return self._replace(unet=self.unet.with_ops(ops), stage=stage)
 
     def with_controls(
         self, folders: str | Path | Sequence[str | Path], *, variant: str | None = None
