@@ -113,6 +113,8 @@ def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:
       UserError: a workdir without a run, of another config, or without the checkpoint.
     """
     if model.folder is not None and not has_run(workdir):
-        return 0, strategies.to_compute(model.folder.unet_params(), model.config)
+        places = strategies.shardings(model.folder.unet.shapes(), model.config)
+        params = model.folder.unet_params(shardings=places)
+        return 0, strategies.to_compute(params, model.config)
     stored = restore.read(model, workdir)
     return stored.step, strategies.to_compute(fitted(model, stored), model.config)

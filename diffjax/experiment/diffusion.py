@@ -29,6 +29,7 @@ from diffjax.experiment import (
     sampling,
     schema,
     strategies,
+    traced,
 )
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
@@ -40,15 +41,12 @@ from diffjax.experiment.model import (
     Model,
     as_user_error,
     captioned,
-    check_sampling,
     held_out_examples,
     kept,
     resolve_model,
-    stand_in,
     with_scale,
 )
 from diffjax.experiment.other_model import teacher, teacher_guide, with_weak
-from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
@@ -72,8 +70,6 @@ from diffjax.training.train_step import (
     make_eval_loss,
 )
 from diffjax.types import Array
-
-CLIP_EXAMPLES = 512  # examples used to check that config.sample.threshold does not clip the data
 
 
 class _Fields(NamedTuple):
@@ -379,8 +375,8 @@ def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
         diffusion, objective, model.weak, taught_by, model.generator(), model.folder,
         model.adapted,
     )  # fmt: skip
-    _check_threshold(setup)
-    _trace(setup, trains=trains)
+    traced.check_threshold(setup)
+    traced.trace(setup, trains=trains)
     return setup
 
 
@@ -409,40 +405,6 @@ def _teacher(
 
 def _examples(config: Any, source: data.ImageSource) -> Examples:
     return held_out_examples(config, load_held_out(config, source) or source)
-
-
-def _check_threshold(setup: Experiment) -> None:
-    """Raises UserError if thresholding would clip data that are not images."""
-    text = setup.config.sample.threshold
-    spec = parse_spec(text, key="sample.threshold")
-    if setup.space.images or spec.path not in ("clip", "dynamic"):
-        return
-    some = [setup.source[i]["image"] for i in range(min(CLIP_EXAMPLES, len(setup.source)))]
-    low, high = float(np.min(some)), float(np.max(some))
-    bounds = (spec.arguments.get("low", -1.0), spec.arguments.get("high", 1.0))
-    if low < bounds[0] or high > bounds[1]:
-        raise UserError(
-            f"config.sample.threshold = {text!r} keeps samples within [{bounds[0]:g}, "
-            f"{bounds[1]:g}], and the data is in [{low:.3g}, {high:.3g}]: set it to 'none'"
-        )
-
-
-def _trace(setup: Experiment, *, trains: bool) -> None:
-    """Traces the first state, a train step and a sampler.
-
-    Raises:
-      UserError: invalid arguments of any of them.
-    """
-    if not trains:
-        check_sampling(setup.model, setup.generator)
-        return
-    if not is_path(setup.config.diffusion.objective):  # a user's loss may depend on the network
-        network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
-        setup = setup._replace(adapted=None).with_network(network)
-    with as_user_error(setup.config):
-        batch = setup.batch_shapes(setup.config.train.accumulate)
-        jax.eval_shape(setup.train_step(), setup.state_shapes(), batch)
-    check_sampling(setup.model, setup.generator)
 
 
 def _one_example(setup: Experiment) -> dict[str, Any]:

@@ -106,6 +106,14 @@ _PARALLEL = {
 DIFFUSION: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
+    "data.prompt": Key(TEXT, "", "caption of every image of a set without captions"),
+    "data.prior": Key(
+        TEXT,
+        "",
+        "folder of images that every second example is taken of, such as samples of the class in "
+        "DreamBooth; empty: none",
+    ),
+    "data.prior_prompt": Key(TEXT, "", "caption of every image of data.prior"),
     "data.embedding": Key(
         SPEC,
         "none",

@@ -18,8 +18,8 @@ _SPECS = (
 )  # fmt: skip
 # Those whose weights are compared.
 _COMPARED = ("condition.text", "data.embedding", "condition.embedding")
-# Folders whose arrays are compared.
-_PLACES = ("first_stage.workdir", "model.folder")
+# Folders whose arrays, or whose files, are compared.
+_PLACES = ("first_stage.workdir", "model.folder", "data.prior")
 _TEACHER = "diffusion.teacher"
 _FOLDER = "folder:"
 
@@ -108,6 +108,8 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
     name = flat.get("data.name")
     if isinstance(name, str) and name.startswith(_FOLDER):
         flat["data.name"] = _FOLDER
+    if flat.get("data.prior"):
+        flat["data.prior"] = _FOLDER
     if flat.get(_TEACHER):
         flat[_TEACHER] = Path(str(flat[_TEACHER])).name
     for key in ("data.name", *_SPECS):

@@ -130,11 +130,12 @@ class Folder(NamedTuple):
         """The number of chunks in which these prompts are encoded; see `Prompts.long`."""
         return max(part.tokenizer.count(prompts, self.prompts) for part in self.texts)
 
-    def unet_params(self, dtype: Dtype | None = None) -> Any:
+    def unet_params(self, dtype: Dtype | None = None, *, shardings: Any = None) -> Any:
         """The U-Net's parameters, read from the files; in its compute type by default."""
         module = self.unet.module
         wanted = self.unet._replace(module=module.clone(dtype=dtype or module.dtype))
-        return unet.load(wanted, self.path / "unet", variant=self.variant)
+        place = self.path / "unet"
+        return unet.load(wanted, place, variant=self.variant, shardings=shardings)
 
     @property
     def unet_digest(self) -> str:

@@ -245,9 +245,9 @@ def test_a_run_of_adapters(small, pictures, tmp_path):
     folder = shutil.copytree(small("sd21")[0], tmp_path / "folder")
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     options = ["--config.model.lora=lora(rank=2)", "--config.train.ema_decay=0.5"]
-    assert train(folder, pictures, whole, "--config.train.steps=2", *options) == 0
-    assert train(folder, pictures, halves, "--config.train.steps=1", *options) == 0
-    assert train(folder, pictures, halves, "--config.train.steps=2", *options) == 0
+    assert train(folder, pictures, whole, *options, "--config.train.steps=2") == 0
+    assert train(folder, pictures, halves, *options, "--config.train.steps=1") == 0
+    assert train(folder, pictures, halves, *options, "--config.train.steps=2") == 0
     stored = parameters(whole)
     jax.tree.map(np.testing.assert_array_equal, stored, parameters(halves))
     # Nothing but adapters is stored.
@@ -262,6 +262,11 @@ def test_a_run_of_adapters(small, pictures, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, model.params, expected)
     drawn = [m.sample(["a cat"], steps=2, count=1, seed=1) for m in (base, model)]
     assert (drawn[0] != drawn[1]).any()
+    # An exported run is adapters, too, and its folder is found from elsewhere.
+    out = tmp_path / "out"
+    assert train(folder, pictures, whole, f"--out={out}", *options, mode="export") == 0
+    assert (out / "model.safetensors").stat().st_size < 4 * size / 10
+    jax.tree.map(np.testing.assert_array_equal, diffjax.load(out).params, expected)
     # Adapters of other weights.
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     save_file({name: array * 2 for name, array in load_file(path).items()}, path)
