@@ -112,7 +112,9 @@ def _difference(program: Program, path: Path, batch: int) -> float:
     """The largest difference between onnxruntime's outputs and JAX's."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = program.example(batch)
     names = list(program.outputs)
     found = session.run(names, inputs)
