@@ -61,7 +61,7 @@ class StableDiffusion(Pipeline):
 
         They replace those of an earlier call: `model.with_lora(file, scale=0.5)` is the same for a
         `model` that has this file with another scale already. Adapters that were given to
-        `diffjax.load` stay. Nothing is compiled anew, unless they change a text encoder.
+        `diffjax.load` stay. Nothing is compiled again, unless they change a text encoder.
 
         Args:
           lora: a path, a pair (path, scale), or several of these in a list; [] for none. Files of
