@@ -120,6 +120,7 @@ def run(
     Returns:
       The exit code: 0, or 128 + signal if a signal stopped training; the state is saved then.
     """
+    from diffjax.experiment.model_folder import settled
     from diffjax.experiment.paths import located
     from diffjax.experiment.schema import check, complete, kind
 
@@ -143,6 +144,8 @@ def run(
         use_compilation_cache()
     workdir = expanded(workdir, name="workdir")
     config = located(config, workdir, of_run=False)
+    if mode != "config":
+        config = settled(config)
     return command(mode)(
         Request(config, workdir, profile, expanded(out, name="out") if out else None)
     )

@@ -23,6 +23,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "train.init_",
     "data.dir",
     "data.memory_limit_mb",
+    "model.folder",
     "model.kernels",
     "model.remat",
     "model.unroll",
@@ -48,12 +49,14 @@ class Identity(NamedTuple):
       description: origin of the first stage, for messages; it may have moved since.
       text: SHA-256 of the text encoder's weights, or of its vocabulary.
       embedding: of the image embedding; see `image_embedding.Fitted`.
+      base: of the parameters that adapters were trained on.
     """
 
     first_stage: str = ""
     description: str = ""
     text: str = ""
     embedding: str = ""
+    base: str = ""
 
 
 NOTHING = Identity()
@@ -157,6 +160,11 @@ def check_identity(trained_on: Identity, identity: Identity, *, what: str) -> No
         raise UserError(
             f"{what} was trained with another image embedding (other weights, training images or "
             "dimensions): use that of the run, or another --workdir"
+        )
+    if identity.base != trained_on.base:
+        raise UserError(
+            f"{what} has adapters of other weights than those of config.model.folder: set it to "
+            "the folder that they were trained on"
         )
 
 

@@ -9,7 +9,7 @@ from diffjax import data
 from diffjax.commands import Request
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment import kinds, process, restore, sampling, strategies
+from diffjax.experiment import kinds, model_folder, process, restore, sampling, strategies
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.kinds import resolve
 from diffjax.experiment.load import about_of, fitted
@@ -48,12 +48,15 @@ def model_of(config: Any, workdir: Path) -> Model:
     def examples() -> Examples:
         return held_out_examples(config, load_held_out(config) or load_train(config))
 
-    if not has_run(workdir):
+    of_folder = model_folder.is_named(config)
+    if not has_run(workdir) and not of_folder:
         return resolve(
             config, trains=False
         ).model  # report config errors before the missing checkpoint
     sampling.sampling(config, process.diffusion(config).schedule)  # check names before files
-    model = with_weak(resolve_model(config, about_of(workdir, config), examples=examples))
+    about = about_of(workdir, config) if has_run(workdir) else model_folder.about(config)
+    has_data = config.data.name != model_folder.NO_DATA
+    model = with_weak(resolve_model(config, about, examples=examples if has_data else None))
     say_kernels(model)
     return model
 
@@ -104,8 +107,14 @@ def results_folder(request: Request) -> Path:
 def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:
     """(step, averaged parameters on the sampling devices) of config.sample.checkpoint.
 
+    Without a run, a folder's model has the folder's parameters, of step 0.
+
     Raises:
       UserError: a workdir without a run, of another config, or without the checkpoint.
     """
+    if model.folder is not None and not has_run(workdir):
+        places = strategies.shardings(model.folder.unet.shapes(), model.config)
+        params = model.folder.unet_params(shardings=places)
+        return 0, strategies.to_compute(params, model.config)
     stored = restore.read(model, workdir)
     return stored.step, strategies.to_compute(fitted(model, stored), model.config)

@@ -15,7 +15,7 @@ import numpy as np
 from diffjax import data
 from diffjax.conditioning import maps
 from diffjax.conditioning.image_embedding import ImageEmbedding
-from diffjax.models.condition import Condition, SpatialMap, Text
+from diffjax.models.condition import Condition, SpatialMap, Text, drop
 from diffjax.types import Array
 
 
@@ -131,9 +131,31 @@ class Conditions(NamedTuple):
         if self.texts:
             text = Text(batch["text_tokens"], batch["text_mask"], batch.get("text_pooled"))
         label = batch["label"] if self.num_classes else None
-        augmentation = self.no_augmentation(len(batch["image"]))
+        augmentation: Any = batch.get("sizes")
+        if augmentation is None:
+            augmentation = self.no_augmentation(len(batch["image"]))
         embedding = batch["embedding"] if self.embedding else None
         return Condition(label, text, spatial, augmentation, embedding)
+
+    def dropping(self) -> Callable[[Condition, Array], Condition]:
+        """(condition, (B,) bool) -> the condition with null values where the latter is True.
+
+        A network that is given a text always has its null text, which is encoded now: the function
+        may be called inside a trace.
+        """
+        null = self.texts and self.texts.null and self.texts.null()
+
+        def dropped(condition: Condition, at: Array) -> Condition:
+            lost = drop(condition, at, keep_map=self.keep_map)
+            if null is None or condition.text is None:
+                return lost
+            text = jax.tree.map(
+                lambda kept, none: jnp.where(at.reshape(-1, *(1,) * (kept.ndim - 1)), none, kept),
+                condition.text, null,
+            )  # fmt: skip
+            return lost._replace(text=text)
+
+        return dropped
 
     def with_text(self, batches: data.BatchIterator, captions: Sequence[str]) -> Any:
         """The batches with their captions' encodings if the model has text, else unchanged."""

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
@@ -321,10 +322,12 @@ def build_source(
         rows = broken.kept()
         if broken.reasons:
             pixels, labels = pixels[rows], labels[rows]
-        return ArraySource(
+        whole = ArraySource(
             pixels, labels, name=name, class_names=class_names,
             index_crc32=index(rows.tolist()) if index else None, **_numbered(captions, rows),
         )  # fmt: skip
+        whole.file_sizes = partial(_sizes, encoded, rows)
+        return whole
     if on_broken == "skip":
         _find_broken(encoded, broken, threads=threads)
     broken.handle(on_broken)
@@ -341,11 +344,18 @@ def build_source(
                 "--config.data.on_broken=skip"
             ) from error
 
-    return StreamedSource(
+    streamed = StreamedSource(
         read, length=len(rows), image_shape=(height, width, depth or 3), name=name,
         class_names=class_names, index_crc32=index(rows.tolist()) if index else None,
         **_numbered(captions, rows),
     )  # fmt: skip
+    streamed.file_sizes = partial(_sizes, encoded, rows)
+    return streamed
+
+
+def _sizes(encoded: EncodedImages, rows: np.ndarray) -> np.ndarray:
+    """int32 (N, 2): height and width of the stored images, from their headers."""
+    return np.array([_read_header(encoded, int(row))[0] for row in rows], np.int32)
 
 
 def _numbered(captions: Sequence[str] | None, rows: np.ndarray) -> dict[str, Any]:

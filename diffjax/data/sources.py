@@ -76,7 +76,8 @@ class ImageSource(Protocol):
       captions: the distinct captions of this split, sorted; () if there are none.
 
     A source may also have `index_crc32`, a checksum of its files' names and sizes, or None: a run
-    then goes on with the same files alone, wherever they are.
+    then goes on with the same files alone, wherever they are. It may have `file_sizes`, a function
+    () -> int32 (N, 2) that returns the height and width of each file's image, or None.
     """
 
     name: str
@@ -193,6 +194,7 @@ class ArraySource:
         self.dtype = images.dtype
         self.held_out = held_out
         self.index_crc32 = index_crc32
+        self.file_sizes: Callable[[], np.ndarray] | None = None
         self.class_names = class_names
         self.captions, self.caption_numbers = _check_captions(
             captions, caption_numbers, length=len(images), name=name
@@ -256,6 +258,7 @@ class StreamedSource:
             raise UserError(f"image_shape is {sides}; expected (H, W, C), C = 1 or 3")
         self._read = read
         self.index_crc32 = index_crc32
+        self.file_sizes: Callable[[], np.ndarray] | None = None
         self._length = int(length)
         self.name = name
         self.image_shape: tuple[int, ...] = sides

@@ -10,6 +10,7 @@ from diffjax.experiment.rules import (
     SIZES,
     SPEC,
     SWITCH,
+    TEXT,
     WHOLES,
     Key,
     whole,
@@ -100,6 +101,15 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.layers": Key(whole(1), 6, "transformer layers"),
         "model.head_channels": Key(whole(1), 32, "channels per attention head"),
         "model.dropout": Key(SHARE, 0.1, "rate after attention and MLP"),
+        "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
+        "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+    },
+    "stable_diffusion": {
+        "model.folder": Key(TEXT, "", "folder of Stable Diffusion that diffusers wrote"),
+        "model.lora": Key(
+            SPEC, "none", "adapters that are trained in the place of all parameters: none, lora"
+        ),
+        "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn')"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import data
+from diffjax.data import dreambooth
 from diffjax.errors import UserError
 from diffjax.experiment.spec import from_spec, is_path, parameters_of
 
@@ -34,7 +35,44 @@ def load_train(config: Any) -> data.ImageSource:
     Raises:
       UserError: an unknown name or path, or data that can't be read.
     """
-    return _own(config) if is_own(config) else load_split(config, "train")
+    if config.data.name == "none":
+        raise UserError(
+            "config.data.name = 'none': there is nothing to train on: set it to folder:<path>, a "
+            "folder of images with captions"
+        )
+    source = _own(config) if is_own(config) else load_split(config, "train")
+    return _with_prior(config, _with_prompt(config, source))
+
+
+def _with_prompt(config: Any, source: data.ImageSource) -> data.ImageSource:
+    """The set with the caption config.data.prompt, if that is set."""
+    prompt = config.data.get("prompt", "")  # of diffusion models alone
+    if not prompt:
+        return source
+    try:
+        return dreambooth.prompted(source, prompt)
+    except UserError as error:
+        raise UserError(f"config.data.prompt = {prompt!r}: {error}") from None
+
+
+def _with_prior(config: Any, source: data.ImageSource) -> data.ImageSource:
+    """The set in turn with that of config.data.prior, if there is one."""
+    place = config.data.get("prior", "")
+    if not place:
+        return source
+    try:
+        prior = data.load(
+            f"folder:{place}",
+            image_size=tuple(source.image_shape[:2]),  # type: ignore[arg-type]
+            channels=source.image_shape[-1],
+            memory_limit_mb=config.data.memory_limit_mb,
+            on_broken=config.data.on_broken,
+        )
+        if config.data.prior_prompt:
+            prior = dreambooth.prompted(prior, config.data.prior_prompt)
+        return dreambooth.alternating(source, prior)
+    except UserError as error:
+        raise UserError(f"config.data.prior = {place!r}: {error}") from None
 
 
 def load_split(config: Any, split: str, *, memory_limit_mb: int | None = None) -> data.ImageSource:
@@ -67,12 +105,13 @@ def load_held_out(config: Any, source: data.ImageSource | None = None) -> data.I
       source: its training set, if already loaded; a user's data set has its own held-out set.
     """
     if is_own(config):
-        return _held_out(source or _own(config))
+        found = _held_out(source or _own(config))
+        return None if found is None else _with_prompt(config, found)
     c = config.data
     for split in HELD_OUT:
         if data.has_split(c.name, split=split, data_dir=c.dir or None):
             limit = min(EVAL_DECODED_MB, c.memory_limit_mb)
-            return load_split(config, split, memory_limit_mb=limit)
+            return _with_prompt(config, load_split(config, split, memory_limit_mb=limit))
     return None
 
 

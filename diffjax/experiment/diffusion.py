@@ -20,6 +20,7 @@ from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
     image_embedding,
+    model_folder,
     optimisation,
     pairs,
     pictures,
@@ -28,34 +29,35 @@ from diffjax.experiment import (
     sampling,
     schema,
     strategies,
+    traced,
 )
 from diffjax.experiment import network as networks
 from diffjax.experiment import objective as objectives
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.init_from import Start
+from diffjax.experiment.lora import Adapted
 from diffjax.experiment.model import (
     Model,
     as_user_error,
     captioned,
-    check_sampling,
     held_out_examples,
-    identity,
     kept,
     resolve_model,
-    stand_in,
     with_scale,
 )
 from diffjax.experiment.other_model import teacher, teacher_guide, with_weak
-from diffjax.experiment.spec import is_path, parse_spec
 from diffjax.experiment.task import ConfiguredTask
 from diffjax.inference.generator import Generator
 from diffjax.inference.sample_conditions import Examples
 from diffjax.inference.sampling import OtherModel
+from diffjax.latent import sizes
 from diffjax.latent.pairs import PairSpace
-from diffjax.latent.space import DiffusionSpace
+from diffjax.latent.space import DiffusionSpace, LatentSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.stable_diffusion.folder import Folder
+from diffjax.training.adapted_objective import AdaptedObjective
 from diffjax.training.aligned_objective import AlignedObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_objective import Teacher
@@ -68,8 +70,6 @@ from diffjax.training.train_step import (
     make_eval_loss,
 )
 from diffjax.types import Array
-
-CLIP_EXAMPLES = 512  # examples used to check that config.sample.threshold does not clip the data
 
 
 class _Fields(NamedTuple):
@@ -85,6 +85,8 @@ class _Fields(NamedTuple):
     weak: OtherModel | None
     teacher: OtherModel | None
     generator: Generator
+    folder: Folder | None = None
+    adapted: Adapted | None = None
 
 
 class Experiment(_Fields, ConfiguredTask):
@@ -95,7 +97,8 @@ class Experiment(_Fields, ConfiguredTask):
         """The model without its training."""
         return Model(
             self.config, self.about, self.kernels, self.space, self.conditions, self.network,
-            self.diffusion, self.weak, partial(_examples, self.config, self.source),
+            self.diffusion, self.weak, partial(_examples, self.config, self.source), self.folder,
+            self.adapted,
         )  # fmt: skip
 
     def at_guidance_scale(self, scale: float) -> "Experiment":
@@ -110,7 +113,7 @@ class Experiment(_Fields, ConfiguredTask):
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
-        return identity(self.space, self.conditions, self.about)
+        return self.model.identity
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -118,16 +121,13 @@ class Experiment(_Fields, ConfiguredTask):
         return (*run.FIELDS, "learned")
 
     def from_fields(self, fields: dict[str, Any], *, what: str) -> Any:
-        """The averaged parameters."""
-        return parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
+        """The averaged parameters, adapters merged."""
+        stored = parameters.like(fields["ema_params"], self.parameter_shapes(), what=what)
+        return self.model.of_stored(stored)
 
     def with_network(self, network: Network) -> "Experiment":
         """A copy with another network, trained and sampled by the same config."""
-        guide = teacher_guide(self.model)
-        objective = objectives.objective(
-            self.config, self.diffusion, network, _teacher(self.teacher, guide), guide,
-            self.space.shape,
-        )  # fmt: skip
+        objective = _objective(self.model, network, self.teacher, self.adapted)
         setup = self._replace(network=network, objective=objective)
         return setup._replace(generator=setup.model.generator())
 
@@ -170,6 +170,11 @@ class Experiment(_Fields, ConfiguredTask):
         return optimisation.learned_optimizer(self.config)
 
     def _init_params(self, key: Array) -> Any:
+        if self.adapted is not None:
+            return self.adapted.init(key)
+        if self.folder is not None:  # it has them all: see `read_start`
+            shapes = self.model.parameter_shapes()
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         x = jnp.zeros((1, *self.diffusion.input_shape(self.space.shape)))
         cond = self.model.example_condition()
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cond)
@@ -191,6 +196,8 @@ class Experiment(_Fields, ConfiguredTask):
     def _prepared(self, images: data.ImageSource) -> data.ImageSource:
         """The source of batches for a set of images."""
         source = self._training_space.source(images)
+        if self.conditions.unchanged:
+            source = sizes.with_sizes(source, images)
         return image_embedding.with_vectors(source, images, self.conditions.embedding)
 
     def held_out(self) -> list[dict[str, np.ndarray]]:
@@ -214,8 +221,10 @@ class Experiment(_Fields, ConfiguredTask):
         return make_eval_loss(self.space, self.conditions, objective, seed=self.config.seed)
 
     def averaged(self, state: TrainState) -> Any:
-        """The averaged parameters."""
-        return state.ema_params
+        """The averaged parameters, adapters merged."""
+        if self.adapted is None:
+            return state.ema_params
+        return self.adapted.merged(state.objective_state.frozen, state.ema_params)
 
     def before_save(self, state: TrainState) -> TrainState:
         """The unchanged state."""
@@ -226,12 +235,12 @@ class Experiment(_Fields, ConfiguredTask):
         return store_diffusion(state)
 
     def from_stored(self, stored: StoredDiffusion) -> TrainState:
-        """The inverse of `to_stored`, with the teacher's parameters."""
+        """The inverse of `to_stored`, with the parameters that are frozen."""
         return restore_diffusion(stored, frozen=self._frozen)
 
     @gc_disabled()
     def init_state(self, *, shardings: Any = None) -> TrainState:
-        """The state of step 0, with the teacher's parameters."""
+        """The state of step 0, with the parameters that are frozen."""
         without = self._replace(teacher=None)
         if shardings is not None:
             learned = shardings.objective_state._replace(frozen=None)
@@ -242,11 +251,28 @@ class Experiment(_Fields, ConfiguredTask):
     def state_shapes(self) -> TrainState:
         """The state with jax.ShapeDtypeStruct for arrays."""
         state = super().state_shapes()
-        frozen = jax.eval_shape(lambda: self._frozen)
+        frozen = self.adapted.shapes if self.adapted else jax.eval_shape(lambda: self._frozen)
         return state._replace(objective_state=state.objective_state._replace(frozen=frozen))
 
+    def read_start(self) -> Start | None:
+        """See `ConfiguredTask.read_start`; a folder's weights, if that names nothing else."""
+        return super().read_start() or self._folder_start()
+
+    def _folder_start(self) -> Start | None:
+        if self.folder is None or self.adapted is not None:
+            return None
+        params = self.folder.unet_params(jnp.float32)
+        return Start(
+            self.config.model.folder, dict.fromkeys(("params", "ema_params", "profiles"), params)
+        )
+
     def started(self, state: TrainState, begin: Start, *, log: Callable[[str], None]) -> TrainState:
-        """See `ConfiguredTask.started`; what an objective copies of the model starts from it."""
+        """See `ConfiguredTask.started`; what an objective copies of the model starts from it.
+
+        What a run does not have of a folder's network is the folder's.
+        """
+        if self.config.train.init_from and (of_folder := self._folder_start()):
+            state = super().started(state, of_folder, log=log)
         state = super().started(state, begin, log=log)
         learned = state.objective_state
         if isinstance(self.objective, DistributionMatchingObjective):
@@ -256,6 +282,8 @@ class Experiment(_Fields, ConfiguredTask):
 
     @property
     def _frozen(self) -> Any:
+        if self.adapted is not None:
+            return self.adapted.base()
         return None if self.teacher is None else self.teacher.params
 
     def power_emas(self, stored: StoredDiffusion) -> dict[float, Any]:
@@ -289,6 +317,7 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     """
     config = schema.complete(config)
     schema.check(config)
+    config = model_folder.settled(config)
     # The strings first: a misspelt name should fail before a download.
     diffusion = process.diffusion(config)
     objectives.check(config, diffusion)
@@ -300,13 +329,35 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     augmentation.check(config)
     image_embedding.key_of(config)
     source, about = image_embedding.fitted(config, load_train(config))
-    conditions = conditions_of(config, about)
-    about, conditions = image_embedding.with_text(config, source, about, conditions)
+    conditions = None
+    if not model_folder.is_named(config):
+        conditions = conditions_of(config, about)
+        about, conditions = image_embedding.with_text(config, source, about, conditions)
     examples = partial(_examples, config, source)
     model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
+    return of_model(model, source, trains=trains)
+
+
+def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
+    """The experiment of a model, whose network, train step and sampler are traced.
+
+    Args:
+      model: of a checked config.
+      source: the training set; None where nothing but shapes is used of it.
+      trains: see `resolve`.
+
+    Raises:
+      UserError: any invalid or inconsistent value.
+    """
+    config, about, diffusion = model.config, model.about, model.diffusion
+    if trains and getattr(model.space, "inpaints", False):
+        raise UserError(
+            f"config.model.folder = {config.model.folder!r} has an inpainting network, which "
+            "training gives no masks: fine-tune the folder of the network without"
+        )
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
-    latent = bool(config.first_stage.workdir)
+    latent = isinstance(model.space, LatentSpace)
     pixels = "images" if about.images else f"arrays of {about.shape}"
     augmentation.check(config, x_0="cached latents" if latent else pixels)
     cond = model.example_condition()
@@ -318,17 +369,32 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
         cond = model.example_condition(trained)
         networks.check(model.network, config=config, diffusion=diffusion, shape=trained, cond=cond)
     taught_by = teacher(model) if trains else None
-    guide = teacher_guide(model)
-    objective = objectives.objective(
-        config, diffusion, model.network, _teacher(taught_by, guide), guide, shape
-    )
+    objective = _objective(model, model.network, taught_by, model.adapted)
     setup = Experiment(
         config, source, about, model.kernels, model.space, model.conditions, model.network,
-        diffusion, objective, model.weak, taught_by, model.generator(),
+        diffusion, objective, model.weak, taught_by, model.generator(), model.folder,
+        model.adapted,
     )  # fmt: skip
-    _check_threshold(setup)
-    _trace(setup, trains=trains)
+    traced.check_threshold(setup)
+    traced.trace(setup, trains=trains)
     return setup
+
+
+def _objective(
+    model: Model, network: Network, taught_by: OtherModel | None, adapted: Adapted | None
+) -> Objective:
+    """The objective of a network, which is trained as a whole or through adapters."""
+    guide = teacher_guide(model)
+
+    def of_network(network: Network) -> Any:
+        return objectives.objective(
+            model.config, model.diffusion, network, _teacher(taught_by, guide), guide,
+            model.space.shape,
+        )  # fmt: skip
+
+    if adapted is None:
+        return of_network(network)
+    return AdaptedObjective(of_network, network, adapted.lora.alpha)
 
 
 def _teacher(
@@ -341,44 +407,12 @@ def _examples(config: Any, source: data.ImageSource) -> Examples:
     return held_out_examples(config, load_held_out(config, source) or source)
 
 
-def _check_threshold(setup: Experiment) -> None:
-    """Raises UserError if thresholding would clip data that are not images."""
-    text = setup.config.sample.threshold
-    spec = parse_spec(text, key="sample.threshold")
-    if setup.space.images or spec.path not in ("clip", "dynamic"):
-        return
-    some = [setup.source[i]["image"] for i in range(min(CLIP_EXAMPLES, len(setup.source)))]
-    low, high = float(np.min(some)), float(np.max(some))
-    bounds = (spec.arguments.get("low", -1.0), spec.arguments.get("high", 1.0))
-    if low < bounds[0] or high > bounds[1]:
-        raise UserError(
-            f"config.sample.threshold = {text!r} keeps samples within [{bounds[0]:g}, "
-            f"{bounds[1]:g}], and the data is in [{low:.3g}, {high:.3g}]: set it to 'none'"
-        )
-
-
-def _trace(setup: Experiment, *, trains: bool) -> None:
-    """Traces the first state, a train step and a sampler.
-
-    Raises:
-      UserError: invalid arguments of any of them.
-    """
-    if not trains:
-        check_sampling(setup.model, setup.generator)
-        return
-    if not is_path(setup.config.diffusion.objective):  # a user's loss may depend on the network
-        network = stand_in(setup.network, setup.diffusion, setup.space.shape[-1])
-        setup = setup.with_network(network)
-    with as_user_error(setup.config):
-        batch = setup.batch_shapes(setup.config.train.accumulate)
-        jax.eval_shape(setup.train_step(), setup.state_shapes(), batch)
-    check_sampling(setup.model, setup.generator)
-
-
 def _one_example(setup: Experiment) -> dict[str, Any]:
     """A batch of one with jax.ShapeDtypeStruct for arrays."""
     texts = setup.conditions.texts
     batch = pairs.space(setup.config, setup.model, setup.teacher).example()
+    if setup.conditions.unchanged:
+        batch["sizes"] = jax.ShapeDtypeStruct((1, len(setup.conditions.unchanged)), jnp.float32)
     if setup.conditions.embedding is not None:
         width = setup.conditions.embedding_width
         batch["embedding"] = jax.ShapeDtypeStruct((1, width), jnp.float32)

@@ -26,6 +26,7 @@ TABLES = {
     "model.dtype": "backbones:DTYPES",
     "model.kernels": "network:KERNELS",
     "model.remat": "backbones:REMATS",
+    "model.lora": "lora:LORAS",
     "condition.text": "conditioning:TEXTS",
     "condition.map": "conditioning:MAPS",
     "condition.embedding": "image_embedding:EMBEDDINGS",

@@ -58,7 +58,7 @@ def export(config: Any, workdir: Path, out: Path) -> list[Path]:
         )  # fmt: skip
         stored.sample.guidance = "none"
     found = found._replace(about=kept(about, model.identity))
-    if names_a_path(config.condition.text, key="condition.text"):
+    if names_a_path(config.condition.text, key="condition.text") or model.folder is not None:
         origin.record(out)  # a relative path is one from this working folder
     return written + exported.write(out, found, stored.to_dict())
 

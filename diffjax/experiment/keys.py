@@ -106,6 +106,14 @@ _PARALLEL = {
 DIFFUSION: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
+    "data.prompt": Key(TEXT, "", "caption of every image of a set without captions"),
+    "data.prior": Key(
+        TEXT,
+        "",
+        "folder of images that every second example is taken of, such as samples of the class in "
+        "DreamBooth; empty: none",
+    ),
+    "data.prior_prompt": Key(TEXT, "", "caption of every image of data.prior"),
     "data.embedding": Key(
         SPEC,
         "none",
@@ -134,7 +142,9 @@ DIFFUSION: Mapping[str, Key] = {
     "embedding.dimensions": Key(
         whole(0), 128, "whitened components of an embedding; 0: all of it, scaled to length sqrt(D)"
     ),
-    "model.name": Key(SPEC, "unet", "the network: unet, dit, prior, or a path to your own"),
+    "model.name": Key(
+        SPEC, "unet", "the network: unet, dit, edm2, prior, stable_diffusion, or a path to your own"
+    ),
     "model.class_conditional": Key(SWITCH, True, "whether the network takes the class"),
     "diffusion.objective": Key(
         SPEC,
@@ -164,7 +174,8 @@ DIFFUSION: Mapping[str, Key] = {
         TIME_INPUT,
         "auto",
         "what the network is given of t: scaled (0 to 1000), unit (0 to 1; for objectives that "
-        "differentiate in time), log_sigma (EDM's); auto: by parametrisation and objective",
+        "differentiate in time), log_sigma (EDM's), step (t - 1, Stable Diffusion's); auto: by "
+        "parametrisation and objective",
     ),
     "diffusion.loss_target": Key(SPEC, "same", "what the squared error is measured in"),
     "diffusion.weighting": Key(SPEC, "uniform", "weight of the squared error by noise level"),

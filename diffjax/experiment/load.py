@@ -10,7 +10,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation, keys, rules, schema, strategies
-from diffjax.experiment.model import Model, check_sampling, resolve_model
+from diffjax.experiment.model import Model, check_sampling, of_folder, resolve_model
 from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
 from diffjax.experiment.spec import from_table, is_path, parse_spec
@@ -107,6 +107,17 @@ def load(
         raise UserError(f"{folder} has no checkpoint: train that model first")
     workdir.check_identity(_trained_on(folder, stored), model.identity, what=str(folder))
     params = strategies.to_compute(fitted(model, stored), config)
+    if (of := model.folder) is not None:
+        from diffjax.experiment import stable_diffusion
+
+        height, width, channels = model.about.shape
+        return stable_diffusion.pipeline(
+            of._replace(params=params),
+            lambda folder, size: of_folder(
+                config, model.about._replace(shape=(*size, channels)), folder
+            ),
+            step=stored.step, size=(height, width),
+        )  # fmt: skip
     return Pipeline(
         params=params,
         step=stored.step,
@@ -198,7 +209,7 @@ def about_of(folder: Path, config: Any, stored: dict[str, Any] | None = None) ->
 
 
 def fitted(model: Model, found: Parameters) -> Any:
-    """The stored parameters in the structure that the network takes.
+    """The stored parameters in the structure that the network takes, adapters merged.
 
     The U-Net's are nested dictionaries already. A user-defined network, whose code may have
     changed, is traced and its parameters are compared.
@@ -208,7 +219,7 @@ def fitted(model: Model, found: Parameters) -> Any:
     """
     stored = found.fields["ema_params"]
     if not is_path(model.config.model.name):
-        return stored
+        return model.of_stored(stored)
     what = f"the checkpoint of step {found.step}"
     return parameters.like(stored, model.parameter_shapes(), what=what)
 

@@ -6,6 +6,7 @@ every checkpoint stores.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +19,11 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, image_embedding, process, sampling
+from diffjax.experiment import first_stage, image_embedding, model_folder, process, sampling
+from diffjax.experiment import lora as adapters
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
+from diffjax.experiment.lora import Adapted
 from diffjax.experiment.run import FIELDS
 from diffjax.experiment.spec import is_path
 from diffjax.experiment.unclip import embed_of
@@ -30,6 +33,7 @@ from diffjax.inference.sampling import OtherModel
 from diffjax.latent.space import ArraySpace, DiffusionSpace, LatentSpace, PixelSpace
 from diffjax.models.network import Network, Pair
 from diffjax.prediction import Prediction
+from diffjax.stable_diffusion.folder import Folder
 from diffjax.types import Array
 
 
@@ -45,6 +49,8 @@ class Model(NamedTuple):
       network, diffusion: the network and what it predicts.
       weak: the weaker model of autoguidance, or None.
       examples: called if a config leaves prompts or maps open.
+      folder: of Stable Diffusion, whose network it is; None for other models.
+      adapted: the adapters that are stored in the place of its parameters; None for none.
     """
 
     config: Any
@@ -56,6 +62,8 @@ class Model(NamedTuple):
     diffusion: Prediction
     weak: OtherModel | None
     examples: Callable[[], Examples] | None
+    folder: Folder | None = None
+    adapted: Adapted | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -65,7 +73,7 @@ class Model(NamedTuple):
     @property
     def identity(self) -> workdir.Identity:
         """What the model depends on besides its config and data."""
-        return identity(self.space, self.conditions, self.about)
+        return identity(self.space, self.conditions, self.about, self.adapted)
 
     def generator(self, config: Any = None) -> Generator:
         """The generator of the model's config, or of another config for the same network."""
@@ -82,13 +90,21 @@ class Model(NamedTuple):
         )
 
     def parameter_shapes(self) -> Any:
-        """The parameters with jax.ShapeDtypeStruct for arrays, by tracing the network."""
+        """The stored parameters with jax.ShapeDtypeStruct for arrays, by tracing the network."""
+        if self.adapted is not None:
+            return jax.eval_shape(self.adapted.init, jax.random.key(0))
         return networks.parameter_shapes(
             self.network,
             diffusion=self.diffusion,
             shape=self.space.shape,
             cond=self.example_condition(),
         )
+
+    def of_stored(self, params: Any) -> Any:
+        """The network's parameters from stored ones, with which adapters are merged."""
+        if self.adapted is None:
+            return params
+        return self.adapted.merged(self.adapted.base(), params)
 
     def example_condition(self, shape: tuple[int, ...] | None = None) -> Any:
         """One example's condition with jax.ShapeDtypeStruct for arrays; its shape is the space's,
@@ -116,6 +132,8 @@ def resolve_model(
     Raises:
       UserError: an unknown name, or incompatible values.
     """
+    if model_folder.is_named(config):
+        return of_folder(config, about, model_folder.read(config), examples=examples)
     diffusion = process.diffusion(config)
     kernels = networks.kernels_of(config)
     wanted = conditions or conditions_of(config, about)
@@ -131,12 +149,78 @@ def resolve_model(
     return Model(config, about, kernels, space, wanted, network, diffusion, None, examples)
 
 
-def identity(space: DiffusionSpace, wanted: Conditions, about: DataInfo) -> workdir.Identity:
-    """What a model depends on besides its config and data: first stage, text encoder, embedding."""
+def of_folder(
+    config: Any,
+    about: DataInfo,
+    folder: Folder,
+    *,
+    examples: Callable[[], Examples] | None = None,
+) -> Model:
+    """The model of Stable Diffusion's folder for images of a size.
+
+    Args:
+      config: settled, see `model_folder`.
+      about: the description of the images.
+      folder: of the config.
+      examples: the source of prompts that the config leaves open.
+
+    Raises:
+      UserError: sides that are no multiples of the first stage's factor, other data than images
+        with captions, or a prediction that is not the network's.
+    """
+    channels = folder.stage.image_shape[-1]
+    if not about.images or len(about.shape) != 3 or about.shape[-1] != channels:
+        raise UserError(
+            f"config.data.name = {config.data.name!r} holds arrays of {about.shape}: "
+            f"config.model.folder needs images (H, W, {channels})"
+        )
+    if not about.has_captions:
+        raise UserError(
+            f"config.data.name = {config.data.name!r} has no captions: config.model.folder needs "
+            "them: use a folder with a metadata.jsonl"
+        )
+    _refuse_flip(config)
+    height, width, _ = about.shape
+    space = folder.space((height, width))
+    diffusion = process.diffusion(config)
+    if diffusion.outputs != 1 or diffusion.parametrisation.spans:
+        raise UserError(
+            f"config.diffusion.parametrisation = {config.diffusion.parametrisation!r}: "
+            "config.model.folder has a network with one output for each channel: use eps, v or x0"
+        )
+    return Model(
+        config, about, networks.kernels("xla", key="model.kernels"), space,
+        folder.conditions((height, width)), folder.unet.network, diffusion, None,
+        examples or partial(_no_prompts, space), folder, _adapted(config, folder),
+    )  # fmt: skip
+
+
+def _adapted(config: Any, folder: Folder) -> Adapted | None:
+    if not model_folder.is_named(config):  # `diffjax.load` of the folder
+        return None
+    kind = folder.unet.module.dtype
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), folder.unet.shapes())
+    digest = (lambda: folder.unet_digest) if folder.params is None else (lambda: "")
+    return adapters.of_config(config, shapes=shapes, base=folder.unet_params, digest=digest)
+
+
+def _no_prompts(space: LatentSpace) -> Examples:
+    """For inpainting networks, images of which nothing is known."""
+    if not space.inpaints:
+        raise UserError("nothing to condition on: give prompts, as by config.sample.prompt")
+    blank = np.zeros((1, *space.image_shape), np.uint8)
+    return Examples((), blank, np.array([-1], np.int32))
+
+
+def identity(
+    space: DiffusionSpace, wanted: Conditions, about: DataInfo, adapted: Adapted | None = None
+) -> workdir.Identity:
+    """What a model depends on besides its config and data: first stage, text encoder, embedding,
+    and the parameters that adapters are of."""
     texts = wanted.texts
     return workdir.Identity(
         space.identity, space.description, texts.identity if texts else "",
-        image_embedding.identity(about),
+        image_embedding.identity(about), adapted.digest if adapted else "",
     )  # fmt: skip
 
 
@@ -173,14 +257,18 @@ def _space(config: Any, about: DataInfo, wanted: Conditions, kernels: Kernels) -
             f"config.condition.map = {config.condition.map!r}: maps of cached latents are "
             "without augmentation: set noise=False and blur=0.0, or train on pixels"
         )
-    if config.data.flip:
-        raise UserError(
-            "config.data.flip = True: latents of mirrored images are not stored: set it to False"
-        )
+    _refuse_flip(config)
     stage, params, description = first_stage.read(config, image_shape=about.shape, kernels=kernels)
     return LatentSpace(
         stage, params, wanted.make_map, map_name=config.condition.map, description=description
     )
+
+
+def _refuse_flip(config: Any) -> None:
+    if config.data.flip:
+        raise UserError(
+            "config.data.flip = True: latents of mirrored images are not stored: set it to False"
+        )
 
 
 def captioned(config: Any, source: Any) -> Any:

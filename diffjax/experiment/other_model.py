@@ -147,5 +147,5 @@ def read(model: Model, named: str, *, text: str, key: str, what: str) -> OtherMo
         found.parameter_shapes(),
         what=f"config.{key}: the model in {folder}",
     )
-    placed = strategies.to_compute(params, model.config)
+    placed = strategies.to_compute(found.of_stored(params), model.config)
     return OtherModel(found.network, found.diffusion, placed)

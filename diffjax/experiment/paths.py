@@ -1,4 +1,4 @@
-"""The paths in a config: first stage, data, text encoder, guiding model."""
+"""The paths in a config: first stage, data, text encoder, guiding model, Stable Diffusion."""
 
 import logging
 import os
@@ -18,6 +18,8 @@ _SPECS = (
 )  # fmt: skip
 # Those whose weights are compared.
 _COMPARED = ("condition.text", "data.embedding", "condition.embedding")
+# Folders whose arrays, or whose files, are compared.
+_PLACES = ("first_stage.workdir", "model.folder", "data.prior")
 _TEACHER = "diffusion.teacher"
 _FOLDER = "folder:"
 
@@ -35,7 +37,7 @@ def located(config: Any, workdir: Path, *, of_run: bool) -> Any:
     if not (workdir / origin.ORIGIN).is_file():
         return config
     changes = {}
-    for key in ("data.dir", "data.name", *_SPECS, "first_stage.workdir", _TEACHER):
+    for key in ("data.dir", "data.name", *_SPECS, *_PLACES, _TEACHER):
         section, name = key.split(".")
         if section not in config or name not in config[section]:
             continue
@@ -62,7 +64,7 @@ def _moved(key: str, text: str, workdir: Path, of_run: bool) -> str:
         path, at, checkpoint = text.rpartition("@")
         found = origin.locate(path if at else checkpoint, workdir, of_run=of_run)
         return f"{found}{at}{checkpoint}" if at else found
-    if key in ("data.dir", "first_stage.workdir"):
+    if key == "data.dir" or key in _PLACES:
         return origin.locate(text, workdir, of_run=of_run)
     try:
         spec = parse_spec(text, key=key)
@@ -106,6 +108,8 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
     name = flat.get("data.name")
     if isinstance(name, str) and name.startswith(_FOLDER):
         flat["data.name"] = _FOLDER
+    if flat.get("data.prior"):
+        flat["data.prior"] = _FOLDER
     if flat.get(_TEACHER):
         flat[_TEACHER] = Path(str(flat[_TEACHER])).name
     for key in ("data.name", *_SPECS):

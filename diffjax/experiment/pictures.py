@@ -72,6 +72,8 @@ def draw_grid(setup: Drawing, draw: Generated, *, start: int) -> np.ndarray:
         return figures.array_sheet(images, labels, setup.about.class_names)
     maps = setup.generator.conditions.map_images(start, len(images))
     captions = setup.generator.conditions.captions(start, len(images))
+    if setup.conditions.make_map is None:  # what an inpainting network knows is no map to show
+        maps = None
     if captions is not None or maps is not None:
         return _conditioned_grid(setup, images, captions, maps)
     labels = setup.generator.conditions.labels(start, len(images))

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from diffjax.checkpoints.run_config import from_json
 from diffjax.errors import UserError
-from diffjax.experiment import kinds, strategies
+from diffjax.experiment import diffusion, kinds, model_folder, plan_sampling, strategies
 from diffjax.experiment.schema import check, is_diffusion, section
 from diffjax.models.linen import from_linen
 
@@ -44,6 +44,7 @@ class Plan(NamedTuple):
       of_optimizer: the optimizer's moments.
       of_averages: the EMA and the averages of config.train.ema_snapshots.
       of_others: the rest of the state.
+      of_folder: text encoders and first stage of config.model.folder, which are frozen.
       of_batch: the device's share of a batch.
       of_temporaries: activations, gradients and gathered arrays; None if nothing was compiled.
       flops: of a step over all devices, counted by XLA before it optimises.
@@ -59,13 +60,16 @@ class Plan(NamedTuple):
     of_optimizer: int
     of_averages: int
     of_others: int
+    of_folder: int
     of_batch: int
     of_temporaries: int | None
     flops: float
 
 
-def plan(config: Any) -> Plan:
+def plan(config: Any) -> Any:
     """The plan of a config, computed in a separate process; nothing is written to a workdir.
+
+    It is a `Plan`, or a `SamplingPlan` of a folder without data.
 
     Args:
       config: checked. `config.parallel.devices` is the number of devices, 0 for the local ones;
@@ -94,18 +98,23 @@ def plan(config: Any) -> Plan:
         if done.returncode == 2:
             raise UserError(lines[-1])
         raise UserError(f"--mode=plan ended with exit code {done.returncode}: {lines[-1]}")
-    return Plan(**json.loads(done.stdout.splitlines()[-1]))
+    kind: Any = plan_sampling.SamplingPlan if plan_sampling.is_of_sampling(config) else Plan
+    return kind(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: Plan | plan_sampling.SamplingPlan) -> str:
     """A plan as text for the user."""
+    if isinstance(plan, plan_sampling.SamplingPlan):
+        return plan_sampling.as_text(plan)
     micro = f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
     state = plan.of_parameters + plan.of_optimizer + plan.of_averages + plan.of_others
+    state += plan.of_folder
     rows = [
         ("parameters", plan.of_parameters),
         ("optimizer", plan.of_optimizer),
         ("averages", plan.of_averages),
         ("the rest of the state", plan.of_others),
+        *([("texts and first stage", plan.of_folder)] if plan.of_folder else []),
         ("batch", plan.of_batch),
     ]
     if plan.of_temporaries is not None:
@@ -152,6 +161,7 @@ def plan_here(config: Any) -> Plan:
         sizes["opt_state"],
         sizes["ema_params"] + sizes["power_emas"],
         sum(size for field, size in sizes.items() if field not in known),
+        _of_folder(setup),
         sum(x.size * np.dtype(x.dtype).itemsize for x in batch.values()) // len(strategy.devices),
         temporaries,
         _flops(setup, shapes, batch),
@@ -160,11 +170,21 @@ def plan_here(config: Any) -> Plan:
 
 def _resolved(config: Any) -> Any:
     """The resolved config with XLA's kernels, the only ones whose cost XLA can count."""
+    if model_folder.is_named(config):
+        return diffusion.of_model(plan_sampling.without_weights(config), None)
     config = config.copy_and_resolve_references()
     network = "model" if is_diffusion(config) else section(config)
     if "kernels" in config[network]:  # a user-defined network and a GAN have no such key
         config[network].kernels = "xla"
     return kinds.resolve(config)
+
+
+def _of_folder(setup: Any) -> int:
+    folder = getattr(setup, "folder", None)
+    if folder is None:
+        return 0
+    texts = [part.params for part in folder.texts]
+    return plan_sampling.size_of((texts, folder.stage_params.params))
 
 
 def _flops(setup: Any, shapes: Any, batch: Any) -> float:
@@ -185,7 +205,9 @@ def _main() -> int:
         sys.path[:0] = json.loads(sys.argv[1])  # where the user's own code may be
         config = ConfigDict(from_json(json.load(sys.stdin)))
         check(config)
-        print(json.dumps(plan_here(config)._asdict()))
+        config = model_folder.settled(config)
+        here = plan_sampling.plan_here if plan_sampling.is_of_sampling(config) else plan_here
+        print(json.dumps(here(config)._asdict()))
         return 0
     except UserError as error:
         print(error, file=sys.stderr)

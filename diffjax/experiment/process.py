@@ -13,6 +13,7 @@ from diffjax.errors import UserError
 from diffjax.experiment.spec import from_spec, parse_spec
 from diffjax.prediction import Prediction
 from diffjax.schedules import Schedule
+from diffjax.stable_diffusion.scheduler import step_number
 
 # Each table maps a name to a maker, whose parameters are the arguments in a config string.
 SCHEDULES: Mapping[str, Callable[..., Any]] = {
@@ -46,6 +47,7 @@ TIME_INPUTS: Mapping[str, denoisers.TimeInput] = {
     "scaled": denoisers.scaled_time,
     "unit": denoisers.unit_time,
     "log_sigma": denoisers.quarter_log_sigma,
+    "step": step_number,
 }
 # Objectives whose network also returns a variance.
 WITH_VARIANCE = ("hybrid", "vlb")
@@ -144,6 +146,11 @@ def is_straight(schedule: Schedule) -> bool:
 def _time_input(
     c: Any, schedule: Schedule, parametrisation: parametrisations.Parametrisation, objective: str
 ) -> denoisers.TimeInput:
+    if c.time_input == "step" and not schedule.discrete:
+        raise UserError(
+            f"config.diffusion.time_input = 'step' counts the steps of a discrete schedule, not "
+            f"{c.schedule!r}: use scaled"
+        )
     if c.time_input != "auto":
         return TIME_INPUTS[c.time_input]
     if objective == "vdm" and not schedule.discrete:

@@ -138,8 +138,8 @@ def _overrides(value: Any) -> bool:
 
 TIME_INPUT = Rule(
     str,
-    "'auto', 'scaled', 'unit' or 'log_sigma'",
-    lambda value: value in ("auto", "scaled", "unit", "log_sigma"),
+    "'auto', 'scaled', 'unit', 'log_sigma' or 'step'",
+    lambda value: value in ("auto", "scaled", "unit", "log_sigma", "step"),
 )
 STAGES = Rule(
     tuple,

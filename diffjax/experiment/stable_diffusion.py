@@ -4,14 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffjax import accelerator
-from diffjax.errors import UserError
 from diffjax.experiment import defaults
 from diffjax.experiment.load import generator_of, task_of
-from diffjax.experiment.model import Model
-from diffjax.inference.sample_conditions import Examples
+from diffjax.experiment.model import Model, of_folder
+from diffjax.experiment.model_folder import SCALE, XL_SCALE
 from diffjax.inference.stable_diffusion import StableDiffusion
 from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder, load_folder
@@ -20,8 +16,6 @@ Size = tuple[int, int]
 OfSize = Callable[[Size], StableDiffusion]
 
 STEPS = 50
-# The scales of diffusers' pipelines.
-SCALE, XL_SCALE = 7.5, 5.0
 
 
 def load(path: str | Path, *, lora: Any = None, **how: Any) -> StableDiffusion:
@@ -38,51 +32,60 @@ def load(path: str | Path, *, lora: Any = None, **how: Any) -> StableDiffusion:
     files = lora_files.opened([] if lora is None else lora)
     # Nothing else refers to the folder while they are merged.
     folder = lora_files.merged(load_folder(path, **how), files)
-    return pipeline(folder)
+    return pipeline(folder, model_of, step=0, size=folder.size)
 
 
-def pipeline(folder: Folder) -> StableDiffusion:
-    """The pipeline of a folder."""
+def pipeline(
+    folder: Folder, model_of: Callable[[Folder, Size], Model], *, step: int, size: Size
+) -> StableDiffusion:
+    """The pipeline of a folder's model, or of one that was trained from it.
+
+    Args:
+      folder: with the parameters of the network.
+      model_of: (the folder, (height, width)) -> the model for images of that size.
+      step: of the parameters.
+      size: the first one.
+
+    Raises:
+      UserError: sides that are no multiples of the autoencoder's factor.
+    """
+
+    def made(folder: Folder, size: Size, of_size: OfSize) -> StableDiffusion:
+        model = model_of(folder, size)
+        return StableDiffusion(
+            of_size=of_size,
+            of_lora=of_lora,
+            params=folder.params,
+            step=step,
+            about=model.about,
+            space=model.space,
+            diffusion=model.diffusion,
+            make_generator=lambda how: generator_of(model, how, model.examples),
+            make_task=task_of,
+        )
 
     def of_lora(lora: Any, scale: float) -> StableDiffusion:
         files = lora_files.opened(lora, scale=scale)
         changed = lora_files.merged(folder, files)
         pairs = zip(changed.texts, folder.texts, strict=True)
         if all(new.params is old.params for new, old in pairs):
-            return _sized(lambda size, of: own(size).with_params(changed.params, of))(folder.size)
-        return _sized(lambda size, of: _pipeline(changed, size, of, of_lora))(folder.size)
+            return _sized(lambda size, of: own(size).with_params(changed.params, of))(size)
+        return _sized(lambda size, of: made(changed, size, of))(size)
 
-    own = _sized(lambda size, of: _pipeline(folder, size, of, of_lora))
-    return own(folder.size)
+    own = _sized(lambda size, of: made(folder, size, of))
+    return own(size)
 
 
 def _sized(make: Callable[[Size, OfSize], StableDiffusion]) -> OfSize:
     """A function that makes the pipeline of a size once."""
-    made: dict[Size, StableDiffusion] = {}
+    done: dict[Size, StableDiffusion] = {}
 
     def of_size(size: Size) -> StableDiffusion:
-        if size not in made:
-            made[size] = make(size, of_size)
-        return made[size]
+        if size not in done:
+            done[size] = make(size, of_size)
+        return done[size]
 
     return of_size
-
-
-def _pipeline(
-    folder: Folder, size: Size, of_size: OfSize, of_lora: Callable[[Any, float], StableDiffusion]
-) -> StableDiffusion:
-    model = model_of(folder, size)
-    return StableDiffusion(
-        of_size=of_size,
-        of_lora=of_lora,
-        params=folder.params,
-        step=0,
-        about=model.about,
-        space=model.space,
-        diffusion=model.diffusion,
-        make_generator=lambda how: generator_of(model, how, model.examples),
-        make_task=task_of,
-    )
 
 
 def model_of(folder: Folder, size: tuple[int, int]) -> Model:
@@ -91,33 +94,16 @@ def model_of(folder: Folder, size: tuple[int, int]) -> Model:
     Raises:
       UserError: sides that are no multiples of the autoencoder's factor.
     """
-    space = folder.space(size)
-    blank = np.zeros((1, *space.image_shape), np.uint8)
-
-    def examples() -> Examples:
-        """For inpainting, images of which nothing is known."""
-        if not space.inpaints:
-            raise UserError("nothing to condition on: give prompts")
-        return Examples((), blank, np.array([-1], np.int32))
-
-    return Model(
-        config=_config(folder),
-        about=folder.about(size),
-        kernels=accelerator.xla(),
-        space=space,
-        conditions=folder.conditions(size),
-        network=folder.unet.network,
-        diffusion=folder.scheduler.prediction,
-        weak=None,
-        examples=examples,
-    )
+    config = _config(folder)
+    model = of_folder(config, folder.about(size), folder)
+    return model._replace(diffusion=folder.scheduler.prediction)
 
 
 def _config(folder: Folder) -> Any:
     """A config whose `sample` section is the folder's."""
     config = defaults.diffusion()
     config.data.name = folder.name
-    config.model.name = "diffjax.models.stable_diffusion:StableDiffusionUNet"
+    config.model.update(name="diffjax.models.stable_diffusion:StableDiffusionUNet")
     scheduler = folder.scheduler
     scale = XL_SCALE if folder.unet.module.pooled_width else SCALE
     config.sample.sampler, config.sample.grid = scheduler.sampler, scheduler.grid

@@ -45,6 +45,17 @@ def is_sharded(config: Any) -> bool:
     return from_table(config.parallel.strategy, STRATEGIES, key="parallel.strategy") is _fsdp
 
 
+def shardings(shapes: Any, config: Any) -> Any:
+    """The shardings that `to_compute` places parameters by; None where they are replicated.
+
+    Raises:
+      UserError: an unknown strategy.
+    """
+    if not is_sharded(config):
+        return None
+    return Fsdp(min_size=config.parallel.min_size).shardings(shapes)
+
+
 def to_compute(tree: Any, config: Any) -> Any:
     """Parameters on the devices that sample and evaluate: replicated, or sharded over all of them.
 

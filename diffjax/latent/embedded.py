@@ -54,23 +54,28 @@ def vectors(
 
 def with_embeddings(source: data.ImageSource, each: Floats) -> data.ImageSource:
     """A set whose examples also have "embedding", float32 (D,): row i of `each` for example i."""
+    return with_arrays(source, "embedding", each)
+
+
+def with_arrays(source: data.ImageSource, name: str, each: Floats) -> data.ImageSource:
+    """A set whose examples also have an array: row i of `each` for example i."""
     if isinstance(source, data.ArraySource):
-        return _InMemory(source, each)
-    return _Streamed(source, each)
+        return _InMemory(source, name, each)
+    return _Streamed(source, name, each)
 
 
 class _InMemory(data.ArraySource):
-    def __init__(self, source: data.ArraySource, each: Floats) -> None:
+    def __init__(self, source: data.ArraySource, name: str, each: Floats) -> None:
         vars(self).update(vars(source))
-        self._source, self._each = source, each
+        self._source, self._key, self._each = source, name, each
 
     def take(self, rows: SupportsIndex | np.ndarray) -> dict[str, Any]:
-        return self._source.take(rows) | {"embedding": self._each[rows]}
+        return self._source.take(rows) | {self._key: self._each[rows]}
 
 
 class _Streamed:
-    def __init__(self, source: data.ImageSource, each: Floats) -> None:
-        self._source, self._each = source, each
+    def __init__(self, source: data.ImageSource, name: str, each: Floats) -> None:
+        self._source, self._key, self._each = source, name, each
         self.name, self.image_shape, self.dtype = source.name, source.image_shape, source.dtype
         self.class_names, self.captions = source.class_names, source.captions
         self.index_crc32 = getattr(source, "index_crc32", None)
@@ -79,7 +84,7 @@ class _Streamed:
         return len(self._source)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return self._source[i] | {"embedding": self._each[i]}
+        return self._source[i] | {self._key: self._each[i]}
 
 
 def digest(source: data.ImageSource) -> str:

@@ -1,10 +1,13 @@
 """A whole folder: the networks and their weights, texts, schedule and first stage."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
@@ -12,14 +15,17 @@ from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.latent.first_stage import FirstStage, StageParams
 from diffjax.latent.space import LatentSpace
+from diffjax.models.condition import Text
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import scheduler, sources, text, unet, vae
+from diffjax.stable_diffusion import scheduler, sources, text, unet, vae, weights
 from diffjax.stable_diffusion.fields import Fields
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
 from diffjax.stable_diffusion.unet import UNet
+from diffjax.types import Dtype
 
 INDEX = "model_index.json"
+TEXTS_A_TIME = 64
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 _ONE = ("text_encoder", "tokenizer")
@@ -44,11 +50,13 @@ class Folder(NamedTuple):
 
     Attributes:
       path: the folder.
-      unet, params: the network and its parameters.
+      unet, params: the network and its parameters; None for those of `load_parts`.
       texts: the text encoders, with their parameters.
       zeros_for_none: whether the null condition is zeros, as for SDXL.
       stage, stage_params: the first stage, for images of the size that it was trained on.
       scheduler: schedule, parametrisation and the settings of sampling.
+      text_digest: changes with the text encoders' weights.
+      variant: of the weights' files, see `load_folder`.
     """
 
     path: Path
@@ -59,6 +67,20 @@ class Folder(NamedTuple):
     stage: FirstStage
     stage_params: StageParams
     scheduler: Scheduler
+    text_digest: str = ""
+    variant: str | None = None
+
+    def unet_params(self, dtype: Dtype | None = None, *, shardings: Any = None) -> Any:
+        """The U-Net's parameters, read from the files; in its compute type by default."""
+        module = self.unet.module
+        wanted = self.unet._replace(module=module.clone(dtype=dtype or module.dtype))
+        place = self.path / "unet"
+        return unet.load(wanted, place, variant=self.variant, shardings=shardings)
+
+    @property
+    def unet_digest(self) -> str:
+        """Changes with the U-Net's weights."""
+        return weights.digest(weights.find(self.path / "unet", unet.STEM, variant=self.variant))
 
     @property
     def name(self) -> str:
@@ -96,8 +118,11 @@ class Folder(NamedTuple):
     def conditions(self, size: tuple[int, int]) -> Conditions:
         """What the network is conditioned on, for images of a height and width."""
         has_sizes = self.unet.module.pooled_width > 0
+        texts = text.texts(
+            self.texts, zeros_for_none=self.zeros_for_none, identity=self.text_digest
+        )
         return Conditions(
-            texts=text.texts(self.texts, zeros_for_none=self.zeros_for_none, identity=self.name),
+            texts=texts._replace(encode=_in_batches(texts.encode)),
             keep_map=True,
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
@@ -107,6 +132,17 @@ class Folder(NamedTuple):
         """The description of the images, of a height and width."""
         shape = (*size, self.stage.image_shape[-1])
         return DataInfo(self.name, shape, has_captions=True)
+
+
+def _in_batches(encode: Callable[[Sequence[str]], Text]) -> Callable[[Sequence[str]], Text]:
+    """The encoding of any number of texts, `TEXTS_A_TIME` at a time."""
+
+    def encode_all(captions: Sequence[str]) -> Text:
+        starts = range(0, len(captions), TEXTS_A_TIME)
+        parts = [encode(captions[start : start + TEXTS_A_TIME]) for start in starts]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+    return encode_all
 
 
 def is_folder(path: Path) -> bool:
@@ -137,6 +173,22 @@ def load_folder(
       UserError: no such folder, a file that is missing or corrupt, or a model that is not
         supported.
     """
+    parts = load_parts(
+        path, dtype=dtype, variant=variant, tile=tile, tokenizer=tokenizer, prediction=prediction
+    )
+    return parts._replace(params=parts.unet_params())
+
+
+def load_parts(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    variant: str | None = None,
+    tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
+) -> Folder:
+    """Reads all of a folder but the U-Net's weights; see `load_folder`."""
     folder = expanded(path, name="folder")
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -161,8 +213,42 @@ def load_folder(
         for encoder, ids, (name, _) in zip(encoders, tokenisers, places, strict=True)
     ]
     stage_params = vae.load(stage, scaling, folder / "vae", variant=variant)
-    params = unet.load(found, folder / "unet", variant=variant)
-    return Folder(folder, found, params, tuple(parts), zeros, stage, stage_params, read)
+    digest = "-".join(
+        weights.digest(weights.find(folder / name, text.STEM, variant=variant))
+        for name, _ in places
+    )
+    return Folder(
+        folder, found, None, tuple(parts), zeros, stage, stage_params, read, digest, variant
+    )
+
+
+def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0) -> Folder:
+    """A folder with jax.ShapeDtypeStruct for all weights, of which no file is read.
+
+    It has no tokenizers, and encodes neither texts nor images.
+
+    Raises:
+      UserError: as `load_folder`, of the configs.
+    """
+    folder = expanded(path, name="folder")
+    kind = DTYPES[dtype]
+    is_xl, zeros = _read_index(Fields(folder / INDEX))
+    found = unet.read(folder / "unet", dtype=kind)
+    stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
+    places = (_ONE, _TWO) if is_xl else (_ONE,)
+    encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
+    _check_widths(folder, found, stage, encoders)
+
+    def of_kind(shapes: Any, kind: Dtype = kind) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), shapes)
+
+    def ids(texts: Sequence[str]) -> np.ndarray:
+        raise ValueError("a folder without weights encodes no texts")
+
+    parts = tuple(Part(encoder, of_kind(encoder.shapes()), ids) for encoder in encoders)
+    stage_params = StageParams(of_kind(vae.shapes(stage), stage.encoder.dtype), (), scaling)
+    read = scheduler.read(folder / "scheduler")
+    return Folder(folder, found, of_kind(found.shapes()), parts, zeros, stage, stage_params, read)
 
 
 def _read_index(index: Fields) -> tuple[bool, bool]:

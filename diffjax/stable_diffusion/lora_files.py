@@ -29,7 +29,7 @@ from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.models.lora import Adapter, merge
 from diffjax.models.lora import Path as Place
-from diffjax.stable_diffusion import names, original_names, torch_tensors
+from diffjax.stable_diffusion import names, original_names, torch_tensors, weights
 from diffjax.stable_diffusion.folder import Folder
 
 # Where diffusers writes alphas.
@@ -168,7 +168,11 @@ def merged(folder: Folder, files: Sequence[File]) -> Folder:
         trees[number] = traverse_util.unflatten_dict(leaves)
     parts = zip(folder.texts, trees[1:], strict=True)
     texts = tuple(part._replace(params=tree) for part, tree in parts)
-    return folder._replace(params=trees[0], texts=texts)
+    folder = folder._replace(params=trees[0], texts=texts)
+    if not any(flat):  # the U-Net alone, which is network 0
+        return folder
+    digests = (f"{weights.digest(file.tensors)}*{file.scale}" for file in files)
+    return folder._replace(text_digest="-".join([folder.text_digest, *digests]))
 
 
 def adapters_of(folder: Folder, file: File) -> list[dict[Place, Adapter]]:

@@ -68,12 +68,16 @@ class Scheduler(NamedTuple):
     Attributes:
       prediction: the schedule, and what the network predicts.
       sampler, grid, threshold: settings of `config.sample`.
+      schedule: setting of `config.diffusion`; "" for betas that are listed one by one.
+      zero_terminal_snr: likewise.
     """
 
     prediction: Prediction
     sampler: str
     grid: str
     threshold: str
+    schedule: str
+    zero_terminal_snr: bool
 
 
 def step_number(t: Times, schedule: Schedule) -> Array:
@@ -95,7 +99,7 @@ def read(folder: Path, *, prediction: str | None = None) -> Scheduler:
     kind = fields.value("_class_name")
     if kind not in _SAMPLERS:
         fields.refuse("_class_name", " or ".join(_SAMPLERS))
-    schedule = _schedule(fields)
+    schedule, text = _schedule(fields)
     predicted = fields.one_of("prediction_type", tuple(_PARAMETRISATIONS), "epsilon")
     predicted = prediction or predicted
     parametrisation = _PARAMETRISATIONS[predicted]
@@ -110,12 +114,15 @@ def read(folder: Path, *, prediction: str | None = None) -> Scheduler:
         _sampler(fields, kind),
         _grid(fields, kind),
         _threshold(fields, kind),
+        text,
+        fields.flag("rescale_betas_zero_snr", False),
     )
     _check_others(fields)
     return scheduler
 
 
-def _schedule(fields: Fields) -> DiscreteSchedule:
+def _schedule(fields: Fields) -> tuple[DiscreteSchedule, str]:
+    """The schedule and, without its end at SNR 0, its text for a config."""
     T = fields.whole("num_train_timesteps", 1000)
     start = fields.number("beta_start", 1e-4, above=0)
     end = fields.number("beta_end", 0.02, above=0)
@@ -125,19 +132,20 @@ def _schedule(fields: Fields) -> DiscreteSchedule:
     betas = fields.value("trained_betas")
     try:
         if betas is not None:
-            schedule = schedules.from_beta(np.asarray(betas, np.float64))
+            schedule, text = schedules.from_beta(np.asarray(betas, np.float64)), ""
         elif kind == "squaredcos_cap_v2":
-            schedule = schedules.cosine(T)
+            schedule, text = schedules.cosine(T), f"cosine(T={T})"
         else:
             make = schedules.linear_beta if kind == "linear" else schedules.quadratic_beta
             schedule = make(T, beta_start=start, beta_end=end)
+            text = f"{make.__name__}(T={T}, beta_start={start!r}, beta_end={end!r})"
         if fields.flag("rescale_betas_zero_snr", False):
             schedule = schedules.zero_terminal_snr(schedule)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"cannot make the noise schedule of {fields.path}: {error}; correct the file"
         ) from error
-    return schedule
+    return schedule, text
 
 
 def _sampler(fields: Fields, kind: str) -> str:

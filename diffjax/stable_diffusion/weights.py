@@ -1,5 +1,6 @@
 """A network's parameters from files of weights, cast while they are read."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ def find(folder: Path, stem: str, *, variant: str | None = None) -> Tensors:
     tensors = found or tensors_of(folder, stem=stem, variants=variants)
     tensors.check()
     return tensors
+
+
+def digest(tensors: Tensors) -> str:
+    """SHA-256 of the name, the shape and the first row of each tensor, in hex.
+
+    Fine-tuning changes them, and weights of gigabytes need not be read as a whole.
+    """
+    sha256 = hashlib.sha256()
+    for name in sorted(tensors.files):
+        shape = tensors.shape(name)
+        index = (slice(0, 1), *(slice(None),) * (len(shape) - 1))[: len(shape)]
+        row = tensors.read(name, shape=shape, index=index)
+        sha256.update(f"{name} {shape} {row.dtype}".encode())
+        sha256.update(np.ascontiguousarray(row).tobytes())
+    return sha256.hexdigest()
 
 
 def load(

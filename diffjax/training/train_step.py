@@ -17,7 +17,7 @@ from diffjax import ema, rng
 from diffjax.augmentation import Augmentation, NonLeaking, choices
 from diffjax.conditioning.conditions import Conditions
 from diffjax.latent.space import DiffusionSpace
-from diffjax.models.condition import drop, drop_embedding
+from diffjax.models.condition import drop_embedding
 from diffjax.training.accumulation import mean_over_micro_batches
 from diffjax.training.objective import (
     HeldOutObjective,
@@ -103,6 +103,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
     the objective. Raises ValueError if the objective can't be accumulated over micro-batches.
     """
     space, conditions, objective = parts.space, parts.conditions, parts.objective
+    drop = conditions.dropping()
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch_size = len(batch["image"])
@@ -121,7 +122,7 @@ def make_train_step(parts: StepParts) -> TrainStep:
                     indices,
                     lambda k: jax.random.bernoulli(k, parts.condition_dropout),
                 )
-                cond = drop(cond, dropped, keep_map=conditions.keep_map)
+                cond = drop(cond, dropped)
                 if cond.embedding is not None:
                     dropped = rng.per_example(
                         key("embedding"),
@@ -129,7 +130,8 @@ def make_train_step(parts: StepParts) -> TrainStep:
                         lambda k: jax.random.bernoulli(k, parts.embedding_dropout),
                     )
                     cond = drop_embedding(cond, dropped)
-                cond = cond._replace(augmentation=parameters)
+                if parameters is not None:
+                    cond = cond._replace(augmentation=parameters)
             inputs = LossInputs(
                 x_0, cond, key, indices, batch_size, state.step, state.ema_params,
                 rows.get("noise"),

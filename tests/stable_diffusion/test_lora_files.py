@@ -138,6 +138,7 @@ def test_kohyas_names(torch, save, loaded, tmp_path, family):
     for number, changes in text_changes.items():
         assert len(changes) >= 18
         check_merged(found, base, changes, 0.7, number)
+    assert found.text_digest != base.text_digest
 
 
 def forms(family):
