@@ -10,6 +10,7 @@ import math
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,6 +26,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 # Where a training checkpoint has its weights.
 STATE_DICT = "state_dict"
+# Length of what is before an entry's name in a zip file.
+_LOCAL_HEADER = 30
 
 
 class _Content(NamedTuple):
@@ -61,7 +64,7 @@ def read_state_dict(
             if name.startswith(prefix)
         }
         content = {
-            storage.key: found.fetch(storage)
+            storage.key: np.array(found.fetch(storage))
             for storage in {tensor.storage for tensor in tensors.values()}
         }
         return {name: _view(tensor, content) for name, tensor in tensors.items()}
@@ -88,8 +91,6 @@ class StateDict:
                 value = value[STATE_DICT]
             self._tensors = _tensors(value)
             self._close = stack.pop_all()
-        # Tensors may share a storage; neighbours do.
-        self._last: dict[str, npt.NDArray[Any]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -106,14 +107,10 @@ class StateDict:
         """
         tensor = self._tensors[name]
         with _refusing(self.path):
-            if tensor.storage.key not in self._last:
-                self._last = {}  # before the next one is in memory
-                self._last = {tensor.storage.key: self._fetch(tensor.storage)}
-            return _view(tensor, self._last)
+            return _view(tensor, {tensor.storage.key: self._fetch(tensor.storage)})
 
     def close(self) -> None:
         """Closes the file."""
-        self._last = {}
         self._close.close()
 
 
@@ -176,13 +173,24 @@ def _of_zip(file: BinaryIO, size: int) -> _Content:
     with archive.open(f"{root}data.pkl") as pickled:
         value = follow(pickled, storages)
     _check_total(storages, size)
+    checked: set[str] = set()
 
     def fetch(storage: Storage) -> npt.NDArray[Any]:
         name = f"{root}data/{storage.key}"
         if name not in entries or entries[name].file_size != storage.bytes:
             raise Unreadable(f"its entry {name[:80]!r} is missing or of the wrong size")
-        # Its checksum is checked.
-        return np.frombuffer(archive.read(name), storage.dtype)
+        file.seek(entries[name].header_offset)
+        header = _exactly(file, _LOCAL_HEADER)
+        lengths = struct.unpack("<2H", header[-4:])  # of the name and of what follows it
+        if header[:4] != b"PK\x03\x04":
+            raise Unreadable(f"its entry {name[:80]!r} has no header")
+        file.seek(sum(lengths), os.SEEK_CUR)
+        numbers = _mapped(file, storage)
+        if name not in checked:
+            if zlib.crc32(numbers.view(np.uint8).data) != entries[name].CRC:
+                raise Unreadable(f"its entry {name[:80]!r} is corrupt")
+            checked.add(name)
+        return numbers
 
     return _Content(value, fetch)
 
@@ -214,7 +222,7 @@ def _of_legacy(file: BinaryIO, size: int) -> _Content:
 
     def fetch(storage: Storage) -> npt.NDArray[Any]:
         file.seek(places[storage.key])
-        return np.frombuffer(_exactly(file, storage.bytes), storage.dtype)
+        return _mapped(file, storage)
 
     return _Content(value, fetch)
 
@@ -224,6 +232,16 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
     if len(read) != count:
         raise Unreadable("it is truncated")
     return read
+
+
+def _mapped(file: BinaryIO, storage: Storage) -> npt.NDArray[Any]:
+    """A storage's numbers at the file's position, mapped: its memory is given back when it goes."""
+    if not storage.length:
+        return np.empty(0, storage.dtype)
+    place, size = file.tell(), os.fstat(file.fileno()).st_size
+    if place + storage.bytes > size:
+        raise Unreadable("it is truncated")
+    return np.memmap(file, storage.dtype, "r", place, (storage.length,))
 
 
 def _check_total(storages: Mapping[str, Storage], size: int) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from diffjax.errors import UserError
 
 # What is read of a file stays in memory until it is closed.
-BYTES_A_TIME = 1 << 28
+BYTES_A_TIME = 1 << 25
 
 
 def read_json(path: Path) -> dict[str, Any]:

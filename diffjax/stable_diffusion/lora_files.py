@@ -13,21 +13,23 @@ Alpha is a tensor next to them, or in the metadata that diffusers writes, or the
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from diffjax import arguments
+from diffjax.checkpoints.free_memory import malloc_trim
 from diffjax.conditioning.clip import module_names
-from diffjax.conditioning.model_folder import Tensors, read_json
+from diffjax.conditioning.model_folder import BYTES_A_TIME, Tensors, read_json
 from diffjax.errors import UserError
 from diffjax.files import expanded
 from diffjax.models.lora import Adapter, merge
 from diffjax.models.lora import Path as Place
-from diffjax.stable_diffusion import names, original_names, torch_tensors
+from diffjax.stable_diffusion import names, original_names, torch_tensors, weights
 from diffjax.stable_diffusion.folder import Folder
 
 # Where diffusers writes alphas.
@@ -141,18 +143,36 @@ def merged(folder: Folder, files: Sequence[File]) -> Folder:
       UserError: a layer that the model does not have, or of another shape.
     """
     trees = [folder.params, *(part.params for part in folder.texts)]
+    shapes = _shapes(trees)
+    table = _table(folder, shapes)
     folder = folder._replace(
         params=None, texts=tuple(p._replace(params=None) for p in folder.texts)
     )
+    flat: dict[int, dict[Place, Any]] = {}
+    freed = 0
     for file in files:
-        table = _table(folder, trees)
-        shapes = [traverse_util.flatten_dict(tree) for tree in trees]
-        shapes = [{path: leaf.shape for path, leaf in flat.items()} for flat in shapes]
         for (number, path), adapter in _adapters(file, table, shapes):
-            trees[number] = merge(trees[number], {path: adapter}, scale=file.scale)
+            if number not in flat:
+                flat[number], trees[number] = traverse_util.flatten_dict(trees[number]), None
+            kernel = traverse_util.unflatten_dict({path: flat[number][path]})
+            made = merge(kernel, {path: adapter}, scale=file.scale)
+            # The next one begins when this one's memory is free again.
+            leaf = traverse_util.flatten_dict(made)[path]
+            flat[number][path] = jax.block_until_ready(leaf)
+            del kernel, made
+            freed += leaf.nbytes
+            if freed > BYTES_A_TIME:
+                malloc_trim()
+                freed = 0
+    for number, leaves in flat.items():
+        trees[number] = traverse_util.unflatten_dict(leaves)
     parts = zip(folder.texts, trees[1:], strict=True)
     texts = tuple(part._replace(params=tree) for part, tree in parts)
-    return folder._replace(params=trees[0], texts=texts)
+    folder = folder._replace(params=trees[0], texts=texts)
+    if not any(flat):  # the U-Net alone, which is network 0
+        return folder
+    digests = (f"{weights.digest(file.tensors)}*{file.scale}" for file in files)
+    return folder._replace(text_digest="-".join([folder.text_digest, *digests]))
 
 
 def adapters_of(folder: Folder, file: File) -> list[dict[Place, Adapter]]:
@@ -161,13 +181,16 @@ def adapters_of(folder: Folder, file: File) -> list[dict[Place, Adapter]]:
     Raises:
       UserError: as `merged`.
     """
-    trees = [folder.params, *(part.params for part in folder.texts)]
-    flat = [traverse_util.flatten_dict(tree) for tree in trees]
-    shapes = [{path: leaf.shape for path, leaf in one.items()} for one in flat]
-    found: list[dict[Place, Adapter]] = [{} for _ in trees]
-    for (number, path), adapter in _adapters(file, _table(folder, trees), shapes):
+    shapes = _shapes([folder.params, *(part.params for part in folder.texts)])
+    found: list[dict[Place, Adapter]] = [{} for _ in shapes]
+    for (number, path), adapter in _adapters(file, _table(folder, shapes), shapes):
         found[number][path] = adapter
     return found
+
+
+def _shapes(trees: Sequence[Any]) -> list[dict[Place, tuple[int, ...]]]:
+    flat = [traverse_util.flatten_dict(tree) for tree in trees]
+    return [{path: leaf.shape for path, leaf in one.items()} for one in flat]
 
 
 def _adapters(
@@ -280,14 +303,14 @@ def _alpha(config: Mapping[str, Any], layer: str, rank: int) -> float:
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
 
 
-def _table(folder: Folder, trees: Sequence[Any]) -> dict[str, Target]:
+def _table(folder: Folder, shapes: Sequence[Iterable[Place]]) -> dict[str, Target]:
     """All names that files have for the layers of the networks."""
     module = folder.unet.module
     levels = len(module.channels)
     table = {}
     of_unet = names.of_unet(levels)
     back = original_names.turned(original_names.of_unet(levels, module.blocks))
-    for path in _kernel_paths(trees[0]):
+    for path in _kernels_of(shapes[0]):
         name = of_unet("/".join(path[:-1]))[0][0]
         for found in (name, *original_names.originals(name, back)):
             table[f"lora_unet_{found.replace('.', '_')}"] = (0, path)
@@ -301,7 +324,7 @@ def _table(folder: Folder, trees: Sequence[Any]) -> dict[str, Target]:
         of_text = names.of_text(module_names(part.encoder.module.layers))
         short = ("lora_te2_",) if number == 2 else ("lora_te_", "lora_te1_")
         place = "text_encoder_2." if number == 2 else "text_encoder."
-        for path in _kernel_paths(trees[number]):
+        for path in _kernels_of(shapes[number]):
             for (name,) in of_text("/".join(path[:-1])):
                 for prefix in short:
                     table[prefix + name.replace(".", "_")] = (number, path)
@@ -312,5 +335,5 @@ def _table(folder: Folder, trees: Sequence[Any]) -> dict[str, Target]:
     return table
 
 
-def _kernel_paths(tree: Any) -> list[Place]:
-    return [path for path in traverse_util.flatten_dict(tree) if path[-1] == "kernel"]
+def _kernels_of(paths: Iterable[Place]) -> list[Place]:
+    return [path for path in paths if path[-1] == "kernel"]

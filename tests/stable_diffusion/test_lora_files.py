@@ -138,6 +138,7 @@ def test_kohyas_names(torch, save, loaded, tmp_path, family):
     for number, changes in text_changes.items():
         assert len(changes) >= 18
         check_merged(found, base, changes, 0.7, number)
+    assert found.text_digest != base.text_digest
 
 
 def forms(family):
@@ -195,7 +196,9 @@ def test_original_blocks_are_what_diffusers_makes_of_them(torch, save, loaded, t
     """A kohya file of original names: diffusers converts the names, and is the truth."""
     utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
     base, pipeline = loaded(family)
-    table = lora_files._table(base, [base.params, *(part.params for part in base.texts)])
+    table = lora_files._table(
+        base, lora_files._shapes([base.params, *(part.params for part in base.texts)])
+    )
     keys = [
         key for key in table
         if re.match("lora_unet_(input|middle|output)_block", key)
@@ -327,36 +330,55 @@ def test_other_adapters_are_refused(torch, loaded, file_of, tmp_path):
         refused(message, loaded, wrong)
 
 
-def test_scales_of_a_pipeline(torch, folders, loaded, file_of):
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def with_text(torch, file_of):
+    """A file that changes a text encoder, too."""
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    down, up = torch.ones(2, 32), torch.ones(37, 2)
+    return file_of(
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, file="both.safetensors"
+    )
+
+
+def test_scales_of_a_pipeline(torch, folders, file_of):
     folder, _ = folders("sd15")
-    path, key = file_of(), file_of.key
+    path = file_of()
     model = diffjax.load(folder)
-    prompts = {"prompts": ["a red cat"], "steps": 2, "guidance": "none", "seed": 3}
-    plain = model.sample(**prompts)
     strong = model.with_lora(path, scale=8.0)
-    compiled = dict(model._generators)
-    drawn = strong.sample(**prompts)
-    assert np.abs(drawn.astype(int) - plain.astype(int)).max() > 0
-    assert strong._generators is model._generators and dict(model._generators) == compiled
-
-    def same(a, b):
-        jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
-
-    np.testing.assert_array_equal(model.sample(**prompts), plain)
+    different = [not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (
+        model.params, strong.params)), strict=True)]  # fmt: skip
+    assert sum(different) == 1
+    assert strong._generators is model._generators
+    same(model, diffjax.load(folder))
     same(strong.with_lora([(path, 4.0)], scale=2.0), strong)
     same(strong.with_lora([]), model)
     same(diffjax.load(folder, lora=[(path, 8.0)]), strong)
     same(strong.at_size(32, 16), strong)
     assert strong.at_size(32, 16).with_lora(path).space.image_shape[:2] == (32, 16)
-    text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    # fmt: off
-    both = file_of({f"{text}.lora_down.weight": torch.ones(2, 32),
-                    f"{text}.lora_up.weight": torch.ones(37, 2)}, file="both.safetensors")
-    # fmt: on
-    changed = model.with_lora(both)
-    assert not np.array_equal(changed.sample(**prompts), plain)
+    changed = model.with_lora(with_text(torch, file_of))
+    assert changed._generators is not model._generators
     same(changed.with_lora(path, scale=8.0), strong)
-    assert key
+    with pytest.raises(UserError, match="scale is 'much'"):
+        model.with_lora(path, scale="much")
+    with pytest.raises(UserError, match="lora are of Stable Diffusion"):
+        diffjax.load(folder / "unet", lora=path)
+
+
+@pytest.mark.slow
+def test_images_of_a_pipeline(torch, folders, file_of):
+    folder, _ = folders("sd15")
+    model, path = diffjax.load(folder), file_of()
+    how = {"prompts": ["a red cat"], "steps": 2, "guidance": "none", "seed": 3}
+    plain = model.sample(**how)
+    compiled = dict(model._generators)
+    drawn = model.with_lora(path, scale=8.0).sample(**how)
+    assert not np.array_equal(drawn, plain) and dict(model._generators) == compiled
+    np.testing.assert_array_equal(model.sample(**how), plain)
+    text = model.with_lora(with_text(torch, file_of), scale=8.0).sample(**how)
+    assert not np.array_equal(text, drawn)
 
 
 def test_with_diffusers_and_peft(folders, loaded, file_of):
