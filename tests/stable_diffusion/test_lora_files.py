@@ -363,7 +363,7 @@ def test_scales_of_a_pipeline(torch, folders, file_of):
     same(changed.with_lora(path, scale=8.0), strong)
     with pytest.raises(UserError, match="scale is 'much'"):
         model.with_lora(path, scale="much")
-    with pytest.raises(UserError, match="lora are of Stable Diffusion"):
+    with pytest.raises(UserError, match="lora is a setting of Stable Diffusion"):
         diffjax.load(folder / "unet", lora=path)
 
 

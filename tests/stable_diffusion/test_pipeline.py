@@ -148,6 +148,7 @@ def test_inpainting_is_diffusers(tiny, folders, loaded, family):
 
     _, pipeline = folders(family)
     model = loaded(family)
+    no_check = {} if family.startswith("sdxl") else {"requires_safety_checker": False}
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 16, 16, 3), np.uint8)
     known = np.ones((16, 16), bool)
@@ -158,10 +159,12 @@ def test_inpainting_is_diffusers(tiny, folders, loaded, family):
     eps, _ = generator.noise(np.arange(1))
     x_T = np.asarray(eps * np.float32(generator.sampling.grid.noise_scale[0]))
     # Its encoder's latents are samples: the mean is had by taking away the variance.
+    other = type(pipeline)(**pipeline.components | {"vae": copy.deepcopy(pipeline.vae)}, **no_check)
+    other.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        pipeline.vae.quant_conv.weight[4:] = 0
-        pipeline.vae.quant_conv.bias[4:] = -60.0
-        expected = pipeline(
+        other.vae.quant_conv.weight[4:] = 0
+        other.vae.quant_conv.bias[4:] = -60.0
+        expected = other(
             "a red cat", image=Image.fromarray(images[0]),
             mask_image=Image.fromarray(np.where(known, 0, 255).astype(np.uint8)),
             latents=tiny.nchw(x_T), num_inference_steps=STEPS, guidance_scale=3.0, height=16,

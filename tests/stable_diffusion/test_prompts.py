@@ -204,12 +204,12 @@ def test_wrong_prompts_and_options(folders):
         ({"long_prompts": "pad"}, "long_prompts is 'pad': expected cut or refuse or chunks"),
         ({"prompt_weights": True}, "prompt_weights is True: expected none or scale"),
         ({"tile": -1}, "tile is -1"),
-        ({"sparkle": 1}, "sparkle is not a setting of Stable Diffusion's folders: expected dtype"),
+        ({"sparkle": 1}, "sparkle is not a setting of Stable Diffusion: expected dtype"),
     ):
         with pytest.raises(UserError, match=message) as error:
             diffjax.load(folder, **options)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="tile is a setting of Stable Diffusion's folders"):
+    with pytest.raises(UserError, match="tile is a setting of Stable Diffusion"):
         diffjax.load(folder / "unet", tile=8)
     model = diffjax.load(folder, long_prompts="refuse", prompt_weights="scale")
     for how, message in (

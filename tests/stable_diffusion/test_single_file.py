@@ -223,7 +223,7 @@ def test_what_a_file_does_not_tell(file_of, tmp_path):
     refused("prediction is 'v'", path, tokenizer=folder / "tokenizer", prediction="v")
     refused("found no folder", path, tokenizer=tmp_path / "none", prediction="epsilon")
     refused("leave out tokenizer", folder, tokenizer=folder / "tokenizer")
-    with pytest.raises(UserError, match="tokenizer, prediction and lora are of"):
+    with pytest.raises(UserError, match="tokenizer is a setting of Stable Diffusion"):
         diffjax.load(tmp_path, tokenizer=folder)
     assert load_folder(path, tokenizer=folder / "tokenizer", prediction="epsilon")
 
