@@ -110,9 +110,13 @@ def _temporary(lowered: Any) -> int:
 def without_weights(config: Any) -> Model:
     """The model of a settled config with jax.ShapeDtypeStruct for weights; texts are zeros.
 
+    Its kernels are XLA's, the only ones whose cost XLA can count.
+
     Raises:
       UserError: as `plan_here`.
     """
+    config = config.copy_and_resolve_references()
+    config.model.kernels = "xla"
     folder = model_folder.shapes(config)
     model = of_folder(config, model_folder.about(config), folder)
     texts = model.conditions.texts
