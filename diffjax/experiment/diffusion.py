@@ -145,7 +145,7 @@ class Experiment(_Fields, ConfiguredTask):
             self._training_space,
             self.conditions,
             self.objective,
-            optimisation.optimizer(c),
+            optimisation.optimizer(c, every=getattr(self.objective, "fake_updates", 1)),
             self._objective_optimizer,
             optimisation.average_decay(c),
             c.seed,

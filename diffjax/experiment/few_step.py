@@ -16,6 +16,7 @@ from diffjax.experiment.spec import from_spec, from_table, parse_spec
 from diffjax.losses import autoencoding, distances
 from diffjax.losses.distances import Distance
 from diffjax.losses.mean_flow import TANGENTS
+from diffjax.prediction import Prediction
 from diffjax.training.denoising_objective import DenoisingObjective
 from diffjax.training.distribution_matching_objective import DistributionMatchingObjective
 from diffjax.training.few_step_methods import (
@@ -148,6 +149,8 @@ def _consistency(
     def make(config: Any, given: Given) -> FewStepObjective:
         _check(config, given.chosen, taught=True)
         chosen = given.chosen
+        if not anchor:
+            _check_skip(config, chosen.prediction, "set anchor=0.05 or ")
         steps = -(-config.train.steps // stages)
         method = Consistency(chosen.prediction, between, steps, stages, q, k, b, anchor)
         return _of_method(given, method)
@@ -172,6 +175,7 @@ def _continuous_consistency(
                 f"time, and config.diffusion.schedule = {config.diffusion.schedule!r} is discrete: "
                 "use a continuous one, or objective='consistency'"
             )
+        _check_skip(config, chosen.prediction, "")
         method = ContinuousConsistency(chosen.prediction, sigma_data, warm_up, normalise)
         return _of_method(given, method)
 
@@ -266,6 +270,17 @@ def _of_method(given: Given, method: Method) -> FewStepObjective:
         chosen.network, chosen.prediction, chosen.sample_times, method, given.teacher,
         learned_weighting=chosen.learned_weighting,
     )  # fmt: skip
+
+
+def _check_skip(config: Any, prediction: Prediction, instead: str) -> None:
+    """Raises UserError for a network that is not the identity without noise by construction."""
+    c = config.diffusion
+    if prediction.parametrisation.name == "x0":
+        raise UserError(
+            f"config.diffusion.objective = {c.objective!r} with parametrisation = "
+            f"{c.parametrisation!r} has nothing that keeps clean images as they are, and falls to "
+            f"a constant: {instead}use a model of another parametrisation"
+        )
 
 
 def _check(

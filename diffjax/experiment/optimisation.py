@@ -106,15 +106,21 @@ def learning_rate(config: Any) -> optax.Schedule:
     return optax.join_schedules([warmup, rest], [c.warmup_steps])
 
 
-def optimizer(config: Any) -> optax.GradientTransformation:
-    """Gradient clipping by the global norm (0 for none), then config.train.optimizer."""
+def optimizer(config: Any, *, every: int = 1) -> optax.GradientTransformation:
+    """Gradient clipping by the global norm (0 for none), then config.train.optimizer.
+
+    Args:
+      config: complete.
+      every: the steps from one update to the next. The learning rate is a function of the step,
+        whereas optax counts updates.
+    """
     text = config.train.optimizer
     make = function_from_spec(text, OPTIMIZERS, key="train.optimizer")
     clip = config.train.grad_clip
     chain = [optax.clip_by_global_norm(clip)] if clip else []
-    rate = learning_rate(config)
+    of_step = learning_rate(config)
     try:
-        made = make(rate)
+        made = make(of_step if every == 1 else lambda updates: of_step(every * updates))
     except (TypeError, ValueError) as error:
         raise UserError(f"config.train.optimizer = {text!r}: {error}") from error
     if not (hasattr(made, "init") and hasattr(made, "update")):

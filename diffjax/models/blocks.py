@@ -53,6 +53,7 @@ class Dense(nn.Module):
       features: output channels.
       zero: whether the kernel is initialised to zero.
       kernel_init: else, how it is.
+      use_bias: whether it has a bias.
       dtype: compute type.
       ops: its kernel implementation.
     """
@@ -60,6 +61,7 @@ class Dense(nn.Module):
     features: int
     zero: bool = False
     kernel_init: Initializer = nn.linear.default_kernel_init
+    use_bias: bool = True
     dtype: Dtype = jnp.float32
     ops: Ops = XLA
 
@@ -68,7 +70,10 @@ class Dense(nn.Module):
         """(B, ..., C) -> (B, ..., features)."""
         init = nn.initializers.zeros_init() if self.zero else self.kernel_init
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        else:
+            bias = jnp.zeros(self.features)
         return checkpoint_name(self.ops.dense(x.astype(self.dtype), kernel, bias), PRODUCT)
 
 

@@ -1,5 +1,6 @@
 """Transformer blocks over the pixels of a feature map, with cross-attention to a context."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -44,7 +45,7 @@ class SpatialTransformer(nn.Module):
       expansion: width of the MLP's hidden layer over the channels.
       groups, eps: of the first normalisation, as in `GroupNorm`.
       dtype: compute type.
-      ops: kernels of the normalisation and the linear maps.
+      ops: kernels of the normalisation, the linear maps and the attention to unmasked tokens.
     """
 
     depth: int = 1
@@ -73,13 +74,11 @@ class SpatialTransformer(nn.Module):
             y = self._norm(f"norm{i}_self")(h)
             h = h + self._attend(y, y, self.mix, f"self{i}")
             if context is not None:
-                mask = context.of_scores
-
-                def attend(q: Array, k: Array, v: Array, mask: Array | None = mask) -> Array:
-                    return jax.nn.dot_product_attention(q, k, v, mask=mask)
-
+                mix = self.ops.attention
+                if context.mask is not None:
+                    mix = partial(jax.nn.dot_product_attention, mask=context.of_scores)
                 y = self._norm(f"norm{i}_cross")(h)
-                h = h + self._attend(y, context.tokens, attend, f"cross{i}")
+                h = h + self._attend(y, context.tokens, mix, f"cross{i}")
             y = self._norm(f"norm{i}_mlp")(h)
             wide = Dense(2 * self.expansion * channels, name=f"mlp{i}_in", **common)(y)
             value, gate = jnp.split(wide, 2, axis=-1)
@@ -99,7 +98,9 @@ class SpatialTransformer(nn.Module):
         heads = (-1, channels // self.head_channels, self.head_channels)
 
         def linear(y: Array, part: str) -> Array:
-            h = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=f"{name}_{part}")(y)
+            h = Dense(
+                channels, use_bias=False, dtype=self.dtype, ops=self.ops, name=f"{name}_{part}"
+            )(y)
             return h.reshape(batch, *heads)
 
         mixed = mix(linear(x, "q"), linear(to, "k"), linear(to, "v"))

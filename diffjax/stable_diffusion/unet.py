@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffjax.models.condition import Condition, SpatialMap, Text
 from diffjax.models.linen import LinenNetwork, from_linen
+from diffjax.models.ops import Ops
 from diffjax.models.stable_diffusion import SIZES, StableDiffusionUNet
 from diffjax.stable_diffusion import names, weights
 from diffjax.stable_diffusion.fields import Fields
@@ -38,6 +39,13 @@ class UNet(NamedTuple):
     def network(self) -> LinenNetwork:
         """The module as a network."""
         return from_linen(self.module)
+
+    def with_ops(self, ops: Ops) -> "UNet":
+        """The same with other kernels, those of softmax attention among them."""
+        module = self.module
+        if module.attention_fn == module.ops.attention:
+            module = module.clone(attention_fn=ops.attention)
+        return self._replace(module=module.clone(ops=ops))
 
     def shapes(self) -> Any:
         """The parameters with jax.ShapeDtypeStruct for arrays."""

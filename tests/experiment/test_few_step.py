@@ -12,7 +12,7 @@ import diffjax
 from diffjax import grids, main
 from diffjax.checkpoints import parameters
 from diffjax.errors import UserError
-from diffjax.experiment import pairs, schema
+from diffjax.experiment import optimisation, pairs, schema
 from diffjax.experiment.diffusion import resolve
 from diffjax.latent.pairs import PairSource
 from diffjax.training.objective import LossInputs
@@ -277,6 +277,9 @@ WRONG = [
     ("consistency", {"diffusion.objective": "consistency(distance='l3')"}, "squared_error"),
     ("consistency", {"diffusion.time_sampling": "loss_second_moment"}, "is incompatible with"),
     ("sct", {"diffusion.schedule": "cosine", "train.init_from": ""}, "is discrete"),
+    ("sct", {"diffusion.parametrisation": "x0", "train.init_from": ""}, "use a model of another"),
+    ("consistency", {"diffusion.parametrisation": "x0", "train.init_from": ""},
+     "set anchor=0.05 or"),
     ("progressive", {"train.init_from": ""}, "name its workdir in config.train.init_from"),
     ("progressive", {"diffusion.objective": "progressive(steps=6, stages=2)"}, "a multiple of"),
     ("distribution_matching", {"diffusion.teacher": ""}, "needs a teacher"),
@@ -307,3 +310,17 @@ def test_what_does_not_fit_is_one_line(make, name, changes, message):
     with pytest.raises(UserError, match=message) as found:
         resolve(make(name, **changes))
     assert "\n" not in str(found.value)
+
+
+def test_the_generators_rate_follows_the_step_and_not_its_updates(make):
+    config = make("distribution_matching", **{"train.steps": 20, "train.warmup_steps": 4})
+    optimizer = optimisation.optimizer(config, every=2)
+    params, gradient = np.zeros(1, np.float32), np.full(1, 0.01, np.float32)
+    state, sizes = optimizer.init(params), []
+    for _ in range(10):
+        updates, state = optimizer.update(gradient, state, params)
+        sizes.append(-float(updates[0]))
+    # Adam's steps along a constant gradient are as long as the rate.
+    rate = optimisation.learning_rate(config)
+    expected = [float(rate(step)) for step in range(0, 20, 2)]
+    np.testing.assert_allclose(sizes, expected, rtol=1e-4, atol=1e-9)
