@@ -23,7 +23,7 @@ _logger = logging.getLogger("diffjax")
 
 
 def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list[Path]:
-    """Writes a model in one of `FORMATS`; nothing is written if it fails.
+    """Writes a model in one of `FORMATS`; all of it or, but for "diffjax", nothing.
 
     Args:
       config: complete; config.sample.checkpoint selects the parameters.
@@ -36,8 +36,8 @@ def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list
       The written files.
 
     Raises:
-      UserError: no such run, a folder that is not empty or not writable, or a model that can't be
-        written so.
+      UserError: no such run, a folder that is not empty or not writable, or a model that does not
+        fit the format.
     """
     out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -41,7 +41,7 @@ def stablehlo(config: Any, workdir: Path, out: Path) -> list[Path]:
       The written files.
 
     Raises:
-      UserError: no such run, or a network that can't be written so.
+      UserError: no such run, or a network that jax.export does not write.
     """
     stablehlo_programs.check_installed()
     model, step, params = restored(config, workdir, kernels="xla", remat="none")

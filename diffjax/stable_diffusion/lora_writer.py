@@ -50,8 +50,8 @@ def save_lora(
       The path.
 
     Raises:
-      UserError: no adapters, one that does not fit a kernel of the folder, or a path that can't be
-        written.
+      UserError: no adapters, one that does not fit a kernel of the folder, or a path in a
+        folder that is not writable.
     """
     path = expanded(path, name="path")
     if dtype is not None and dtype not in DTYPES:

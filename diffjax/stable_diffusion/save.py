@@ -122,7 +122,8 @@ def _networks(
         ),
     ))  # fmt: skip
     for place, part in zip(_encoders(folder, "text_encoder"), folder.texts, strict=True):
-        _check(part.params, part.encoder.shapes(), path / place)
+        encoder = text.read(path / place, penultimate=part.encoder.penultimate)
+        _check(part.params, encoder.shapes(), path / place)
         modules = names.of_text(module_names(part.encoder.module.layers))
         found = tensors_of(part.params, modules, is_conv=lambda name: False, dtype=kind)
         config = read_json(path / place / "config.json")

@@ -13,7 +13,9 @@ from diffjax.errors import UserError
 from diffjax.stable_diffusion.folder import load_folder
 from diffjax.stable_diffusion.save import save
 
-FAMILIES = ("sd15", "sd21", "sdxl", "sd15_inpaint")
+FAMILIES = (
+    "sd15", "sdxl", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sd21", "sd15_inpaint")),
+)  # fmt: skip
 PROMPT = "a red cat"
 
 
@@ -190,6 +192,14 @@ def without_a_parameter(folder, tmp_path):
     return folder._replace(params={k: v for k, v in folder.params.items() if k != "stem"})
 
 
+def with_another_word(folder, tmp_path):
+    part = folder.texts[0]
+    table = part.params["word"]["embedding"]
+    longer = np.concatenate([table, table[:1]])
+    params = {**part.params, "word": {"embedding": longer}}
+    return folder._replace(texts=(part._replace(params=params),))
+
+
 def continuous(folder, tmp_path):
     prediction = folder.scheduler.prediction._replace(schedule=schedules.rectified_flow())
     return folder._replace(scheduler=folder.scheduler._replace(prediction=prediction))
@@ -200,6 +210,7 @@ def continuous(folder, tmp_path):
     (
         (without_files, {}, r"found no model_index\.json in .*gone"),
         (without_a_parameter, {}, r"another network than that of .*unet/config\.json"),
+        (with_another_word, {}, r"another network than that of .*text_encoder/config\.json"),
         (continuous, {}, "expected a discrete schedule"),
         (None, {"dtype": "int8"}, "dtype is 'int8': expected float32 or"),
         (None, {"shard_bytes": 0}, "shard_bytes is 0"),
