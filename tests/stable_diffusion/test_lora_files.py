@@ -99,7 +99,7 @@ def check_merged(folder, base, changes, scale, number=0):
     assert len(changed) == len(changes)
 
 
-@pytest.mark.parametrize("family", ("sd15", "sdxl"))
+@pytest.mark.parametrize("family", (pytest.param("sd15", marks=pytest.mark.slow), "sdxl"))
 def test_kohyas_names(torch, save, loaded, tmp_path, family):
     """Linear maps and convolutions, alphas, different ranks, text encoders."""
     base, pipeline = loaded(family)
@@ -160,7 +160,7 @@ def forms(family):
 def test_diffusers_names(torch, save, loaded, tmp_path, form):
     base, pipeline = loaded("sd15")
     state, changes = {}, {}
-    for i, (name, module) in enumerate(layers_of(pipeline.unet, ATTENTION).items()):
+    for i, (name, module) in enumerate(layers_of(pipeline.unet, (*ATTENTION, "proj_in")).items()):
         down, up, change = factors(torch, module, 2, i)
         for side, factor in enumerate((down, up)):
             state[forms("sd15")[form](name, side)] = factor
