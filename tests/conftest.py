@@ -2,6 +2,7 @@
 
 import configparser
 import fcntl
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -61,6 +62,26 @@ def pytest_report_header():
     if HAS_BEARTYPE:
         return "types and shapes: the core's calls are checked by beartype"
     return "types and shapes: NOT checked, since beartype is not installed"
+
+
+# Linux gives a process 65,530 mappings, and XLA takes some for each program that it compiles;
+# where there are no more, it crashes.
+MOST_MAPPINGS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Programs of the tests before are dropped before they use up the process's mappings."""
+    yield
+    jax = sys.modules.get("jax")
+    mappings = Path("/proc/self/maps")
+    if jax is None or not mappings.exists():
+        return
+    with mappings.open() as file:
+        count = sum(1 for _ in file)
+    if count > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
