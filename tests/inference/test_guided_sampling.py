@@ -228,6 +228,7 @@ def test_many_samples_of_a_class_take_several_rows(each, columns, rows):
                 map_images=lambda start, count: None,
             )
         ),
+        conditions=types.SimpleNamespace(make_map=None),
         about=DataInfo("two", (8, 8, 1), class_names=("a", "b")),
     )
     sheet = pictures.draw_grid(setup, Generated(images, None), start=0)

@@ -55,14 +55,17 @@ def test_a_plan_of_sampling(configs, family):
 @pytest.mark.slow
 def test_temporary_memory_grows_with_the_batch(configs):
     folder, _ = configs("sd15")
-    few, many = (
+    # What does not depend on the batch, such as weights in another type, is more than the rest here.
+    few, more, many = (
         plan_sampling.plan_here(
             settled(folder, parallel__compile=True, sample__batch_size=count, sample__steps=2)
         )
-        for count in (2, 8)
+        for count in (2, 10, 18)
     )
-    assert 2.5 < many.of_sampling / few.of_sampling < 4.5
-    assert 3 < many.of_decoding / few.of_decoding < 4.5
+    for name in ("of_sampling", "of_decoding"):
+        sizes = [getattr(one, name) for one in (few, more, many)]
+        growth = sizes[1] - sizes[0]
+        assert growth > 0 and 0.7 < (sizes[2] - sizes[1]) / growth < 1.4, sizes
     assert "total" in plan.as_text(few)
 
 
