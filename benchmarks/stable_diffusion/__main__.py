@@ -45,7 +45,9 @@ WHOLE = tuple(
 class Process:
     """A side at work."""
 
-    def __init__(self, task: str, side: Side, folder: Path, cache: str = "") -> None:
+    def __init__(
+        self, task: str, side: Side, folder: Path, *, cache: str = "", batch: int = 1
+    ) -> None:
         environment = {**os.environ, "GLIBC_TUNABLES": HUGE_PAGES}
         if cache:
             environment |= {
@@ -53,7 +55,8 @@ class Process:
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.stable_diffusion.sides", task, *side, str(folder)],
+            [sys.executable, "-m", "benchmarks.stable_diffusion.sides", task, *side, str(folder),
+             str(batch)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
@@ -81,12 +84,12 @@ class Process:
         self._process.communicate()
 
 
-def evaluations(folder: Path, sides: Sequence[Side], rounds: int) -> str:
+def evaluations(folder: Path, sides: Sequence[Side], rounds: int, batch: int) -> str:
     """A table of seconds of one evaluation, all sides of a type in turn."""
     lines = ["| | seconds (range) | of diffusers' best |", "| --- | --- | --- |"]
     for dtype in dict.fromkeys(side.dtype for side in sides):
         names = [side for side in sides if side.dtype == dtype]
-        processes = {side: Process("evaluate", side, folder) for side in names}
+        processes = {side: Process("evaluate", side, folder, batch=batch) for side in names}
         for process in processes.values():
             process.answer()
         seconds: dict[Side, list[float]] = {side: [] for side in names}
@@ -130,7 +133,7 @@ def images(folder: Path, sides: Sequence[Side]) -> str:
         found: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as cache:
             for _ in range(2 if side.family == "diffjax" else 1):
-                process = Process("image", side, folder, cache)
+                process = Process("image", side, folder, cache=cache)
                 found.append(process.answer())
                 process.end()
         cached = f"{found[1]['first']:.0f} s" if len(found) > 1 else "-"
@@ -148,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", required=True, help="written if there is none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=2, help="of an evaluation; 2 is a guided step")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--modes", nargs="+", default=["auto", "xla", "eager", "compile"])
@@ -161,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return [side for side in sides if side.dtype in given.dtypes and side.mode in given.modes]
 
     if "evaluate" in given.tasks:
-        evaluations(folder, wanted(EVALUATED), given.rounds)
+        evaluations(folder, wanted(EVALUATED), given.rounds, given.batch)
     if "load" in given.tasks:
         loads(folder, wanted(WHOLE))
     if "image" in given.tasks:

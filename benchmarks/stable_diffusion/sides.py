@@ -1,6 +1,6 @@
 """One side of the benchmark, in a process of its own.
 
-    python -m benchmarks.stable_diffusion.sides TASK FAMILY MODE DTYPE FOLDER
+    python -m benchmarks.stable_diffusion.sides TASK FAMILY MODE DTYPE FOLDER BATCH
 
 Tasks: "evaluate" answers {} on stdout when it is ready, then for each line on stdin the seconds of
 one evaluation of the U-Net; "load" and "image" answer once.
@@ -25,7 +25,7 @@ def main() -> int:
     """Answers in lines of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print
-    task, family, mode, dtype, folder = sys.argv[1:]
+    task, family, mode, dtype, folder, batch = sys.argv[1:]
 
     def log(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
@@ -33,7 +33,7 @@ def main() -> int:
     if task != "evaluate":
         log(globals()[f"_{task}_{family}"](Path(folder), mode, dtype))
         return 0
-    evaluate = globals()[f"_evaluate_{family}"](Path(folder), mode, dtype)
+    evaluate = globals()[f"_evaluate_{family}"](Path(folder), mode, dtype, int(batch))
     start = time.perf_counter()
     evaluate()
     log({"first": time.perf_counter() - start})
@@ -44,13 +44,13 @@ def main() -> int:
     return 0
 
 
-def _inputs() -> tuple[np.ndarray, np.ndarray]:
+def _inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    latents = rng.standard_normal((1, LATENTS, LATENTS, 4)).astype(np.float32)
-    return latents, rng.standard_normal((1, TOKENS, WIDTH)).astype(np.float32)
+    latents = rng.standard_normal((batch, LATENTS, LATENTS, 4)).astype(np.float32)
+    return latents, rng.standard_normal((batch, TOKENS, WIDTH)).astype(np.float32)
 
 
-def _evaluate_diffjax(folder: Path, mode: str, dtype: str) -> Callable[[], None]:
+def _evaluate_diffjax(folder: Path, mode: str, dtype: str, batch: int) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
@@ -61,20 +61,20 @@ def _evaluate_diffjax(folder: Path, mode: str, dtype: str) -> Callable[[], None]
     found = unet.read(folder / "unet", dtype=jnp.dtype(dtype))
     found = found.with_ops(getattr(accelerator, mode)().ops)
     params = unet.load(found, folder / "unet")
-    latents, text = map(jnp.asarray, _inputs())
+    latents, text = map(jnp.asarray, _inputs(batch))
     apply = jax.jit(found.network.apply)
-    condition = Condition(text=Text(text, None))
-    return lambda: jax.block_until_ready(apply(params, latents, jnp.full(1, 500.0), condition))
+    t, condition = jnp.full(batch, 500.0), Condition(text=Text(text, None))
+    return lambda: jax.block_until_ready(apply(params, latents, t, condition))
 
 
-def _evaluate_diffusers(folder: Path, mode: str, dtype: str) -> Callable[[], None]:
+def _evaluate_diffusers(folder: Path, mode: str, dtype: str, batch: int) -> Callable[[], None]:
     import diffusers
     import torch
 
     kind = getattr(torch, dtype)
     network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=kind)
     network = network.eval().to(memory_format=torch.channels_last)
-    latents, text = (torch.tensor(x, dtype=kind) for x in _inputs())
+    latents, text = (torch.tensor(x, dtype=kind) for x in _inputs(batch))
     latents = latents.permute(0, 3, 1, 2)  # NHWC in memory
     call = torch.compile(network) if mode == "compile" else network
 

@@ -55,7 +55,7 @@ def test_a_plan_of_sampling(configs, family):
 @pytest.mark.slow
 def test_temporary_memory_grows_with_the_batch(configs):
     folder, _ = configs("sd15")
-    # What does not depend on the batch, such as weights in another type, is more than the rest here.
+    # What does not depend on the batch, such as weights in another type, is most of it here.
     few, more, many = (
         plan_sampling.plan_here(
             settled(folder, parallel__compile=True, sample__batch_size=count, sample__steps=2)
