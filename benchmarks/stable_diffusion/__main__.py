@@ -84,9 +84,9 @@ class Process:
         self._process.communicate()
 
 
-def evaluations(folder: Path, sides: Sequence[Side], rounds: int, batch: int) -> str:
-    """A table of seconds of one evaluation, all sides of a type in turn."""
-    lines = ["| | seconds (range) | of diffusers' best |", "| --- | --- | --- |"]
+def evaluations(folder: Path, sides: Sequence[Side], rounds: int, batch: int) -> None:
+    """Prints a table of seconds of one evaluation, all sides of a type in turn."""
+    print("| | seconds (range) | of diffusers' best |\n| --- | --- | --- |", flush=True)
     for dtype in dict.fromkeys(side.dtype for side in sides):
         names = [side for side in sides if side.dtype == dtype]
         processes = {side: Process("evaluate", side, folder, batch=batch) for side in names}
@@ -103,32 +103,25 @@ def evaluations(folder: Path, sides: Sequence[Side], rounds: int, batch: int) ->
             median = statistics.median(found)
             ratio = f"{median / min(theirs):.2f}" if theirs else "-"
             spread = f"{min(found):.2f} to {max(found):.2f}"
-            lines.append(f"| {' '.join(side)} | {median:.2f} ({spread}) | {ratio} |")
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
+            print(f"| {' '.join(side)} | {median:.2f} ({spread}) | {ratio} |", flush=True)
 
 
-def loads(folder: Path, sides: Sequence[Side]) -> str:
-    """A table of seconds and memory of loading."""
+def loads(folder: Path, sides: Sequence[Side]) -> None:
+    """Prints a table of seconds and memory of loading."""
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 2**20
-    lines = [
-        "| | load | memory at most, without imports, over the weights |",
-        "| --- | --- | --- |",
-    ]
+    print("| | load | memory at most, without imports, over the weights |\n| --- | --- | --- |")
     for side in sides:
         process = Process("load", side, folder)
         found = process.answer()
         process.end()
         weights = size / (1 if side.dtype == "float32" else 2)
         ratio = (found["peak"] - found["before"]) / weights
-        lines.append(f"| {' '.join(side)} | {found['load']:.1f} s | {ratio:.2f} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        print(f"| {' '.join(side)} | {found['load']:.1f} s | {ratio:.2f} |", flush=True)
 
 
-def images(folder: Path, sides: Sequence[Side]) -> str:
-    """A table of seconds to the first image of 512x512 in 20 steps, from nothing and cached."""
-    lines = ["| | first image | with a filled cache | next image |", "| --- | --- | --- | --- |"]
+def images(folder: Path, sides: Sequence[Side]) -> None:
+    """Prints a table of seconds to an image of 512x512 in 20 steps, from nothing and cached."""
+    print("| | first image | with a filled cache | next image |\n| --- | --- | --- | --- |")
     for side in sides:
         found: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as cache:
@@ -138,9 +131,7 @@ def images(folder: Path, sides: Sequence[Side]) -> str:
                 process.end()
         cached = f"{found[1]['first']:.0f} s" if len(found) > 1 else "-"
         first, after = (f"{seconds:.0f} s" for seconds in (found[0]["first"], found[-1]["next"]))
-        lines.append(f"| {' '.join(side)} | {first} | {cached} | {after} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        print(f"| {' '.join(side)} | {first} | {cached} | {after} |", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

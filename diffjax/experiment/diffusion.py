@@ -145,7 +145,7 @@ class Experiment(_Fields, ConfiguredTask):
             self._training_space,
             self.conditions,
             self.objective,
-            optimisation.optimizer(c, every=getattr(self.objective, "fake_updates", 1)),
+            optimisation.optimizer(c, every=self._steps_between_updates),
             self._objective_optimizer,
             optimisation.average_decay(c),
             c.seed,
@@ -161,6 +161,12 @@ class Experiment(_Fields, ConfiguredTask):
     @property
     def _training_space(self) -> DiffusionSpace:
         return pairs.space(self.config, self.model, self.teacher)
+
+    @property
+    def _steps_between_updates(self) -> int:
+        if isinstance(self.objective, DistributionMatchingObjective):
+            return self.objective.fake_updates
+        return 1
 
     @property
     def _objective_optimizer(self) -> optax.GradientTransformation:

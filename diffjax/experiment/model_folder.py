@@ -21,7 +21,7 @@ from diffjax.stable_diffusion.folder import (
     INDEX,
     Folder,
     is_folder,
-    load_parts,
+    load_folder,
     shapes_of_folder,
 )
 
@@ -118,7 +118,9 @@ def read(config: Any) -> Folder:
     """
     _check_dtype(config)
     path, dtype = _path(config), config.model.dtype
-    return _with_options(config, load_parts(path, dtype=dtype, tile=config.first_stage.tile))
+    return _with_options(config, load_folder(
+        path, dtype=dtype, tile=config.first_stage.tile, reads_unet=False
+    ))  # fmt: skip
 
 
 def shapes(config: Any) -> Folder:

@@ -127,9 +127,7 @@ def as_text(plan: Plan | plan_sampling.SamplingPlan) -> str:
         "memory per device, in MiB:",
         *(f"  {name:<22}{size / 2**20:12.2f}" for name, size in rows),
         f"a step takes {plan.flops:.3g} FLOPs, {share:.3g} per device",
-        "temporary: by XLA's CPU compiler, a guide to what another backend needs"
-        if plan.of_temporaries is not None
-        else "temporary: unknown without config.parallel.compile",
+        plan_sampling.about_temporary(is_known=plan.of_temporaries is not None),
     ])  # fmt: skip
 
 

@@ -66,10 +66,15 @@ def as_text(plan: SamplingPlan) -> str:
         "memory of a device, in MiB:",
         *(f"  {name:<36}{size / 2**20:12.2f}" for name, size in rows),
         f"a step of the sampler takes {plan.flops:.3g} FLOPs",
-        "temporary: by XLA's CPU compiler, a guide to what another backend needs"
-        if plan.of_sampling is not None
-        else "temporary: unknown without config.parallel.compile",
+        about_temporary(is_known=plan.of_sampling is not None),
     ])  # fmt: skip
+
+
+def about_temporary(*, is_known: bool) -> str:
+    """The last line of a plan."""
+    if is_known:
+        return "temporary: by XLA's CPU compiler, a guide to what another backend needs"
+    return "temporary: unknown without config.parallel.compile"
 
 
 def plan_here(config: Any) -> SamplingPlan:

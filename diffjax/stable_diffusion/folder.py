@@ -13,7 +13,7 @@ from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.files import expanded
-from diffjax.latent.first_stage import FirstStage, StageParams
+from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
 from diffjax.latent.space import LatentSpace
 from diffjax.models.condition import Text
 from diffjax.models.controlnet import ControlledNetwork
@@ -33,8 +33,8 @@ INDEX = "model_index.json"
 TEXTS_A_TIME = 64
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
-_ONE = ("text_encoder", "tokenizer")
-_TWO = ("text_encoder_2", "tokenizer_2")
+ENCODERS = ("text_encoder", "text_encoder_2")
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
 # Classes of pipelines, and whether they have two text encoders.
 _PIPELINES = {
     "StableDiffusionPipeline": False,
@@ -55,7 +55,7 @@ class Folder(NamedTuple):
 
     Attributes:
       path: the folder.
-      unet, params: the network and its parameters; None for those of `load_parts`.
+      unet, params: the network and its parameters; None where they are not read.
       texts: the text encoders, with their parameters.
       zeros_for_none: whether the null condition is zeros, as for SDXL.
       stage, stage_params: the first stage, for images of the size that it was trained on.
@@ -220,6 +220,7 @@ def load_folder(
     tile: int = 0,
     tokenizer: str | Path | None = None,
     prediction: str | None = None,
+    reads_unet: bool = True,
 ) -> Folder:
     """Reads a folder, or a file: every config is read and checked before any weights.
 
@@ -230,58 +231,34 @@ def load_folder(
       variant: of the weights' files, such as "fp16"; see `weights.find`.
       tile: side in latents of the tiles in which images are encoded and decoded; 0 for whole ones.
       tokenizer, prediction: of a file, see `sources.given`.
+      reads_unet: whether the U-Net's weights are read; else `params` is None.
 
     Raises:
       UserError: no such folder, a file that is missing or corrupt, or a model that is not
         supported.
     """
-    parts = load_parts(
-        path, dtype=dtype, variant=variant, tile=tile, tokenizer=tokenizer, prediction=prediction
-    )
-    return parts._replace(params=parts.unet_params())
-
-
-def load_parts(
-    path: str | Path,
-    *,
-    dtype: str = "float32",
-    variant: str | None = None,
-    tile: int = 0,
-    tokenizer: str | Path | None = None,
-    prediction: str | None = None,
-) -> Folder:
-    """Reads all of a folder but the U-Net's weights; see `load_folder`."""
     folder = expanded(path, name="folder")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
-    kind = DTYPES[dtype]
     given = sources.given(folder, tokenizer=tokenizer, prediction=prediction)
-    index = Fields(folder / INDEX)
-    is_xl, zeros = _read_index(index)
-    found = unet.read(folder / "unet", dtype=kind)
-    if given.side:
-        found = found._replace(size=(given.side, given.side))
-    stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
-    read = scheduler.read(folder / "scheduler", prediction=given.prediction)
-    places = (_ONE, _TWO) if is_xl else (_ONE,)
-    encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
+    read = _read_configs(folder, dtype, tile=tile, given=given)
     tokenisers = [
         text.read_tokenizer(place, encoder, padding=padding)
-        for (place, padding), encoder in zip(given.tokenizers, encoders, strict=False)
+        for (place, padding), encoder in zip(given.tokenizers, read.encoders, strict=False)
     ]
-    _check_widths(folder, found, stage, encoders)
+    places = ENCODERS[: len(read.encoders)]
     parts = [
-        Part(encoder, text.load(encoder, folder / name, dtype=kind, variant=variant), ids)
-        for encoder, ids, (name, _) in zip(encoders, tokenisers, places, strict=True)
+        Part(encoder, text.load(encoder, folder / place, dtype=read.dtype, variant=variant), ids)
+        for encoder, ids, place in zip(read.encoders, tokenisers, places, strict=True)
     ]
-    stage_params = vae.load(stage, scaling, folder / "vae", variant=variant)
-    digest = "-".join(
-        weights.digest(weights.find(folder / name, text.STEM, variant=variant))
-        for name, _ in places
-    )
-    return Folder(
-        folder, found, None, tuple(parts), zeros, stage, stage_params, read, digest, variant
-    )
+    found = Folder(
+        folder, read.unet, None, tuple(parts), read.zeros_for_none, read.stage,
+        vae.load(read.stage, read.scaling, folder / "vae", variant=variant), read.scheduler,
+        "-".join(
+            weights.digest(weights.find(folder / place, text.STEM, variant=variant))
+            for place in places
+        ),
+        variant,
+    )  # fmt: skip
+    return found._replace(params=found.unet_params()) if reads_unet else found
 
 
 def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0) -> Folder:
@@ -293,21 +270,46 @@ def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0)
       UserError: as `load_folder`, of the configs.
     """
     folder = expanded(path, name="folder")
+    given = sources.given(folder, tokenizer=None, prediction=None)
+    read = _read_configs(folder, dtype, tile=tile, given=given)
+
+    def of_kind(shapes: Any, kind: Dtype) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), shapes)
+
+    parts = (Part(one, of_kind(one.shapes(), read.dtype), None) for one in read.encoders)
+    of_stage = of_kind(vae.shapes(read.stage), read.stage.encoder.dtype)
+    return Folder(
+        folder, read.unet, of_kind(read.unet.shapes(), read.dtype), tuple(parts),
+        read.zeros_for_none, read.stage, StageParams(of_stage, (), read.scaling), read.scheduler,
+    )  # fmt: skip
+
+
+class _Configs(NamedTuple):
+    """The contents of a folder's JSON files."""
+
+    dtype: Dtype
+    unet: UNet
+    stage: FirstStage
+    scaling: Scaling
+    scheduler: Scheduler
+    encoders: tuple[text.Encoder, ...]
+    zeros_for_none: bool
+
+
+def _read_configs(folder: Path, dtype: str, *, tile: int, given: sources.Given) -> _Configs:
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}: expected {' or '.join(DTYPES)}")
     kind = DTYPES[dtype]
     is_xl, zeros = _read_index(Fields(folder / INDEX))
     found = unet.read(folder / "unet", dtype=kind)
+    if given.side:
+        found = found._replace(size=(given.side, given.side))
     stage, scaling = vae.read(folder / "vae", dtype=kind, size=found.size, tile=tile)
-    places = (_ONE, _TWO) if is_xl else (_ONE,)
-    encoders = [text.read(folder / encoder, penultimate=is_xl) for encoder, _ in places]
+    read = scheduler.read(folder / "scheduler", prediction=given.prediction)
+    places = ENCODERS if is_xl else ENCODERS[:1]
+    encoders = tuple(text.read(folder / place, penultimate=is_xl) for place in places)
     _check_widths(folder, found, stage, encoders)
-
-    def of_kind(shapes: Any, kind: Dtype = kind) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), shapes)
-
-    parts = tuple(Part(encoder, of_kind(encoder.shapes()), None) for encoder in encoders)
-    stage_params = StageParams(of_kind(vae.shapes(stage), stage.encoder.dtype), (), scaling)
-    read = scheduler.read(folder / "scheduler")
-    return Folder(folder, found, of_kind(found.shapes()), parts, zeros, stage, stage_params, read)
+    return _Configs(kind, found, stage, scaling, read, encoders, zeros)
 
 
 def _read_index(index: Fields) -> tuple[bool, bool]:
@@ -316,7 +318,8 @@ def _read_index(index: Fields) -> tuple[bool, bool]:
     if kind not in _PIPELINES:
         index.refuse("_class_name", " or ".join(_PIPELINES))
     is_xl = _PIPELINES[kind]
-    for part in ("unet", "vae", "scheduler", *_ONE, *(_TWO if is_xl else ())):
+    count = 2 if is_xl else 1
+    for part in ("unet", "vae", "scheduler", *ENCODERS[:count], *_TOKENIZERS[:count]):
         value = index.value(part)
         if not isinstance(value, list | tuple) or len(value) != 2 or None in value:
             index.refuse(part, "the library and class of that part")
@@ -334,7 +337,7 @@ def _read_index(index: Fields) -> tuple[bool, bool]:
 
 
 def _check_widths(
-    folder: Path, found: UNet, stage: FirstStage, encoders: list[text.Encoder]
+    folder: Path, found: UNet, stage: FirstStage, encoders: Sequence[text.Encoder]
 ) -> None:
     module = found.module
     for what, here, there in (

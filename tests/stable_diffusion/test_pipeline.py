@@ -215,7 +215,7 @@ def inpainted_by_diffusers(tiny, parts, images, known, x_T):
 
 @pytest.mark.parametrize("has_signal", (False, pytest.param(True, marks=pytest.mark.slow)))
 def test_inpainting_by_replacement_is_diffusers(tiny, folders, tmp_path, has_signal):
-    """Exactly, where x_T has no signal; else diffusers adds noise to what is known anew, and here
+    """Exactly, where x_T has no signal; else diffusers draws new noise for what is known, and here
     its noise is what x_T has besides the signal."""
     folder, pipeline = folders("sd21")
     if not has_signal:
