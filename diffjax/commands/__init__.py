@@ -19,7 +19,7 @@ MODES = {
 # format -> what `export` writes, for --help.
 FORMATS = {
     "diffjax": "model.safetensors and config.json, for diffjax.load (the default)",
-    "diffusers": "a folder that diffusers loads, of a model of config.model.folder",
+    "diffusers": "a folder that diffusers loads: of config.model.folder, or an AutoencoderKL",
     "lora": "a LoRA file that diffusers loads, of a run with config.model.lora",
     "stablehlo": "the denoiser as a program for jax.export.deserialize, on CPU, GPU and TPU",
     "onnx": "the denoiser as a program for onnxruntime",

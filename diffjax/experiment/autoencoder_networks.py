@@ -13,6 +13,7 @@ from diffjax.latent.first_stage import FirstStage
 from diffjax.latent.regularisers import Kl, Vq
 from diffjax.models.autoencoder import Decoder, Encoder
 from diffjax.models.ops import XLA, Ops
+from diffjax.stable_diffusion import vae_writer
 
 
 def number(name: str, value: Any, *, below: float = float("inf")) -> float:
@@ -47,6 +48,8 @@ def _vq(*, size: int = 512, weight: float = 0.25, decay: float = 0.99) -> Vq:
 
 
 REGULARISERS: Mapping[str, Callable[..., Any]] = {"kl": _kl, "vq": _vq}
+# name -> () -> whether the networks are those of diffusers' AutoencoderKL.
+LAYOUTS: Mapping[str, Callable[[], bool]] = {"diffjax": lambda: False, "diffusers": lambda: True}
 
 
 def stage(
@@ -68,8 +71,9 @@ def stage(
         "ops": ops,
         "mix": ops.attention,
     }
-    encoder = Encoder(regulariser.map_channels(c.latent_channels), **common)
-    decoder = Decoder(image_shape[-1], **common)
+    encoding, decoding = _layout(c, regulariser)
+    encoder = Encoder(regulariser.map_channels(c.latent_channels), **common, **encoding)
+    decoder = Decoder(image_shape[-1], **common, **decoding)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
         latents_map, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
@@ -77,3 +81,16 @@ def stage(
         raise UserError(f"config.autoencoder: {str(error).splitlines()[0]}") from error
     latent_shape = (*latents_map.shape[1:3], c.latent_channels)
     return FirstStage(encoder, decoder, regulariser, image_shape, latent_shape, tile)
+
+
+def _layout(c: Any, regulariser: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Further fields of the encoder and of the decoder."""
+    if not from_table(c.layout, LAYOUTS, key="autoencoder.layout"):
+        return {}, {}
+    if c.patch != 1 or not isinstance(regulariser, Kl):
+        raise UserError(
+            f"config.autoencoder.layout = 'diffusers' with patch = {c.patch} and regulariser = "
+            f"{c.regulariser!r}: AutoencoderKL has neither patches nor a codebook: set "
+            "config.autoencoder.patch=1 and regulariser='kl(weight=1e-6)'"
+        )
+    return vae_writer.layout(c.channels)

@@ -52,6 +52,7 @@ TABLES = {
     "evaluate.features": "evaluation:FEATURES",
     "evaluate.likelihood": "likelihood:LIKELIHOODS",
     "autoencoder.regulariser": "autoencoder_networks:REGULARISERS",
+    "autoencoder.layout": "autoencoder_networks:LAYOUTS",
     "autoencoder.dtype": "backbones:DTYPES",
     "autoencoder.kernels": "network:KERNELS",
     "pixelcnn.dtype": "backbones:DTYPES",

@@ -6,7 +6,13 @@ from typing import Any
 
 from diffjax.checkpoints import exported, origin
 from diffjax.errors import UserError
-from diffjax.experiment import export_programs, model_folder, restore
+from diffjax.experiment import (
+    autoencoder_networks,
+    export_programs,
+    first_stage,
+    model_folder,
+    restore,
+)
 from diffjax.experiment.export_programs import restored
 from diffjax.experiment.load import about_of
 from diffjax.experiment.model import kept, resolve_model
@@ -16,6 +22,7 @@ from diffjax.experiment.schema import is_autoencoder
 from diffjax.experiment.spec import parse_spec
 from diffjax.files import expanded, new_folder
 from diffjax.models.lora import of_tree
+from diffjax.stable_diffusion import vae_writer
 from diffjax.stable_diffusion.lora_writer import FILE, save_lora
 from diffjax.stable_diffusion.save import save, with_process
 
@@ -42,7 +49,7 @@ def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list
     out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out} is not empty: give a new folder")
-    if is_autoencoder(config) and form != "diffjax":
+    if is_autoencoder(config) and form not in ("diffjax", "diffusers"):
         raise UserError(
             f"--format={form} is for diffusion models, and this config is of an autoencoder: "
             "export a latent model of this first stage, with which the decoder is written"
@@ -94,6 +101,8 @@ def _stage(workdir: Path, out: Path, *, wanted: str) -> list[Path]:
 
 
 def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if is_autoencoder(config):
+        return _autoencoder_kl(config, workdir, out)
     if not model_folder.is_named(config):
         raise UserError(
             f"--format=diffusers is for models of config.model.folder, and config.model.name = "
@@ -102,6 +111,23 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
     model, _, params = restored(config, workdir)
     assert model.folder is not None
     return save(with_process(model.folder, model.diffusion), out, params=params)
+
+
+def _autoencoder_kl(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if config.autoencoder.layout != "diffusers":
+        raise UserError(
+            f"config.autoencoder.layout = {config.autoencoder.layout!r}: for --format=diffusers "
+            "train with config.autoencoder.layout=diffusers, in a new --workdir"
+        )
+    found = read_model(workdir, wanted=config.sample.checkpoint, fields=STAGE_FIELDS)
+    if found is None:
+        raise restore.untrained(workdir)
+    height, width, channels = about_of(workdir, config).shape
+    stage = autoencoder_networks.stage(config, image_shape=(height, width, channels))
+    params = first_stage.params_from_fields(found.fields, stage, what=f"--workdir={workdir}")
+    with new_folder(out) as aside:
+        names = [path.name for path in vae_writer.write_vae(aside, stage, params)]
+    return [out / name for name in names]
 
 
 def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:

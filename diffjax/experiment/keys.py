@@ -258,6 +258,9 @@ AUTOENCODER: Mapping[str, Key] = {
     ),
     "autoencoder.blocks": Key(whole(1), 2, "residual blocks per level"),
     "autoencoder.patch": Key(whole(1), 1, "side of patches folded into channels"),
+    "autoencoder.layout": Key(
+        SPEC, "diffjax", "diffjax, or diffusers: an AutoencoderKL, for --format=diffusers"
+    ),
     "autoencoder.regulariser": Key(SPEC, "kl(weight=1e-3)", "kl or vq"),
     "autoencoder.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
     "autoencoder.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),

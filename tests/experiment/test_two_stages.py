@@ -257,3 +257,17 @@ def loop_config(folder):
             for key, part in json.loads((folder / "config.json").read_text()).items()
         }
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_is_exported_for_diffusers_if_it_was_trained_so(make_config, stage_run, tmp_path):
+    config = make_config()
+    with pytest.raises(UserError, match=r"train with config\.autoencoder\.layout=diffusers"):
+        main.run(config, stage_run, "export", False, tmp_path / "out", "diffusers")
+    changes = {"autoencoder.layout": "diffusers", "autoencoder.patch": 1, "train.steps": 1}
+    config = make_config(**changes)
+    main.run(config, tmp_path / "run")
+    assert main.run(config, tmp_path / "run", "export", False, tmp_path / "out", "diffusers") == 0
+    about = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert about["_class_name"] == "AutoencoderKL" and about["scaling_factor"] > 0
+    assert (tmp_path / "out" / "diffusion_pytorch_model.safetensors").stat().st_size > 10_000
