@@ -221,7 +221,17 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
             f"cannot make a tokenizer from vocab.json and merges.txt in {folder} "
             f"({type(error).__name__}); expected CLIP's; download both again"
         ) from error
-    tokenizer = Tokenizer(model)
+    tokenizer = with_words(Tokenizer(model))
+    begin, end = ((token, vocabulary[token]) for token in (BEGIN, END))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A {END}", special_tokens=[begin, end]
+    )
+    tokenizer.add_special_tokens([BEGIN, END])
+    return tokenizer
+
+
+def with_words(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with CLIP's normalisation of texts and division into words."""
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -233,11 +243,6 @@ def clip_tokenizer(folder: Path) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    begin, end = ((token, vocabulary[token]) for token in (BEGIN, END))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A {END}", special_tokens=[begin, end]
-    )
-    tokenizer.add_special_tokens([BEGIN, END])
     return tokenizer
 
 
