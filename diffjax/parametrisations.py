@@ -216,14 +216,14 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
     Raises:
       ValueError: sigma_data not above 0.
 
-    >>> import jax, jax.numpy as jnp, diffjax as dj
-    >>> x_0, eps = jax.random.normal(jax.random.key(0), (2, 4096))
-    >>> for sigma in (0.01, 0.5, 80.0):  # table 1: the target's variance is 1 at every noise level
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0 = jnp.array([0.5, 0.5, -0.5, -0.5])  # of standard deviation sigma_data
+    >>> eps = jnp.array([1.0, -1.0, 1.0, -1.0])  # of standard deviation 1, and independent
+    >>> for sigma in (0.01, 80.0):  # the target's standard deviation is 1 at every noise level
     ...     scales = dj.Scales(jnp.array(1.0), jnp.array(sigma))
-    ...     print(dj.parametrisations.edm(0.5).target(0.5 * x_0, eps, scales).std().round(1))
-    1.0
-    1.0
-    1.0
+    ...     print(f"{dj.parametrisations.edm(0.5).target(x_0, eps, scales).std():.3f}")
+    1.000
+    1.000
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, not {sigma_data}")

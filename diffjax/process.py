@@ -113,8 +113,8 @@ def q_step(schedule: Schedule, x_s: Data, *, s: Times, t: Times, eps: Data) -> D
       x_t, of x_s's shape.
 
     >>> import jax, jax.numpy as jnp, diffjax as dj
-    >>> cosine, x_0 = dj.schedules.cosine(100), jnp.ones((4096, 1))
-    >>> eps_s, eps_t = jax.random.normal(jax.random.key(0), (2, 4096, 1))
+    >>> cosine, x_0 = dj.schedules.cosine(100), jnp.ones((32, 32))
+    >>> eps_s, eps_t = (jax.random.normal(jax.random.key(seed), (32, 32)) for seed in (0, 1))
     >>> x_s = dj.q_sample(cosine, x_0, t=30, eps=eps_s)
     >>> x_t = dj.q_step(cosine, x_s, s=30, t=60, eps=eps_t)
     >>> print(f"{x_t.std():.1f} {cosine(60).noise_scale:.1f}")  # as if from x_0 at once

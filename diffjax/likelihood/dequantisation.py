@@ -231,7 +231,7 @@ def variational(
     >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> flow, x, key = dj.schedules.rectified_flow(), jnp.zeros((1, 3)), jax.random.key(0)
     >>> parameters = lambda x: (jnp.full_like(x, 9.0), jnp.zeros_like(x))  # q at the upper edges
-    >>> z, _ = dj.likelihood.variational(parameters, flow)(x, key=key)
+    >>> z, _ = jax.jit(lambda x: dj.likelihood.variational(parameters, flow)(x, key=key))(x)
     >>> print((z > 0.99 * 0.999 / 255).all(), (z < 0.999 / 255 + 1e-6).all())
     True True
     """

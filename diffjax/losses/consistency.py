@@ -109,12 +109,15 @@ def anchored(denoise: Denoiser, schedule: Schedule, *, noise: float) -> Denoiser
     Raises:
       ValueError: noise not above 0.
 
-    >>> import jax.numpy as jnp, diffjax as dj
+    >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
     >>> zero = lambda x_t, t, cond: dj.Estimates(0 * x_t, x_t)
-    >>> f = dj.consistency.anchored(zero, flow, noise=1.0)
-    >>> print(f(x_t, 0.0).x_0, f(x_t, 0.5).x_0)  # x_t itself; half of it over 0.5 at sigma = 1
-    [[0.5]] [[0.5]]
+    >>> f = jax.jit(dj.consistency.anchored(zero, flow, noise=1.0))
+    >>> for t in (0.0, 0.5, 1.0):  # without noise x_t itself, at sigma 1 half of x_t / 0.5
+    ...     print(f(x_t, t).x_0)
+    [[0.5]]
+    [[0.5]]
+    [[0.]]
     """
     if not noise > 0:
         raise ValueError(f"noise must be above 0, not {noise}")
@@ -153,11 +156,12 @@ def nearer_time(
     Raises:
       ValueError: q not above 1, or k or b below 0.
 
-    >>> import jax.numpy as jnp, diffjax as dj
+    >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> edm, t = dj.schedules.karras(), jnp.array([1.0])  # sigma 80, where n is 1
+    >>> find = dj.consistency.nearer_time
+    >>> nearer = jax.jit(lambda stage: edm(find(edm, t, stage=stage)).noise_scale)
     >>> for stage in (0, 1, 5):  # 80 (1 - 1 / 2^(stage + 1))
-    ...     s = dj.consistency.nearer_time(edm, t, stage=jnp.array(stage))
-    ...     print(f"{edm(s).noise_scale.item():.2f}")
+    ...     print(f"{nearer(stage).item():.2f}")
     40.00
     60.00
     78.75

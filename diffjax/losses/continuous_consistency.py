@@ -115,13 +115,14 @@ def continuous_consistency_loss(
     Returns:
       (B,), averaged over an example's dimensions.
 
-    >>> import jax.numpy as jnp, diffjax as dj
+    >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> teacher = lambda x, a, cond: 0 * x  # data N(0, 0.5^2): x does not move along its path
     >>> f_is_x = lambda x, a, cond: -jnp.tan(a / 2)[:, None] * x / 0.5  # so (2) must be x
     >>> options = dict(a=jnp.array([0.7]), eps=jnp.array([[1.0, -2.0]]), sigma_data=0.5)
     >>> options |= dict(target=f_is_x, teacher=teacher)
     >>> loss = dj.continuous_consistency.continuous_consistency_loss
-    >>> print(f"{loss(f_is_x, jnp.array([[0.3, 0.1]]), **options).item():.4f}")
+    >>> of_batch = jax.jit(lambda x_0: loss(f_is_x, x_0, **options))
+    >>> print(f"{of_batch(jnp.array([[0.3, 0.1]])).item():.4f}")
     0.0000
     """
     cos, sin = (broadcast(f(a), x_0) for f in (jnp.cos, jnp.sin))

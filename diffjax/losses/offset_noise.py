@@ -42,7 +42,8 @@ def offset_noise(key: PRNGKey, indices: Indices, eps: Data, *, strength: float) 
 
     >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> eps = jnp.zeros((2, 8, 8, 3))
-    >>> noise = dj.offset_noise.offset_noise(jax.random.key(0), jnp.arange(2), eps, strength=0.1)
+    >>> draw = jax.jit(lambda key: offset_noise(key, jnp.arange(2), eps, strength=0.1))
+    >>> noise = draw(jax.random.key(0))
     >>> print((noise == noise[:, :1, :1]).all(), noise[0, 0, 0, 0] == noise[1, 0, 0, 0])
     True False
     """

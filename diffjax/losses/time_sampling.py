@@ -100,7 +100,8 @@ def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> options = dict(indices=jnp.arange(512), batch_size=512)
     >>> draw = dj.time_sampling.logit_normal(mean=0.0, std=1.0)
-    >>> t = draw(jax.random.key(0), dj.schedules.rectified_flow(), **options)
+    >>> flow = dj.schedules.rectified_flow()
+    >>> t = jax.jit(lambda key: draw(key, flow, **options))(jax.random.key(0))
     >>> quantiles = (0.3, 0.5, 0.7)  # of 1/5, 1/2 and 4/5: sigmoid(-0.84), ...
     >>> print(*(f"{(t < quantile).mean():.1f}" for quantile in quantiles))
     0.2 0.5 0.8
@@ -164,7 +165,7 @@ def cosmap(
 
     >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> flow, options = dj.schedules.rectified_flow(), dict(indices=jnp.arange(512), batch_size=512)
-    >>> t = dj.time_sampling.cosmap(jax.random.key(0), flow, **options)
+    >>> t = jax.jit(lambda key: dj.time_sampling.cosmap(key, flow, **options))(jax.random.key(0))
     >>> quantiles = (0.245, 0.5, 0.755)  # of 1/5, 1/2 and 4/5: 2/pi arctan(t / (1 - t))
     >>> print(*(f"{(t < quantile).mean():.1f}" for quantile in quantiles))
     0.2 0.5 0.8
@@ -190,7 +191,8 @@ def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
 
     >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> edm, options = dj.schedules.karras(), dict(indices=jnp.arange(512), batch_size=512)
-    >>> t = dj.time_sampling.log_normal(mean=-1.2, std=1.2)(jax.random.key(0), edm, **options)
+    >>> draw = dj.time_sampling.log_normal(mean=-1.2, std=1.2)
+    >>> t = jax.jit(lambda key: draw(key, edm, **options))(jax.random.key(0))
     >>> log_sigma, quantiles = jnp.log(edm(t).noise_scale), (-2.2, -1.2, -0.2)  # the normal's
     >>> print(*(f"{(log_sigma < quantile).mean():.1f}" for quantile in quantiles))
     0.2 0.5 0.8

@@ -260,9 +260,10 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Weighting:
     Raises:
       ValueError: std not above 0.
 
-    >>> import jax.numpy as jnp, diffjax as dj
+    >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> flow, t = dj.schedules.rectified_flow(), jnp.linspace(0.005, 0.995, 100)
-    >>> weights = dj.weightings.logit_normal()(flow, t, dj.parametrisations.velocity)
+    >>> weigh, velocity = dj.weightings.logit_normal(), dj.parametrisations.velocity
+    >>> weights = jax.jit(weigh, static_argnums=(0, 2))(flow, t, velocity)
     >>> print(f"{weights.mean():.2f} {jnp.argmax(weights) / 100:.2f}")  # a density, highest at 1/2
     1.00 0.49
     """
@@ -287,9 +288,10 @@ def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Pe
 
     Args, results: as in `uniform`.
 
-    >>> import jax.numpy as jnp, diffjax as dj
+    >>> import jax, jax.numpy as jnp, diffjax as dj
     >>> flow, t = dj.schedules.rectified_flow(), jnp.linspace(0.005, 0.995, 100)
-    >>> weights = dj.weightings.cosmap(flow, t, dj.parametrisations.velocity)
+    >>> velocity = dj.parametrisations.velocity
+    >>> weights = jax.jit(dj.weightings.cosmap, static_argnums=(0, 2))(flow, t, velocity)
     >>> print(f"{weights.mean():.2f} {weights[0] / weights[50]:.1f}")  # a density; 1/2 at the ends
     1.00 0.5
     """
