@@ -339,11 +339,13 @@ def gaussian_denoiser(
     [[0.8 4.8]]
     """
 
+    centre, spread = jnp.asarray(mean), jnp.asarray(std)
+
     def denoise(x_t: Data, t: Times, cond: Any = None) -> Estimates:
         signal, noise = scales_like(schedule, t, x_t)
-        centred = (x_t - signal * mean) / ((signal * std) ** 2 + noise**2)
+        centred = (x_t - signal * centre) / ((signal * spread) ** 2 + noise**2)
         return Estimates(
-            (mean + signal * std**2 * centred).astype(x_t.dtype),
+            (centre + signal * spread**2 * centred).astype(x_t.dtype),
             (noise * centred).astype(x_t.dtype),
         )
 
