@@ -29,12 +29,27 @@ _LEAST_SCALE = 1e-6
 
 
 def level_values(levels: int = 256) -> Float32[Array, " levels"]:
-    """(levels,) float32: the values of data on `levels` even levels from -1 to 1."""
+    """(levels,) float32: the values of data on `levels` even levels from -1 to 1.
+
+    >>> import diffjax as dj
+    >>> print(dj.categorical.level_values(5))
+    [-1.  -0.5  0.   0.5  1. ]
+    """
     return jnp.linspace(-1.0, 1.0, levels)
 
 
 def level_of(x_0: Floats, *, levels: int = 256) -> Int32[Array, "*shape"]:
-    """The nearest level's number, int32 of x_0's shape."""
+    """The nearest level's number, int32 of x_0's shape.
+
+    Args:
+      x_0: data of any shape, in [-1, 1]; what is beyond takes the nearest end.
+      levels: of the data.
+
+    >>> import numpy as np, jax.numpy as jnp, diffjax as dj
+    >>> images = jnp.asarray(np.array([0, 127, 255]) / 127.5 - 1)  # of 8 bits
+    >>> print(dj.categorical.level_of(images))
+    [  0 127 255]
+    """
     return jnp.round((x_0 + 1) * ((levels - 1) / 2)).astype(jnp.int32).clip(0, levels - 1)
 
 
@@ -49,6 +64,13 @@ def categorical(levels: int = 256) -> Parametrisation:
 
     Raises:
       ValueError: fewer than 2 levels; when called, as a loss's target.
+
+    >>> import math, jax, jax.numpy as jnp, diffjax as dj
+    >>> p = dj.categorical.categorical(levels=2)  # data are -1 or 1
+    >>> undecided, scales = jnp.zeros((1, 2)), dj.Scales(jnp.array(0.8), jnp.array(0.6))
+    >>> pair = jax.jit(p.estimates)(undecided, jnp.array([[0.3]]), scales)
+    >>> print(f"{pair.x_0.item():.3f} {math.tanh(0.8 * 0.3 / 0.36):.3f}")  # a sign's posterior mean
+    0.583 0.583
     """
     if levels < 2:
         raise ValueError(f"levels must be at least 2, not {levels}")
@@ -75,6 +97,16 @@ def log_prob(
       x_t: (B, ..., C) noisy data.
       x_0: (B, ..., C) data on the levels.
       scales: the pair at t, broadcasting against x_t.
+
+    Returns:
+      (B, ..., C) logarithms of probabilities.
+
+    >>> import math, jax, jax.numpy as jnp, diffjax as dj
+    >>> flat, x_t = jnp.zeros((1, 4)), jnp.array([[0.3]])  # four levels, each alike
+    >>> noise = dj.Scales(jnp.array(1e-3), jnp.array(1.0))  # next to no signal: x_t says nothing
+    >>> log_prob = jax.jit(dj.categorical.log_prob)
+    >>> print(f"{math.exp(log_prob(flat, x_t, x_0=jnp.array([[1.0]]), scales=noise).item()):.3f}")
+    0.250
     """
     logits = _by_level(value, x_t)
     levels = logits.shape[-1]

@@ -37,6 +37,13 @@ def constant_decay(step: Real[ArrayLike, "*shape"], *, decay: float) -> Float[Ar
 
     Raises:
       ValueError: decay out of range.
+
+    >>> import diffjax as dj
+    >>> average = 1.0
+    >>> for step in range(10):  # the start's share falls as decay^n
+    ...     average = dj.ema.update(average, 0.0, decay=dj.ema.constant_decay(step, decay=0.9))
+    >>> print(round(float(average), 3), round(0.9**10, 3))
+    0.349 0.349
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], not {decay}")
@@ -172,6 +179,10 @@ def sigma_rel_from_gamma(gamma: float) -> float:
 
     Raises:
       ValueError: gamma below 0.
+
+    >>> import diffjax as dj
+    >>> print(round(dj.ema.sigma_rel_from_gamma(6.94), 3))  # EDM2's wider average
+    0.1
     """
     if not gamma >= 0:
         raise ValueError(f"gamma must not be below 0, not {gamma}")
@@ -188,6 +199,14 @@ def update(average: Any, params: Any, *, decay: Float[ArrayLike, ""]) -> Any:
 
     Raises:
       ValueError: trees of different structures.
+
+    Returns:
+      A pytree of the average's structure and types.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> average = dj.ema.update({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, decay=0.75)
+    >>> print(average["w"])
+    [0.25 0.25]
     """
     return jax.tree.map(
         lambda a, p: (a + (1 - decay) * (p - a)).astype(jnp.result_type(a)), average, params

@@ -60,6 +60,12 @@ def average_velocity_of(
       schedule: `rectified_flow`.
       parametrisation: what the output means: `average_velocity` or `average_x0(...)`.
       time_input: what the network's time embedding is fed for t; the span is fed as it is.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> network = lambda x, times, cond: x * times.sum(-1, keepdims=True)  # of t and the span t - s
+    >>> u = dj.flow_maps.average_velocity_of(network, dj.schedules.rectified_flow())
+    >>> print(u(jnp.ones((1, 1)), 1.0, 0.75))
+    [[1.25]]
     """
 
     def velocity(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:
@@ -83,7 +89,15 @@ def average_velocity_map(
     parametrisation: Parametrisation = average_velocity,
     time_input: TimeInput = unit_time,
 ) -> FlowMap:
-    """The flow map of equation (2); arguments as `average_velocity_of`."""
+    """The flow map of equation (2); arguments as `average_velocity_of`.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_t, eps = jnp.array([[0.8]]), jnp.array([[2.0]])  # data are one point, 0.5: at t = 0.2
+    >>> network = lambda x, times, cond: jnp.full_like(x, 1.5)  # eps - x_0, all along its path
+    >>> jump = dj.flow_maps.average_velocity_map(network, dj.schedules.rectified_flow())
+    >>> print(jump(x_t, 0.2, 0.0).round(2), jump(x_t, 0.2, 1.0).round(2))
+    [[0.5]] [[2.]]
+    """
     velocity = average_velocity_of(
         network, schedule, parametrisation=parametrisation, time_input=time_input
     )
@@ -101,6 +115,17 @@ def ddim_map(denoise: Denoiser, schedule: Schedule) -> FlowMap:
 
     Song et al. 2021a, equation 12 with eta = 0. It makes a flow map of any denoiser, right to first
     order in t - s.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      schedule: its schedule.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 2.0]])
+    >>> point = dj.denoisers.gaussian_denoiser(flow, mean=0.5, std=0.0)  # data are one point
+    >>> jump = dj.flow_maps.ddim_map(point, flow)
+    >>> print(jump(noise, 1.0, 0.0), jump(jump(noise, 1.0, 0.4), 0.4, 0.0).round(2))
+    [[0.5 0.5]] [[0.5 0.5]]
     """
 
     def jump(x_t: Data, t: Times, s: Times, cond: Any = None) -> Data:

@@ -22,6 +22,11 @@ class Grid(NamedTuple):
       t: (N+1,) int64 (discrete schedules; float64 between the steps) or float64; t[-1] = 0. On a
         schedule with noise left at t = 0 (EDM's), t[-2] may be 0 as well.
       signal_scale, noise_scale: (N+1,) float64; the last are 1 and 0.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.trailing(dj.schedules.rectified_flow(), 4)
+    >>> print(grid.steps, grid.t, grid.noise_scale)  # a flow's noise is its time
+    4 [1.   0.75 0.5  0.25 0.  ] [1.   0.75 0.5  0.25 0.  ]
     """
 
     t: Real[np.ndarray, " N+1"]
@@ -48,6 +53,11 @@ def from_times(schedule: Schedule, times: np.ndarray) -> Grid:
 
     Raises:
       ValueError: no times, times that do not fall, or out of range.
+
+    >>> import numpy as np, diffjax as dj
+    >>> grid = dj.grids.from_times(dj.schedules.cosine(1000), np.array([1000, 400]))
+    >>> print(grid.t, grid.signal_scale[-1], grid.noise_scale[-1])  # clean data last
+    [1000  400    0] 1.0 0.0
     """
     times = np.asarray(times)
     if times.ndim != 1 or len(times) == 0:
@@ -92,6 +102,10 @@ def trailing(schedule: Schedule, steps: int, *, last: int = 0) -> Grid:
 
     Raises:
       ValueError: a bad number of steps, or a last time on a continuous schedule.
+
+    >>> import diffjax as dj
+    >>> print(dj.grids.trailing(dj.schedules.cosine(1000), 4).t)
+    [1000  750  500  250    0]
     """
     _check_steps(schedule, steps)
     # T N / N is T to the last bit; N (T / N) may not be, and log-SNR can be infinite at T.
@@ -124,6 +138,10 @@ def leading(schedule: Schedule, steps: int, *, offset: int = 0, last: int = 0) -
     Raises:
       ValueError: a bad number of steps, times beyond T, or an offset or a last time on a continuous
         schedule.
+
+    >>> import diffjax as dj
+    >>> print(dj.grids.leading(dj.schedules.cosine(1000), 4).t)
+    [751 501 251   1   0]
     """
     _check_steps(schedule, steps)
     if offset and not schedule.discrete:
@@ -147,6 +165,10 @@ def linspace(schedule: Schedule, steps: int, *, last: int = 0) -> Grid:
 
     Raises:
       ValueError: as `trailing`.
+
+    >>> import diffjax as dj
+    >>> print(dj.grids.linspace(dj.schedules.cosine(1000), 4).t)
+    [1000  667  334    1    0]
     """
     _check_steps(schedule, steps)
     times = _whole(schedule, np.linspace(schedule.T, schedule.t_min, steps))
@@ -174,6 +196,11 @@ def karras(
 
     Raises:
       ValueError: a range that is empty or that the schedule does not have; rho not above 0.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.karras(dj.schedules.karras(), 18)  # EDM's sampling of CIFAR-10
+    >>> print(grid.noise_scale[:4].round(2))  # signal is 1, so this is sigma
+    [80.   57.59 40.79 28.37]
     """
     if not rho > 0:
         raise ValueError(f"rho must be above 0, not {rho}")
@@ -219,6 +246,11 @@ def exponential(
 
     Even steps in log-SNR as well, DPM-Solver's choice (Lu et al. 2022a, section 3.4). Arguments and
     errors are those of `karras`.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.exponential(dj.schedules.karras(), 3, sigma_min=0.5, sigma_max=50.0)
+    >>> print(grid.noise_scale.round(2))  # each a tenth of the one before
+    [50.   5.   0.5  0. ]
     """
     low, high = _sigma_range(schedule, steps, sigma_min, sigma_max)
     return _from_log_sigma(schedule, np.linspace(np.log(high), np.log(low), steps))
@@ -244,6 +276,13 @@ def polyexponential(
 
     Raises:
       ValueError: as `karras`.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.polyexponential(
+    ...     dj.schedules.karras(), 3, rho=2.0, sigma_min=1.0, sigma_max=16.0
+    ... )
+    >>> print(grid.noise_scale.round(2))  # 16^1, 16^(1/4), 16^0
+    [16.  2.  1.  0.]
     """
     if not rho > 0:
         raise ValueError(f"rho must be above 0, not {rho}")
@@ -271,6 +310,10 @@ def sections(
     Raises:
       ValueError: a continuous schedule, counts that are no such text, do not sum to N or do not fit
         their section, or no whole stride for "ddim".
+
+    >>> import diffjax as dj
+    >>> print(dj.grids.sections(dj.schedules.cosine(100), 6, counts=(4, 2)).t)  # 1..50, 51..100
+    [100  51  50  34  17   1   0]
     """
     _check_steps(schedule, steps)
     if not schedule.discrete:
@@ -322,7 +365,23 @@ def _counts(counts: str | tuple[int, ...] | None, steps: int) -> tuple[tuple[int
 
 @checked
 def uniform_log_snr(schedule: Schedule, steps: int) -> Grid:
-    """log-SNR even over what the schedule has of [-20, 20], from T, then 0."""
+    """log-SNR even over what the schedule has of [-20, 20], from T, then 0.
+
+    Lu et al. 2022a, section 3.4: even steps of log(signal / noise), which is half of it.
+
+    Args:
+      schedule: the noise schedule.
+      steps: N.
+
+    Raises:
+      ValueError: a bad number of steps.
+
+    >>> import diffjax as dj
+    >>> schedule = dj.schedules.linear_log_snr(log_snr_min=-6.0, log_snr_max=6.0)
+    >>> grid = dj.grids.uniform_log_snr(schedule, 4)
+    >>> print(schedule.log_snr(grid.t[:-1]).round(2))
+    [-6. -2.  2.  6.]
+    """
     _check_steps(schedule, steps)
     with np.errstate(divide="ignore"):
         ends = schedule.log_snr(np.array([schedule.T, schedule.t_min], np.float64))
@@ -346,6 +405,11 @@ def beta(schedule: Schedule, steps: int, *, a: float = 0.6, b: float = 0.6) -> G
 
     Raises:
       ValueError: a or b not positive, or a bad number of steps.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.beta(dj.schedules.rectified_flow(), 5, a=0.5, b=0.5)
+    >>> print(grid.t.round(2))  # the arcsine law's quantiles, sin^2(pi r / 2)
+    [1.   0.85 0.5  0.15 0.   0.  ]
     """
     _check_steps(schedule, steps)
     if a <= 0 or b <= 0:
@@ -369,6 +433,11 @@ def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
 
     Raises:
       ValueError: a shift that is not positive, or a bad number of steps.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.flow_shift(dj.schedules.rectified_flow(), 4, shift=3.0)
+    >>> print((grid.noise_scale / grid.signal_scale)[1:].round(2))  # 3 times 3, 1, 1/3 and 0
+    [9. 3. 1. 0.]
     """
     _check_steps(schedule, steps)
     if shift <= 0:
@@ -397,6 +466,11 @@ def at(
 
     Raises:
       ValueError: both or none, another number than N, or what the schedule does not have.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.at(dj.schedules.karras(), 2, sigmas=(80.0, 0.821))
+    >>> print(grid.noise_scale.round(3))
+    [80.     0.821  0.   ]
     """
     if bool(times) == bool(sigmas):
         raise ValueError("give one of times and sigmas, such as sigmas=(80.0, 0.821)")
@@ -432,6 +506,12 @@ def with_stages(
 
     Raises:
       ValueError: fractions that do not rise within (0, 1), or another variable.
+
+    >>> import diffjax as dj
+    >>> flow = dj.schedules.rectified_flow()
+    >>> grid = dj.grids.with_stages(flow, dj.grids.trailing(flow, 2), even_in="u")
+    >>> print(grid.t.round(3))
+    [1.   0.75 0.5  0.25 0.  ]
     """
     if not fractions or not np.all(np.diff([0.0, *fractions, 1.0]) > 0):
         raise ValueError(f"fractions must rise within (0, 1), not {fractions}")
@@ -460,8 +540,16 @@ def with_stages(
 def stop_before_clean(grid: Grid) -> Grid:
     """The grid without its step to clean data: samplers end at its last time, with noise left.
 
+    Args:
+      grid: N steps, N >= 2, the last of them to clean data.
+
     Raises:
       ValueError: the grid has no other step.
+
+    >>> import diffjax as dj
+    >>> grid = dj.grids.trailing(dj.schedules.cosine(1000), 4)
+    >>> print(dj.grids.stop_before_clean(grid).t)
+    [1000  750  500  250]
     """
     if grid.steps < 2 or grid.noise_scale[-1] > 0:
         raise ValueError("a grid of one step, or one that ends with noise, can't stop earlier")

@@ -55,19 +55,49 @@ def interpolated_log_variance(mix: ArrayLike, log_small: Array, log_large: Array
     Args:
       mix: v; 0 is the small variance, 1 the large one. Values out of [0, 1] extrapolate.
       log_small, log_large: log beta-tilde and log beta; they broadcast against mix.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> between = dj.parametrisations.interpolated_log_variance
+    >>> log_variance = between(0.5, jnp.log(jnp.array(0.01)), jnp.log(jnp.array(0.04)))
+    >>> print(f"{jnp.exp(log_variance):.3f}")  # half-way is the geometric mean
+    0.020
     """
     return log_small + mix * (log_large - log_small)
 
 
 @checked
 def x0_from_eps(x_t: Floats, eps: Floats, scales: Scales[Array]) -> Floats:
-    """x_0 = (x_t - noise_scale eps) / signal_scale; infinite where the signal is zero."""
+    """x_0 = (x_t - noise_scale eps) / signal_scale; infinite where the signal is zero.
+
+    Args:
+      x_t, eps: noisy data and noise, of one shape.
+      scales: the pair at t, broadcasting against x_t.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> scales = dj.Scales(jnp.array(0.8), jnp.array(0.6))
+    >>> x_0, eps = jnp.array([0.5]), jnp.array([1.0])
+    >>> x_t = 0.8 * x_0 + 0.6 * eps
+    >>> print(dj.parametrisations.x0_from_eps(x_t, eps, scales).round(2))
+    [0.5]
+    """
     return (x_t - scales.noise_scale * eps) / scales.signal_scale
 
 
 @checked
 def eps_from_x0(x_t: Floats, x_0: Floats, scales: Scales[Array]) -> Floats:
-    """eps = (x_t - signal_scale x_0) / noise_scale; infinite where the noise is zero."""
+    """eps = (x_t - signal_scale x_0) / noise_scale; infinite where the noise is zero.
+
+    Args:
+      x_t, x_0: noisy and clean data, of one shape.
+      scales: the pair at t, broadcasting against x_t.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> scales = dj.Scales(jnp.array(0.8), jnp.array(0.6))
+    >>> x_0, eps = jnp.array([0.5]), jnp.array([1.0])
+    >>> x_t = 0.8 * x_0 + 0.6 * eps
+    >>> print(dj.parametrisations.eps_from_x0(x_t, x_0, scales).round(2))
+    [1.]
+    """
     return (x_t - scales.signal_scale * x_0) / scales.noise_scale
 
 
@@ -158,6 +188,13 @@ def average_x0(least_time: float = 0.05) -> Parametrisation:
 
     Raises:
       ValueError: least_time out of range.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> p, flow = dj.parametrisations.average_x0(), dj.Scales(jnp.array(0.75), jnp.array(0.25))
+    >>> x_0, eps = jnp.array([0.5]), jnp.array([1.0])
+    >>> pair = p.estimates(x_0, 0.75 * x_0 + 0.25 * eps, flow)  # of the true image
+    >>> print(pair.x_0.round(2), pair.eps.round(2))
+    [0.5] [1.]
     """
     if not 0 < least_time < 1:
         raise ValueError(f"least_time must be in (0, 1), not {least_time}")
@@ -178,6 +215,15 @@ def edm(sigma_data: float = 0.5) -> Parametrisation:
 
     Raises:
       ValueError: sigma_data not above 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0 = jnp.array([0.5, 0.5, -0.5, -0.5])  # of standard deviation sigma_data
+    >>> eps = jnp.array([1.0, -1.0, 1.0, -1.0])  # of standard deviation 1, and independent
+    >>> for sigma in (0.01, 80.0):  # the target's standard deviation is 1 at every noise level
+    ...     scales = dj.Scales(jnp.array(1.0), jnp.array(sigma))
+    ...     print(f"{dj.parametrisations.edm(0.5).target(x_0, eps, scales).std():.3f}")
+    1.000
+    1.000
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
@@ -219,6 +265,9 @@ def convert(
       source, target: parametrisations.
       scales: the pair at t, broadcasting against x_t.
 
+    Returns:
+      (B, ...) the quantity that `target` names.
+
     >>> import jax.numpy as jnp, diffjax as dj
     >>> p, scales = dj.parametrisations, dj.Scales(jnp.array(0.8), jnp.array(0.6))
     >>> x_t = jnp.array([1.0])
@@ -236,6 +285,15 @@ def gain(target: Parametrisation, scales: Scales[Array]) -> Array:
     An error d in x_0 is an error -signal/noise d in eps, and `target` is linear: SNR for eps, 1 for
     x0, SNR + 1 for v on a variance preserving schedule. `losses` uses it to bring one weighting to
     every parametrisation.
+
+    Args:
+      target: a linear parametrisation, any but `categorical`.
+      scales: the pair at t, of any shape; noise above 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> p, scales = dj.parametrisations, dj.Scales(jnp.array(0.8), jnp.array(0.6))  # SNR 16 / 9
+    >>> print(*(f"{9 * p.gain(target, scales):.2f}" for target in (p.x0, p.eps, p.v)))  # SNR + 1
+    9.00 16.00 25.00
     """
     error_in_x0 = _one(scales)
     error_in_eps = -scales.signal_scale / scales.noise_scale

@@ -102,6 +102,12 @@ def residual(snapshots: Sequence[Profile], weights: np.ndarray, *, wanted: Profi
 
     Raises:
       ValueError: not one weight a snapshot, or a profile out of range.
+
+    >>> from diffjax.posthoc_ema import Profile, posthoc_weights, residual
+    >>> stored = [Profile(50 * i, width) for i in range(1, 21) for width in (0.05, 0.1)]
+    >>> wanted = Profile(1000, 0.075)
+    >>> round(residual(stored, posthoc_weights(stored, wanted=wanted), wanted=wanted), 3)
+    0.002
     """
     if np.shape(weights) != (len(snapshots),):
         raise ValueError(f"expected {len(snapshots)} weights, not shape {np.shape(weights)}")
@@ -127,6 +133,11 @@ def combine(trees: Iterable[Any], weights: np.ndarray) -> Any:
 
     Raises:
       ValueError: not one weight a tree, trees that differ, or a leaf that is not floating point.
+
+    >>> import numpy as np, diffjax as dj
+    >>> trees = [{"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, 2.0])}]
+    >>> dj.posthoc_ema.combine(trees, np.array([2.0, -1.0]))["w"].tolist()
+    [-1.0, 2.0]
     """
     weights = np.asarray(weights, np.float64)
     first, totals = None, []

@@ -23,6 +23,13 @@ class Prediction(NamedTuple):
       time_input: the input of the time embedding.
       learned_variance: whether the output also contains a variance (twice the channels).
       self_conditioned: whether the input also contains the network's own estimate of x_0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> prediction = dj.Prediction(dj.schedules.cosine(), dj.parametrisations.v)
+    >>> denoise = prediction.denoiser(lambda x, time_input, cond: jnp.zeros_like(x))
+    >>> pair = denoise(jnp.ones((1, 2)), 1000)
+    >>> print(prediction.output_shape((28, 28, 1)), pair.eps.round(2))  # at t = T x_t is all noise
+    (28, 28, 1) [[1. 1.]]
     """
 
     schedule: Schedule

@@ -75,6 +75,14 @@ def training_network(
       TypeError: use_estimate that is not of bools.
       ValueError: use_estimate that is not one per example, or a limit of 0 or less; when called,
         times or use_estimate of another batch, or an output not of x_t's shape.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t, x0 = dj.schedules.rectified_flow(), jnp.array([0.5, 0.5]), dj.parametrisations.x0
+    >>> network = lambda x, time_input, cond: x[..., 1:] + 1  # the estimate that it is shown, and 1
+    >>> options = dict(t=t, use_estimate=jnp.array([True, False]), parametrisation=x0)
+    >>> plain = dj.self_conditioning.training_network(network, flow, **options)
+    >>> print(plain(jnp.zeros((2, 1)), 1000 * t, None).ravel())
+    [2. 1.]
     """
     _check_limit(limit)
 
@@ -123,6 +131,17 @@ def self_conditioned(
 
     Raises:
       ValueError: no pass, or a limit of 0 or less; when called, an output not of x_t's shape.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x0 = dj.schedules.rectified_flow(), dj.parametrisations.x0
+    >>> network = lambda x, time_input, cond: x[..., 1:] + 1  # the estimate that it is shown, and 1
+    >>> for passes in (1, 2):
+    ...     denoise = dj.self_conditioning.self_conditioned(
+    ...         network, flow, parametrisation=x0, passes=passes
+    ...     )
+    ...     print(denoise(jnp.zeros((1, 1)), 0.5).x_0)
+    [[1.]]
+    [[2.]]
     """
     _check_limit(limit)
     if passes < 1:
@@ -165,6 +184,14 @@ def self_conditioned_by_step(
     Raises:
       ValueError: a limit of 0 or less; when called, an output not of x_t's shape, or a sampler
         without memory.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x0 = dj.schedules.rectified_flow(), dj.parametrisations.x0
+    >>> network = lambda x, time_input, cond: x[..., 1:] + 1  # the estimate that it is shown, and 1
+    >>> denoise = dj.self_conditioning.self_conditioned_by_step(network, flow, parametrisation=x0)
+    >>> sampler, grid = dj.memory.carried(dj.samplers.ddim), dj.grids.trailing(flow, 5)
+    >>> print(sampler(denoise, jnp.zeros((1, 1)), grid=grid).x_0)  # one more in each step
+    [[5.]]
     """
     _check_limit(limit)
     estimate = memory.Slot()

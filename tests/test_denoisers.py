@@ -111,3 +111,22 @@ def test_the_scaled_log_snr_is_one_input_for_all_schedules_between_the_ends():
     for schedule in (linear, cosine, schedules.cosine(1000)):
         half = jnp.float32(schedule.time(np.float64(0.0)))
         assert float(time_input(half, schedule)) == pytest.approx(8000 / 14, rel=1e-3)
+
+
+def test_gaussian_denoiser_is_the_posterior_mean_by_quadrature():
+    # Each example with a mean of its own: Bayes' rule on a fine grid of x_0, nothing Gaussian but
+    # the two densities.
+    signal, noise, std = 0.75, 0.25, 0.5
+    means, x_t = np.array([-1.0, 0.5]), np.array([0.4, -0.3])
+    x_0 = np.linspace(-6, 6, 20001)[:, None]
+    joint = np.exp(
+        -((x_0 - means) ** 2) / (2 * std**2) - (x_t - signal * x_0) ** 2 / (2 * noise**2)
+    )
+    exact = (x_0 * joint).sum(0) / joint.sum(0)
+    denoise = denoisers.gaussian_denoiser(
+        schedules.rectified_flow(), mean=jnp.asarray(means)[:, None], std=std
+    )
+    pair = denoise(jnp.asarray(x_t, jnp.float32)[:, None], 0.25)
+    assert pair.x_0.dtype == jnp.float32
+    np.testing.assert_allclose(pair.x_0[:, 0], exact, rtol=1e-5)
+    np.testing.assert_allclose(signal * pair.x_0[:, 0] + noise * pair.eps[:, 0], x_t, rtol=1e-5)

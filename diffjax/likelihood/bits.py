@@ -54,6 +54,11 @@ def summarise(per_image: ArrayLike | Sequence[float]) -> Summary:
 
     Raises:
       ValueError: no values, or not one an image.
+
+    >>> import diffjax as dj
+    >>> found = dj.likelihood.summarise([1.0, 2.0, 3.0])
+    >>> print(found.mean, round(found.standard_error, 3), found.count)  # 1 / sqrt(3)
+    2.0 0.577 3
     """
     values = np.asarray(per_image, np.float64)
     if values.ndim != 1 or not len(values):

@@ -54,6 +54,10 @@ class LogisticMixture(NamedTuple):
 def number_of_outputs(*, channels: int, components: int) -> int:
     """K (1 + 2 C + C (C - 1) / 2): how many numbers parametrise a pixel's mixture.
 
+    Args:
+      channels: C of the images.
+      components: K.
+
     >>> number_of_outputs(channels=1, components=10), number_of_outputs(channels=3, components=10)
     (30, 100)
     """
@@ -72,6 +76,12 @@ def mixture_from_outputs(
 
     Raises:
       ValueError: the outputs are not those of a whole number of components.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> outputs = jnp.array([0.0, 0.0, 0.5, 1.0, -0.5, -99.0])  # of two components, one channel
+    >>> mixture = dj.likelihood.mixture_from_outputs(outputs, channels=1)
+    >>> print(mixture.logits, mixture.means.ravel(), mixture.log_scales.ravel())  # at least -7
+    [0. 0.] [ 0.5 -0.5] [ 1. -7.]
     """
     count = outputs.shape[-1]
     each = number_of_outputs(channels=channels, components=1)
@@ -91,7 +101,12 @@ def mixture_from_outputs(
 def conditional_means(
     mixture: LogisticMixture, x: Float[Array, "*pixels channels"]
 ) -> Float[Array, "*pixels components channels"]:
-    """m_kc(x) of equation (2): each channel's means given the channels before it."""
+    """m_kc(x) of equation (2): each channel's means given the channels before it.
+
+    Args:
+      mixture: its parameters.
+      x: (..., C) data.
+    """
     return mixture.means + (mixture.coefficients * x[..., None, None, :]).sum(-1)
 
 
@@ -142,8 +157,20 @@ def logistic_mixture_log_prob(
       x: data on `levels` levels in [-1, 1].
       levels: 256 for images of 8 bits.
 
+    Returns:
+      (...,), one a pixel.
+
     Raises:
       ValueError: fewer than 2 levels.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> mixture = dj.likelihood.mixture_from_outputs(
+    ...     jnp.array([0.0, 1.0, 0.5, -1.0, -0.5, -2.0]), channels=1
+    ... )
+    >>> every = jnp.array([[-1.0], [0.0], [1.0]])  # of three levels
+    >>> log_prob = jax.jit(lambda x: dj.likelihood.logistic_mixture_log_prob(mixture, x, levels=3))
+    >>> print(f"{sum(jnp.exp(log_prob(level)) for level in every):.4f}")
+    1.0000
     """
     means = conditional_means(mixture, x)
     each = discretised_logistic_log_prob(
@@ -169,8 +196,17 @@ def image_bits_per_dim(
       x: (B, H, W, C) on `levels` levels in [-1, 1].
       levels: 256 for images of 8 bits.
 
+    Returns:
+      (B,).
+
     Raises:
       ValueError: fewer than 2 levels, or outputs that are no mixture's.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> images, outputs = jnp.ones((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 3))
+    >>> bits = jax.jit(dj.likelihood.image_bits_per_dim, static_argnames="levels")
+    >>> print(f"{bits(outputs, images, levels=2).item():.3f}")  # a fair coin a pixel
+    1.000
     """
     mixture = mixture_from_outputs(outputs, channels=x.shape[-1])
     nats = -logistic_mixture_log_prob(mixture, x, levels=levels).sum((1, 2))
@@ -190,6 +226,16 @@ def sample_logistic_mixture(
       mixture: its parameters.
       key: of all randomness.
       levels: 256 for images of 8 bits.
+
+    Returns:
+      (..., C).
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> outputs = jnp.array([[0.0, 1.0, -7.0], [0.0, -1.0, -7.0]])  # narrow: certain to the level
+    >>> mixture = dj.likelihood.mixture_from_outputs(outputs, channels=1)
+    >>> draw = jax.jit(dj.likelihood.sample_logistic_mixture, static_argnames="levels")
+    >>> print(draw(mixture, jax.random.key(0), levels=3).ravel())
+    [ 1. -1.]
     """
     of_component, of_value = jax.random.split(key)
     component = jax.random.categorical(of_component, mixture.logits)[..., None, None]

@@ -27,6 +27,12 @@ def alignment_loss(projected: Array, features: Array) -> Array:
 
     Returns:
       (B,).
+
+    >>> import jax.numpy as jnp
+    >>> h = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])[:, None, None]  # one place each
+    >>> y = jnp.array([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])[:, None, None]
+    >>> print(alignment_loss(h, y).round() + 0.0)  # the same direction, a right angle, the opposite
+    [-1.  0.  1.]
     """
     size = (*projected.shape[:3], features.shape[-1])
     y = jax.lax.stop_gradient(jax.image.resize(features, size, "bilinear"))

@@ -66,6 +66,18 @@ def consistency_loss(
 
     Returns:
       (B,), weighted by 1 / (sigma_t - sigma_s).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_0, t = dj.schedules.rectified_flow(), jnp.array([[0.5]]), jnp.array([0.5])
+    >>> options = dict(schedule=flow, t=t, s=jnp.array([0.25]), eps=jnp.array([[2.0]]))
+    >>> options |= dict(distance=dj.distances.squared_error)
+    >>> f = dj.denoisers.gaussian_denoiser(flow, mean=0.5, std=0.0)  # all paths end at 0.5
+    >>> print(dj.consistency.consistency_loss(f, x_0, target=f, **options))
+    [0.]
+    >>> zero = lambda x_t, t, cond: dj.Estimates(0 * x_t, x_t)
+    >>> loss = dj.consistency.consistency_loss(zero, x_0, target=f, **options)
+    >>> print(f"{loss.item():.3f}")  # 0.5^2 / (1 - 1/3)
+    0.375
     """
     x_t = q_sample(schedule, x_0, t=t, eps=eps)
     if teacher is None:
@@ -96,6 +108,16 @@ def anchored(denoise: Denoiser, schedule: Schedule, *, noise: float) -> Denoiser
 
     Raises:
       ValueError: noise not above 0.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> zero = lambda x_t, t, cond: dj.Estimates(0 * x_t, x_t)
+    >>> f = jax.jit(dj.consistency.anchored(zero, flow, noise=1.0))
+    >>> for t in (0.0, 0.5, 1.0):  # without noise x_t itself, at sigma 1 half of x_t / 0.5
+    ...     print(f(x_t, t).x_0)
+    [[0.5]]
+    [[0.5]]
+    [[0.]]
     """
     if not noise > 0:
         raise ValueError(f"noise must be above 0, not {noise}")
@@ -133,6 +155,16 @@ def nearer_time(
 
     Raises:
       ValueError: q not above 1, or k or b below 0.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> edm, t = dj.schedules.karras(), jnp.array([1.0])  # sigma 80, where n is 1
+    >>> find = dj.consistency.nearer_time
+    >>> nearer = jax.jit(lambda stage: edm(find(edm, t, stage=stage)).noise_scale)
+    >>> for stage in (0, 1, 5):  # 80 (1 - 1 / 2^(stage + 1))
+    ...     print(f"{nearer(stage).item():.2f}")
+    40.00
+    60.00
+    78.75
     """
     if not q > 1:
         raise ValueError(f"q must be above 1, not {q}")
@@ -152,7 +184,19 @@ def nearer_time(
 
 @checked
 def sigma(schedule: Schedule, t: TimePerExample) -> PerExample:
-    """noise_scale / signal_scale."""
+    """noise_scale / signal_scale.
+
+    Args:
+      schedule: the noise schedule.
+      t: (B,) times.
+
+    Returns:
+      (B,), infinite where there is no signal.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> print(dj.consistency.sigma(dj.schedules.rectified_flow(), jnp.array([0.5, 0.75])).round(2))
+    [1. 3.]
+    """
     signal, noise = schedule(t)
     return noise / signal
 

@@ -45,6 +45,13 @@ def trig_network(denoise: Denoiser, schedule: Schedule, *, sigma_data: float) ->
       denoise: of any parametrisation, differentiable in x_t and t.
       schedule: its schedule; continuous.
       sigma_data: d.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> edm = dj.schedules.karras()
+    >>> denoise = dj.denoisers.gaussian_denoiser(edm, std=0.5)  # data N(0, d^2), as at all angles
+    >>> F = dj.continuous_consistency.trig_network(denoise, edm, sigma_data=0.5)
+    >>> print(jnp.abs(F(jnp.array([[0.5, -2.0]]), jnp.array([0.7]), None)).max() < 1e-4)  # stays
+    True
     """
 
     def network(x_a: Data, a: PerExample, cond: Any = None) -> Array:
@@ -60,7 +67,19 @@ def trig_network(denoise: Denoiser, schedule: Schedule, *, sigma_data: float) ->
 
 @checked
 def angle(schedule: Schedule, t: TimePerExample, *, sigma_data: float) -> PerExample:
-    """a of equation (1) at time t, (B,)."""
+    """a of equation (1) at time t, (B,).
+
+    Args:
+      schedule: the noise schedule.
+      t: (B,) times.
+      sigma_data: d.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> a = dj.continuous_consistency.angle
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.0, 0.5, 1.0])
+    >>> print((a(flow, t, sigma_data=1.0) / (jnp.pi / 2)).round(2))
+    [0.  0.5 1. ]
+    """
     signal, noise = schedule(t)
     return jnp.arctan2(noise, sigma_data * signal)
 
@@ -92,6 +111,19 @@ def continuous_consistency_loss(
       cond: passed to the networks.
       teacher: whose ODE the path is of (sCD); None for the data's own (sCT).
       normalise: whether g is normalised.
+
+    Returns:
+      (B,), averaged over an example's dimensions.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> teacher = lambda x, a, cond: 0 * x  # data N(0, 0.5^2): x does not move along its path
+    >>> f_is_x = lambda x, a, cond: -jnp.tan(a / 2)[:, None] * x / 0.5  # so (2) must be x
+    >>> options = dict(a=jnp.array([0.7]), eps=jnp.array([[1.0, -2.0]]), sigma_data=0.5)
+    >>> options |= dict(target=f_is_x, teacher=teacher)
+    >>> loss = dj.continuous_consistency.continuous_consistency_loss
+    >>> of_batch = jax.jit(lambda x_0: loss(f_is_x, x_0, **options))
+    >>> print(f"{of_batch(jnp.array([[0.3, 0.1]])).item():.4f}")
+    0.0000
     """
     cos, sin = (broadcast(f(a), x_0) for f in (jnp.cos, jnp.sin))
     x_a = cos * x_0 + sin * sigma_data * eps

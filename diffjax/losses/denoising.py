@@ -51,6 +51,16 @@ def diffusion_loss(
     Raises:
       ValueError: eps or the network's output not of x_0's shape, or t not one per example: all of
         them would broadcast silently.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> x_0, eps, t = jnp.full((2, 3), 0.5), jnp.ones((2, 3)), jnp.array([10, 900])
+    >>> options = dict(prediction=dj.Prediction(dj.schedules.cosine(), dj.parametrisations.x0))
+    >>> options |= dict(t=t, eps=eps)
+    >>> for guess in (0.5, 0.0):  # a network that knows x_0, and one that does not
+    ...     network = lambda x, time_input, cond: jnp.full_like(x, guess)
+    ...     print(jax.jit(lambda x_0: dj.diffusion_loss(network, x_0, **options))(x_0))
+    [0. 0.]
+    [0.25 0.25]
     """
     schedule, parametrisation, time_input = prediction[:3]
     target = target or parametrisation

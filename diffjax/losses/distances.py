@@ -23,7 +23,18 @@ class Distance(Protocol):
 
 @checked
 def squared_error(x: Data, y: Data) -> PerExample:
-    """||x - y||^2."""
+    """||x - y||^2.
+
+    Args:
+      x, y: (B, ...).
+
+    Returns:
+      (B,).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> print(dj.distances.squared_error(jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 0.0]])))
+    [25.]
+    """
     return jnp.sum(jnp.square(x - y), axis=tuple(range(1, x.ndim)))
 
 
@@ -39,6 +50,13 @@ def pseudo_huber(c: float = 0.0) -> Distance:
 
     Raises:
       ValueError: c below 0 or not finite.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x, y = jnp.array([[3.0, 4.0]]), jnp.array([[0.0, 0.0]])
+    >>> for c in (0.0, 12.0):  # the norm, 5; and 13 - 12
+    ...     print(dj.distances.pseudo_huber(c)(x, y))
+    [5.]
+    [1.]
     """
     if not 0 <= c < float("inf"):
         raise ValueError(f"c must be a number of at least 0, not {c}")

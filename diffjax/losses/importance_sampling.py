@@ -47,6 +47,11 @@ def empty(T: int, *, length: int = 10) -> History:
 
     Raises:
       ValueError: T or length below 1.
+
+    >>> import diffjax as dj
+    >>> history = dj.importance_sampling.empty(4)
+    >>> print(history.values.shape, history.count)
+    (4, 10) [0 0 0 0]
     """
     if T < 1 or length < 1:
         raise ValueError(f"T and length must be at least 1, not {T} and {length}")
@@ -63,8 +68,18 @@ def update(history: History, t: Integer[Array, " batch"], losses: PerExample) ->
       losses: (B,) unweighted losses at t. One that is not finite is left out: through it every
         probability would become NaN. So is one at another t.
 
+    Returns:
+      A `History`.
+
     Raises:
       ValueError: t and losses not of one shape (B,).
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> history = dj.importance_sampling.empty(2, length=2)
+    >>> t, losses = jnp.array([1, 2, 2, 2]), jnp.array([5.0, 1.0, 2.0, jnp.nan])
+    >>> history = jax.jit(dj.importance_sampling.update)(history, t, losses)
+    >>> print(history.count, history.values[1])  # of t = 2
+    [1 2] [1. 2.]
     """
     T, length = history.values.shape
     losses = jax.lax.stop_gradient(losses).astype(jnp.float32)
@@ -92,6 +107,12 @@ def probabilities(history: History, *, uniform_share: float = 0.001) -> Float[Ar
 
     Raises:
       ValueError: uniform_share out of range.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> history = dj.importance_sampling.History(jnp.array([[1.0], [3.0]]), jnp.array([1, 1]))
+    >>> p = jax.jit(dj.importance_sampling.probabilities)(history)
+    >>> print(f"{p[0]:.2f} {p[1]:.2f}")  # as 1 to 3
+    0.25 0.75
     """
     if not 0 < uniform_share <= 1:
         raise ValueError(f"uniform_share must be in (0, 1], not {uniform_share}")
@@ -130,6 +151,14 @@ def sample(
 
     Returns:
       t (B,) int32 in 1..T, weight (B,) float32.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> losses = jnp.array([1.0, 3.0])  # at t = 1 and t = 2
+    >>> history = dj.importance_sampling.History(losses[:, None], jnp.array([1, 1]))
+    >>> draw = jax.jit(dj.importance_sampling.sample, static_argnames="batch_size")
+    >>> t, weight = draw(jax.random.key(0), history, indices=jnp.arange(8), batch_size=8)
+    >>> print(jnp.sort(t), f"{(weight * losses[t - 1]).mean():.1f}")  # the mean loss is 2
+    [1 1 2 2 2 2 2 2] 2.0
     """
     p = probabilities(history, uniform_share=uniform_share)
     T = len(p)

@@ -39,6 +39,12 @@ class LearnedSchedule(NamedTuple):
       name: its name in configs.
       init: key -> params: {"ends": ..., "shape": ...}, either of them possibly empty.
       log_snr: (params, t) -> log-SNR, elementwise.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.scalar(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> params = form.init(jax.random.key(0))
+    >>> print(form.log_snr(params, jnp.array([0.0, 0.5, 1.0])).round(2) + 0.0)
+    [ 5.  0. -5.]
     """
 
     name: str
@@ -55,7 +61,19 @@ def _check(log_snr_min: float, log_snr_max: float) -> None:
 
 @checked
 def fixed(*, log_snr_min: float = -5.0, log_snr_max: float = 13.3) -> LearnedSchedule:
-    """Linear in t between constants: VDM's fixed gamma, with the ends of its code."""
+    """Linear in t between constants: VDM's fixed gamma, with the ends of its code.
+
+    Args:
+      log_snr_min, log_snr_max: log-SNR at t = 1 and t = 0.
+
+    Raises:
+      ValueError: ends in the wrong order.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.fixed(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> print(form.init(jax.random.key(0)), form.log_snr({}, jnp.array([0.0, 0.5, 1.0])))
+    {'ends': {}, 'shape': {}} [ 5.  0. -5.]
+    """
     _check(log_snr_min, log_snr_max)
     return LearnedSchedule(
         "fixed",
@@ -78,7 +96,20 @@ def _between(ends: dict[str, Array], f: Array) -> Array:
 
 @checked
 def scalar(*, log_snr_min: float = -5.0, log_snr_max: float = 13.3) -> LearnedSchedule:
-    """Linear in t between two learned ends, which start at the arguments."""
+    """Linear in t between two learned ends, which start at the arguments.
+
+    Args:
+      log_snr_min, log_snr_max: where log-SNR at t = 1 and t = 0 starts.
+
+    Raises:
+      ValueError: ends in the wrong order.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.scalar(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> params = form.init(jax.random.key(0))
+    >>> print(form.log_snr(params, jnp.array([0.0, 0.5, 1.0])).round(2) + 0.0)
+    [ 5.  0. -5.]
+    """
     _check(log_snr_min, log_snr_max)
     return LearnedSchedule(
         "scalar",
@@ -99,6 +130,12 @@ def network(
 
     Raises:
       ValueError: no features, or ends in the wrong order.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.network(log_snr_min=-5.0, log_snr_max=5.0, features=16)
+    >>> log_snr = jax.jit(form.log_snr)(form.init(jax.random.key(0)), jnp.linspace(0.0, 1.0, 11))
+    >>> print(log_snr[::10].round(2), (jnp.diff(log_snr) < 0).all())  # its ends, and it falls
+    [ 5. -5.] True
     """
     _check(log_snr_min, log_snr_max)
     if features < 1:
@@ -135,7 +172,17 @@ def network(
 def log_snr_and_fall(
     form: LearnedSchedule, params: Params, t: Float[Array, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """log SNR(t) and -d log SNR / dt > 0, by one forward derivative; both of t's shape."""
+    """log SNR(t) and -d log SNR / dt > 0, by one forward derivative; both of t's shape.
+
+    Args:
+      form, params: the schedule.
+      t: times in [0, 1], of any shape.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.fixed(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> print(*dj.learned_schedules.log_snr_and_fall(form, {}, jnp.array([0.25, 0.5])))
+    [2.5 0. ] [10. 10.]
+    """
     t = jnp.asarray(t, jnp.float32)
     value, slope = jax.jvp(lambda u: form.log_snr(params, u), (t,), (jnp.ones_like(t),))
     return value, -slope
@@ -146,6 +193,16 @@ def as_schedule(form: LearnedSchedule, params: Params) -> ContinuousSchedule:
     """The variance preserving schedule that given parameters make, for samplers and likelihoods.
 
     `time` is found by bisection. Times are JAX arrays: there is no float64 form.
+
+    Args:
+      form, params: the schedule.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.fixed(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> schedule = dj.learned_schedules.as_schedule(form, {})
+    >>> signal, noise = schedule(jnp.array(0.5))
+    >>> print(f"{signal**2:.2f} {noise**2:.2f} {schedule.time(jnp.array(2.5)):.2f}")
+    0.50 0.50 0.25
     """
 
     def log_snr(t: ArrayLike) -> Array:
@@ -195,6 +252,14 @@ def value_and_grad(
 
     Returns:
       ((mean loss, the anything), (gradient by params, gradient by schedule_params)).
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> form = dj.learned_schedules.scalar(log_snr_min=-5.0, log_snr_max=5.0)
+    >>> loss = lambda w, log_snr, fall: (w * fall, None)  # fall is exp(log_fall), 10
+    >>> options = dict(form=form, schedule_params=form.init(jax.random.key(0)), t=jnp.array([0.5]))
+    >>> (value, _), (of_w, of_schedule) = dj.learned_schedules.value_and_grad(loss, 2.0, **options)
+    >>> print(f"{value:.1f} {of_w:.1f} {of_schedule['ends']['log_fall']:.1f}")
+    20.0 10.0 20.0
     """
     (log_snr, fall), pull_back = jax.vjp(
         lambda eta: log_snr_and_fall(form, eta, t), schedule_params

@@ -65,6 +65,16 @@ def vlb_term(
     Raises:
       ValueError: estimates without a variance_mix or of another shape than x_0, steps not one an
         example, a grid that stops early.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> x_0, half = jnp.full((1, 4), 1.0), jnp.full((1, 4), 0.5)
+    >>> options = dict(step=jnp.array([0]), grid=dj.grids.trailing(dj.schedules.cosine(100), 10))
+    >>> term = jax.jit(lambda pair: dj.learned_variance.vlb_term(pair, x_0, **options))
+    >>> for mix in (0.0, 0.5):  # the mean is right: what is left is the variance's KL
+    ...     pair = dj.Estimates(x_0, half, variance_mix=jnp.full_like(x_0, mix))
+    ...     print(term(pair) > 0)
+    [False]
+    [ True]
     """
     mix = learned_mix(pair)
     if not pair.x_0.shape == mix.shape == x_0.shape:
@@ -116,6 +126,15 @@ def hybrid_loss(
 
     Raises:
       ValueError: as `losses.diffusion_loss`, or a schedule that is not discrete.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> prediction = dj.Prediction(dj.schedules.cosine(100), dj.parametrisations.x0)
+    >>> x_0, eps, t = jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.array([50])
+    >>> network = lambda x, time, cond: jnp.concatenate([0 * x + 0.5, 0 * x - 1], axis=-1)
+    >>> options = dict(prediction=prediction, t=t, eps=eps, vlb_weight=0.0)
+    >>> loss = jax.jit(lambda x_0: dj.learned_variance.hybrid_loss(network, x_0, **options))
+    >>> print(loss(x_0))  # (1 - 1/2)^2
+    [0.25]
     """
     value, pair = _evaluate(network, x_0, prediction=prediction, t=t, eps=eps, cond=cond)
     simple = simple_loss(lambda x, time, cond: value, x_0, prediction=prediction, t=t, eps=eps)
@@ -146,6 +165,15 @@ def vlb_loss(
 
     Raises:
       ValueError: as `hybrid_loss`.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> prediction = dj.Prediction(dj.schedules.cosine(100), dj.parametrisations.x0)
+    >>> x_0, eps, t = jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.array([50])
+    >>> network = lambda x, time, cond: jnp.concatenate([0 * x + 1, 0 * x - 1], axis=-1)
+    >>> options = dict(prediction=prediction, t=t, eps=eps)
+    >>> loss = jax.jit(lambda x_0: dj.learned_variance.vlb_loss(network, x_0, **options))
+    >>> print(loss(x_0))  # the right mean and beta-tilde: no divergence
+    [0.]
     """
     _, pair = _evaluate(network, x_0, prediction=prediction, t=t, eps=eps, cond=cond)
     return _scaled_term(pair, x_0, t=t, schedule=prediction.schedule)

@@ -40,6 +40,12 @@ def init(key: PRNGKey, *, features: int = 128) -> dict[str, Array]:
 
     Raises:
       ValueError: no features.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> params = dj.learned_weighting.init(jax.random.key(0), features=16)
+    >>> u = dj.learned_weighting.log_variance(params, jnp.array([-5.0, 5.0]))
+    >>> print(dj.learned_weighting.weighted(jnp.array([3.0, 4.0]), u))  # as it came
+    [3. 4.]
     """
     if features < 1:
         raise ValueError(f"features must be at least 1, not {features}")
@@ -53,7 +59,18 @@ def init(key: PRNGKey, *, features: int = 128) -> dict[str, Array]:
 
 @checked
 def log_variance(params: dict[str, Array], log_snr: Floats) -> Floats:
-    """u of equation (3): (B,) log-SNR -> (B,)."""
+    """u of equation (3): (B,) log-SNR -> (B,).
+
+    Args:
+      params: of `init`.
+      log_snr: (B,), cut to [-40, 40].
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> params = dict(weights=jnp.array([1.0]), frequencies=jnp.array([1.0]), phases=jnp.zeros(1))
+    >>> u = dj.learned_weighting.log_variance(params, jnp.array([0.0, 8.0, 16.0]))
+    >>> print(f"{u[0]:.2f} {u[1]:.2f} {u[2]:.2f}")  # sqrt(2) cos(2 pi c), and c is -log SNR / 8
+    1.41 1.41 1.41
+    """
     frequencies, phases = jax.lax.stop_gradient((params["frequencies"], params["phases"]))
     quarter_log_sigma = -jnp.clip(log_snr, -_LARGEST_LOG_SNR, _LARGEST_LOG_SNR) / 8
     angles = 2 * jnp.pi * (quarter_log_sigma[..., None] * frequencies + phases)
@@ -65,6 +82,10 @@ def log_variance(params: dict[str, Array], log_snr: Floats) -> Floats:
 @checked
 def weighted(loss: Floats, log_variance: Floats) -> Floats:
     """Equation (1), an example each: (B,), (B,) -> (B,).
+
+    Args:
+      loss: (B,) at each example's noise level.
+      log_variance: (B,) u there.
 
     Raises:
       ValueError: two shapes, which would broadcast without a word.

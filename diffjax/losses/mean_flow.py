@@ -63,8 +63,21 @@ def mean_flow_error(
       target: v at x_t; by default eps - x_0. See `guided_velocity`.
       tangent: v in (3): "data", that is `target`, or "predicted", u(x_t, t, t).
 
+    Returns:
+      (B, ...).
+
     Raises:
       ValueError: an unknown tangent.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0, eps = jnp.full((1, 2), 0.5), jnp.array([[1.0, -2.0]])
+    >>> options = dict(t=jnp.array([0.8]), s=jnp.array([0.3]), eps=eps)
+    >>> exact = lambda x, t, s, cond: (x - 0.5) / t[:, None]  # all paths are straight, to 0.5
+    >>> error = dj.mean_flow.mean_flow_error
+    >>> print(error(exact, x_0, **options).round(2) + 0.0)
+    [[0. 0.]]
+    >>> print(error(lambda x, t, s, cond: 0 * x, x_0, **options))  # x_0 - eps
+    [[-0.5  2.5]]
     """
     if tangent not in TANGENTS:
         raise ValueError(f"tangent must be one of {', '.join(TANGENTS)}, not {tangent!r}")
@@ -97,6 +110,18 @@ def guided_velocity(
       cond, null: the condition, and the null condition of the same shapes.
       guided: (B,) bool; other examples, those without a condition, keep eps - x_0.
       scale, mix: of (5).
+
+    Returns:
+      (B, ...).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0, eps = jnp.zeros((2, 1)), jnp.ones((2, 1))
+    >>> cond, null = jnp.array([0, 1]), jnp.array([-1, -1])
+    >>> options = dict(t=jnp.array([0.5, 0.5]), eps=eps, cond=cond, null=null)
+    >>> u = lambda x, t, s, cond: jnp.full_like(x, 0.25)  # without a condition
+    >>> guide = dj.mean_flow.guided_velocity
+    >>> print(guide(u, x_0, guided=jnp.array([True, False]), scale=3.0, **options).ravel())
+    [2.5 1. ]
     """
     x_t = straight_path(x_0, eps, t)
     without = velocity(x_t, t, t, null)
@@ -112,12 +137,35 @@ def adaptive(squared: PerExample, *, power: float, eps: float = 1e-3) -> PerExam
 
     Geng et al. 2025, equation 22: 0 is the squared error, 1/2 about its root, 1 the same weight for
     each example; 0.75 is the paper's for CIFAR-10.
+
+    Args:
+      squared: (B,) squared errors.
+      power: p of the paper, at least 0.
+      eps: c of the paper.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> squared = jnp.array([1.0, 100.0])
+    >>> for power in (0.0, 0.5, 1.0):
+    ...     print(dj.mean_flow.adaptive(squared, power=power).round())
+    [  1. 100.]
+    [ 1. 10.]
+    [1. 1.]
     """
     return squared / jax.lax.stop_gradient(squared + eps) ** power
 
 
 @checked
 def straight_path(x_0: Data, eps: Data, t: TimePerExample) -> Data:
-    """x_t = (1 - t) x_0 + t eps."""
+    """x_t = (1 - t) x_0 + t eps.
+
+    Args:
+      x_0, eps: (B, ...).
+      t: (B,) in [0, 1].
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0, eps = jnp.zeros((3, 1)), jnp.ones((3, 1))
+    >>> print(dj.mean_flow.straight_path(x_0, eps, jnp.array([0.0, 0.25, 1.0])).ravel())
+    [0.   0.25 1.  ]
+    """
     share = broadcast(t, x_0)
     return (1 - share) * x_0 + share * eps

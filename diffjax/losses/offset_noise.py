@@ -39,6 +39,13 @@ def offset_noise(key: PRNGKey, indices: Indices, eps: Data, *, strength: float) 
 
     Raises:
       ValueError: a strength below 0, eps without a channel axis, or indices not one an example.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> eps = jnp.zeros((2, 8, 8, 3))
+    >>> draw = jax.jit(lambda key: offset_noise(key, jnp.arange(2), eps, strength=0.1))
+    >>> noise = draw(jax.random.key(0))
+    >>> print((noise == noise[:, :1, :1]).all(), noise[0, 0, 0, 0] == noise[1, 0, 0, 0])
+    True False
     """
     if not strength >= 0:
         raise ValueError(f"strength must be at least 0, not {strength}")

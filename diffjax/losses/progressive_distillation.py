@@ -41,6 +41,17 @@ def two_steps_in_one(
       schedule: of both.
       t, middle, s: (B,) times, s < middle < t; s = 0 is clean data.
       cond: passed to the teacher.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[-1.0, 2.0]])
+    >>> teacher = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> t, middle, s = jnp.array([[0.8], [0.6], [0.4]])
+    >>> jump, options = dj.flow_maps.ddim_map(teacher, flow), dict(t=t, middle=middle, s=s)
+    >>> find = dj.progressive_distillation.two_steps_in_one
+    >>> goal = find(teacher, x_t, schedule=flow, **options)
+    >>> in_one, in_two = 0.6 * goal.x_0 + 0.4 * goal.eps, jump(jump(x_t, t, middle), middle, s)
+    >>> print(jnp.allclose(in_one, in_two, atol=1e-5))  # DDIM to s = 0.4 by the student's x_0
+    True
     """
     step = ddim_map(teacher, schedule)
     x_s = step(step(x_t, t, middle, cond), middle, s, cond)

@@ -43,6 +43,16 @@ def shortcut_error(
       eps: (B, ...) standard normal noise.
       cond: what u is conditioned on, or None.
       target: the averaged network; by default `velocity` without a gradient.
+
+    Returns:
+      (B, ...).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> x_0, eps = jnp.full((2, 1), 0.5), jnp.array([[1.0], [-2.0]])
+    >>> exact = lambda x, t, s, cond: (x - 0.5) / t[:, None]  # all paths are straight, to 0.5
+    >>> options = dict(t=jnp.array([0.8, 0.8]), d=jnp.array([0.0, 0.5]), eps=eps)
+    >>> print(dj.shortcut.shortcut_error(exact, x_0, **options).ravel().round(2) + 0.0)
+    [0. 0.]
     """
     teacher = target or velocity
     x_t = straight_path(x_0, eps, t)
@@ -57,8 +67,16 @@ def shortcut_error(
 def step_sizes(u: Array, *, levels: int) -> Array:
     """(B,) uniform numbers in [0, 1) -> step sizes 1, 1/2, ..., 2^(1 - levels), each as often.
 
+    Args:
+      u: (B,) in [0, 1).
+      levels: how many sizes there are.
+
     Raises:
       ValueError: fewer than one level.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> print(dj.shortcut.step_sizes(jnp.array([0.0, 0.3, 0.6, 0.9]), levels=4))
+    [1.    0.5   0.25  0.125]
     """
     if levels < 1:
         raise ValueError(f"levels must be at least 1, not {levels}")

@@ -40,7 +40,23 @@ def _level_to_time(u: PerExample, schedule: Schedule) -> TimePerExample:
 def uniform(
     key: PRNGKey, schedule: Schedule, *, indices: Indices, batch_size: int
 ) -> TimePerExample:
-    """Independent uniform times (Ho et al. 2020, algorithm 1)."""
+    """Independent uniform times (Ho et al. 2020, algorithm 1).
+
+    Args:
+      key: a PRNG key.
+      schedule: whose times are drawn.
+      indices: (B,) integers: the examples' places in the global batch.
+      batch_size: the global batch's.
+
+    Returns:
+      (B,) int32 in 1..T on a discrete schedule, else float32 in [0, 1].
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> options = dict(indices=jnp.arange(512), batch_size=512)
+    >>> t = dj.time_sampling.uniform(jax.random.key(0), dj.schedules.cosine(10), **options)
+    >>> print(t.min(), t.max(), f"{(t <= 5).mean():.1f}")
+    1 10 0.5
+    """
     del batch_size
     return _level_to_time(rng.per_example(key, indices, jax.random.uniform), schedule)
 
@@ -53,6 +69,14 @@ def low_discrepancy(
 
     Each t_i is uniform and the batch covers the range evenly, which lowers the variance of the
     batch's loss (Kingma et al. 2021, VDM, appendix I.1).
+
+    Args, results: as in `uniform`.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> options = dict(indices=jnp.arange(5), batch_size=5)
+    >>> t = dj.time_sampling.low_discrepancy(jax.random.key(0), dj.schedules.cosine(5), **options)
+    >>> print(jnp.sort(t))  # one in each fifth
+    [1 2 3 4 5]
     """
     u = (jax.random.uniform(key) + indices / batch_size) % 1.0
     return _level_to_time(u, schedule)
@@ -67,8 +91,20 @@ def _check_std(std: float) -> None:
 def logit_normal(*, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """t = sigmoid(n), n ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, equation 19).
 
+    Args:
+      mean, std: of the normal variable; mean 0 has its median at t = 1/2.
+
     Raises:
       ValueError: std not above 0.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> options = dict(indices=jnp.arange(512), batch_size=512)
+    >>> draw = dj.time_sampling.logit_normal(mean=0.0, std=1.0)
+    >>> flow = dj.schedules.rectified_flow()
+    >>> t = jax.jit(lambda key: draw(key, flow, **options))(jax.random.key(0))
+    >>> quantiles = (0.3, 0.5, 0.7)  # of 1/5, 1/2 and 4/5: sigmoid(-0.84), ...
+    >>> print(*(f"{(t < quantile).mean():.1f}" for quantile in quantiles))
+    0.2 0.5 0.8
     """
     _check_std(std)
 
@@ -93,6 +129,15 @@ def mode(*, scale: float = 1.29) -> TimeSampler:
 
     Raises:
       ValueError: scale out of range.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> options = dict(indices=jnp.arange(512), batch_size=512)
+    >>> for scale in (0.0, 1.29):  # even, and gathered in the middle
+    ...     draw = dj.time_sampling.mode(scale=scale)
+    ...     t = draw(jax.random.key(0), dj.schedules.rectified_flow(), **options)
+    ...     print(f"{(abs(t - 0.5) < 0.3).mean():.1f}")
+    0.6
+    0.8
     """
     if not -1 <= scale <= 2 / (math.pi - 2):
         raise ValueError(f"scale must be in [-1, 2 / (pi - 2)], about 1.75, not {scale}")
@@ -115,6 +160,15 @@ def cosmap(
     """t = 1 - 1 / (tan(pi u / 2) + 1): a flow with the log-SNR of the cosine schedule.
 
     Esser et al. 2024, equation 21: density 2 / (pi (1 - 2 t + 2 t^2)).
+
+    Args, results: as in `uniform`.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, options = dj.schedules.rectified_flow(), dict(indices=jnp.arange(512), batch_size=512)
+    >>> t = jax.jit(lambda key: dj.time_sampling.cosmap(key, flow, **options))(jax.random.key(0))
+    >>> quantiles = (0.245, 0.5, 0.755)  # of 1/5, 1/2 and 4/5: 2/pi arctan(t / (1 - t))
+    >>> print(*(f"{(t < quantile).mean():.1f}" for quantile in quantiles))
+    0.2 0.5 0.8
     """
     del batch_size
     angle = math.pi / 2 * rng.per_example(key, indices, jax.random.uniform)
@@ -129,8 +183,19 @@ def log_normal(*, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     Drawn by inverse transform within the sigmas that the schedule has, so that no mass gathers at
     its ends; on a discrete schedule the nearest step is taken.
 
+    Args:
+      mean, std: P_mean and P_std of the paper.
+
     Raises:
       ValueError: std not above 0.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> edm, options = dj.schedules.karras(), dict(indices=jnp.arange(512), batch_size=512)
+    >>> draw = dj.time_sampling.log_normal(mean=-1.2, std=1.2)
+    >>> t = jax.jit(lambda key: draw(key, edm, **options))(jax.random.key(0))
+    >>> log_sigma, quantiles = jnp.log(edm(t).noise_scale), (-2.2, -1.2, -0.2)  # the normal's
+    >>> print(*(f"{(log_sigma < quantile).mean():.1f}" for quantile in quantiles))
+    0.2 0.5 0.8
     """
     _check_std(std)
 

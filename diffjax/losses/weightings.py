@@ -63,20 +63,52 @@ def _gain(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Per
 
 @checked
 def uniform(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
-    """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere."""
+    """Equation (1), "simple" in Ho et al. 2020, equation 14: 1 everywhere.
+
+    Args:
+      schedule: the noise schedule.
+      t: (B,) times.
+      target: the parametrisation whose squared error is weighted.
+
+    Returns:
+      (B,) float32 weights >= 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> print(dj.weightings.uniform(flow, t, dj.parametrisations.v))
+    [1. 1. 1.]
+    """
     del target
     return jnp.ones_like(schedule(jnp.asarray(t)).signal_scale)
 
 
 @checked
 def snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
-    """Equation (2) (Salimans & Ho 2022, section 4)."""
+    """Equation (2) (Salimans & Ho 2022, section 4).
+
+    Args, results: as in `uniform`.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> for target in (dj.parametrisations.x0, dj.parametrisations.eps):  # SNR, and DDPM's loss
+    ...     print(*(f"{weight:.2f}" for weight in dj.weightings.snr(flow, t, target)))
+    9.00 1.00 0.11
+    1.00 1.00 1.00
+    """
     return _snr(schedule, t) / _gain(schedule, t, target)
 
 
 @checked
 def truncated_snr(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
-    """Equation (3) (Salimans & Ho 2022, section 4)."""
+    """Equation (3) (Salimans & Ho 2022, section 4).
+
+    Args, results: as in `uniform`.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> print(dj.weightings.truncated_snr(flow, t, dj.parametrisations.x0).round(2))
+    [9. 1. 1.]
+    """
     return jnp.maximum(_snr(schedule, t), 1.0) / _gain(schedule, t, target)
 
 
@@ -84,8 +116,17 @@ def truncated_snr(schedule: Schedule, t: TimePerExample, target: Parametrisation
 def min_snr(gamma: float = 5.0) -> Weighting:
     """Equation (4) (Hang et al. 2023, equation 8).
 
+    Args:
+      gamma: the largest weight on x_0; 5 in the paper.
+
     Raises:
       ValueError: gamma not above 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> weights = dj.weightings.min_snr(5.0)(flow, t, dj.parametrisations.x0)
+    >>> print(*(f"{weight:.2f}" for weight in weights))  # the SNR is 9, 1 and 1/9
+    5.00 1.00 0.11
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be above 0, not {gamma}")
@@ -103,8 +144,17 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     Crowson et al. 2024, "Scalable high-resolution pixel-space image synthesis with hourglass
     diffusion transformers", and k-diffusion, where gamma is 1 / sigma_data^2: 4 for EDM's 0.5.
 
+    Args:
+      gamma: the limit of the weight on x_0 for large SNR.
+
     Raises:
       ValueError: gamma not above 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25])
+    >>> weights = dj.weightings.soft_min_snr(9.0)(flow, t, dj.parametrisations.x0)
+    >>> print(f"{weights.item():.2f}")  # half of gamma where the SNR is gamma
+    4.50
     """
     if not gamma > 0:
         raise ValueError(f"gamma must be above 0, not {gamma}")
@@ -120,8 +170,17 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """Equation (5) (Choi et al. 2022, equation 8, on the squared error of eps).
 
+    Args:
+      k, gamma: of the paper; gamma = 0 is `snr`.
+
     Raises:
       ValueError: k or gamma below 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> weights = dj.weightings.p2()(flow, t, dj.parametrisations.eps)
+    >>> print(*(f"{weight:.2f}" for weight in weights))  # 1 / (1 + SNR): less where noise is small
+    0.10 0.50 0.90
     """
     if not (k >= 0 and gamma >= 0):
         raise ValueError(f"k and gamma must be at least 0, not {k} and {gamma}")
@@ -139,6 +198,12 @@ def sigmoid(bias: float = -1.0) -> Weighting:
 
     Args:
       bias: log-SNR at which the weight on eps has fallen to a half.
+
+    >>> import math, jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.25, 0.5, 0.75])
+    >>> weights = dj.weightings.sigmoid(bias=math.log(9.0))(flow, t, dj.parametrisations.eps)
+    >>> print(*(f"{weight:.2f}" for weight in weights))  # a half at SNR 9
+    0.50 0.90 0.99
     """
 
     def weight(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerExample:
@@ -154,8 +219,17 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 
     With `parametrisations.edm` of the same sigma_data it is the uniform weighting.
 
+    Args:
+      sigma_data: the data's standard deviation.
+
     Raises:
       ValueError: sigma_data not above 0.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> edm, t = dj.schedules.karras(), jnp.array([0.25, 0.5, 0.75])
+    >>> weights = dj.weightings.edm(0.5)(edm, t, dj.parametrisations.edm(0.5))
+    >>> print(*(f"{weight:.2f}" for weight in weights))
+    1.00 1.00 1.00
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
@@ -180,8 +254,18 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Weighting:
     On a rectified flow with uniform times it is the expected loss of
     `time_sampling.logit_normal` (Esser et al. 2024, Stable Diffusion 3, equations 18 and 19).
 
+    Args:
+      mean, std: of the normal variable.
+
     Raises:
       ValueError: std not above 0.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.linspace(0.005, 0.995, 100)
+    >>> weigh, velocity = dj.weightings.logit_normal(), dj.parametrisations.velocity
+    >>> weights = jax.jit(weigh, static_argnums=(0, 2))(flow, t, velocity)
+    >>> print(f"{weights.mean():.2f} {jnp.argmax(weights) / 100:.2f}")  # a density, highest at 1/2
+    1.00 0.49
     """
     if not std > 0:
         raise ValueError(f"std must be above 0, not {std}")
@@ -201,6 +285,15 @@ def cosmap(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> Pe
     """Equation (11): the density whose flow has the log-SNR of the cosine schedule.
 
     Esser et al. 2024, equation 21; `time_sampling.cosmap` as a weight, like `logit_normal`.
+
+    Args, results: as in `uniform`.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.linspace(0.005, 0.995, 100)
+    >>> velocity = dj.parametrisations.velocity
+    >>> weights = jax.jit(dj.weightings.cosmap, static_argnums=(0, 2))(flow, t, velocity)
+    >>> print(f"{weights.mean():.2f} {weights[0] / weights[50]:.1f}")  # a density; 1/2 at the ends
+    1.00 0.5
     """
     signal, noise = schedule(jnp.asarray(t))
     # 1 - 2 u + 2 u^2 is (signal^2 + noise^2) / (signal + noise)^2.
@@ -215,8 +308,17 @@ def flow_velocity(floor: float = 0.05) -> Weighting:
     Li & He 2025, "Back to basics: let denoising generative models denoise" (JiT), whose network
     predicts x_0 under the loss of v with 1 - t (here u) clipped at 0.05.
 
+    Args:
+      floor: the share of noise below which the weight no longer rises.
+
     Raises:
       ValueError: floor not in (0, 1).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, t = dj.schedules.rectified_flow(), jnp.array([0.01, 0.5, 0.75])
+    >>> weights = dj.weightings.flow_velocity(0.05)(flow, t, dj.parametrisations.velocity)
+    >>> print(*(f"{weight:.2f}" for weight in weights))  # 1 but for (t / floor)^2 below the floor
+    0.04 1.00 1.00
     """
     if not 0 < floor < 1:
         raise ValueError(f"floor must be in (0, 1), not {floor}")
@@ -236,6 +338,15 @@ def vlb(schedule: Schedule, t: TimePerExample, target: Parametrisation) -> PerEx
     Kingma et al. 2021, VDM, equations 13 and 17. On a discrete schedule t = 1 stands for the
     reconstruction, where SNR_0 is infinite: a Gaussian decoder with variance beta-tilde_2, as in
     DDPM's fixed-small posterior, weighs x_0 by T / (2 beta-tilde_2).
+
+    Args, results: as in `uniform`.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> schedule = dj.schedules.linear_log_snr(log_snr_min=-10.0, log_snr_max=10.0)
+    >>> t = jnp.array([0.25, 0.5, 0.75])
+    >>> weights = dj.weightings.vlb(schedule, t, dj.parametrisations.eps)
+    >>> print(*(f"{weight:.1f}" for weight in weights))  # -d log SNR / dt / 2 at all times
+    10.0 10.0 10.0
     """
     t = jnp.asarray(t)
     if schedule.discrete:

@@ -57,6 +57,14 @@ def known_region(
 
     Raises:
       ValueError: a mask that does not fit.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> known, mask = jnp.array([[0.25, 0.0]]), jnp.array([[1.0, 0.0]])  # the first pixel
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> denoise = dj.editing.known_region(denoise, flow, known=known, mask=mask)
+    >>> print(dj.samplers.heun(denoise, noise, grid=dj.grids.trailing(flow, 50)).x_0.round(2))
+    [[0.25 1.5 ]]
     """
     keep = _checked_mask(mask, known.shape)
     return map_x0(denoise, schedule, lambda x_0: jnp.where(keep, known, x_0))
@@ -135,6 +143,14 @@ def repaint(
 
     Raises:
       ValueError: no key, a mask that does not fit, or as `repaint_path`.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> known, mask = jnp.array([[0.25, 0.0]]), jnp.array([[1.0, 0.0]])  # the first pixel
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.0)  # the data are one point
+    >>> options = dict(known=known, mask=mask, jump=2, resamples=2, key=jax.random.key(0))
+    >>> print(dj.editing.repaint(denoise, noise, grid=dj.grids.trailing(flow, 8), **options).x_0)
+    [[0.25 1.  ]]
     """
     require_key(key, "repaint")
     keep = _checked_mask(mask, x_T.shape)
@@ -200,6 +216,15 @@ def image_to_image(
 
     Raises:
       ValueError: a strength out of range.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, images = dj.schedules.rectified_flow(), jnp.array([[-1.0], [3.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 50), eps=jnp.ones((2, 1)))
+    >>> vary = dj.editing.image_to_image
+    >>> x_0 = vary(dj.samplers.heun, denoise, images, strength=1.0, **options).x_0
+    >>> print(x_0.ravel().round(2))  # nothing is left of them: mean + std eps
+    [1.5 1.5]
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], not {strength}")
@@ -223,6 +248,12 @@ def slerp(
     Args:
       a, b: (B, ...) noise; the angle is each example's own.
       weight: scalar or (B,), 0 for a and 1 for b.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> a, b = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 2.0]])
+    >>> middle = jax.jit(dj.editing.slerp)(a, b, 0.5)
+    >>> print((middle**2).round(2))  # on the circle: on the chord it would be 1
+    [[2. 2.]]
     """
     axes = tuple(range(1, a.ndim))
     w = jnp.asarray(weight)

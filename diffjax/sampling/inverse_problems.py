@@ -46,8 +46,17 @@ def average_pool(factor: int) -> LinearOperator:
 
     Its pseudo-inverse repeats every pixel.
 
+    Args:
+      factor: the sides of a block, in pixels.
+
     Raises:
       ValueError: a factor below 1; when called, sides that it does not divide.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> pool = dj.inverse_problems.average_pool(2)
+    >>> y = pool.apply(jnp.arange(16.0).reshape(1, 4, 4, 1))
+    >>> print(y.ravel(), (pool.apply(pool.pseudo_inverse(y)) == y).all())  # A A+ is the identity
+    [ 2.5  4.5 10.5 12.5] True
     """
     if factor < 1:
         raise ValueError(f"factor must be at least 1, not {factor}")
@@ -68,8 +77,17 @@ def average_pool(factor: int) -> LinearOperator:
 def luminance(weights: Sequence[float] = (0.299, 0.587, 0.114)) -> LinearOperator:
     """The weighted sum of the channels, (B, H, W, C) -> (B, H, W, 1); ITU-R BT.601's by default.
 
+    Args:
+      weights: (C,), one a channel.
+
     Raises:
       ValueError: no weight that is not 0; when called, another number of channels.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> grey = dj.inverse_problems.luminance()
+    >>> y = grey.apply(jnp.full((1, 1, 1, 3), 0.5))  # a grey pixel: the weights' sum is 1
+    >>> print(f"{y.item():.3f} {grey.apply(grey.pseudo_inverse(y)).item():.3f}")
+    0.500 0.500
     """
     w = np.asarray(weights, np.float32)
     if w.ndim != 1 or not w.any():
@@ -93,6 +111,12 @@ def blur(kernel: np.ndarray, *, cutoff: float = 0.02) -> LinearOperator:
     Raises:
       ValueError: even sides, or a cutoff that is not positive; when called, a kernel larger than
         the images.
+
+    >>> import jax.numpy as jnp, numpy as np, diffjax as dj
+    >>> blur = dj.inverse_problems.blur(np.full((1, 3), 1 / 3))
+    >>> point = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(3.0)
+    >>> print(blur.apply(point)[0, 1, :, 0].round(2) + 0.0)  # spread over three columns
+    [1. 1. 1. 0.]
     """
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
@@ -124,8 +148,19 @@ def blur(kernel: np.ndarray, *, cutoff: float = 0.02) -> LinearOperator:
 def gaussian_kernel(std: float) -> np.ndarray:
     """A normalised (2r+1, 2r+1) Gaussian with r = ceil(3 std), for `blur`; std in pixels.
 
+    Args:
+      std: in pixels, in [0.1, 100].
+
+    Returns:
+      (2r+1, 2r+1) float64 with a sum of 1.
+
     Raises:
       ValueError: a std out of [0.1, 100].
+
+    >>> import diffjax as dj
+    >>> kernel = dj.inverse_problems.gaussian_kernel(1.0)
+    >>> print(kernel.shape, kernel.sum().round(6), (kernel[3, 3] / kernel[3, 4]).round(3))
+    (7, 7) 1.0 1.649
     """
     if not 0.1 <= std <= 100:
         raise ValueError(f"std must be in [0.1, 100] pixels, not {std}")
@@ -136,7 +171,16 @@ def gaussian_kernel(std: float) -> np.ndarray:
 
 
 def masking(mask: ArrayLike) -> LinearOperator:
-    """The pixels where the mask is 1, and 0 elsewhere; it is its own pseudo-inverse."""
+    """The pixels where the mask is 1, and 0 elsewhere; it is its own pseudo-inverse.
+
+    Args:
+      mask: 1 where a pixel is measured; it broadcasts against the images, (H, W, 1) for example.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> left = dj.inverse_problems.masking(jnp.array([1.0, 0.0]))
+    >>> print(left.apply(jnp.array([[0.5, 0.75]])))
+    [[0.5 0. ]]
+    """
     keep = jnp.asarray(mask) > 0.5
     return LinearOperator(lambda x: jnp.where(keep, x, 0), lambda y: jnp.where(keep, y, 0))
 
@@ -164,6 +208,16 @@ def posterior_sampling(
       operator: A.
       y: (B, ...) what was measured: A(x_0), perhaps with noise.
       scale: w.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5, -0.5]])
+    >>> denoise, total = dj.denoisers.gaussian_denoiser(flow), lambda x: x.sum(1, keepdims=True)
+    >>> options = dict(operator=total, y=jnp.array([[2.0]]), scale=1.0)
+    >>> guided = dj.inverse_problems.posterior_sampling(denoise, flow, **options)
+    >>> for estimate in (denoise, jax.jit(guided)):  # it comes nearer to a sum of 2
+    ...     print(total(estimate(x_t, 0.5).x_0).round(2))
+    [[0.]]
+    [[1.]]
     """
 
     def fit(x_0: Data) -> PerExample:
@@ -200,6 +254,14 @@ def pseudo_inverse(
       y: (B, ...) A(x_0).
       data_variance: s^2 of r^2 = s^2 noise^2 / (s^2 signal^2 + noise^2).
       scale: w; 1 is the score above.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5, -0.5]])
+    >>> denoise, left = dj.denoisers.gaussian_denoiser(flow), dj.inverse_problems.masking([1, 0])
+    >>> options = dict(operator=left.apply, inverse=left.pseudo_inverse, y=jnp.array([[2.0, 0.0]]))
+    >>> guided = dj.inverse_problems.pseudo_inverse(denoise, flow, **options)
+    >>> print(guided(x_t, 0.5).x_0)  # what was measured, and the estimate as it was
+    [[ 2.  -0.5]]
     """
     target = inverse(y)
 

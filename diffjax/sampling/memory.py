@@ -28,6 +28,8 @@ from diffjax.denoisers import Denoiser
 from diffjax.grids import Grid
 from diffjax.types import Array, Data
 
+__all__ = ["Slot", "carried"]
+
 
 class _Scope:
     """The slots of one call of a sampler; values are there while a step is traced."""

@@ -22,6 +22,18 @@ def map_x0(denoise: Denoiser, schedule: Schedule, change: Callable[[Data], Data]
     """The denoiser whose x_0 is change(x_0), with the eps that belongs to it.
 
     A learned variance stays as it is.
+
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      schedule: its schedule.
+      change: (B, ...) -> (B, ...).
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow)
+    >>> pair = dj.thresholding.map_x0(denoise, flow, lambda x_0: x_0 + 1)(x_t, 0.5)
+    >>> print(pair.x_0, pair.eps)  # and still x_t = 0.5 x_0 + 0.5 eps
+    [[1.5]] [[-0.5]]
     """
 
     def changed(x_t: Data, t: Times, cond: Any = None) -> Estimates:
@@ -39,8 +51,18 @@ def clip_x0(
 ) -> Denoiser:
     """Static thresholding: x_0 clipped to [low, high] (Ho et al. 2020's code).
 
+    Args:
+      denoise: x_t, t, cond -> Estimates.
+      schedule: its schedule.
+      low, high: the range of data.
+
     Raises:
       ValueError: low is not below high.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5, -3.0]])
+    >>> print(dj.clip_x0(dj.denoisers.gaussian_denoiser(flow), flow)(x_t, 0.5).x_0)
+    [[ 0.5 -1. ]]
     """
     if not low < high:
         raise ValueError(f"clip_x0 needs low < high, not [{low}, {high}]")
@@ -69,6 +91,13 @@ def dynamic_threshold(
 
     Raises:
       ValueError: percentile or cap out of range.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[1.0, -2.0], [0.5, -0.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow)  # x_0 is x_t at t = 0.5
+    >>> print(dj.dynamic_threshold(denoise, flow, percentile=100)(x_t, 0.5).x_0)
+    [[ 0.5 -1. ]
+     [ 0.5 -0.5]]
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be in (0, 100], not {percentile}")

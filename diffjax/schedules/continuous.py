@@ -30,6 +30,17 @@ def continuous_cosine(
 
     a and b make log_snr(0) = log_snr_max and log_snr(1) = log_snr_min (Hoogeboom et al. 2023,
     "simple diffusion", appendix; Salimans & Ho 2022, section 2).
+
+    Args:
+      log_snr_min, log_snr_max: log-SNR at t = 1 and t = 0.
+
+    Raises:
+      ValueError: log_snr_min not below log_snr_max.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, noise = dj.schedules.continuous_cosine()(np.array([0.0, 1 / 3]))
+    >>> print(signal.round(2), noise.round(2))  # about cos and sin of pi t / 2
+    [1.   0.87] [0.  0.5]
     """
     _check_range(log_snr_min, log_snr_max)
     b = float(np.arctan(np.exp(-log_snr_max / 2)))
@@ -53,6 +64,17 @@ def linear_log_snr(*, log_snr_min: float = -10.0, log_snr_max: float = 13.3) -> 
     """log_snr linear in t, variance preserving: VDM's start, before it learns the curve.
 
     VDM's code (Kingma et al. 2021) goes from 13.3 to -5; -10 is about where DDPM's alpha_bar ends.
+
+    Args:
+      log_snr_min, log_snr_max: log-SNR at t = 1 and t = 0.
+
+    Raises:
+      ValueError: log_snr_min not below log_snr_max.
+
+    >>> import numpy as np, diffjax as dj
+    >>> schedule = dj.schedules.linear_log_snr(log_snr_min=-10.0, log_snr_max=10.0)
+    >>> print(schedule.log_snr(np.array([0.0, 0.25, 1.0])), schedule.time(np.array(5.0)))
+    [ 10.   5. -10.] 0.25
     """
     _check_range(log_snr_min, log_snr_max)
     return ContinuousSchedule(
@@ -78,6 +100,11 @@ def vp_sde(
 
     Raises:
       ValueError: not 0 < beta_min <= beta_max, or t_min out of [0, 1).
+
+    >>> import numpy as np, diffjax as dj
+    >>> alpha_bar = dj.schedules.vp_sde()(np.array(1.0)).signal_scale ** 2
+    >>> print(np.log(alpha_bar).round(3))  # -(beta_min + beta_max) / 2
+    -10.05
     """
     if not 0 < beta_min <= beta_max < np.inf:
         raise ValueError(f"vp_sde needs 0 < beta_min <= beta_max, not {beta_min} and {beta_max}")
@@ -110,6 +137,10 @@ def polynomial(*, power: float = 2.0, offset: float = 1e-5) -> ContinuousSchedul
 
     Raises:
       ValueError: power or offset out of range.
+
+    >>> import numpy as np, diffjax as dj
+    >>> print(dj.schedules.polynomial()(np.array([0.0, 0.5, 1.0])).signal_scale.round(3))  # 1 - t^2
+    [1.   0.75 0.  ]
     """
     if not 0 < power < np.inf:
         raise ValueError(f"power must be a number above 0, not {power}")
@@ -143,8 +174,17 @@ def karras(
 ) -> ContinuousSchedule:
     """sigma^(1/rho) linear in t, variance exploding (Karras et al. 2022, EDM, equation 5).
 
+    Args:
+      sigma_min, sigma_max: the noise scale at t = 0 and t = 1.
+      rho: above 0; larger gives more of [0, 1] to little noise.
+
     Raises:
       ValueError: not 0 < sigma_min < sigma_max, or rho not above 0.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, sigma = dj.schedules.karras()(np.array([0.0, 0.5, 1.0]))
+    >>> print(signal, sigma.round(3))
+    [1. 1. 1.] [2.000e-03 2.515e+00 8.000e+01]
     """
     if not rho > 0:
         raise ValueError(f"rho must be above 0, not {rho}")
@@ -169,8 +209,16 @@ def rectified_flow(*, t_min: float = 1e-3) -> ContinuousSchedule:
 
     log_snr(t) = 2 log((1 - t) / t): infinite at both ends, where the pair is (1, 0) and (0, 1).
 
+    Args:
+      t_min: the smallest time at which a network is asked.
+
     Raises:
       ValueError: t_min out of [0, 1).
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, noise = dj.schedules.rectified_flow()(np.array([0.0, 0.25, 1.0]))
+    >>> print(signal.round(3), noise.round(3))
+    [1.   0.75 0.  ] [0.   0.25 1.  ]
     """
 
     def log_snr(t: Numbers) -> Numbers:
@@ -192,6 +240,19 @@ def shift_log_snr(schedule: ContinuousSchedule, shift: float) -> ContinuousSched
     d keeps its meaning at resolution D with shift = 2 log(d / D) (Hoogeboom et al. 2023, equation
     10). On a rectified flow it is t -> s t / (1 + (s - 1) t) with s = exp(-shift / 2) (Esser et al.
     2024, equation 23).
+
+    Args:
+      schedule: of a base resolution.
+      shift: added to log-SNR at every t; below 0 for more noise.
+
+    Returns:
+      A schedule of the same geometry, t_min and T.
+
+    >>> import math, numpy as np, diffjax as dj
+    >>> flow = dj.schedules.rectified_flow()  # of 64x64 images, and for 192x192:
+    >>> large = dj.schedules.shift_log_snr(flow, 2 * math.log(64 / 192))
+    >>> print(large(np.array(0.5)).noise_scale.round(3))  # s t / (1 + (s - 1) t) with s = 3
+    0.75
     """
     return dataclasses.replace(
         schedule,

@@ -21,6 +21,13 @@ def from_beta(beta: np.ndarray) -> DiscreteSchedule:
 
     Args:
       beta: (T,) in (0, 1]: beta_1..beta_T.
+
+    Raises:
+      ValueError: beta that is no such vector.
+
+    >>> import numpy as np, diffjax as dj
+    >>> print(dj.schedules.from_beta(np.array([0.1, 0.2])).alpha_bar.round(2))  # 1, .9, .9 x .8
+    [1.   0.9  0.72]
     """
     beta = np.asarray(beta, np.float64)
     if beta.ndim != 1 or len(beta) == 0 or not np.all((beta > 0) & (beta <= 1)):
@@ -37,6 +44,13 @@ def from_alpha_bar(alpha_bar: np.ndarray, *, max_beta: float = MAX_BETA) -> Disc
     Args:
       alpha_bar: (T+1,) falling from alpha_bar_0 to alpha_bar_T; divided by alpha_bar_0.
       max_beta: beta_t = min(1 - alpha_bar_t / alpha_bar_{t-1}, max_beta); 1 changes nothing.
+
+    Raises:
+      ValueError: an alpha_bar that does not fall.
+
+    >>> import numpy as np, diffjax as dj
+    >>> print(dj.schedules.from_alpha_bar(np.array([1.0, 0.9, 0.72])).beta.round(2))
+    [0.  0.1 0.2]
     """
     alpha_bar = np.asarray(alpha_bar, np.float64)
     return from_beta(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
@@ -67,6 +81,9 @@ def linear_beta(
       beta_start, beta_end: beta_1 and beta_T; by default 1e-4 and 0.02 times 1000 / T, at most
         .999.
 
+    Raises:
+      ValueError: T out of [1, 1000000], or a beta out of (0, 1].
+
     >>> linear_beta(1000).beta[[1, -1]].round(6).tolist()
     [0.0001, 0.02]
     """
@@ -83,6 +100,14 @@ def quadratic_beta(
 
     Stable Diffusion's "scaled_linear" (Rombach et al. 2022) with beta_start = 8.5e-4,
     beta_end = 0.012. Arguments as in `linear_beta`.
+
+    Raises:
+      ValueError: as `linear_beta`.
+
+    >>> import diffjax as dj
+    >>> sd = dj.schedules.quadratic_beta(beta_start=8.5e-4, beta_end=0.012)
+    >>> print(sd.alpha_bar[-1].round(4))  # Stable Diffusion's x_T still has some signal
+    0.0047
     """
     _check_steps(T)
     start, end = _beta_range(T, beta_start, beta_end)
@@ -95,6 +120,17 @@ def linear_alpha_bar(T: int = 1000, *, alpha_bar_end: float = 1e-4) -> DiscreteS
 
     With alpha_bar_end = 0 the last step is pure noise, which an eps or score network can't invert:
     use v, x0 or velocity.
+
+    Args:
+      T: number of steps.
+      alpha_bar_end: alpha_bar_T, in [0, 1).
+
+    Raises:
+      ValueError: T out of [1, 1000000], or alpha_bar_end out of range.
+
+    >>> import diffjax as dj
+    >>> print(dj.schedules.linear_alpha_bar(4, alpha_bar_end=0.0).alpha_bar.round(3))
+    [1.   0.75 0.5  0.25 0.  ]
     """
     _check_steps(T)
     if not 0 <= alpha_bar_end < 1:
@@ -107,6 +143,17 @@ def cosine(T: int = 1000, *, offset: float = 0.008) -> DiscreteSchedule:
     """alpha_bar_t proportional to cos^2((t/T + offset) / (1 + offset) pi/2), beta <= .999.
 
     Nichol & Dhariwal 2021, equation 17.
+
+    Args:
+      T: number of steps.
+      offset: s of the paper, at least 0: keeps the first steps from being too small.
+
+    Raises:
+      ValueError: T out of [1, 1000000], or an offset out of range.
+
+    >>> import diffjax as dj
+    >>> print(dj.schedules.cosine(1000, offset=0.0).alpha_bar[[0, 500]].round(3))  # cos^2(pi / 4)
+    [1.  0.5]
     """
     _check_steps(T)
     if not 0 <= offset < np.inf:
@@ -123,6 +170,18 @@ def sigmoid(
 
     Jabri et al. 2022; Chen 2023, "On the importance of noise scheduling for diffusion models",
     algorithm 1. beta <= .999.
+
+    Args:
+      T: number of steps.
+      start, end: where the logistic curve is cut, start < end.
+      temperature: above 0; the curve is that of x / temperature.
+
+    Raises:
+      ValueError: T out of [1, 1000000], or a curve that is not such.
+
+    >>> import diffjax as dj
+    >>> print(dj.schedules.sigmoid(1000).alpha_bar[[0, 500]].round(3))  # half-way by symmetry
+    [1.  0.5]
     """
     _check_steps(T)
     if not (start < end and temperature > 0):
@@ -142,6 +201,12 @@ def zero_terminal_snr(schedule: DiscreteSchedule) -> DiscreteSchedule:
 
     Raises:
       ValueError: a schedule of one step, where t = 1 and t = T coincide.
+
+    >>> import diffjax as dj
+    >>> sd = dj.schedules.quadratic_beta(beta_start=8.5e-4, beta_end=0.012)
+    >>> fixed = dj.schedules.zero_terminal_snr(sd)
+    >>> print(fixed.signal_scale[-1], fixed.signal_scale[1] == sd.signal_scale[1])
+    0.0 True
     """
     if schedule.T < 2:
         raise ValueError("zero_terminal_snr needs a schedule of at least 2 steps")

@@ -61,6 +61,12 @@ class DiscreteSchedule:
 
     A time between two steps is met by turning the angle atan2(noise_scale, signal_scale) evenly,
     which keeps equation (3) and is finite at both ends.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal = np.array([1.0, 0.8, 0.0])
+    >>> schedule = dj.schedules.DiscreteSchedule(signal, np.sqrt(1 - signal**2))
+    >>> print(schedule.T, schedule(np.array([0, 1, 2])).noise_scale.round(3))
+    2 [0.  0.6 1. ]
     """
 
     signal_scale: np.ndarray
@@ -147,7 +153,19 @@ class DiscreteSchedule:
 
 @checked
 def variance_preserving(log_snr: Numbers) -> Scales[Numbers]:
-    """Equation (3): (sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr)))."""
+    """Equation (3): (sqrt(sigmoid(log_snr)), sqrt(sigmoid(-log_snr))).
+
+    Args:
+      log_snr: of any shape, infinite values included.
+
+    Returns:
+      The pair, of log_snr's shape and kind: NumPy for NumPy, JAX for JAX.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, noise = dj.schedules.variance_preserving(np.log(np.array(9.0)))
+    >>> print((signal**2).round(3), (noise**2).round(3))
+    0.9 0.1
+    """
     xp = namespace(log_snr)
     return Scales(
         xp.exp(-xp.logaddexp(0.0, -log_snr) / 2),
@@ -157,7 +175,16 @@ def variance_preserving(log_snr: Numbers) -> Scales[Numbers]:
 
 @checked
 def straight(log_snr: Numbers) -> Scales[Numbers]:
-    """Equation (4): (sigmoid(log_snr / 2), sigmoid(-log_snr / 2))."""
+    """Equation (4): (sigmoid(log_snr / 2), sigmoid(-log_snr / 2)).
+
+    Args:
+      log_snr: as in `variance_preserving`.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, noise = dj.schedules.straight(np.log(np.array(9.0)))
+    >>> print(signal.round(3), noise.round(3))
+    0.75 0.25
+    """
     xp = namespace(log_snr)
     return Scales(
         xp.exp(-xp.logaddexp(0.0, -log_snr / 2)),
@@ -167,7 +194,16 @@ def straight(log_snr: Numbers) -> Scales[Numbers]:
 
 @checked
 def variance_exploding(log_snr: Numbers) -> Scales[Numbers]:
-    """Equation (5): (1, exp(-log_snr / 2))."""
+    """Equation (5): (1, exp(-log_snr / 2)).
+
+    Args:
+      log_snr: as in `variance_preserving`, above -inf.
+
+    >>> import numpy as np, diffjax as dj
+    >>> signal, noise = dj.schedules.variance_exploding(np.log(np.array(4.0)))
+    >>> print(signal, noise.round(3))
+    1.0 0.5
+    """
     xp = namespace(log_snr)
     return Scales(xp.ones_like(log_snr), xp.exp(-log_snr / 2))
 
@@ -182,6 +218,15 @@ class ContinuousSchedule:
       geometry: log-SNR -> Scales: `variance_preserving`, `straight` or `variance_exploding`.
       t_min: the smallest time at which a network is asked; above 0 where log_snr(0) is infinite.
       T: the largest time; other than 1 only where time is another quantity, such as log-SNR.
+
+    >>> import numpy as np, diffjax as dj
+    >>> even = dj.schedules.ContinuousSchedule(
+    ...     log_snr=lambda t: 8 - 16 * t,
+    ...     time=lambda log_snr: (8 - log_snr) / 16,
+    ...     geometry=dj.schedules.straight,
+    ... )
+    >>> print(*even(np.array(0.5)))  # log-SNR 0
+    0.5 0.5
     """
 
     # Numbers -> Numbers, which a Callable cannot express.

@@ -22,13 +22,35 @@ Null = Callable[[Any], Any]
 
 @checked
 def no_label(labels: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
-    """-1 for every label: what a class-conditional `models.UNet` takes for no class."""
+    """-1 for every label: what a class-conditional `models.UNet` takes for no class.
+
+    Args:
+      labels: integers of any shape.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> print(dj.guidance.no_label(jnp.array([3, 7])))
+    [-1 -1]
+    """
     return jnp.full_like(labels, -1)
 
 
 @checked
 def scale_at(scale: Scale, t: Times, x: Data) -> Array:
-    """The scale at t, shaped to multiply the images x."""
+    """The scale at t, shaped to multiply the images x.
+
+    Args:
+      scale: a number, or t -> scales of t's shape.
+      t: scalar or (B,) times.
+      x: (B, ...) images.
+
+    Returns:
+      A scalar or (B, 1, ..., 1), of x's type.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> images, t = jnp.ones((2, 8, 8, 3)), jnp.array([0.0, 1.0])
+    >>> print(dj.guidance.scale_at(lambda t: 1 + 4 * t, t, images).ravel())
+    [1. 5.]
+    """
     value = scale(jnp.asarray(t)) if callable(scale) else jnp.asarray(scale)
     return broadcast(value.astype(x.dtype), x)
 
@@ -67,6 +89,13 @@ def together(denoise: Denoiser, x_t: Data, t: Times, conds: Sequence[Any]) -> li
 
     Returns:
       One pair a condition.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> denoise = lambda x_t, t, cond: dj.Estimates(x_t + cond[:, None], x_t)
+    >>> conds = jnp.array([10.0, 20.0]), jnp.array([0.0, 0.0])  # of two examples, twice
+    >>> with_it, without = dj.guidance.together(denoise, jnp.ones((2, 1)), 0.5, conds)
+    >>> print(with_it.x_0.ravel(), without.x_0.ravel())
+    [11. 21.] [1. 1.]
     """
     n, batch = len(conds), len(x_t)
     t = jnp.asarray(t)

@@ -17,7 +17,25 @@ from diffjax.types import Array, Data, PerExample, Times
 
 @checked
 def add_score(pair: Estimates, x_t: Data, t: Times, schedule: Schedule, more: Data) -> Estimates:
-    """The pair whose score, -eps / noise, is larger by `more`."""
+    """The pair whose score, -eps / noise, is larger by `more`.
+
+    Args:
+      pair: the estimates at x_t.
+      x_t: (B, ...) noisy data.
+      t: scalar or (B,) times.
+      schedule: the noise schedule.
+      more: (B, ...) what is added to the score.
+
+    Returns:
+      Estimates that still fulfil x_t = signal x_0 + noise eps.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> pair = dj.denoisers.gaussian_denoiser(flow)(x_t, 0.5)
+    >>> more = dj.guidance.add_score(pair, x_t, jnp.array(0.5), flow, jnp.array([[2.0]]))
+    >>> print((pair.eps - more.eps) / 0.5, 0.5 * more.x_0 + 0.5 * more.eps)
+    [[2.]] [[0.5]]
+    """
     signal, noise = scales_like(schedule, t, x_t)
     # Where the signal vanishes, the score determines no x_0: the pair stays.
     lift = jnp.where(signal > 0, noise**2 / jnp.where(signal > 0, signal, 1.0), 0.0)
@@ -45,6 +63,15 @@ def classifier(
       log_prob: (x_t, t) -> (B,) log p(y | x_t), of a classifier that knows noisy images; any
         constant may be added.
       scale: w; 0 is no guidance.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow)  # x_0 ~ N(0, 1), and y ~ N(x_0, 1) is 2
+    >>> log_prob = lambda x_t, t: -((2 - x_t[:, 0]) ** 2) / 3  # x_0 | x_t is N(x_t, 1/2) at t = 0.5
+    >>> guided = dj.guidance.classifier(denoise, flow, log_prob=log_prob)
+    >>> exact = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5**0.5)  # x_0 | y by Bayes
+    >>> print(guided(x_t, 0.5).x_0, exact(x_t, 0.5).x_0)
+    [[1.]] [[1.]]
     """
 
     def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
@@ -73,6 +100,16 @@ def by_score_of_x0(
       schedule: its schedule.
       score: x_0 (B, ...) -> (B,), higher is better.
       scale: w; 0 is no guidance.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow)
+    >>> score = lambda x_0: -((2 - x_0[:, 0]) ** 2)  # best at 2
+    >>> for scale in (0.0, 0.25, 0.5):
+    ...     print(dj.guidance.by_score_of_x0(denoise, flow, score=score, scale=scale)(x_t, 0.5).x_0)
+    [[0.5]]
+    [[0.875]]
+    [[1.25]]
     """
 
     def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:

@@ -55,6 +55,16 @@ def classifier_free(
     Raises:
       ValueError: both scales or none, an empty interval, phi out of range; when called, no
         condition.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t, label = dj.schedules.rectified_flow(), jnp.array([[0.5]]), jnp.array([3])
+    >>> mean = lambda cond: jnp.where(cond < 0, 0.0, 1.0)[:, None]  # of all images, and of a class
+    >>> denoise = lambda x_t, t, cond: dj.denoisers.gaussian_denoiser(flow, mean=mean(cond))(x_t, t)
+    >>> for scale in (0.0, 1.0, 3.0):  # unconditional, conditional, beyond it
+    ...     print(dj.guidance.classifier_free(denoise, flow, scale=scale)(x_t, 0.5, label).x_0)
+    [[0.5]]
+    [[1.]]
+    [[2.]]
     """
     scale = one_scale(scale, papers_scale)
     low, high = interval
@@ -102,6 +112,14 @@ def autoguidance(denoise: Denoiser, weak: Denoiser, *, scale: Scale) -> Denoiser
       denoise: the model.
       weak: the weaker model, of the same schedule.
       scale: w; 1 leaves the model as it is.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> good, weak = (dj.denoisers.gaussian_denoiser(flow, mean=mean) for mean in (1.0, 0.0))
+    >>> for scale in (1.0, 2.0):
+    ...     print(dj.guidance.autoguidance(good, weak, scale=scale)(x_t, 0.5).x_0)
+    [[1.]]
+    [[1.5]]
     """
 
     def guided(x_t: Data, t: Times, cond: Any = None) -> Estimates:
@@ -135,6 +153,14 @@ def perturbed_attention(
 
     Raises:
       ValueError: both scales or none.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5]])
+    >>> good, bad = (dj.denoisers.gaussian_denoiser(flow, mean=mean) for mean in (1.0, 0.0))
+    >>> for scale in (1.0, 2.0):
+    ...     print(dj.guidance.perturbed_attention(good, bad, scale=scale)(x_t, 0.5).x_0)
+    [[1.]]
+    [[1.5]]
     """
     scale = one_scale(scale, papers_scale)
 
@@ -168,6 +194,14 @@ def compose(
 
     Raises:
       ValueError: no conditions.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t, labels = dj.schedules.rectified_flow(), jnp.array([[0.5]]), jnp.array([[0], [1]])
+    >>> mean = lambda cond: jnp.where(cond < 0, 0.0, 1.0 + cond)[:, None]
+    >>> denoise = lambda x_t, t, cond: dj.denoisers.gaussian_denoiser(flow, mean=mean(cond))(x_t, t)
+    >>> both = dj.guidance.compose(denoise, conditions=[(1.0, labels[0]), (1.0, labels[1])])
+    >>> print(both(x_t, 0.5).x_0)  # of 0.5, 1.0 and 1.5: 0.5 + (1.0 - 0.5) + (1.5 - 0.5)
+    [[2.]]
     """
     if not conditions:
         raise ValueError("compose needs at least one (weight, condition)")

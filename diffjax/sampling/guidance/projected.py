@@ -56,6 +56,16 @@ def adaptive_projected(
     Raises:
       ValueError: both scales or none, a limit that is not positive, momentum out of range; when
         called, no condition, or momentum and a sampler without memory.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t, label = dj.schedules.rectified_flow(), jnp.array([[1.0, 0.0]]), jnp.array([3])
+    >>> without = lambda cond: jnp.where(cond < 0, 1.0, 0.0)[:, None]
+    >>> denoise = lambda x_t, t, cond: dj.Estimates(x_t - without(cond), x_t + without(cond))
+    >>> for parallel in (1.0, 0.0):  # as classifier_free, and without what is along x_0 = (1, 0)
+    ...     guide = dj.guidance.adaptive_projected(denoise, flow, scale=3.0, parallel=parallel)
+    ...     print(guide(x_t, 0.5, label).x_0)
+    [[3. 2.]]
+    [[1. 2.]]
     """
     scale = one_scale(scale, papers_scale)
     if not norm_limit > 0:
@@ -102,6 +112,14 @@ def tangential(
 
     Raises:
       ValueError: both scales or none; when called, no condition.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t, label = dj.schedules.rectified_flow(), jnp.array([[0.5, -0.5]]), jnp.array([3])
+    >>> mean = lambda cond: jnp.where(cond < 0, 0.0, 1.0)[:, None]
+    >>> denoise = lambda x_t, t, cond: dj.denoisers.gaussian_denoiser(flow, mean=mean(cond))(x_t, t)
+    >>> pair = dj.guidance.tangential(denoise, flow, scale=1.0)(x_t, 0.5, label)
+    >>> print((pair.x_0 - denoise(x_t, 0.5, label).x_0).round(2) + 0.0)  # 1 is no guidance
+    [[0. 0.]]
     """
     scale = one_scale(scale, papers_scale)
 
@@ -146,6 +164,15 @@ def cfg_zero_star(
     Raises:
       ValueError: both scales or none, zero_steps that is no whole number of at least 0; when
         called, no condition, or zero_steps and a sampler without memory.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, x_t, label = dj.schedules.rectified_flow(), jnp.array([[0.5]]), jnp.array([3])
+    >>> factor = lambda cond: jnp.where(cond < 0, 1.0, 2.0)[:, None]  # velocities that are parallel
+    >>> denoise = lambda x_t, t, cond: dj.Estimates(x_t - factor(cond), x_t + factor(cond))
+    >>> guided = dj.guidance.cfg_zero_star(denoise, flow, scale=5.0, zero_steps=0)
+    >>> pair = guided(x_t, 0.5, label)
+    >>> print(pair.eps - pair.x_0)  # fitted, the unconditional one is the conditional: no guidance
+    [[4.]]
     """
     scale = one_scale(scale, papers_scale)
     if isinstance(zero_steps, bool) or not isinstance(zero_steps, int) or zero_steps < 0:

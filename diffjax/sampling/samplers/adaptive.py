@@ -47,6 +47,14 @@ def adaptive(
 
     Raises:
       ValueError: a tolerance that is not positive.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> grid = dj.grids.at(flow, 2, times=(1.0, 0.01))
+    >>> x_0 = dj.samplers.adaptive(denoise, noise, grid=grid, schedule=flow).x_0
+    >>> print(x_0.round(2))  # the steps between are its own
+    [[0.5 1.5]]
     """
     del key
     if rtol <= 0 or atol <= 0:

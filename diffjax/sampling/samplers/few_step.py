@@ -32,6 +32,15 @@ def flow_map(
       key: not used.
       cond: passed to the flow map.
       keep_trajectory: whether to return every x_t.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> std = lambda t: jnp.hypot((1 - t) * 0.5, t)  # of x_t, for data of N(1, 0.5^2)
+    >>> jump = lambda x_t, t, s, cond=None: (1 - s) + (x_t - (1 - t)) * std(s) / std(t)
+    >>> for grid in (dj.grids.trailing(flow, 1), dj.grids.trailing(flow, 4)):
+    ...     print(dj.samplers.flow_map(jump, noise, grid=grid).x_0.round(2))
+    [[0.5 1.5]]
+    [[0.5 1.5]]
     """
 
     def step(carry: None, x_t: Data, c: dict[str, Array], draw_noise: NoiseFn) -> tuple[None, Data]:
@@ -66,6 +75,15 @@ def consistency(
 
     Raises:
       ValueError: no key for a grid of several steps.
+
+    >>> import jax, jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> std = lambda t: jnp.hypot((1 - t) * 0.5, t)  # of x_t, for data of N(1, 0.5^2)
+    >>> end = lambda x_t, t, cond=None: dj.Estimates(1 + 0.5 * (x_t - (1 - t)) / std(t), x_t)
+    >>> options = dict(grid=dj.grids.trailing(flow, 2), key=jax.random.key(1))
+    >>> x_0 = dj.samplers.consistency(end, noise, **options).x_0  # two evaluations
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     _, after = step_scales(grid)
     if after.noise_scale.any():

@@ -53,6 +53,14 @@ def ddim_inversion(
     Raises:
       ValueError: negative iterations, or a grid that begins at pure noise, from which no data
         can be recovered.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> cosine, x_0 = dj.schedules.continuous_cosine(), jnp.array([[0.5, 1.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(cosine, mean=1.0, std=0.5)
+    >>> grid = dj.grids.trailing(cosine, 50)
+    >>> noise = dj.samplers.ddim_inversion(denoise, x_0, grid=grid, iterations=5).x_0
+    >>> print(dj.samplers.ddim(denoise, noise, grid=grid).x_0.round(2))  # and down again
+    [[0.5 1.5]]
     """
     if iterations < 0:
         raise ValueError(f"iterations must be at least 0, not {iterations}")
@@ -112,6 +120,14 @@ def multistep_inversion(
 
     Raises:
       ValueError: another order, or a grid that begins at pure noise.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> cosine, x_0 = dj.schedules.continuous_cosine(), jnp.array([[0.5, 1.5]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(cosine, mean=1.0, std=0.5)
+    >>> grid = dj.grids.trailing(cosine, 50)
+    >>> noise = dj.samplers.multistep_inversion(denoise, x_0, grid=grid).x_0
+    >>> print(noise.round(1))  # (x_0 - mean) / std
+    [[-1.  1.]]
     """
     check_order("multistep_inversion", order, 3)
     rising = _reversed(grid, "multistep_inversion")

@@ -73,6 +73,14 @@ def deis(
 
     Raises:
       ValueError: another order or variable, or "t" without the schedule.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> grid = dj.grids.trailing(flow, 50)
+    >>> x_0 = dj.samplers.deis(denoise, noise, grid=grid, schedule=flow).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_order("deis", order, 3)
@@ -152,6 +160,13 @@ def lms(
 
     Raises:
       ValueError: another order.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.lms(denoise, noise, grid=dj.grids.trailing(flow, 50)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_order("lms", order, 4)
@@ -193,6 +208,13 @@ def ipndm(
 
     Raises:
       ValueError: another order.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.ipndm(denoise, noise, grid=dj.grids.trailing(flow, 50)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_order("ipndm", order, 4)

@@ -64,6 +64,14 @@ def pndm(
       keep_trajectory: whether to return every x_t, of all stages in their order.
       schedule: the grid's; it knows the midpoints, which are whole where they can be on a discrete
         schedule.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> grid = dj.grids.trailing(flow, 50)
+    >>> x_0 = dj.samplers.pndm(denoise, noise, grid=grid, schedule=flow).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     return _pseudo(
@@ -91,6 +99,13 @@ def plms(
       denoise, x_T, grid, cond: as in `ancestral`.
       key: not used.
       keep_trajectory: whether to return every x_t, that of the first guess as well.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.plms(denoise, noise, grid=dj.grids.trailing(flow, 50)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     return _pseudo(

@@ -44,6 +44,13 @@ def midpoint(
 
     Raises:
       ValueError: fewer than 2 steps.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.midpoint(denoise, noise, grid=dj.grids.trailing(flow, 24)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_steps("midpoint", grid, 2)
@@ -88,6 +95,13 @@ def heun3(
 
     Raises:
       ValueError: fewer than 3 steps, or a first stage past 0.6 of its step.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.heun3(denoise, noise, grid=dj.grids.trailing(flow, 24)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_steps("heun3", grid, 3)
@@ -154,6 +168,13 @@ def rk4(
 
     Raises:
       ValueError: fewer than 2 steps, or a stage that is not half-way.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.rk4(denoise, noise, grid=dj.grids.trailing(flow, 24)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_steps("rk4", grid, 2)

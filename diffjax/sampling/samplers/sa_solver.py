@@ -62,6 +62,14 @@ def sa_solver(
 
     Raises:
       ValueError: another order, a negative tau, an empty range, no key.
+
+    >>> import jax, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 50), key=jax.random.key(1))
+    >>> x_0 = dj.samplers.sa_solver(denoise, noise, **options).x_0
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     check_order("sa_solver's predictor", predictor_order, 3)
     check_order("sa_solver's corrector", corrector_order, 4)

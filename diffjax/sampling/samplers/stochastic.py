@@ -84,6 +84,14 @@ def edm_stochastic(
 
     Raises:
       ValueError: no key, or a negative churn.
+
+    >>> import jax, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 50), key=jax.random.key(1), schedule=flow)
+    >>> x_0 = dj.samplers.edm_stochastic(denoise, noise, **options).x_0
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     start, columns = churned(
         grid, schedule, churn=churn, lowest=lowest, highest=highest, noise_factor=noise_factor
@@ -128,6 +136,14 @@ def euler_churn(
 
     Raises:
       ValueError: no key, or a negative churn.
+
+    >>> import jax, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 100), key=jax.random.key(1), schedule=flow)
+    >>> x_0 = dj.samplers.euler_churn(denoise, noise, churn=5.0, **options).x_0
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     _, columns = churned(
         grid, schedule, churn=churn, lowest=lowest, highest=highest, noise_factor=noise_factor
@@ -173,6 +189,14 @@ def predictor_corrector(
 
     Raises:
       ValueError: no key, negative corrections, an snr that is not positive.
+
+    >>> import jax, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 50), key=jax.random.key(1))
+    >>> x_0 = dj.samplers.predictor_corrector(denoise, noise, **options).x_0
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     require_key(key, "predictor_corrector")
     if corrections < 0 or snr <= 0:
@@ -231,6 +255,15 @@ def restart(
 
     Raises:
       ValueError: no key, or an interval that holds no step of the grid.
+
+    >>> import jax, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jax.random.normal(jax.random.key(0), (32, 32))
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> options = dict(grid=dj.grids.trailing(flow, 50), key=jax.random.key(1))
+    >>> options |= dict(intervals=[(0.1, 2.0, 2)])
+    >>> x_0 = dj.samplers.restart(denoise, noise, **options).x_0
+    >>> print(x_0.mean().round(1), x_0.std().round(1))  # the data's
+    1.0 0.5
     """
     require_key(key, "restart")
     rho = noise_to_signal(grid)

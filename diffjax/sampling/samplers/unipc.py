@@ -39,6 +39,13 @@ def unipc(
 
     Raises:
       ValueError: another order or variant.
+
+    >>> import jax.numpy as jnp, diffjax as dj
+    >>> flow, noise = dj.schedules.rectified_flow(), jnp.array([[-1.0, 1.0]])
+    >>> denoise = dj.denoisers.gaussian_denoiser(flow, mean=1.0, std=0.5)
+    >>> x_0 = dj.samplers.unipc(denoise, noise, grid=dj.grids.trailing(flow, 50)).x_0
+    >>> print(x_0.round(2))  # the ODE's solution is mean + std noise
+    [[0.5 1.5]]
     """
     del key
     check_order("unipc", order, 3)
