@@ -16,6 +16,7 @@ copyright = "the authors of diffjax, Apache-2.0"
 version = release = diffjax.__version__
 
 extensions = [
+    "links",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
