@@ -9,6 +9,9 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
 import diffjax  # noqa: E402
+import generate  # noqa: E402
+
+generate.write()
 
 project = "diffjax"
 author = "the authors of diffjax"
@@ -16,11 +19,10 @@ copyright = "the authors of diffjax, Apache-2.0"
 version = release = diffjax.__version__
 
 extensions = [
-    "links",
     "myst_nb",
+    "references",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
@@ -39,6 +41,13 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 
+
+add_module_names = False
+autodoc_member_order = "bysource"
+highlight_language = "python"
+maximum_signature_line_length = 72
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 nitpicky = True
 
 
