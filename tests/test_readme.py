@@ -18,7 +18,8 @@ from diffjax.experiment import schema
 from diffjax.experiment.backbone_keys import NETWORK_FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILT = ("_build", "house.svg", "notebooks", "project", "reference")  # where the manual's build writes
+# Where the manual's build writes.
+BUILT = ("_build", "house.svg", "notebooks", "project", "reference")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
