@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Iterator
 
-import diffjax
 from api import Member, Module, documented, load, modules, resolve
+
+import diffjax
 
 LONGEST_VALUE = 300
 # page -> (title, what it has, modules with all that is in them), in the order of the contents.

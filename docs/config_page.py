@@ -9,13 +9,14 @@ from diffjax.experiment.rules import Key
 
 INTRODUCTION = """# Config keys
 
-A config file states what differs from the defaults; on the command line `--config.KEY=VALUE` overrides it.
-`--mode=config` prints every key of a config and marks those that differ, and `--help=KEY` prints what is below.
-Where a value is a name, it may have arguments, as in `"classifier_free(scale=2.0)"`; where a path is allowed,
-`"module:Name(argument=value)"` is your own code, in the config file's folder or on `sys.path`.
+A config file states what differs from the defaults; on the command line `--config.KEY=VALUE`
+overrides it. `--mode=config` prints every key of a config and marks those that differ, and
+`--help=KEY` prints what is below. Where a value is a name, it may have arguments, as in
+`"classifier_free(scale=2.0)"`; where a path is allowed, `"module:Name(argument=value)"` is your own
+code, in the config file's folder or on `sys.path`.
 
-What a config trains is known by its sections: `autoencoder`, `pixelcnn`, `gan` or `cascade`, else it is a diffusion
-model. The section `user` is free for your own keys.
+What a config trains is known by its sections: `autoencoder`, `pixelcnn`, `gan` or `cascade`, else
+it is a diffusion model. The section `user` is free for your own keys.
 """
 
 
