@@ -117,7 +117,8 @@ def _names() -> set[str]:
 
 def _directive(member: Member) -> Iterator[str]:
     if member.kind != "data":
-        yield f".. auto{member.kind}:: {member.path}"
+        # Exceptions have no arguments of their own, where autodoc looks for some.
+        yield f".. auto{member.kind}:: {member.path}{'()' * (member.kind == 'exception')}"
         if member.kind == "class":
             yield "   :members:"
             yield "   :special-members: __call__"

@@ -45,7 +45,7 @@ nb_merge_streams = True
 
 add_module_names = False
 autodoc_member_order = "bysource"
-highlight_language = "python"
+highlight_language = "text"
 maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
