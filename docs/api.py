@@ -21,7 +21,7 @@ class Member(NamedTuple):
 
     Attributes:
       path: where a user imports it from.
-      kind: "function", "class" or "data".
+      kind: "function", "class", "exception" or "data".
       comment: of data, the comments above it or on its line.
       value: of data, its source.
     """
@@ -59,6 +59,8 @@ def _members(name: str, path: Path) -> list[Member]:
     for node in tree(name).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+            kind = "exception" if any(b.endswith(("Error", "Exception")) for b in bases) else kind
             members.append(Member(_shortest(name, node.name), kind))
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -3,8 +3,9 @@
 import inspect
 from collections.abc import Iterator
 
-import diffjax
 from api import Member, Module, documented, load, modules, resolve
+
+import diffjax
 
 LONGEST_VALUE = 300
 # page -> (title, what it has, modules with all that is in them), in the order of the contents.
@@ -116,7 +117,8 @@ def _names() -> set[str]:
 
 def _directive(member: Member) -> Iterator[str]:
     if member.kind != "data":
-        yield f".. auto{member.kind}:: {member.path}"
+        # Exceptions have no arguments of their own, where autodoc looks for some.
+        yield f".. auto{member.kind}:: {member.path}{'()' * (member.kind == 'exception')}"
         if member.kind == "class":
             yield "   :members:"
             yield "   :special-members: __call__"

@@ -33,16 +33,17 @@ def page() -> str:
 def _main() -> Iterator[str]:
     yield "# Commands\n"
     yield "## python -m diffjax.main\n"
-    yield "```\npython -m diffjax.main --config=FILE[:VARIANT] [--config.KEY=VALUE ...] [--mode=MODE] [FLAGS]\n```\n"
+    yield "```"
+    yield "python -m diffjax.main --config=FILE[:VARIANT] [--config.KEY=VALUE ...] [--mode=MODE]"
+    yield "```\n"
     yield "| `--mode=` | does | of |\n| --- | --- | --- |"
     for mode, meaning in MODES.items():
-        limited = [k.name for k in KINDS.values() if mode in MODES_OF.get(k.name, ([mode],))[0]]
-        kinds = "every kind of model" if len(limited) == len(KINDS) else ", ".join(limited)
+        of = [k.name for k in KINDS.values() if mode in MODES_OF.get(k.name, ([mode],))[0]]
+        kinds = "every kind of model" if len(of) == len(KINDS) else ", ".join(of)
         yield f"| `{mode}` | {_cell(meaning)} | {kinds} |"
-    yield ""
-    yield f"{_names(TO_OUT)} write to `--out` where it is given; {_names(ONE_PROCESS)} run in one process."
-    yield "The exit code is 0; 2 after one line that says what is wrong with the input; or 128 + the signal that ended"
-    yield "a training, which was saved.\n"
+    yield f"\n{_names(TO_OUT)} write to `--out` where it is given; {_names(ONE_PROCESS)} run in one"
+    yield "process. The exit code is 0; 2 after one line that says what is wrong with the input; or"
+    yield "128 + the signal that ended a training, which was saved.\n"
     yield "### Flags\n"
     yield "| flag | default | is |\n| --- | --- | --- |"
     yield "| `--config` | | Config file; `file.py:variant` for a variant. |"
@@ -172,11 +173,7 @@ def _sentences(text: str) -> str:
     """A description: its prose in paragraphs, its indented commands as code."""
     parts = []
     for part in re.split(r"\n\s*\n", text):
-        if (
-            part.startswith("    ")
-            or part.startswith("python -m")
-            and ":" not in part.split("--")[0]
-        ):
+        if part.startswith("    ") or re.match(r"python -m [\w.]+ [^:]*$", part):
             parts.append(f"```\n{textwrap.dedent(part)}\n```")
         else:
             parts.append(_cell(part))

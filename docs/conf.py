@@ -8,8 +8,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
-import diffjax  # noqa: E402
 import generate  # noqa: E402
+
+import diffjax  # noqa: E402
 
 generate.write()
 
@@ -29,9 +30,9 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
-# Pages are Markdown; those with `file_format: mystnb` at their top are executed, and kept in a cache
-# outside of the source, so that an unchanged page is not executed again. Notebooks show what they
-# were stored with.
+# Pages are Markdown; those with `file_format: mystnb` at their top are executed, and kept in a
+# cache outside of the source, so that an unchanged page is not executed again. Notebooks show what
+# they were stored with.
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
@@ -44,7 +45,7 @@ nb_merge_streams = True
 
 add_module_names = False
 autodoc_member_order = "bysource"
-highlight_language = "python"
+highlight_language = "text"
 maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"

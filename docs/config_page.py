@@ -9,13 +9,14 @@ from diffjax.experiment.rules import Key
 
 INTRODUCTION = """# Config keys
 
-A config file states what differs from the defaults; on the command line `--config.KEY=VALUE` overrides it.
-`--mode=config` prints every key of a config and marks those that differ, and `--help=KEY` prints what is below.
-Where a value is a name, it may have arguments, as in `"classifier_free(scale=2.0)"`; where a path is allowed,
-`"module:Name(argument=value)"` is your own code, in the config file's folder or on `sys.path`.
+A config file states what differs from the defaults; on the command line `--config.KEY=VALUE`
+overrides it. `--mode=config` prints every key of a config and marks those that differ, and
+`--help=KEY` prints what is below. Where a value is a name, it may have arguments, as in
+`"classifier_free(scale=2.0)"`; where a path is allowed, `"module:Name(argument=value)"` is your own
+code, in the config file's folder or on `sys.path`.
 
-What a config trains is known by its sections: `autoencoder`, `pixelcnn`, `gan` or `cascade`, else it is a diffusion
-model. The section `user` is free for your own keys.
+What a config trains is known by its sections: `autoencoder`, `pixelcnn`, `gan` or `cascade`, else
+it is a diffusion model. The section `user` is free for your own keys.
 """
 
 
@@ -35,7 +36,7 @@ def page() -> str:
         own = {key: entry for key, entry in kind.keys.items() if diffusion.get(key) != entry}
         shared = [key for key in kind.keys if key not in own]
         lines += [f"## {kind.name[0].upper()}{kind.name[1:]}", "", *_entries(own, anchor=name), ""]
-        links = (f"[`{key}`](#config.{key})" for key in shared)
+        links = (f"[`{key}`](#{_anchor('config', key)})" for key in shared)
         lines += ["As for a diffusion model: " + ", ".join(links) + ".", ""]
     return "\n".join(lines)
 
@@ -50,7 +51,7 @@ def _sections(keys: Mapping[str, Key]) -> dict[str, dict[str, Key]]:
 def _entries(keys: Mapping[str, Key], *, anchor: str) -> Iterator[str]:
     """A definition list: each key with its default, its meaning and what it may be."""
     for key, (rule, default, meaning) in keys.items():
-        yield f"`{key}`{{#{anchor}.{key}}} = `{default!r}`"
+        yield f"`{key}`{{#{_anchor(anchor, key)}}} = `{default!r}`"
         yield f": {_plain(meaning)}"
         yield ""
         yield f"  Expected: {_plain(rule.expected)}."
@@ -64,6 +65,10 @@ def _entries(keys: Mapping[str, Key], *, anchor: str) -> Iterator[str]:
         if key in explain.DOORS:
             yield f"  A path is to {_plain(explain.DOORS[key])}."
             yield ""
+
+
+def _anchor(of: str, key: str) -> str:
+    return f"{of}-{key}".replace(".", "-").replace("_", "-")
 
 
 def _plain(text: str) -> str:

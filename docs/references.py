@@ -79,10 +79,8 @@ def _missing(app: Sphinx, env: Any, node: Any, contnode: Any) -> nodes.Node | No
             app.builder.get_relative_uri(node["refdoc"], entry.docname) + f"#{entry.node_id}"
         )
         return reference
-    if node["reftype"] in ("class", "obj", "exc") and not target.startswith(("diffjax", "dj.")):
-        if _OF_OTHERS.match(target) or target in _KNOWN or node["reftype"] != "obj":
-            return contnode
-    return None
+    of_others = _OF_OTHERS.match(target) or target in _KNOWN or node["reftype"] in ("class", "exc")
+    return contnode if of_others and not target.startswith(("diffjax", "dj.")) else None
 
 
 def _source(app: Sphinx, docname: str, content: list[str]) -> None:

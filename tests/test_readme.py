@@ -29,6 +29,7 @@ PAGES = [
         if not {*BUILT} & {*page.relative_to(ROOT / "docs").parts}
     ),
 ]
+DIGITS = "experiments/digits.py"  # where a page leaves the config open
 KEYS = {
     key
     for kind in schema.KINDS.values()
@@ -104,8 +105,12 @@ def test_code_is_python(page, code):
 )
 def test_commands_parse(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    command = command.replace("FOLDER", "folder")
-    assert flags.parse(shlex.split(command)).mode in flags.MODES
+    arguments = shlex.split(command.replace("FOLDER", "folder").replace("=FILE", f"={DIGITS}"))
+    about = flags.help_wanted(arguments)
+    if about:
+        assert flags.explain(about)
+    elif about is None and arguments:
+        assert flags.parse(arguments).mode in flags.MODES
 
 
 def test_there_are_commands():
