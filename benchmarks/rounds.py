@@ -15,7 +15,7 @@ from benchmarks import cases
 from benchmarks.cases import Case, Side
 from benchmarks.variants import VARIANTS
 
-# What README recommends on a CPU.
+# What docs/how_to/cpu.md recommends.
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TRIAL_SECONDS = 0.5
 MEASURE_SECONDS = 1.5

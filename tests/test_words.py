@@ -24,7 +24,11 @@ PROSE_TOKENS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MI
 # Where a word is right: a key that version 0.1 wrote.
 RIGHT = {("diffjax/checkpoints/workdir.py", "'told'")}
 CODE = sorted(p for d in ("diffjax", "experiments", "examples") for p in (ROOT / d).rglob("*.py"))
-PROSE = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
+PROSE = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 
 
 def found(text, *, what):
