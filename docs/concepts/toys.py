@@ -162,11 +162,12 @@ def spirals(arms: int = 2, *, std: float = 0.05, length: int = 40) -> Mixture:
     return points(1.6 * s[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1), std=std)
 
 
-def digits(*, bandwidth: float = 0.35, count: int = 130) -> Mixture:
+def digits(*, bandwidth: float = 0.35, floor: float = 0.03, count: int = 130) -> Mixture:
     """A density of scikit-learn's digits: `count` images of each class, in [-1, 1], 8x8x1.
 
     Around each image is a Gaussian with the covariance of its class times bandwidth^2, and the
-    images are moved towards their class's mean, so that the whole has the class's covariance.
+    images are moved towards their class's mean, so that the whole has the class's covariance;
+    `floor` is the standard deviation of noise on all pixels.
     """
     source = data.load("digits")
     images = np.asarray(source.images, np.float64).reshape(len(source.images), -1) / 127.5 - 1
@@ -178,7 +179,7 @@ def digits(*, bandwidth: float = 0.35, count: int = 130) -> Mixture:
         spread, basis = np.linalg.eigh(np.cov(x.T))
         means.append((mean + np.sqrt(1 - bandwidth**2) * (x - mean)) @ basis)
         axes.append(basis)
-        variances.append(bandwidth**2 * np.maximum(spread, 0) + 0.03**2)
+        variances.append(bandwidth**2 * np.maximum(spread, 0) + floor**2)
     means, axes, variances = (
         jnp.asarray(np.stack(a), jnp.float32) for a in (means, axes, variances)
     )
@@ -206,6 +207,7 @@ def panels(
 def plain(ax: Axes, title: str = "", *, limit: float | None = None) -> Axes:
     """Axes without ticks; square, of [-limit, limit], where a limit is given."""
     ax.set(xticks=[], yticks=[], title=title)
+    ax.spines[:].set_visible(False)
     if limit is not None:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     return ax
