@@ -8,7 +8,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
+import generate  # noqa: E402
+
 import diffjax  # noqa: E402
+
+generate.write()
 
 project = "diffjax"
 author = "the authors of diffjax"
@@ -17,18 +21,18 @@ version = release = diffjax.__version__
 
 extensions = [
     "myst_nb",
+    "references",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints", "stable_diffusion.md"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
-# Pages are Markdown; those with `file_format: mystnb` at their top are executed, and kept in a cache
-# outside of the source, so that an unchanged page is not executed again. Notebooks show what they
-# were stored with.
+# Pages are Markdown; those with `file_format: mystnb` at their top are executed, and kept in a
+# cache outside of the source, so that an unchanged page is not executed again. Notebooks show what
+# they were stored with.
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
@@ -38,6 +42,13 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 
+
+add_module_names = False
+autodoc_member_order = "bysource"
+highlight_language = "text"
+maximum_signature_line_length = 72
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 nitpicky = True
 
 
