@@ -242,7 +242,7 @@ def table(*families: str) -> str:
     ]
     for name, entry in ENTRIES.items():
         if entry.family in families:
-            cells = (f"`{name}`", *entry[1:], options(name))
+            cells = (f"{{py:obj}}`{name} <diffjax.samplers.{name}>`", *entry[1:], options(name))
             lines.append(f"| {' | '.join(cells)} |")
     if len(lines) == 2:
         raise ValueError(f"no sampler is of {', '.join(families)}")
