@@ -42,14 +42,11 @@ ABOUT = {
     "ema": (dj.ema, "averages"),
     "posthoc_ema": (dj.posthoc_ema, "averages"),
 }
-# Parts of the machinery, which the API's pages have.
+# Parts of the machinery and of PixelCNN's likelihood, which the API's pages have.
 ELSEWHERE = {
-    "broadcast", "checked", "checked_mask", "interpolated_log_variance", "x0_from_eps",
-    "eps_from_x0", "scales_like", "check_times", "by_score", "scale_at", "together", "gain",
-    "number_of_outputs", "mixture_from_outputs", "discretised_logistic_log_prob",
-    "logistic_mixture_log_prob", "sample_logistic_mixture", "summarise", "map_x0", "run",
-    "require_key", "step_scales", "posterior_coefficients", "transition", "add_score",
-    "predict", "unit_time", "quarter_log_sigma",
+    "add_score", "discretised_logistic_log_prob", "eps_from_x0", "interpolated_log_variance",
+    "logistic_mixture_log_prob", "mixture_from_outputs", "number_of_outputs",
+    "sample_logistic_mixture", "scale_at", "together", "x0_from_eps",
 }  # fmt: skip
 
 
