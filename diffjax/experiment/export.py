@@ -6,16 +6,25 @@ from typing import Any
 
 from diffjax.checkpoints import exported, origin
 from diffjax.errors import UserError
-from diffjax.experiment import export_programs, model_folder, restore
+from diffjax.experiment import (
+    export_programs,
+    folder_sampling,
+    inversion,
+    model_folder,
+    restore,
+)
 from diffjax.experiment.export_programs import restored
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.load import about_of
+from diffjax.experiment.lora import Adapted
 from diffjax.experiment.model import kept, resolve_model
 from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
-from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.schema import is_autoencoder, is_diffusion
 from diffjax.experiment.spec import parse_spec
 from diffjax.files import expanded, new_folder
 from diffjax.models.lora import of_tree
+from diffjax.stable_diffusion import learned_tokens
 from diffjax.stable_diffusion.lora_writer import FILE, save_lora
 from diffjax.stable_diffusion.save import save, with_process
 
@@ -47,6 +56,8 @@ def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list
             f"--format={form} is for diffusion models, and this config is of an autoencoder: "
             "export a latent model of this first stage, with which the decoder is written"
         )
+    if is_diffusion(config):
+        folder_sampling.refuse(config, "--mode=export")
     return FORMATS[form](config, workdir, out)
 
 
@@ -99,6 +110,11 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
             f"--format=diffusers is for models of config.model.folder, and config.model.name = "
             f"{config.model.name!r}: {_unfit(config)}: use --format=stablehlo or onnx"
         )
+    if inversion.wanted(config) is not None:
+        raise UserError(
+            "--format=diffusers writes networks, and this run has trained a token alone, "
+            "config.model.inversion: use --format=token"
+        )
     model, _, params = restored(config, workdir)
     assert model.folder is not None
     return save(with_process(model.folder, model.diffusion), out, params=params)
@@ -112,11 +128,27 @@ def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
         )
     model = resolve_model(config, about_of(workdir, config))
     found = restore.read(model, workdir)
-    assert model.folder is not None and model.adapted is not None
+    assert model.folder is not None and isinstance(model.adapted, Adapted)
     adapters = of_tree(found.fields["ema_params"], alpha=model.adapted.lora.alpha)
     with new_folder(out) as aside:
         save_lora(aside / FILE, adapters, folder=model.folder)
     return [out / FILE]
+
+
+def _token(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config) or config.model.inversion == "none":
+        raise UserError(
+            "--format=token is for runs with config.model.inversion, whose token it writes: use "
+            "another --format"
+        )
+    model = resolve_model(config, about_of(workdir, config))
+    found = restore.read(model, workdir)
+    assert isinstance(model.adapted, Inverted)
+    with new_folder(out) as aside:
+        learned_tokens.save(
+            aside / learned_tokens.FILE, model.adapted.learned(found.fields["ema_params"])
+        )
+    return [out / learned_tokens.FILE]
 
 
 def _unfit(config: Any) -> str:
@@ -137,6 +169,6 @@ def _unfit(config: Any) -> str:
 
 
 FORMATS = {
-    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora,
+    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora, "token": _token,
     "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
 }  # fmt: skip

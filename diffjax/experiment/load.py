@@ -10,6 +10,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation, keys, rules, schema, strategies
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.model import Model, check_sampling, of_folder, resolve_model
 from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
@@ -109,6 +110,10 @@ def load(
         from diffjax.experiment import stable_diffusion
 
         height, width, channels = model.about.shape
+        if isinstance(model.adapted, Inverted):  # from here on a token as any other
+            of = model.adapted.extended(of, stored.fields["ema_params"])
+            params = strategies.to_compute(of.unet_params(), config)
+            config.model.inversion = "none"
         return stable_diffusion.pipeline(
             lambda of, size: of_folder(config, model.about._replace(shape=(*size, channels)), of),
             of._replace(params=params), step=stored.step, size=(height, width),
