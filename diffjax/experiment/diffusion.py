@@ -16,7 +16,6 @@ from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
 from diffjax.denoisers import Denoiser
-from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
     folder_sampling,
@@ -365,11 +364,6 @@ def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
     config, about, diffusion = model.config, model.about, model.diffusion
     if trains:
         folder_sampling.refuse(config, "training")
-    if trains and getattr(model.space, "inpaints", False):
-        raise UserError(
-            f"config.model.folder = {config.model.folder!r} has an inpainting network, which "
-            "training gives no masks: fine-tune the folder of the network without"
-        )
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     latent = isinstance(model.space, LatentSpace)

@@ -24,7 +24,7 @@ from diffjax.experiment.schema import is_autoencoder, is_diffusion
 from diffjax.experiment.spec import parse_spec
 from diffjax.files import expanded, new_folder
 from diffjax.models.lora import of_tree
-from diffjax.stable_diffusion import learned_tokens
+from diffjax.stable_diffusion import learned_tokens, save_file
 from diffjax.stable_diffusion.lora_writer import FILE, save_lora
 from diffjax.stable_diffusion.save import save, with_process
 
@@ -120,6 +120,20 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
     return save(with_process(model.folder, model.diffusion), out, params=params)
 
 
+def _original(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config) or inversion.wanted(config) is not None:
+        raise UserError(
+            "--format=original is for networks of config.model.folder: use another --format"
+        )
+    model, _, params = restored(config, workdir)
+    assert model.folder is not None
+    with new_folder(out) as aside:
+        save_file.save_file(
+            with_process(model.folder, model.diffusion), aside / save_file.FILE, params=params
+        )
+    return [out / save_file.FILE]
+
+
 def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
     if not model_folder.is_named(config) or config.model.lora == "none":
         raise UserError(
@@ -169,6 +183,6 @@ def _unfit(config: Any) -> str:
 
 
 FORMATS = {
-    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora, "token": _token,
-    "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
+    "diffjax": _diffjax, "diffusers": _diffusers, "original": _original, "lora": _lora,
+    "token": _token, "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
 }  # fmt: skip

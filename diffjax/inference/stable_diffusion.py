@@ -25,6 +25,7 @@ from diffjax.parametrisations import Estimates
 from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder
 from diffjax.stable_diffusion.save import save, with_process
+from diffjax.stable_diffusion.save_file import save_file
 from diffjax.stable_diffusion.weights_writer import SHARD_BYTES
 from diffjax.types import Array
 
@@ -79,7 +80,7 @@ class StableDiffusion(Pipeline):
     ) -> list[Path]:
         """Writes a folder that diffusers loads; see `stable_diffusion.save.save`.
 
-        ControlNets are not written.
+        ControlNets and image adapters are not written.
 
         Args:
           out: a new or empty folder.
@@ -94,6 +95,20 @@ class StableDiffusion(Pipeline):
         """
         folder = with_process(self._folder, self.diffusion)
         return save(folder, out, dtype=dtype, shard_bytes=shard_bytes)
+
+    def save_file(self, path: str | Path, *, dtype: str | None = None) -> Path:
+        """Writes one file of the original layout; see `stable_diffusion.save_file.save_file`.
+
+        ControlNets, image adapters and learned tokens are not written.
+
+        Args:
+          path: of the file, with the suffix .safetensors.
+          dtype: of the weights, "float32", "bfloat16" or "float16"; None for that of now.
+
+        Raises:
+          UserError: as `stable_diffusion.save_file.save_file`.
+        """
+        return save_file(with_process(self._folder, self.diffusion), path, dtype=dtype)
 
     def at_size(self, height: int | None = None, width: int | None = None) -> StableDiffusion:
         """The pipeline of images of another height and width; those of now for None.
