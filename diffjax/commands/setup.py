@@ -123,12 +123,13 @@ def results_folder(request: Request) -> Path:
 def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:
     """(step, averaged parameters on the sampling devices) of config.sample.checkpoint.
 
-    Without a run, a folder's model has the folder's parameters, of step 0.
+    Without a run, a folder's model has the folder's parameters, of step 0, unless it is one of a
+    new token.
 
     Raises:
       UserError: a workdir without a run, of another config, or without the checkpoint.
     """
-    if model.folder is not None and not has_run(workdir):
+    if model.folder is not None and not model.is_inverted and not has_run(workdir):
         places = strategies.shardings(model.folder.unet.shapes(), model.config)
         params = model.folder.unet_params(shardings=places)
         return 0, _for_sampling(model, params)

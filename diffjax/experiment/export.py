@@ -9,7 +9,6 @@ from diffjax.errors import UserError
 from diffjax.experiment import (
     export_programs,
     folder_sampling,
-    inversion,
     model_folder,
     restore,
 )
@@ -110,18 +109,13 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
             f"--format=diffusers is for models of config.model.folder, and config.model.name = "
             f"{config.model.name!r}: {_unfit(config)}: use --format=stablehlo or onnx"
         )
-    if inversion.wanted(config) is not None:
-        raise UserError(
-            "--format=diffusers writes networks, and this run has trained a token alone, "
-            "config.model.inversion: use --format=token"
-        )
     model, _, params = restored(config, workdir)
     assert model.folder is not None
     return save(with_process(model.folder, model.diffusion), out, params=params)
 
 
 def _original(config: Any, workdir: Path, out: Path) -> list[Path]:
-    if not model_folder.is_named(config) or inversion.wanted(config) is not None:
+    if not model_folder.is_named(config):
         raise UserError(
             "--format=original is for networks of config.model.folder: use another --format"
         )

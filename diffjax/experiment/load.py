@@ -105,15 +105,17 @@ def load(
     if stored is None:
         raise UserError(f"{folder} has no checkpoint: train that model first")
     workdir.check_identity(_trained_on(folder, stored), model.identity, what=str(folder))
-    params = strategies.to_compute(fitted(model, stored), config)
-    if (of := model.folder) is not None:
+    if (of := model.folder) is not None and isinstance(model.adapted, Inverted):
+        # From here on a token as any other.
+        of = model.adapted.extended(of, stored.fields["ema_params"])
+        params = strategies.to_compute(of.unet_params(), config)
+        config.model.inversion = "none"
+    else:
+        params = strategies.to_compute(fitted(model, stored), config)
+    if of is not None:
         from diffjax.experiment import stable_diffusion
 
         height, width, channels = model.about.shape
-        if isinstance(model.adapted, Inverted):  # from here on a token as any other
-            of = model.adapted.extended(of, stored.fields["ema_params"])
-            params = strategies.to_compute(of.unet_params(), config)
-            config.model.inversion = "none"
         return stable_diffusion.pipeline(
             lambda of, size: of_folder(config, model.about._replace(shape=(*size, channels)), of),
             of._replace(params=params), step=stored.step, size=(height, width),

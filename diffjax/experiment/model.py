@@ -112,6 +112,11 @@ class Model(NamedTuple):
             cond=self.example_condition(),
         )
 
+    @property
+    def is_inverted(self) -> bool:
+        """Whether a token is trained; see `inversion`."""
+        return isinstance(self.adapted, Inverted)
+
     def of_stored(self, params: Any) -> Any:
         """The network's parameters from stored ones, with which adapters are merged."""
         if self.adapted is None:
@@ -120,7 +125,7 @@ class Model(NamedTuple):
 
     def for_sampling(self, params: Any) -> Any:
         """The parameters that sampling takes from the network's: see `folder_sampling`."""
-        if self.folder is None or isinstance(self.adapted, Inverted):
+        if self.folder is None or self.is_inverted:
             return params
         return folder_sampling.with_weights(self.config, self.folder, params)
 

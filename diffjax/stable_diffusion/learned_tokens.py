@@ -112,7 +112,7 @@ def opened(files: Files, folder: Folder) -> tuple[Learned, ...]:
 
 
 def _read(path: Path, widths: tuple[int, ...]) -> Learned:
-    tensors = torch_tensors.of_file(path / FILE if path.is_dir() else path)
+    tensors = torch_tensors.of_file(path)
     names = list(tensors.files)
     token = tensors.metadata().get(_TOKEN, path.stem)
     if set(names) == set(_OF_XL):
