@@ -75,7 +75,7 @@ def adapters(folders, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("family", ("sd15", "sdxl"))
+@pytest.mark.parametrize("family", ("sd15", pytest.param("sdxl", marks=pytest.mark.slow)))
 def test_the_output_is_diffusers(tiny, folders, adapters, encoder, family):
     import torch
 
@@ -134,6 +134,7 @@ def test_the_embedding_is_transformers(adapters, folders, encoder):
     np.testing.assert_allclose(adapter.embeddings(images), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_by_config(folders, adapters, encoder, tmp_path):
     folder, _ = folders("sd15")
     draw = np.random.default_rng(0)

@@ -206,6 +206,7 @@ def test_a_set_with_several_prompts():
     assert sorted(seen) == [(i, text) for i in (0, 1) for text in "abc"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_a_plan(folders, toys):
     folder, pipeline = folders("sd15")
