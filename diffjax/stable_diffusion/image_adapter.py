@@ -27,6 +27,7 @@ from diffjax.images import to_model_range
 from diffjax.models.embedding_network import EmbeddingNetwork
 from diffjax.models.stable_diffusion import StableDiffusionUNet
 from diffjax.stable_diffusion import torch_tensors
+from diffjax.stable_diffusion.unet import example
 from diffjax.types import Array
 
 _PROJECTION = {
@@ -141,8 +142,6 @@ def _shape(tensors: Tensors, name: str, path: Path) -> tuple[int, ...]:
 
 def _own_shapes(module: StableDiffusionUNet) -> dict[tuple[str, ...], Any]:
     """What the adapter adds to the parameters, besides its scale."""
-    from diffjax.stable_diffusion.unet import example
-
     shapes: Any = jax.eval_shape(
         module.init, jax.random.key(0), *example(module, module.out_channels or 4)
     )["params"]

@@ -119,6 +119,23 @@ def test_the_output_is_diffusers(tiny, folders, adapters, encoder, family):
     assert np.abs(found - without).max() > 1e-2
 
 
+def test_a_file_of_torch_is_the_same(adapters, folders, encoder, tmp_path):
+    import torch
+
+    path, tensors = adapters("sd15")
+    state = {"image_proj": {}, "ip_adapter": {}}
+    for name, array in tensors.items():
+        part, _, rest = name.partition(".")
+        state[part][rest] = torch.tensor(array)
+    torch.save(state, tmp_path / "ip-adapter.bin")
+    module = unet.read(folders("sd15")[0] / "unet").module
+    found, expected = (
+        image_adapter.load(file, encoder[0], module).params
+        for file in (tmp_path / "ip-adapter.bin", path)
+    )
+    jax.tree.map(np.testing.assert_array_equal, dict(found), dict(expected))
+
+
 def test_the_embedding_is_transformers(adapters, folders, encoder):
     import torch
 
