@@ -146,11 +146,10 @@ class SampleConditions:
         """
         if level is not None:
             _check_level(level, self.model)
-        other, (labels, prompts, _, map_images, low, embeddings, *images) = copy.copy(self), choice
-        control, image_prompts = images
-        other._control = control or self._control
-        if image_prompts is not None:
-            other._image_prompts = image_prompts
+        other, (labels, prompts, _, map_images, low, embeddings) = copy.copy(self), choice[:6]
+        other._control = choice.control or self._control
+        if choice.image_prompts is not None:
+            other._image_prompts = choice.image_prompts
         other._seed = self._seed if seed is None else seed
         other._space = self._space if space is None else space
         other._level = self._level if level is None else level

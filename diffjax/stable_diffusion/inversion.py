@@ -28,19 +28,19 @@ WORD = "word"  # the table of embeddings
 class InvertedNetwork(NamedTuple):
     """A U-Net after its text encoders, as a network (`models.network`) of token ids.
 
-    Its parameters are {"unet": ..., "texts": (...), "vectors": (...)}, with vectors (count, D) for
-    each encoder. `cond.text` has int32 tokens (B, L), those of all encoders one after another, and
+    Its parameters are {"unet": ..., "texts": (...), "vectors": (...)}, with vectors (n, D) for each
+    encoder. `cond.text` has int32 tokens (B, L), those of all encoders one after another, and
     a mask that is False where the text is zeros instead.
 
     Attributes:
       unet: the network.
       encoders: see `text.Encoder`.
-      count: number of vectors, whose ids are those after the vocabulary's.
+      vectors: their number; their ids are those after the vocabulary's.
     """
 
     unet: LinenNetwork
     encoders: tuple[Encoder, ...]
-    count: int
+    vectors: int
 
     def init(self, key: Array, x: Array, t: Array, cond: Condition) -> Any:
         """Random parameters of the U-Net, and zeros."""
@@ -49,7 +49,7 @@ class InvertedNetwork(NamedTuple):
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         texts = tuple(zeros(encoder.shapes()) for encoder in self.encoders)
-        vectors = tuple(jnp.zeros((self.count, one.module.width)) for one in self.encoders)
+        vectors = tuple(jnp.zeros((self.vectors, one.module.width)) for one in self.encoders)
         params = {"texts": texts, "vectors": vectors}
         return {"unet": self.unet.init(key, x, t, self._encoded(params, cond)), **params}
 

@@ -103,7 +103,7 @@ def opened(files: Files, folder: Folder) -> tuple[Learned, ...]:
     Raises:
       UserError: a file that is missing, that can't be read, of another layout or for another model.
     """
-    several = files if isinstance(files, list | tuple) else [files]
+    several: Sequence[Any] = files if isinstance(files, list | tuple) else [files]
     for one in several:
         if not isinstance(one, str | Path):
             raise UserError(f"tokens is {arguments.shown(one)}: expected FILE, or a list of files")

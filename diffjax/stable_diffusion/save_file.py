@@ -60,15 +60,15 @@ def save_file(
 def _family(folder: Folder) -> Family:
     module = folder.unet.module
     family = families.FAMILIES.get((module.channels[0], module.text_width))
+    scaling = folder.stage_params.scaling
     known = family is not None and (
         tuple(family.unet.get("block_out_channels", (320, 640, 1280, 1280))) == module.channels
         and family.unet.get("layers_per_block", 2) == module.blocks
         and _last(family.unet.get("transformer_layers_per_block", 1)) == module.middle_depth
         and [one.config["num_hidden_layers"] for one in family.texts]
         == [part.encoder.module.layers for part in folder.texts]
+        and np.allclose(scaling.factor, family.vae["scaling_factor"])
     )
-    scaling = folder.stage_params.scaling
-    known = known and np.allclose(scaling.factor, family.vae["scaling_factor"])
     if family is None or not known or np.any(scaling.shift):
         raise UserError(
             f"{folder.path} is of no family that files of the original layout are read of, "
@@ -90,7 +90,7 @@ def _marks(folder: Folder, family: Family) -> Iterator[Stored]:
         config.get("num_train_timesteps", 1000), beta_start=config["beta_start"],
         beta_end=config["beta_end"],
     )  # fmt: skip
-    scales: Any = prediction.schedule.signal_scale
+    scales: Any = getattr(prediction.schedule, "signal_scale", None)  # a continuous one has none
     rescaled = schedules.zero_terminal_snr(plain).signal_scale
     kinds = {"eps": "epsilon", "v": "v_prediction"}
     predicts = kinds.get(prediction.parametrisation.name)

@@ -84,9 +84,10 @@ class PromptTokenizer:
                 f"<{token.strip('<>')}-1>"
             )
         tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        (placeholder,) = tokenizer.encode(token, add_special_tokens=False).ids
         made = copy.copy(self)
         made._tokenizer, made._warned = tokenizer, set()
-        made._learned = {**self._learned, tokenizer.token_to_id(token): tuple(ids)}
+        made._learned = {**self._learned, placeholder: tuple(ids)}
         return made
 
     @property
