@@ -74,7 +74,8 @@ class StateDict:
     """The tensors of a file, read one at a time.
 
     The file is a state_dict, or a training checkpoint with one under "state_dict", whose other
-    entries are not read.
+    entries are not read; or it has several by name, such as those of an IP-Adapter, whose tensors
+    are "name.tensor" then.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -89,6 +90,12 @@ class StateDict:
             value, self._fetch = _content(file)
             if isinstance(value, dict) and isinstance(value.get(STATE_DICT), dict):
                 value = value[STATE_DICT]
+            if isinstance(value, dict) and value and all(map(_is_of_names, value.values())):
+                value = {
+                    f"{part}.{name}": tensor
+                    for part, tensors in value.items()
+                    for name, tensor in tensors.items()
+                }
             self._tensors = _tensors(value)
             self._close = stack.pop_all()
 
@@ -262,6 +269,10 @@ def _tensors(value: Any) -> dict[str, Tensor]:
                 f"its entry {name[:80]!r} is a {kind}, so that it is not a dictionary of tensors"
             )
     return value
+
+
+def _is_of_names(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(name, str) for name in value)
 
 
 def _shown(value: Skipped) -> str:

@@ -330,6 +330,16 @@ def test_missing_files_and_folders(tmp_path):
     assert "cannot open" in refusal(tmp_path)
 
 
+def test_several_state_dicts(torch, tmp_path):
+    path = tmp_path / "adapter.bin"
+    torch.save({"proj": {"a.weight": torch.ones(2)}, "attn": {"1.k": torch.zeros(1, 3)}}, path)
+    stored = StateDict(path)
+    assert {name: stored.shape(name) for name in stored} == {
+        "proj.a.weight": (2,), "attn.1.k": (1, 3),
+    }  # fmt: skip
+    np.testing.assert_array_equal(stored.read("proj.a.weight"), [1, 1])
+
+
 def test_torch_is_not_imported():
     import subprocess
 

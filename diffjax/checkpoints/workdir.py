@@ -24,6 +24,7 @@ MAY_CHANGE: tuple[str, ...] = (
     "data.dir",
     "data.memory_limit_mb",
     "model.folder",
+    "model.tokenizer",
     "model.kernels",
     "model.remat",
     "model.unroll",

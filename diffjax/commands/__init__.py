@@ -20,7 +20,9 @@ MODES = {
 FORMATS = {
     "diffjax": "model.safetensors and config.json, for diffjax.load (the default)",
     "diffusers": "a folder that diffusers loads: of config.model.folder, or an AutoencoderKL",
+    "original": "one file of Stable Diffusion's original layout, of a model of config.model.folder",
     "lora": "a LoRA file that diffusers loads, of a run with config.model.lora",
+    "token": "a learned token that diffusers loads, of a run with config.model.inversion",
     "stablehlo": "the denoiser as a program for jax.export.deserialize, on CPU, GPU and TPU",
     "onnx": "the denoiser as a program for onnxruntime",
 }

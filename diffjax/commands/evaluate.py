@@ -12,7 +12,13 @@ import numpy as np
 
 from diffjax import figures
 from diffjax.commands import Request
-from diffjax.commands.setup import resolve, results_folder, say_if_other_data, say_kernels
+from diffjax.commands.setup import (
+    parameters_of,
+    resolve,
+    results_folder,
+    say_if_other_data,
+    say_kernels,
+)
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.experiment.evaluation import features
@@ -59,7 +65,7 @@ def _distances(setup: Any, request: Request) -> int:
     scales = setup.config.evaluate.get("scales", ())  # of diffusion models alone
     at_scales = [(scale, setup.at_guidance_scale(scale)) for scale in scales]
     network = features(setup.config, setup.about.class_names)  # before minutes of sampling
-    step, params = restore_params(setup, request.workdir)
+    step, params = _restored(setup, request.workdir)
     folder = results_folder(request)
     if not scales:
         return _one_report(_report(setup, params, step, network), folder)
@@ -68,6 +74,13 @@ def _distances(setup: Any, request: Request) -> int:
         [(scale, partial(_report, one, params, step, network)) for scale, one in at_scales],
         folder,
     )
+
+
+def _restored(setup: Any, workdir: Path) -> tuple[int, Any]:
+    """The step and the parameters of a run; without one those of a folder's model."""
+    if getattr(setup, "folder", None) is None:
+        return restore_params(setup, workdir)
+    return parameters_of(setup.model, workdir)
 
 
 def _cascade(request: Request) -> int:
@@ -144,6 +157,11 @@ def _swept(
 def _likelihood(setup: Any, request: Request) -> int:
     from diffjax.experiment.likelihood import drawn_schedules, likelihood, restore_learned
 
+    if setup.folder is not None:
+        raise UserError(
+            f"config.evaluate.likelihood = {request.config.evaluate.likelihood!r} is not supported "
+            "for a model of texts: set it to 'none', for distances of samples"
+        )
     step, params, learned = restore_learned(setup, request.workdir)
     folder = results_folder(request)
     measured = likelihood(setup, learned)

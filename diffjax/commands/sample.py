@@ -21,7 +21,7 @@ def run(request: Request) -> int:
         step, params = restore_params(drawn, request.workdir)
         sample_files.generated(drawn, params, results_folder(request), step=step)
         return 0
-    model = model_of(request.config, request.workdir)
+    model = model_of(request.config, request.workdir, prompt="sample.prompt")
     drawing = pictures.of_model(model)
     check_sampling(model, drawing.generator)  # before parameters are restored
     step, params = parameters_of(model, request.workdir)

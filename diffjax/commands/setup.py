@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ from diffjax import data
 from diffjax.commands import Request
 from diffjax.distributed import processes
 from diffjax.errors import UserError
-from diffjax.experiment import kinds, model_folder, process, restore, sampling, strategies
+from diffjax.experiment import (
+    folder_sampling,
+    kinds,
+    model_folder,
+    process,
+    restore,
+    sampling,
+    strategies,
+)
 from diffjax.experiment.dataset import load_held_out, load_train
 from diffjax.experiment.kinds import resolve
 from diffjax.experiment.load import about_of, fitted
@@ -36,10 +45,15 @@ def say_if_other_data(setup: Any, workdir: Path) -> None:
         )  # fmt: skip
 
 
-def model_of(config: Any, workdir: Path) -> Model:
+def model_of(config: Any, workdir: Path, *, prompt: str = "") -> Model:
     """The diffusion model of a run, with the data description that the run stored.
 
     The data set is loaded only if the config leaves prompts or maps open, or if there is no run.
+
+    Args:
+      config: complete and checked.
+      workdir: the run directory.
+      prompt: the key of the prompts that will be encoded; "" for none, as where none are.
 
     Raises:
       UserError: any invalid or inconsistent value.
@@ -48,15 +62,17 @@ def model_of(config: Any, workdir: Path) -> Model:
     def examples() -> Examples:
         return held_out_examples(config, load_held_out(config) or load_train(config))
 
-    of_folder = model_folder.is_named(config)
-    if not has_run(workdir) and not of_folder:
+    is_folder = model_folder.is_named(config)
+    if not has_run(workdir) and not is_folder:
         return resolve(
             config, trains=False
         ).model  # report config errors before the missing checkpoint
     sampling.sampling(config, process.diffusion(config).schedule)  # check names before files
     about = about_of(workdir, config) if has_run(workdir) else model_folder.about(config)
     has_data = config.data.name != model_folder.NO_DATA
-    model = with_weak(resolve_model(config, about, examples=examples if has_data else None))
+    own = examples if has_data else None
+    texts = partial(folder_sampling.texts, config, own, key=prompt)
+    model = with_weak(resolve_model(config, about, examples=own, texts=texts))
     say_kernels(model)
     return model
 
@@ -107,14 +123,19 @@ def results_folder(request: Request) -> Path:
 def parameters_of(model: Model, workdir: Path) -> tuple[int, Any]:
     """(step, averaged parameters on the sampling devices) of config.sample.checkpoint.
 
-    Without a run, a folder's model has the folder's parameters, of step 0.
+    Without a run, a folder's model has the folder's parameters, of step 0, unless it is one of a
+    new token.
 
     Raises:
       UserError: a workdir without a run, of another config, or without the checkpoint.
     """
-    if model.folder is not None and not has_run(workdir):
+    if model.folder is not None and not model.is_inverted and not has_run(workdir):
         places = strategies.shardings(model.folder.unet.shapes(), model.config)
         params = model.folder.unet_params(shardings=places)
-        return 0, strategies.to_compute(params, model.config)
+        return 0, _for_sampling(model, params)
     stored = restore.read(model, workdir)
-    return stored.step, strategies.to_compute(fitted(model, stored), model.config)
+    return stored.step, _for_sampling(model, fitted(model, stored))
+
+
+def _for_sampling(model: Model, params: Any) -> Any:
+    return model.for_sampling(strategies.to_compute(params, model.config))

@@ -68,6 +68,8 @@ class Conditions(NamedTuple):
       embedding: of the image itself; None for none.
       unchanged: the augmentation's parameters of an unchanged image; zeros for ().
       controls: number of ControlNets, each of which is given an image.
+      image_prompt: images, uint8 (n, H, W, C) of any size, that samples are prompted with, to
+        their embeddings, float32 (n, D); None for a network that is given none.
     """
 
     num_classes: int = 0
@@ -78,6 +80,7 @@ class Conditions(NamedTuple):
     embedding: ImageEmbedding | None = None
     unchanged: tuple[float, ...] = ()
     controls: int = 0
+    image_prompt: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def any(self) -> bool:

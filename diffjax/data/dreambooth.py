@@ -28,29 +28,36 @@ class _Set:
 
 
 class _Prompted(_Set):
-    def __init__(self, source: ImageSource, prompt: str) -> None:
-        super().__init__(source, (prompt,))
+    def __init__(self, source: ImageSource, prompts: tuple[str, ...]) -> None:
+        super().__init__(source, prompts)
         self._source = source
+        if self.file_sizes is not None and len(prompts) > 1:
+            self.file_sizes = self._file_sizes
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source) * len(self.captions)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, Any]:
-        return self._source[i] | {"caption": np.int32(0)}
+        row, which = divmod(range(len(self))[i], len(self.captions))
+        return self._source[row] | {"caption": np.int32(which)}
+
+    def _file_sizes(self) -> np.ndarray:
+        each = self._source.file_sizes()  # type: ignore[attr-defined]
+        return np.repeat(each, len(self.captions), axis=0)
 
 
-def prompted(source: ImageSource, prompt: str) -> ImageSource:
-    """A set of which every image has the same caption.
+def prompted(source: ImageSource, *prompts: str) -> ImageSource:
+    """A set of which every image has the same caption, or is there with each of several.
 
     Raises:
       UserError: it has captions.
     """
     if source.captions:
         raise UserError(
-            f"{source.name} has captions, and a prompt for all images was given, {prompt!r}: leave "
-            "it empty, or remove the captions"
+            f"{source.name} has captions, and a prompt for all images was given, {prompts[0]!r}: "
+            "leave it empty, or remove the captions"
         )
-    return _Prompted(source, prompt)
+    return _Prompted(source, prompts)
 
 
 class _Alternating(_Set):

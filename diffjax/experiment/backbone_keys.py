@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from diffjax.experiment.rules import (
     EXPONENTS,
     LEVEL,
+    LONG_PROMPTS,
     NOT_NEGATIVE,
+    PREDICTION,
+    PROMPT_WEIGHTS,
     SHARE,
     SIZES,
     SPEC,
@@ -105,13 +108,41 @@ NETWORK_FIELDS: Mapping[str, Mapping[str, Key]] = {
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
     },
     "stable_diffusion": {
-        "model.folder": Key(TEXT, "", "folder of Stable Diffusion that diffusers wrote"),
+        "model.folder": Key(
+            TEXT, "", "Stable Diffusion: a folder of diffusers, or a file of the original layout"
+        ),
+        "model.tokenizer": Key(TEXT, "", "of a file: folder with CLIP's vocab.json, merges.txt"),
+        "model.prediction": Key(
+            PREDICTION, "", "of a file: what it predicts; empty: that of its family"
+        ),
         "model.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
         "model.lora": Key(
             SPEC, "none", "adapters that are trained in the place of all parameters: none, lora"
         ),
+        "model.inversion": Key(
+            SPEC, "none", "new token that is trained alone: inversion(token='<toy>', word='toy')"
+        ),
         "model.attention": Key(SPEC, "softmax", "softmax, softmax(implementation='cudnn')"),
         "model.dtype": Key(SPEC, "bfloat16", "compute type: float32 or bfloat16"),
         "model.remat": Key(SPEC, "none", "rematerialisation: none, dots, layers, full"),
+        "sample.lora": Key(
+            TEXT, "", "LoRA files that are merged for sampling: FILE or FILE@scale, separated by |"
+        ),
+        "sample.tokens": Key(TEXT, "", "files of learned tokens, separated by |"),
+        "sample.control": Key(
+            TEXT, "", "folders of ControlNets: FOLDER or FOLDER@scale, separated by |"
+        ),
+        "sample.control_images": Key(
+            TEXT, "", "for each ControlNet an image file, or a folder of them, separated by |"
+        ),
+        "sample.image_adapter": Key(TEXT, "", "file of an IP-Adapter: FILE or FILE@scale"),
+        "sample.image_encoder": Key(TEXT, "", "folder of its image encoder, a CLIP"),
+        "sample.image_prompts": Key(TEXT, "", "image file that it is given, or a folder of them"),
+        "sample.long_prompts": Key(
+            LONG_PROMPTS, "cut", "prompts of over 77 tokens: cut, refuse, or chunks of 75"
+        ),
+        "sample.prompt_weights": Key(
+            PROMPT_WEIGHTS, "none", "of '(word:1.2)': none, scale, or scale_keep_mean"
+        ),
     },
 }

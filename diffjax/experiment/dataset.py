@@ -8,6 +8,7 @@ import numpy as np
 from diffjax import data
 from diffjax.data import dreambooth
 from diffjax.errors import UserError
+from diffjax.experiment import inversion, prompts
 from diffjax.experiment.spec import from_spec, is_path, parameters_of
 
 EVAL_IMAGES = 512
@@ -37,20 +38,21 @@ def load_train(config: Any) -> data.ImageSource:
     """
     if config.data.name == "none":
         raise UserError(
-            "config.data.name = 'none': there is nothing to train on: set it to folder:<path>, a "
-            "folder of images with captions"
+            "config.data.name = 'none': there is nothing to train on or to compare with: set it to "
+            "folder:<path>, a folder of images with captions"
         )
     source = _own(config) if is_own(config) else load_split(config, "train")
     return _with_prior(config, _with_prompt(config, source))
 
 
 def _with_prompt(config: Any, source: data.ImageSource) -> data.ImageSource:
-    """The set with the caption config.data.prompt, if that is set."""
+    """The set with the captions config.data.prompt, if that is set, or with a new token's."""
     prompt = config.data.get("prompt", "")  # of diffusion models alone
     if not prompt:
-        return source
+        texts = () if source.captions or "model" not in config else inversion.prompts_of(config)
+        return dreambooth.prompted(source, *texts) if texts else source
     try:
-        return dreambooth.prompted(source, prompt)
+        return dreambooth.prompted(source, *prompts.read(prompt, key="data.prompt"))
     except UserError as error:
         raise UserError(f"config.data.prompt = {prompt!r}: {error}") from None
 

@@ -16,10 +16,11 @@ from diffjax.checkpoints import parameters, workdir
 from diffjax.conditioning.conditions import Conditions, add_text
 from diffjax.data.info import DataInfo
 from diffjax.denoisers import Denoiser
-from diffjax.errors import UserError
 from diffjax.experiment import (
     augmentation,
+    folder_sampling,
     image_embedding,
+    inversion,
     model_folder,
     optimisation,
     pairs,
@@ -36,6 +37,7 @@ from diffjax.experiment import objective as objectives
 from diffjax.experiment.conditioning import conditions as conditions_of
 from diffjax.experiment.dataset import held_out_batches, load_held_out, load_train
 from diffjax.experiment.init_from import Start
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.lora import Adapted
 from diffjax.experiment.model import (
     Model,
@@ -86,7 +88,7 @@ class _Fields(NamedTuple):
     teacher: OtherModel | None
     generator: Generator
     folder: Folder | None = None
-    adapted: Adapted | None = None
+    adapted: Adapted | Inverted | None = None
 
 
 class Experiment(_Fields, ConfiguredTask):
@@ -335,12 +337,16 @@ def resolve(config: Any, *, trains: bool = True) -> Experiment:
     augmentation.check(config)
     image_embedding.key_of(config)
     source, about = image_embedding.fitted(config, load_train(config))
+    inversion.check_captions(config, source.captions)
     conditions = None
     if not model_folder.is_named(config):
         conditions = conditions_of(config, about)
         about, conditions = image_embedding.with_text(config, source, about, conditions)
     examples = partial(_examples, config, source)
-    model = with_weak(resolve_model(config, about, examples=examples, conditions=conditions))
+    texts = None if trains else partial(folder_sampling.texts, config, examples)
+    model = with_weak(
+        resolve_model(config, about, examples=examples, conditions=conditions, texts=texts)
+    )
     return of_model(model, source, trains=trains)
 
 
@@ -356,11 +362,8 @@ def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
       UserError: any invalid or inconsistent value.
     """
     config, about, diffusion = model.config, model.about, model.diffusion
-    if trains and getattr(model.space, "inpaints", False):
-        raise UserError(
-            f"config.model.folder = {config.model.folder!r} has an inpainting network, which "
-            "training gives no masks: fine-tune the folder of the network without"
-        )
+    if trains:
+        folder_sampling.refuse(config, "training")
     if model.conditions.texts is not None:
         about = about._replace(vocabulary=model.conditions.texts.vocabulary)
     latent = isinstance(model.space, LatentSpace)
@@ -387,7 +390,10 @@ def of_model(model: Model, source: Any, *, trains: bool = True) -> Experiment:
 
 
 def _objective(
-    model: Model, network: Network, taught_by: OtherModel | None, adapted: Adapted | None
+    model: Model,
+    network: Network,
+    taught_by: OtherModel | None,
+    adapted: Adapted | Inverted | None,
 ) -> Objective:
     """The objective of a network, which is trained as a whole or through adapters."""
     guide = teacher_guide(model)
@@ -400,7 +406,7 @@ def _objective(
 
     if adapted is None:
         return of_network(network)
-    return AdaptedObjective(of_network, network, adapted.lora.alpha)
+    return AdaptedObjective(of_network, network, adapted.apply)
 
 
 def _teacher(

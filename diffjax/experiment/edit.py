@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import figures
 from diffjax.errors import UserError
-from diffjax.experiment import prompts
+from diffjax.experiment import folder_sampling, prompts
 from diffjax.experiment.image_files import image_files, read_image
 from diffjax.experiment.model import Model
 from diffjax.experiment.pictures import class_part, file_stem, pixel_scale
@@ -58,6 +58,12 @@ class Edit:
         self.mask = self._read_mask(c.mask, shape, [size for _, size in read])
         self.labels = _labels(model, generator, len(self.files))
         captions = _captions(model, len(self.files), optional=self.task.of_embedding)
+        for key, number in generator.conditions.given_images().items():
+            if number not in (1, len(self.files)):
+                raise UserError(
+                    f"config.sample.{key} has {number} images for {len(self.files)} of "
+                    "config.edit.images: give one, or one per image"
+                )
         inputs = EditInputs(self.images, self.mask, self.labels, captions)
         self.editing = Editing(
             self.task, generator, model.diffusion, model.space, inputs, count=c.count, what=what
@@ -114,10 +120,11 @@ class Edit:
         source = expanded(c.edit.images).resolve()
         words = [f"{source.parent.name}-{source.name}", c.edit.task, Path(c.edit.mask).stem]
         words.append(c.edit.prompt)
+        words += folder_sampling.given(c).values()
         stem = file_stem(
             c.sample, f"n{c.edit.count}", class_part(c.edit.labels), f"step{step}",
             first="_".join(word for word in words if word), sampler=self.task.uses_sampler,
-            exact=bool(c.edit.prompt),
+            exact=bool(c.edit.prompt or folder_sampling.given(c)),
         )  # fmt: skip
         picture, archive = (folder / "edited" / f"{stem}.{kind}" for kind in ("png", "npz"))
         sheet = figures.image_grid(

@@ -10,19 +10,22 @@ from diffjax.experiment import (
     autoencoder_networks,
     export_programs,
     first_stage,
+    folder_sampling,
     model_folder,
     restore,
 )
 from diffjax.experiment.export_programs import restored
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.load import about_of
+from diffjax.experiment.lora import Adapted
 from diffjax.experiment.model import kept, resolve_model
 from diffjax.experiment.paths import names_a_path
 from diffjax.experiment.run import STAGE_FIELDS, read_config, read_model
-from diffjax.experiment.schema import is_autoencoder
+from diffjax.experiment.schema import is_autoencoder, is_diffusion
 from diffjax.experiment.spec import parse_spec
 from diffjax.files import expanded, new_folder
 from diffjax.models.lora import of_tree
-from diffjax.stable_diffusion import vae_writer
+from diffjax.stable_diffusion import learned_tokens, save_file, vae_writer
 from diffjax.stable_diffusion.lora_writer import FILE, save_lora
 from diffjax.stable_diffusion.save import save, with_process
 
@@ -54,6 +57,8 @@ def export(config: Any, workdir: Path, out: Path, form: str = "diffjax") -> list
             f"--format={form} is for diffusion models, and this config is of an autoencoder: "
             "export a latent model of this first stage, with which the decoder is written"
         )
+    if is_diffusion(config):
+        folder_sampling.refuse(config, "--mode=export")
     return FORMATS[form](config, workdir, out)
 
 
@@ -130,6 +135,20 @@ def _autoencoder_kl(config: Any, workdir: Path, out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
+def _original(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config):
+        raise UserError(
+            "--format=original is for networks of config.model.folder: use another --format"
+        )
+    model, _, params = restored(config, workdir)
+    assert model.folder is not None
+    with new_folder(out) as aside:
+        save_file.save_file(
+            with_process(model.folder, model.diffusion), aside / save_file.FILE, params=params
+        )
+    return [out / save_file.FILE]
+
+
 def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
     if not model_folder.is_named(config) or config.model.lora == "none":
         raise UserError(
@@ -138,11 +157,27 @@ def _lora(config: Any, workdir: Path, out: Path) -> list[Path]:
         )
     model = resolve_model(config, about_of(workdir, config))
     found = restore.read(model, workdir)
-    assert model.folder is not None and model.adapted is not None
+    assert model.folder is not None and isinstance(model.adapted, Adapted)
     adapters = of_tree(found.fields["ema_params"], alpha=model.adapted.lora.alpha)
     with new_folder(out) as aside:
         save_lora(aside / FILE, adapters, folder=model.folder)
     return [out / FILE]
+
+
+def _token(config: Any, workdir: Path, out: Path) -> list[Path]:
+    if not model_folder.is_named(config) or config.model.inversion == "none":
+        raise UserError(
+            "--format=token is for runs with config.model.inversion, whose token it writes: use "
+            "another --format"
+        )
+    model = resolve_model(config, about_of(workdir, config))
+    found = restore.read(model, workdir)
+    assert isinstance(model.adapted, Inverted)
+    with new_folder(out) as aside:
+        learned_tokens.save(
+            aside / learned_tokens.FILE, model.adapted.learned(found.fields["ema_params"])
+        )
+    return [out / learned_tokens.FILE]
 
 
 def _unfit(config: Any) -> str:
@@ -163,6 +198,6 @@ def _unfit(config: Any) -> str:
 
 
 FORMATS = {
-    "diffjax": _diffjax, "diffusers": _diffusers, "lora": _lora,
-    "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
+    "diffjax": _diffjax, "diffusers": _diffusers, "original": _original, "lora": _lora,
+    "token": _token, "stablehlo": export_programs.stablehlo, "onnx": export_programs.onnx,
 }  # fmt: skip

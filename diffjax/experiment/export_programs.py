@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffjax._version import __version__
+from diffjax.errors import UserError
 from diffjax.experiment import model_folder, restore, strategies
 from diffjax.experiment.load import about_of, fitted
 from diffjax.experiment.model import Model, resolve_model
@@ -68,8 +69,13 @@ def restored(config: Any, workdir: Path, **changes: str) -> tuple[Model, int, An
       **changes: other values of those keys of `config.model` that the network has.
 
     Raises:
-      UserError: no such run.
+      UserError: no such run, or one of a token alone.
     """
+    if "inversion" in config.model and config.model.inversion != "none":
+        raise UserError(
+            f"config.model.inversion = {config.model.inversion!r} trained a token alone, and no "
+            "network that another --format writes: use --format=token"
+        )
     changed = _changed(config, changes)
     if any((workdir / "checkpoints").glob("[0-9]*")):
         model = resolve_model(config, about_of(workdir, config))

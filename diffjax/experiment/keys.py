@@ -106,7 +106,9 @@ _PARALLEL = {
 DIFFUSION: Mapping[str, Key] = {
     **_SEED,
     **_DATA,
-    "data.prompt": Key(TEXT, "", "caption of every image of a set without captions"),
+    "data.prompt": Key(
+        TEXT, "", "caption of every image of a set without captions, or several, separated by |"
+    ),
     "data.prior": Key(
         TEXT,
         "",

@@ -10,6 +10,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
 from diffjax.experiment import augmentation, keys, rules, schema, strategies
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.model import Model, check_sampling, of_folder, resolve_model
 from diffjax.experiment.other_model import with_weak
 from diffjax.experiment.run import read_about, read_config, read_model
@@ -104,8 +105,14 @@ def load(
     if stored is None:
         raise UserError(f"{folder} has no checkpoint: train that model first")
     workdir.check_identity(_trained_on(folder, stored), model.identity, what=str(folder))
-    params = strategies.to_compute(fitted(model, stored), config)
-    if (of := model.folder) is not None:
+    if (of := model.folder) is not None and isinstance(model.adapted, Inverted):
+        # From here on a token as any other.
+        of = model.adapted.extended(of, stored.fields["ema_params"])
+        params = strategies.to_compute(of.unet_params(), config)
+        config.model.inversion = "none"
+    else:
+        params = strategies.to_compute(fitted(model, stored), config)
+    if of is not None:
         from diffjax.experiment import stable_diffusion
 
         height, width, channels = model.about.shape

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from diffjax.errors import UserError
 from diffjax.experiment.spec import from_table
 from diffjax.models import lora
+from diffjax.models.network import Network
 from diffjax.types import Array
 
 # The queries, keys, values and outputs of attention.
@@ -53,6 +54,13 @@ class Adapted(NamedTuple):
     def merged(self, base: Any, adapters: Any) -> Any:
         """The network's parameters."""
         return lora.merge(base, lora.of_tree(adapters, alpha=self.lora.alpha))
+
+    def apply(
+        self, network: Network, frozen: Any, adapters: Any, *args: Any, **options: Any
+    ) -> Array:
+        """The output of a network of Linen modules, with the adapters' own paths."""
+        with lora.intercepted(lora.of_tree(adapters, alpha=self.lora.alpha)):
+            return network.apply(frozen, *args, **options)
 
 
 def of_config(

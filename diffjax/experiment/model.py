@@ -5,7 +5,7 @@ every checkpoint stores.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +19,19 @@ from diffjax.checkpoints.run_config import flatten
 from diffjax.conditioning.conditions import Conditions
 from diffjax.data.info import DataInfo
 from diffjax.errors import UserError
-from diffjax.experiment import first_stage, image_embedding, model_folder, process, sampling
+from diffjax.experiment import (
+    first_stage,
+    folder_sampling,
+    image_embedding,
+    inversion,
+    model_folder,
+    process,
+    sampling,
+)
 from diffjax.experiment import lora as adapters
 from diffjax.experiment import network as networks
 from diffjax.experiment.conditioning import conditions as conditions_of
+from diffjax.experiment.inversion import Inverted
 from diffjax.experiment.lora import Adapted
 from diffjax.experiment.run import FIELDS
 from diffjax.experiment.spec import is_path
@@ -50,7 +59,8 @@ class Model(NamedTuple):
       weak: the weaker model of autoguidance, or None.
       examples: called if a config leaves prompts or maps open.
       folder: of Stable Diffusion, whose network it is; None for other models.
-      adapted: the adapters that are stored in the place of its parameters; None for none.
+      adapted: the adapters, or the token, that are stored in the place of its parameters; None for
+        none.
     """
 
     config: Any
@@ -63,7 +73,7 @@ class Model(NamedTuple):
     weak: OtherModel | None
     examples: Callable[[], Examples] | None
     folder: Folder | None = None
-    adapted: Adapted | None = None
+    adapted: Adapted | Inverted | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -93,6 +103,8 @@ class Model(NamedTuple):
         """The stored parameters with jax.ShapeDtypeStruct for arrays, by tracing the network."""
         if self.adapted is not None:
             return jax.eval_shape(self.adapted.init, jax.random.key(0))
+        if self.folder is not None and self.folder.is_extended:
+            return self.folder.unet.shapes()
         return networks.parameter_shapes(
             self.network,
             diffusion=self.diffusion,
@@ -100,11 +112,22 @@ class Model(NamedTuple):
             cond=self.example_condition(),
         )
 
+    @property
+    def is_inverted(self) -> bool:
+        """Whether a token is trained; see `inversion`."""
+        return isinstance(self.adapted, Inverted)
+
     def of_stored(self, params: Any) -> Any:
         """The network's parameters from stored ones, with which adapters are merged."""
         if self.adapted is None:
             return params
         return self.adapted.merged(self.adapted.base(), params)
+
+    def for_sampling(self, params: Any) -> Any:
+        """The parameters that sampling takes from the network's: see `folder_sampling`."""
+        if self.folder is None or self.is_inverted:
+            return params
+        return folder_sampling.with_weights(self.config, self.folder, params)
 
     def example_condition(self, shape: tuple[int, ...] | None = None) -> Any:
         """One example's condition with jax.ShapeDtypeStruct for arrays; its shape is the space's,
@@ -120,6 +143,7 @@ def resolve_model(
     examples: Callable[[], Examples] | None = None,
     space: DiffusionSpace | None = None,
     conditions: Conditions | None = None,
+    texts: Callable[[], Sequence[str]] | None = None,
 ) -> Model:
     """Resolves a model from its config; nothing is traced or computed.
 
@@ -128,12 +152,17 @@ def resolve_model(
       about: the data that it is or was trained on.
       examples: the source of prompts and maps that the config leaves open.
       space, conditions: another model's, instead of the config's.
+      texts: () -> all texts that it is given where it is sampled, for what is added to a folder
+        for that; None for nothing. See `folder_sampling`.
 
     Raises:
       UserError: an unknown name, or incompatible values.
     """
     if model_folder.is_named(config):
-        return of_folder(config, about, model_folder.read(config), examples=examples)
+        folder = model_folder.read(config)
+        if texts is not None:
+            folder = folder_sampling.extended(config, folder, texts)
+        return of_folder(config, about, folder, examples=examples)
     diffusion = process.diffusion(config)
     kernels = networks.kernels_of(config)
     wanted = conditions or conditions_of(config, about)
@@ -192,16 +221,19 @@ def of_folder(
             f"config.diffusion.parametrisation = {config.diffusion.parametrisation!r}: "
             "config.model.folder has a network with one output for each channel: use eps, v or x0"
         )
+    conditions, network = folder.conditions((height, width)), folder.network
+    adapted: Adapted | Inverted | None = None
+    if model_folder.is_named(config):
+        adapted = inversion.of_folder(config, folder) or _adapted(config, folder)
+    if isinstance(adapted, Inverted):
+        conditions, network = conditions._replace(texts=adapted.texts), adapted.network
     return Model(
-        config, about, kernels, space,
-        folder.conditions((height, width)), folder.network, diffusion, None,
-        examples or partial(_no_prompts, space), folder, _adapted(config, folder),
+        config, about, kernels, space, conditions, network, diffusion, None,
+        examples or partial(_no_prompts, space), folder, adapted,
     )  # fmt: skip
 
 
 def _adapted(config: Any, folder: Folder) -> Adapted | None:
-    if not model_folder.is_named(config):  # `diffjax.load` of the folder
-        return None
     kind = folder.unet.module.dtype
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, kind), folder.unet.shapes())
     digest = (lambda: folder.unet_digest) if folder.params is None else (lambda: "")
@@ -217,7 +249,10 @@ def _no_prompts(space: LatentSpace) -> Examples:
 
 
 def identity(
-    space: DiffusionSpace, wanted: Conditions, about: DataInfo, adapted: Adapted | None = None
+    space: DiffusionSpace,
+    wanted: Conditions,
+    about: DataInfo,
+    adapted: Adapted | Inverted | None = None,
 ) -> workdir.Identity:
     """What a model depends on besides its config and data: first stage, text encoder, embedding,
     and the parameters that adapters are of."""

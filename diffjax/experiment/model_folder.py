@@ -3,6 +3,8 @@
     config.model.name = "stable_diffusion"
     config.model.folder = "path/to/stable-diffusion-v1-5"
 
+or from one file of the original layout, with `config.model.tokenizer` and `prediction`.
+
 The network, the first stage and the text encoders are the folder's. A key that is "folder" gets the
 value of the folder's files by `settled`, after which a config reads as any other.
 """
@@ -16,7 +18,7 @@ from diffjax.experiment import schema
 from diffjax.experiment.backbones import ATTENTIONS, DTYPES, REMATS
 from diffjax.experiment.spec import from_table
 from diffjax.files import expanded
-from diffjax.stable_diffusion import scheduler, unet, vae
+from diffjax.stable_diffusion import scheduler, sources, unet, vae
 from diffjax.stable_diffusion.folder import (
     INDEX,
     Folder,
@@ -24,6 +26,7 @@ from diffjax.stable_diffusion.folder import (
     load_folder,
     shapes_of_folder,
 )
+from diffjax.stable_diffusion.sources import is_file
 
 NAME = "stable_diffusion"
 FOLDER = "folder"
@@ -72,9 +75,11 @@ def settled(config: Any) -> Any:
                 f"config.{key} = {found!r}: config.model.folder has its own network, first stage "
                 f"and text encoders: set it to {value!r}"
             )
+    given = sources.given(path, **_of_file(config), section="config.model.")
     network = unet.read(path / "unet")
-    stage, _ = vae.read(path / "vae", size=network.size)
-    sampling = scheduler.read(path / "scheduler")
+    size = (given.side, given.side) if given.side else network.size
+    stage, _ = vae.read(path / "vae", size=size)
+    sampling = scheduler.read(path / "scheduler", prediction=given.prediction)
     scale = XL_SCALE if network.module.pooled_width else SCALE
     values = {
         "diffusion.schedule": sampling.schedule,
@@ -119,7 +124,7 @@ def read(config: Any) -> Folder:
     _check_dtype(config)
     path, dtype = _path(config), config.model.dtype
     return _with_options(config, load_folder(
-        path, dtype=dtype, tile=config.first_stage.tile, reads_unet=False
+        path, dtype=dtype, tile=config.first_stage.tile, reads_unet=False, **_of_file(config)
     ))  # fmt: skip
 
 
@@ -131,7 +136,15 @@ def shapes(config: Any) -> Folder:
     """
     _check_dtype(config)
     path, dtype = _path(config), config.model.dtype
-    return _with_options(config, shapes_of_folder(path, dtype=dtype, tile=config.first_stage.tile))
+    return _with_options(config, shapes_of_folder(
+        path, dtype=dtype, tile=config.first_stage.tile, **_of_file(config)
+    ))  # fmt: skip
+
+
+def _of_file(config: Any) -> dict[str, str | None]:
+    """What a file of the original layout does not have; see `sources.given`."""
+    c = config.model
+    return {"tokenizer": c.tokenizer or None, "prediction": c.prediction or None}
 
 
 def _check_dtype(config: Any) -> None:
@@ -165,9 +178,12 @@ def _path(config: Any) -> Path:
             "--config.model.folder=path/to/stable-diffusion-v1-5"
         )
     path = expanded(text, name="config.model.folder")
-    if not is_folder(path):
-        what = f"it has no {INDEX}" if path.is_dir() else "there is no such folder"
+    if not is_folder(path) and not is_file(path):
+        what = f"it has no {INDEX}" if path.is_dir() else "there is no such folder or file"
+        if path.is_file():
+            what = f"it is no {' or '.join(sources.SUFFIXES)}"
         raise UserError(
-            f"config.model.folder = {text!r}: {what}: give a folder that diffusers wrote"
+            f"config.model.folder = {text!r}: {what}: give a folder that diffusers wrote, or a "
+            "file of the original layout"
         )
     return path

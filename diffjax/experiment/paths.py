@@ -19,7 +19,7 @@ _SPECS = (
 # Those whose weights are compared.
 _COMPARED = ("condition.text", "data.embedding", "condition.embedding")
 # Folders whose arrays, or whose files, are compared.
-_PLACES = ("first_stage.workdir", "model.folder", "data.prior")
+_PLACES = ("first_stage.workdir", "model.folder", "model.tokenizer", "data.prior")
 _TEACHER = "diffusion.teacher"
 _FOLDER = "folder:"
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from diffjax.conditioning.conditions import Texts
-from diffjax.experiment import model_folder
+from diffjax.experiment import folder_sampling, model_folder
 from diffjax.experiment.model import Model, of_folder
 from diffjax.latent.space import LatentSpace
 from diffjax.models.condition import Text
@@ -22,7 +22,8 @@ class SamplingPlan(NamedTuple):
       name: of the folder.
       size: height and width of the images.
       batch_size: images drawn at once.
-      network, texts, stage: number of parameters, of the text encoders and of the first stage, too.
+      network, texts, stage: number of parameters, of the text encoders and of the first stage, too;
+        ControlNets are counted with the network.
       of_network, of_texts, of_stage: the same.
       of_sampling: temporary memory of the sampler; None if nothing was compiled.
       of_decoding: that of the latents' decoding.
@@ -83,17 +84,19 @@ def plan_here(config: Any) -> SamplingPlan:
     Raises:
       UserError: a folder that is not supported, or incompatible values.
     """
-    model = without_weights(config)
+    model = without_weights(config, samples=True)
     folder, space, count = model.folder, model.space, config.sample.batch_size
     assert folder is not None and isinstance(space, LatentSpace)
-    shapes = (folder.params, [part.params for part in folder.texts], folder.stage_params.params)
+    texts_params = [part.params for part in folder.texts]
+    shapes = (folder.network_params, texts_params, folder.stage_params.params)
     network, texts, stage = (sum(x.size for x in jax.tree.leaves(part)) for part in shapes)
     generator = model.generator()
+    example = model.example_condition()._replace(control=generator.conditions.control(0, 1))
     condition = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), model.example_condition()
+        lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), example
     )
     sampling = jax.jit(generator.function()).lower(
-        folder.params, jax.ShapeDtypeStruct((count,), np.int32), condition
+        folder.network_params, jax.ShapeDtypeStruct((count,), np.int32), condition
     )
     temporary = decoding = None
     if config.parallel.compile:
@@ -112,10 +115,14 @@ def _temporary(lowered: Any) -> int:
     return int(lowered.compile().memory_analysis().temp_size_in_bytes)
 
 
-def without_weights(config: Any) -> Model:
+def without_weights(config: Any, *, samples: bool = False) -> Model:
     """The model of a settled config with jax.ShapeDtypeStruct for weights; texts are zeros.
 
     Its kernels are XLA's, the only ones whose cost XLA can count.
+
+    Args:
+      config: of a folder.
+      samples: whether it has what is added for sampling, see `folder_sampling`.
 
     Raises:
       UserError: as `plan_here`.
@@ -123,6 +130,8 @@ def without_weights(config: Any) -> Model:
     config = config.copy_and_resolve_references()
     config.model.kernels = "xla"
     folder = model_folder.shapes(config)
+    if samples:
+        folder = folder_sampling.with_shapes(config, folder)
     model = of_folder(config, model_folder.about(config), folder)
     texts = model.conditions.texts
     assert texts is not None
@@ -132,7 +141,11 @@ def without_weights(config: Any) -> Model:
 
 
 def _zeros(texts: Texts, count: int) -> Text:
-    return jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), np.float32), texts.example())
+    def zeros(leaf: Any) -> np.ndarray:
+        kind = np.float32 if leaf.dtype == np.float16 else leaf.dtype
+        return np.zeros((count, *leaf.shape[1:]), kind)
+
+    return jax.tree.map(zeros, texts.example())
 
 
 def size_of(tree: Any) -> int:

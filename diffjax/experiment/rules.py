@@ -120,6 +120,21 @@ def _are_formats(value: str) -> bool:
 
 
 FORMATS = Rule(str, "png, grid or npz, or several of them joined by commas", _are_formats)
+PREDICTION = Rule(
+    str,
+    "'epsilon', 'v_prediction' or ''",
+    lambda value: value in ("", "epsilon", "v_prediction"),
+)
+LONG_PROMPTS = Rule(
+    str,
+    "'cut', 'refuse' or 'chunks'",
+    lambda value: value in ("cut", "refuse", "chunks"),
+)
+PROMPT_WEIGHTS = Rule(
+    str,
+    "'none', 'scale' or 'scale_keep_mean'",
+    lambda value: value in ("none", "scale", "scale_keep_mean"),
+)
 ON_NOT_FINITE = Rule(str, "'stop' or 'skip'", lambda value: value in ("stop", "skip"))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from diffjax import figures
 from diffjax.distributed import processes
 from diffjax.errors import UserError
+from diffjax.experiment import folder_sampling
 from diffjax.experiment.pictures import (
     Drawing,
     class_part,
@@ -79,7 +80,8 @@ def generated(
     if "prompt" in config:  # of a diffusion model
         negative = config.negative_prompt and f"not {config.negative_prompt}"
         prior = config.get("prior", "") and f"{config.candidates} of {config.prior}"
-        texts = (config.prompt, negative, config.get("maps", ""), prior)
+        added = folder_sampling.given(setup.config).values()
+        texts = (config.prompt, negative, config.get("maps", ""), prior, *added)
     how = (*stage_parts(setup.config), class_part(config.labels), *texts, f"step{step}")
     folder = folder / "generated"
     stem = file_stem(config, f"n{count}", *how, exact=any(texts))
@@ -152,7 +154,7 @@ class _Each:
             }
             if sample.prior:
                 self._common |= {"prior": sample.prior, "candidates": sample.candidates}
-        self._common |= stage_settings(setup.config)
+        self._common |= stage_settings(setup.config) | folder_sampling.provenance(setup.config)
         self._common["seed"] = sample.seed
         if sample.get("augmentation_level", 0):
             self._common["augmentation_level"] = sample.augmentation_level
@@ -200,6 +202,10 @@ class _Each:
         labels = conditions.labels(start, count)
         captions = conditions.captions(start, count)
         maps = conditions.map_images(start, count)
+        control = conditions.control(start, count) if self._common.get("control") else None
+        prompted = None
+        if self._common.get("image_adapter"):
+            prompted = conditions.image_prompts(start, count)
         files = []
         for i in range(count):
             about: dict[str, Any] = {**self._common, "index": start + i}
@@ -211,7 +217,11 @@ class _Each:
                 about["prompt"] = captions[i]
                 about["negative_prompt"] = self._setup.config.sample.negative_prompt
             if maps is not None:
-                about["map_image_crc32"] = zlib.crc32(np.ascontiguousarray(maps[i]).tobytes())
+                about["map_image_crc32"] = _crc32(maps[i])
+            if prompted is not None:
+                about["image_prompt_crc32"] = _crc32(prompted[i])
+            if control is not None:
+                about["control_crc32"] = [_crc32(images[i]) for images in control.images]
             files.append((self.folder / f"{name}.png", json.dumps(about)))
         return files
 
@@ -229,6 +239,10 @@ class _Each:
                 f"{self.folder} away, or delete it"
             )
         return True
+
+
+def _crc32(array: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
 
 
 def _digest(params: Any) -> str:

@@ -12,6 +12,7 @@ from diffjax import denoisers, grids, parametrisations, schedules
 from diffjax.conditioning.conditions import UNCONDITIONAL, Conditions
 from diffjax.errors import UserError
 from diffjax.experiment import prompts
+from diffjax.experiment.folder_sampling import control_images, image_prompts
 from diffjax.experiment.image_files import read_map_images
 from diffjax.experiment.spec import from_spec, function_from_spec, parse_spec, with_options
 from diffjax.inference import edit_tasks, unclip
@@ -327,11 +328,19 @@ def generator(
             f"config.sample.negative_prompt = {c.negative_prompt!r} but config.sample.guidance = "
             f"{c.guidance!r} ignores it: use for example classifier_free(scale=3.0)"
         )
+    control = control_images(config, conditions.controls, space.image_shape)
     maps = read_map_images(c.maps, space, key="sample.maps")
     of_samples = SampleConditions(
         space,
         conditions,
-        Choice(tuple(c.labels), texts, c.negative_prompt, maps),
+        Choice(
+            tuple(c.labels),
+            texts,
+            c.negative_prompt,
+            maps,
+            control=control,
+            image_prompts=image_prompts(config, conditions),
+        ),
         uses_labels=resolved.uses_labels,
         examples=examples,
         level=c.augmentation_level,

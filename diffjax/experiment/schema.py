@@ -91,11 +91,13 @@ def keys_of(config: Any) -> dict[str, Key]:
     if not is_diffusion(config):
         return dict(KINDS[section(config)].keys)
     name = _network_name(config)
+    fields = NETWORK_FIELDS.get(name.partition("(")[0].strip(), {})
     keys: dict[str, Key] = {}
     for key, entry in DIFFUSION.items():
         keys[key] = entry
-        if key == "model.class_conditional":
-            keys |= NETWORK_FIELDS.get(name.partition("(")[0].strip(), {})
+        if key in ("model.class_conditional", "sample.checkpoint"):  # the last of their sections
+            prefix = key[: key.index(".") + 1]
+            keys |= {k: field for k, field in fields.items() if k.startswith(prefix)}
     return keys
 
 

@@ -13,7 +13,7 @@ from diffjax.experiment.load import generator_of, task_of
 from diffjax.experiment.model import Model, of_folder
 from diffjax.experiment.model_folder import SCALE, XL_SCALE
 from diffjax.inference.stable_diffusion import StableDiffusion
-from diffjax.stable_diffusion import lora_files
+from diffjax.stable_diffusion import learned_tokens, lora_files
 from diffjax.stable_diffusion.folder import Folder, load_folder
 from diffjax.stable_diffusion.tokenizer import Prompts
 
@@ -21,8 +21,8 @@ Size = tuple[int, int]
 
 # Arguments of `load` that `diffjax.load` passes on.
 SETTINGS = (
-    "variant", "tile", "control", "long_prompts", "prompt_weights", "lora", "tokenizer",
-    "prediction",
+    "variant", "tile", "control", "image_adapter", "image_encoder", "long_prompts",
+    "prompt_weights", "lora", "tokens", "tokenizer", "prediction",
 )  # fmt: skip
 STEPS = 50
 
@@ -37,6 +37,9 @@ def load(
     prediction: str | None = None,
     lora: Any = None,
     control: str | Path | Sequence[str | Path] = (),
+    image_adapter: str | Path | None = None,
+    image_encoder: str | Path | None = None,
+    tokens: learned_tokens.Files = (),
     long_prompts: str = "cut",
     prompt_weights: str = "none",
 ) -> StableDiffusion:
@@ -46,6 +49,9 @@ def load(
       path, dtype, variant, tile, tokenizer, prediction: as for `load_folder`.
       lora: files of adapters, see `lora_files.opened`; None for none.
       control: folder of a ControlNet, or several, whose results are summed.
+      image_adapter, image_encoder: file of an IP-Adapter and the folder of its image encoder, see
+        `stable_diffusion.image_adapter.load`.
+      tokens: file of a learned token, or several, see `learned_tokens.opened`.
       long_prompts, prompt_weights: `long` and `weights` of `stable_diffusion.tokenizer.Prompts`.
 
     Raises:
@@ -66,6 +72,8 @@ def load(
         ),
         files,
     )  # fmt: skip
+    folder = learned_tokens.with_tokens(folder, learned_tokens.opened(tokens, folder))
+    folder = folder.with_image_adapter(image_adapter, image_encoder)
     folder = folder._replace(prompts=prompts).with_controls(control, variant=variant)
     return pipeline(model_of, folder)
 

@@ -188,6 +188,8 @@ class Editing:
         model = self._generator.conditions.model
         embeddings = self._embeddings(i)  # its own, too
         embedding = None if embeddings is None else embeddings[:1]
+        if model.image_prompt:
+            embedding = self._generator.conditions.image_prompts(i, 1)
         control = self._generator.conditions.control(i, 1)
         edited = Condition(label, text, spatial, model.no_augmentation(1), embedding, control)
         return None if all(part is None for part in edited) else edited

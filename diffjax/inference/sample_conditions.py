@@ -59,6 +59,7 @@ class Choice(NamedTuple):
         and w, if the space is of their size times the factor.
       embeddings: float (n, D) of images; None for those of the examples.
       control: images of ControlNets.
+      image_prompts: float (n, D), embeddings of images that samples are prompted with.
     """
 
     labels: tuple[int, ...] = ()
@@ -68,6 +69,7 @@ class Choice(NamedTuple):
     low_resolution: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     control: ControlImages | None = None
+    image_prompts: np.ndarray | None = None
 
 
 OPEN = Choice()
@@ -113,7 +115,7 @@ class SampleConditions:
         self._names_labels = bool(choice.labels)
         self._prompts, self._map_images = choice.prompts, choice.map_images
         self._low, self._embeddings = choice.low_resolution, choice.embeddings
-        self._control = choice.control
+        self._control, self._image_prompts = choice.control, choice.image_prompts
         self._texts = conditions.texts
         self._loaded: Examples | None = None
         self._tables: dict[str, Any] = {}
@@ -144,8 +146,10 @@ class SampleConditions:
         """
         if level is not None:
             _check_level(level, self.model)
-        other, (labels, prompts, _, map_images, low, embeddings, control) = copy.copy(self), choice
-        other._control = control or self._control
+        other, (labels, prompts, _, map_images, low, embeddings) = copy.copy(self), choice[:6]
+        other._control = choice.control or self._control
+        if choice.image_prompts is not None:
+            other._image_prompts = choice.image_prompts
         other._seed = self._seed if seed is None else seed
         other._space = self._space if space is None else space
         other._level = self._level if level is None else level
@@ -266,6 +270,8 @@ class SampleConditions:
             numbers = np.arange(start, start + count)
             spatial = self.noised(self._map_values(start, count), numbers)
         embedding = self.embeddings(start, count)
+        if self.model.image_prompt:
+            embedding = self.image_prompts(start, count)
         control = self.control(start, count)
         made = Condition(labels, text, spatial, augmentation, embedding, control)
         return None if all(part is None for part in made) else made
@@ -284,6 +290,28 @@ class SampleConditions:
             for images in self._control.images
         )
         return Control(images, np.tile(np.asarray(self._control.scales, np.float32), (count, 1)))
+
+    def image_prompts(self, start: int, count: int) -> np.ndarray | None:
+        """The embeddings of the images that samples start .. start + count - 1 are prompted with:
+        float32 (count, D), or None."""
+        if not self.model.image_prompt:
+            return None
+        given = self._image_prompts
+        if given is None:
+            raise UserError(
+                "the model has an image adapter: give image_prompts, or load it without "
+                "image_adapter"
+            )
+        return given[np.arange(start, start + count) % len(given)]
+
+    def given_images(self) -> dict[str, int]:
+        """The number of images of ControlNets, the largest one, and of image prompts, if any."""
+        found = {}
+        if self._control is not None:
+            found["control_images"] = max(map(len, self._control.images))
+        if self._image_prompts is not None:
+            found["image_prompts"] = len(self._image_prompts)
+        return found
 
     def text(self, captions: Sequence[str]) -> Text:
         """Encoded prompts; each distinct one is encoded once."""

@@ -20,11 +20,12 @@ from diffjax.errors import UserError
 from diffjax.inference.generator import Generator
 from diffjax.inference.inputs import low_resolution_of
 from diffjax.inference.pipeline import Pipeline
-from diffjax.inference.sample_conditions import Choice, ControlImages
+from diffjax.inference.sample_conditions import OPEN, ControlImages
 from diffjax.parametrisations import Estimates
 from diffjax.stable_diffusion import lora_files
 from diffjax.stable_diffusion.folder import Folder
 from diffjax.stable_diffusion.save import save, with_process
+from diffjax.stable_diffusion.save_file import save_file
 from diffjax.stable_diffusion.weights_writer import SHARD_BYTES
 from diffjax.types import Array
 
@@ -38,7 +39,11 @@ class StableDiffusion(Pipeline):
           ControlNets, a list with such an array for each.
         control_scale: a number, or one for each ControlNet, by which what they add is multiplied.
 
-    and the other methods are those of `with_control`'s result.
+    and the other methods are those of `with_control`'s result. With an image adapter likewise, by
+    `with_image_prompts`:
+
+        image_prompts: uint8 (n, h, w, 3) of any size, repeated cyclically.
+        image_scale: a number by which the attention to them is multiplied.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class StableDiffusion(Pipeline):
         super().__init__(params=folder.network_params, **parts)
         self._folder, self._of = folder, of
         self._base = folder  # without the adapters of `with_lora`
-        self._control: ControlImages | None = None
+        self._given = OPEN  # images of control and image prompts
 
     def with_folder(self, folder: Folder) -> StableDiffusion:
         """The pipeline with the parameters of another folder; it shares what is compiled.
@@ -75,7 +80,7 @@ class StableDiffusion(Pipeline):
     ) -> list[Path]:
         """Writes a folder that diffusers loads; see `stable_diffusion.save.save`.
 
-        ControlNets are not written.
+        ControlNets and image adapters are not written.
 
         Args:
           out: a new or empty folder.
@@ -90,6 +95,20 @@ class StableDiffusion(Pipeline):
         """
         folder = with_process(self._folder, self.diffusion)
         return save(folder, out, dtype=dtype, shard_bytes=shard_bytes)
+
+    def save_file(self, path: str | Path, *, dtype: str | None = None) -> Path:
+        """Writes one file of the original layout; see `stable_diffusion.save_file.save_file`.
+
+        ControlNets, image adapters and learned tokens are not written.
+
+        Args:
+          path: of the file, with the suffix .safetensors.
+          dtype: of the weights, "float32", "bfloat16" or "float16"; None for that of now.
+
+        Raises:
+          UserError: as `stable_diffusion.save_file.save_file`.
+        """
+        return save_file(with_process(self._folder, self.diffusion), path, dtype=dtype)
 
     def at_size(self, height: int | None = None, width: int | None = None) -> StableDiffusion:
         """The pipeline of images of another height and width; those of now for None.
@@ -131,8 +150,30 @@ class StableDiffusion(Pipeline):
         folder = lora_files.merged(self._base, files)
         height, width = self.space.image_shape[:2]
         made = self._made(folder._replace(chunks=self._folder.chunks), (height, width))
-        made._control = self._control
+        made._given = self._given
         return made
+
+    def with_image_prompts(self, images: Any, scale: float = 1.0) -> StableDiffusion:
+        """The pipeline whose image adapter is given images; see the class.
+
+        Args:
+          images: image_prompts.
+          scale: image_scale.
+
+        Raises:
+          UserError: other images, or a model without an image adapter.
+        """
+        adapter = self._folder.image_adapter
+        if adapter is None:
+            raise UserError(
+                "image_prompts were passed, but the model has no image adapter: load it with "
+                "diffjax.load(folder, image_adapter=..., image_encoder=...)"
+            )
+        found = low_resolution_of("image_prompts", images, channels=3)
+        adapter = adapter.scaled(arguments.number("image_scale", scale))
+        other = self.with_folder(self._folder._replace(image_adapter=adapter))
+        other._given = self._given._replace(image_prompts=adapter.embeddings(found))
+        return other
 
     def with_control(self, images: Any, scale: Any = 1.0) -> StableDiffusion:
         """The pipeline whose ControlNets are given images; see the class.
@@ -159,13 +200,14 @@ class StableDiffusion(Pipeline):
                     f"the result, {height}x{width}"
                 )
         other = copy.copy(self)
-        other._control = ControlImages(given, _scales_of(scale, controls))
+        given_now = ControlImages(given, _scales_of(scale, controls))
+        other._given = self._given._replace(control=given_now)
         return other
 
     def generator(self, **how: Any) -> Generator:
-        """The generator, with overridden settings and the images of control; see `sample`."""
+        """The generator, with overridden settings and the images that were given; see `sample`."""
         made = super().generator(**how)
-        return made if self._control is None else made.of(Choice(control=self._control))
+        return made if self._given is OPEN else made.of(self._given)
 
     def sample(
         self,
@@ -175,6 +217,8 @@ class StableDiffusion(Pipeline):
         width: int | None = None,
         control_images: Any = None,
         control_scale: Any = 1.0,
+        image_prompts: Any = None,
+        image_scale: float = 1.0,
         count: int | None = None,
         **how: Any,
     ) -> np.ndarray:
@@ -184,8 +228,9 @@ class StableDiffusion(Pipeline):
           prompts: texts, repeated cyclically if `count` is larger.
           height, width: of the images; by default those of control_images, or else those that the
             model was trained on.
-          control_images, control_scale: see the class.
-          count: number of samples; by default that of prompts or control_images, if those are more.
+          control_images, control_scale, image_prompts, image_scale: see the class.
+          count: number of samples; by default that of prompts, control_images or image_prompts, of
+            which there are most.
           **how: seed and settings: sampler, grid, steps, guidance, threshold, negative_prompt,
             batch_size.
 
@@ -195,6 +240,7 @@ class StableDiffusion(Pipeline):
         Raises:
           UserError: no prompts, or an invalid setting.
         """
+        counted = count is not None
         if control_images is not None and (controls := len(self._folder.controls)):
             first = _images_of(control_images, controls)[0]
             if height is None and width is None:
@@ -204,6 +250,11 @@ class StableDiffusion(Pipeline):
         sized = self.at_size(height, width)._fitting(prompts, how)
         if control_images is not None:
             sized = sized.with_control(control_images, control_scale)
+        if image_prompts is not None:
+            sized = sized.with_image_prompts(image_prompts, image_scale)
+            if not counted:
+                number = len(low_resolution_of("image_prompts", image_prompts, channels=3))
+                count = max(count or len(arguments.texts("prompts", prompts)), number)
         return Pipeline.sample(sized, prompts, count=count, **how)
 
     def edit(
@@ -214,6 +265,8 @@ class StableDiffusion(Pipeline):
         prompts: Sequence[str] = (),
         control_images: Any = None,
         control_scale: Any = 1.0,
+        image_prompts: Any = None,
+        image_scale: float = 1.0,
         **how: Any,
     ) -> np.ndarray:
         """Edits images of any size; see `Pipeline.edit`.
@@ -222,7 +275,8 @@ class StableDiffusion(Pipeline):
           images: uint8 (n, H, W, C), H and W multiples of the first stage's factor.
           task: "vary(strength=0.5)", "inpaint", "repaint", "invert", "interpolate".
           prompts: one for all images, or one each.
-          control_images, control_scale: see the class; one image for all, or one each.
+          control_images, control_scale, image_prompts, image_scale: see the class; one image for
+            all, or one each.
           **how: as for `Pipeline.edit`.
 
         Raises:
@@ -234,12 +288,18 @@ class StableDiffusion(Pipeline):
         sized = self.at_size(*given.shape[1:3])._fitting(prompts, how)
         if control_images is not None:
             sized = sized.with_control(control_images, control_scale)
-        for found in () if sized._control is None else sized._control.images:
-            if len(found) not in (1, len(given)):
-                raise UserError(
-                    f"{len(found)} control_images for {len(given)} images: expected 1 or "
-                    f"{len(given)}"
-                )
+        if image_prompts is not None:
+            sized = sized.with_image_prompts(image_prompts, image_scale)
+        control, prompted = sized._given.control, sized._given.image_prompts
+        for name, arrays in (
+            ("control_images", () if control is None else control.images),
+            ("image_prompts", () if prompted is None else (prompted,)),
+        ):
+            for found in arrays:
+                if len(found) not in (1, len(given)):
+                    raise UserError(
+                        f"{len(found)} {name} for {len(given)} images: expected 1 or {len(given)}"
+                    )
         return Pipeline.edit(sized, given, task, prompts=prompts, **how)
 
     def encode(self, x: np.ndarray, *, prompts: Sequence[str] = (), **how: Any) -> np.ndarray:
@@ -264,7 +324,7 @@ class StableDiffusion(Pipeline):
             return self
         height, width = self.space.image_shape[:2]
         other = self._made(folder._replace(chunks=chunks), (height, width))
-        other._control = self._control
+        other._given = self._given
         return other
 
 

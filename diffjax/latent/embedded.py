@@ -57,15 +57,21 @@ def with_embeddings(source: data.ImageSource, each: Floats) -> data.ImageSource:
     return with_arrays(source, "embedding", each)
 
 
-def with_arrays(source: data.ImageSource, name: str, each: Floats) -> data.ImageSource:
-    """A set whose examples also have an array: row i of `each` for example i."""
+def with_arrays(source: data.ImageSource, name: str, each: Any) -> data.ImageSource:
+    """A set whose examples also have an array: row i of `each` for example i.
+
+    Args:
+      source: the set.
+      name: of the array.
+      each: an array, or what can be indexed as its first axis can.
+    """
     if isinstance(source, data.ArraySource):
         return _InMemory(source, name, each)
     return _Streamed(source, name, each)
 
 
 class _InMemory(data.ArraySource):
-    def __init__(self, source: data.ArraySource, name: str, each: Floats) -> None:
+    def __init__(self, source: data.ArraySource, name: str, each: Any) -> None:
         vars(self).update(vars(source))
         self._source, self._key, self._each = source, name, each
 
@@ -74,7 +80,7 @@ class _InMemory(data.ArraySource):
 
 
 class _Streamed:
-    def __init__(self, source: data.ImageSource, name: str, each: Floats) -> None:
+    def __init__(self, source: data.ImageSource, name: str, each: Any) -> None:
         self._source, self._key, self._each = source, name, each
         self.name, self.image_shape, self.dtype = source.name, source.image_shape, source.dtype
         self.class_names, self.captions = source.class_names, source.captions

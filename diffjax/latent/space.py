@@ -11,7 +11,9 @@ from diffjax import data, rng
 from diffjax.conditioning import maps
 from diffjax.conditioning.maps import Keys, MakeMap
 from diffjax.images import to_model_range
-from diffjax.latent.encoded import LatentSource, encoded
+from diffjax.latent import random_masks
+from diffjax.latent.embedded import with_arrays
+from diffjax.latent.encoded import encoded
 from diffjax.latent.first_stage import FirstStage, StageParams, digest, latent_mask
 from diffjax.models.blocks import space_to_depth
 from diffjax.models.condition import SpatialMap
@@ -207,7 +209,8 @@ class LatentSpace(NamedTuple):
 
     With `inpaints`, the map is instead what is known of an image: a channel that is 1 where latents
     are to be drawn, and the latents of the image with unknown pixels of 0 (Rombach et al. 2022,
-    section 4.5).
+    section 4.5). In training, masks are random (`random_masks`), so that a batch has the pixels,
+    too, and masked images are encoded in each step.
     """
 
     stage: FirstStage
@@ -236,18 +239,19 @@ class LatentSpace(NamedTuple):
     def identity(self) -> str:
         return digest(self.params)
 
-    def source(self, images: data.ImageSource) -> LatentSource:
+    def source(self, images: data.ImageSource) -> data.ImageSource:
         key = f"{self.identity} {jnp.dtype(self.stage.encoder.dtype).name} {self.map_name}"
         if self.stage.encode_tile:
             key += f" in tiles of {self.stage.encode_tile}"
 
         def encode(params: StageParams, images: Array) -> dict[str, Array]:
             x = to_model_range(images)
-            made = self.map_of(x)
+            made = None if self.inpaints else self.map_of(x)
             of_map = {} if made is None else {"map": made}
             return {"image": self.stage.encode(params, x), **of_map}
 
-        return encoded(images, encode, self.params, key=key)
+        latents = encoded(images, encode, self.params, key=key)
+        return with_arrays(latents, "pixels", _Pixels(images)) if self.inpaints else latents
 
     def read(
         self,
@@ -261,6 +265,10 @@ class LatentSpace(NamedTuple):
             raise ValueError("cached latents can't be augmented: leave config.data.augment empty")
         eps = rng.per_example(key("latent"), indices, lambda k: jax.random.normal(k, self.shape))
         values = batch.get("map")
+        if self.inpaints:
+            size = (self.image_shape[0], self.image_shape[1])
+            known = rng.per_example(key("mask"), indices, lambda k: random_masks.known(k, size))
+            values = self._known(to_model_range(batch["pixels"]), known)
         spatial = None
         if values is not None:
             spatial = SpatialMap(values.astype(jnp.float32), jnp.ones(len(values), bool))
@@ -275,12 +283,15 @@ class LatentSpace(NamedTuple):
     def map_of(self, images: Array, mask: np.ndarray | Array | None = None) -> Array | None:
         if self.inpaints:
             known = jnp.zeros((*self.image_shape[:2], 1)) if mask is None else jnp.asarray(mask)
-            masked = self.of_images(jnp.where(known > 0.5, images, 0.0))
-            drawn = jnp.broadcast_to(1.0 - self.mask(known), (*masked.shape[:-1], 1))
-            return jnp.concatenate([drawn, masked], axis=-1)
+            return self._known(images, jnp.broadcast_to(known, (len(images), *known.shape)))
         if self.make_map is None:
             return None
         return space_to_depth(self.make_map(images), self.stage.factor)
+
+    def _known(self, images: Array, known: Array) -> Array:
+        """The map of images (B, H, W, C), of which `known` (B, H, W, 1) is 1 at known pixels."""
+        masked = self.of_images(jnp.where(known > 0.5, images, 0.0))
+        return jnp.concatenate([1.0 - jax.vmap(self.mask)(known), masked], axis=-1)
 
     def mask(self, mask: np.ndarray | Array) -> Array:
         return latent_mask(jnp.asarray(mask), latent_shape=self.shape, factor=self.stage.factor)
@@ -288,10 +299,24 @@ class LatentSpace(NamedTuple):
     def example(self) -> dict[str, Any]:
         channels = self.stage.encoder.out_channels
         batch = _example((*self.shape[:2], channels), jnp.float16)
-        if self.map_channels:
+        if self.inpaints:
+            batch["pixels"] = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.uint8)
+        elif self.map_channels:
             shape = (1, *self.shape[:2], self.map_channels)
             batch["map"] = jax.ShapeDtypeStruct(shape, jnp.float16)
         return batch
+
+
+class _Pixels:
+    """The pixels of images by their numbers, read where they are needed."""
+
+    def __init__(self, images: data.ImageSource) -> None:
+        self._images = images
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if np.ndim(rows) == 0:
+            return self._images[int(rows)]["image"]
+        return np.stack([self._images[int(row)]["image"] for row in rows])
 
 
 def _example(shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:

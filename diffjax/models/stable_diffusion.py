@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax.models.attention import Mixer, check_perturbed, no_attention
-from diffjax.models.blocks import Conv3x3, Downsample, ResNetBlock, Upsample
+from diffjax.models.blocks import Conv3x3, Dense, Downsample, ResNetBlock, Upsample
 from diffjax.models.checks import (
     check_backbone,
     check_batch,
@@ -65,6 +65,8 @@ class StableDiffusionUNet(nn.Module):
       size_features: sinusoidal features of each of those numbers.
       map_channels: channels of a map that are concatenated to the latents: for inpainting 5, the
         mask and the latents of the masked image; 0 for none.
+      image_tokens: number of tokens of an image prompt, which is an image embedding of image_width
+        (`stable_diffusion.image_adapter`); 0 for none.
       groups, eps: of the normalisations, as in `GroupNorm`; those of transformers have eps 1e-6.
       time_shift: `shift` of `timestep_embedding`.
       sine_first: of `timestep_embedding`, too.
@@ -86,6 +88,8 @@ class StableDiffusionUNet(nn.Module):
     pooled_width: int = 0
     size_features: int = 256
     map_channels: int = 0
+    image_tokens: int = 0
+    image_width: int = 0
     groups: int = 32
     eps: float = 1e-5
     time_shift: float = 0.0
@@ -215,7 +219,22 @@ class StableDiffusionUNet(nn.Module):
             if cond.map is None or cond.map.values.shape != shape:
                 raise ValueError(f"the network needs a map of {shape}")
             x = jnp.concatenate([x, cond.map.values.astype(x.dtype)], axis=-1)
-        return Context(text.tokens.astype(self.dtype), None), vector, x
+        context = Context(text.tokens.astype(self.dtype), None)
+        if self.image_tokens:
+            context = context._replace(
+                image=self._image(cond), scale=self.param("image_scale", nn.initializers.ones, ())
+            )
+        return context, vector, x
+
+    def _image(self, cond: Condition) -> Array:
+        """The tokens of an image embedding, (B, image_tokens, text_width)."""
+        z = cond.embedding
+        if z is None or z.shape[-1] != self.image_width:
+            raise ValueError(f"the network needs an image embedding (B, {self.image_width})")
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
+        h = Dense(self.image_tokens * self.text_width, name="image_proj", **common)(z)
+        h = h.reshape(len(z), self.image_tokens, self.text_width)
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="image_norm")(h)
 
     def _check_fields(self) -> None:
         """Raises UserError for a field of another type or out of range."""
@@ -223,7 +242,8 @@ class StableDiffusionUNet(nn.Module):
             self,
             {
                 "blocks": 1, "middle_depth": 0, "text_width": 1, "pooled_width": 0,
-                "size_features": 2, "map_channels": 0, "groups": 1,
+                "size_features": 2, "map_channels": 0, "image_tokens": 0, "image_width": 0,
+                "groups": 1,
             },
         )  # fmt: skip
         check_listed(self, "channels", "heads", filled=True)
@@ -241,6 +261,12 @@ class StableDiffusionUNet(nn.Module):
                     f"{width} channels can't have {heads} heads and {self.groups} groups: both "
                     "must divide the channels"
                 )
+
+    def depth_of(self, block: str) -> int:
+        """The depth of a block's transformer, by its name as in `attention_blocks`."""
+        if block.startswith("middle"):
+            return self.middle_depth
+        return self.depths[int(block.lstrip("downup").split("_")[0])]
 
     def attention_blocks(self, height: int) -> tuple[str, ...]:
         """The names of the blocks with attention, which do not depend on the height."""

@@ -19,10 +19,15 @@ class Context(NamedTuple):
 
     Every row of the mask needs a True, since a softmax over no tokens is undefined. A mask of None
     is one of True.
+
+    With `image`, tokens (B, M, D) of an image, there is an attention to them, too, with keys and
+    values of its own, which is added `scale` times (Ye et al. 2023, equation 5).
     """
 
     tokens: Array
     mask: Array | None
+    image: Array | None = None
+    scale: Any = 1.0
 
     @property
     def of_scores(self) -> Array | None:
@@ -78,7 +83,7 @@ class SpatialTransformer(nn.Module):
                 if context.mask is not None:
                     mix = partial(jax.nn.dot_product_attention, mask=context.of_scores)
                 y = self._norm(f"norm{i}_cross")(h)
-                h = h + self._attend(y, context.tokens, mix, f"cross{i}")
+                h = h + self._attend(y, context.tokens, mix, f"cross{i}", context, f"image{i}")
             y = self._norm(f"norm{i}_mlp")(h)
             wide = Dense(2 * self.expansion * channels, name=f"mlp{i}_in", **common)(y)
             value, gate = jnp.split(wide, 2, axis=-1)
@@ -92,17 +97,31 @@ class SpatialTransformer(nn.Module):
     def _norm(self, name: str) -> nn.Module:
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
 
-    def _attend(self, x: Array, to: Array, mix: Mixer, name: str) -> Array:
-        """Multi-head attention of (B, L, C) to (B, M, D); only the output has a bias."""
+    def _attend(
+        self,
+        x: Array,
+        to: Array,
+        mix: Mixer,
+        name: str,
+        context: Context | None = None,
+        of_image: str = "",
+    ) -> Array:
+        """Multi-head attention of (B, L, C) to (B, M, D); only the output has a bias.
+
+        With a context, also to its image.
+        """
         batch, length, channels = x.shape
         heads = (-1, channels // self.head_channels, self.head_channels)
 
-        def linear(y: Array, part: str) -> Array:
-            h = Dense(
-                channels, use_bias=False, dtype=self.dtype, ops=self.ops, name=f"{name}_{part}"
-            )(y)
+        def linear(y: Array, name: str) -> Array:
+            h = Dense(channels, use_bias=False, dtype=self.dtype, ops=self.ops, name=name)(y)
             return h.reshape(batch, *heads)
 
-        mixed = mix(linear(x, "q"), linear(to, "k"), linear(to, "v"))
+        q = linear(x, f"{name}_q")
+        mixed = mix(q, linear(to, f"{name}_k"), linear(to, f"{name}_v"))
+        if context is not None and context.image is not None:
+            k, v = (linear(context.image, f"{of_image}_{part}") for part in "kv")
+            scale = jnp.asarray(context.scale, mixed.dtype)
+            mixed = mixed + scale * self.ops.attention(q, k, v)
         mixed = mixed.reshape(batch, length, channels)
         return Dense(channels, dtype=self.dtype, ops=self.ops, name=f"{name}_out")(mixed)

@@ -17,12 +17,23 @@ from diffjax.latent.first_stage import FirstStage, Scaling, StageParams
 from diffjax.latent.space import LatentSpace
 from diffjax.models.condition import Text
 from diffjax.models.controlnet import ControlledNetwork
+from diffjax.models.linen import from_linen
 from diffjax.models.network import Network
 from diffjax.models.ops import Ops
 from diffjax.models.stable_diffusion import SIZES
-from diffjax.stable_diffusion import controlnet, scheduler, sources, text, unet, vae, weights
+from diffjax.stable_diffusion import (
+    controlnet,
+    image_adapter,
+    scheduler,
+    sources,
+    text,
+    unet,
+    vae,
+    weights,
+)
 from diffjax.stable_diffusion.controlnet import Control
 from diffjax.stable_diffusion.fields import Fields
+from diffjax.stable_diffusion.image_adapter import ImageAdapter
 from diffjax.stable_diffusion.scheduler import Scheduler
 from diffjax.stable_diffusion.text import Part
 from diffjax.stable_diffusion.tokenizer import PLAIN, Prompts
@@ -65,6 +76,7 @@ class Folder(NamedTuple):
       prompts: how they are read.
       chunks: in which each is encoded.
       controls: ControlNets, with their parameters.
+      image_adapter: see `image_adapter`; None for none.
     """
 
     path: Path
@@ -80,21 +92,32 @@ class Folder(NamedTuple):
     prompts: Prompts = PLAIN
     chunks: int = 1
     controls: tuple[Control, ...] = ()
+    image_adapter: ImageAdapter | None = None
 
     @property
     def network(self) -> Network:
-        """The U-Net, with the ControlNets if there are any."""
+        """The U-Net, with the image adapter and the ControlNets if there are any."""
+        module = self.unet.module
+        if self.image_adapter is not None:
+            module = self.image_adapter.extended(module)
         if not self.controls:
-            return self.unet.network
-        modules = tuple(control.module for control in self.controls)
-        return ControlledNetwork(self.unet.module, modules)
+            return from_linen(module)
+        return ControlledNetwork(module, tuple(control.module for control in self.controls))
 
     @property
     def network_params(self) -> Any:
         """The parameters of `network`."""
+        params = self.params
+        if self.image_adapter is not None:
+            params = self.image_adapter.merged(params)
         if not self.controls:
-            return self.params
-        return {"unet": self.params, "controls": tuple(one.params for one in self.controls)}
+            return params
+        return {"unet": params, "controls": tuple(one.params for one in self.controls)}
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether `network` is more than the U-Net."""
+        return bool(self.controls) or self.image_adapter is not None
 
     def with_ops(self, ops: Ops) -> "Folder":
         """The same with other kernels of the U-Net and the first stage."""
@@ -125,6 +148,23 @@ class Folder(NamedTuple):
             for path in controlnet.paths_of(folders)
         )  # fmt: skip
         return self._replace(controls=self.controls + controls)
+
+    def with_image_adapter(
+        self, file: str | Path | None, encoder: str | Path | None = None
+    ) -> "Folder":
+        """The same with an IP-Adapter; see `image_adapter.load`. Itself for None.
+
+        Raises:
+          UserError: files that can't be read, of another kind, or for another network.
+        """
+        if file is None:
+            if encoder is not None:
+                raise UserError(
+                    f"image_encoder is {str(encoder)!r}, and there is no image_adapter that it is "
+                    "for: give both, or leave it out"
+                )
+            return self
+        return self._replace(image_adapter=image_adapter.load(file, encoder, self.unet.module))
 
     def chunks_of(self, prompts: Sequence[str]) -> int:
         """The number of chunks in which these prompts are encoded; see `Prompts.long`."""
@@ -188,6 +228,7 @@ class Folder(NamedTuple):
             augmentation_width=SIZES if has_sizes else 0,
             unchanged=tuple(map(float, (*size, 0, 0, *size))) if has_sizes else (),
             controls=len(self.controls),
+            image_prompt=self.image_adapter.embeddings if self.image_adapter else None,
         )
 
     def about(self, size: tuple[int, int]) -> DataInfo:
@@ -261,16 +302,26 @@ def load_folder(
     return found._replace(params=found.unet_params()) if reads_unet else found
 
 
-def shapes_of_folder(path: str | Path, *, dtype: str = "float32", tile: int = 0) -> Folder:
+def shapes_of_folder(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    tile: int = 0,
+    tokenizer: str | Path | None = None,
+    prediction: str | None = None,
+) -> Folder:
     """A folder with jax.ShapeDtypeStruct for all weights, of which no file is read.
 
     It has no tokenizers, and encodes neither texts nor images.
+
+    Args:
+      path, dtype, tile, tokenizer, prediction: as for `load_folder`.
 
     Raises:
       UserError: as `load_folder`, of the configs.
     """
     folder = expanded(path, name="folder")
-    given = sources.given(folder, tokenizer=None, prediction=None)
+    given = sources.given(folder, tokenizer=tokenizer, prediction=prediction)
     read = _read_configs(folder, dtype, tile=tile, given=given)
 
     def of_kind(shapes: Any, kind: Dtype) -> Any:

@@ -137,13 +137,14 @@ def _file(path: Path, scale: float) -> File:
 def merged(folder: Folder, files: Sequence[File]) -> Folder:
     """The folder with adapters merged into the U-Net and the text encoders.
 
+    Those whose parameters were not read, and are None, stay so, and their layers are checked alone.
     Where nothing else refers to the folder, no more than one kernel is in memory twice.
 
     Raises:
       UserError: a layer that the model does not have, or of another shape.
     """
     trees = [folder.params, *(part.params for part in folder.texts)]
-    shapes = _shapes(trees)
+    shapes = _shapes(folder)
     table = _table(folder, shapes)
     folder = folder._replace(
         params=None, texts=tuple(p._replace(params=None) for p in folder.texts)
@@ -153,6 +154,8 @@ def merged(folder: Folder, files: Sequence[File]) -> Folder:
     for file in files:
         for (number, path), adapter in _adapters(file, table, shapes):
             if number not in flat:
+                if trees[number] is None:
+                    continue
                 flat[number], trees[number] = traverse_util.flatten_dict(trees[number]), None
             kernel = traverse_util.unflatten_dict({path: flat[number][path]})
             made = merge(kernel, {path: adapter}, scale=file.scale)
@@ -181,14 +184,18 @@ def adapters_of(folder: Folder, file: File) -> list[dict[Place, Adapter]]:
     Raises:
       UserError: as `merged`.
     """
-    shapes = _shapes([folder.params, *(part.params for part in folder.texts)])
+    shapes = _shapes(folder)
     found: list[dict[Place, Adapter]] = [{} for _ in shapes]
     for (number, path), adapter in _adapters(file, _table(folder, shapes), shapes):
         found[number][path] = adapter
     return found
 
 
-def _shapes(trees: Sequence[Any]) -> list[dict[Place, tuple[int, ...]]]:
+def _shapes(folder: Folder) -> list[dict[Place, tuple[int, ...]]]:
+    """Of the parameters of the U-Net and of each text encoder."""
+    trees = [folder.unet.shapes() if folder.params is None else folder.params]
+    for part in folder.texts:
+        trees.append(part.encoder.shapes() if part.params is None else part.params)
     flat = [traverse_util.flatten_dict(tree) for tree in trees]
     return [{path: leaf.shape for path, leaf in one.items()} for one in flat]
 

@@ -138,7 +138,9 @@ class Given(NamedTuple):
     side: int | None = None
 
 
-def given(path: Path, *, tokenizer: str | Path | None, prediction: str | None) -> Given:
+def given(
+    path: Path, *, tokenizer: str | Path | None, prediction: str | None, section: str = ""
+) -> Given:
     """What was given with a folder or a file.
 
     Args:
@@ -147,6 +149,7 @@ def given(path: Path, *, tokenizer: str | Path | None, prediction: str | None) -
       prediction: what a file's U-Net predicts, "epsilon" or "v_prediction". Needed for Stable
         Diffusion 2, whose models differ in that alone: the 768 ones predict v. Others predict
         epsilon, except for fine-tunings.
+      section: what the arguments' names begin with in messages, as "config.model.".
 
     Raises:
       UserError: an argument that is missing for a file, or of no use for a folder.
@@ -154,25 +157,28 @@ def given(path: Path, *, tokenizer: str | Path | None, prediction: str | None) -
     if not path.is_file():
         if tokenizer is not None or prediction is not None:
             raise UserError(
-                f"{path} is no file of a model: leave out tokenizer and prediction, which are of "
-                "files of the original layout; a folder has its own"
+                f"{path} is no file of a model: leave out {section}tokenizer and "
+                f"{section}prediction, which are of files of the original layout; a folder has its "
+                "own"
             )
         return Given(tuple((path / name, None) for name in ("tokenizer", "tokenizer_2")))
     file = file_of(path / "unet")
     assert file is not None
     if tokenizer is None:
         raise UserError(
-            f"{path} has no vocabulary for its text encoders: give tokenizer=FOLDER with CLIP's "
-            'vocab.json and merges.txt, such as the folder "tokenizer" of any Stable Diffusion as '
-            "diffusers writes it"
+            f"{path} has no vocabulary for its text encoders: give {section}tokenizer=FOLDER with "
+            'CLIP\'s vocab.json and merges.txt, such as the folder "tokenizer" of any Stable '
+            "Diffusion as diffusers writes it"
         )
     if prediction not in (None, *PREDICTIONS):
-        raise UserError(f"prediction is {prediction!r}: expected {' or '.join(PREDICTIONS)}")
+        raise UserError(
+            f"{section}prediction is {prediction!r}: expected {' or '.join(PREDICTIONS)}"
+        )
     predicted = prediction or file.predicts
     if predicted is None:
         raise UserError(
             f"{path} is of {file.family.name}, and does not tell what its U-Net predicts: give "
-            'prediction="epsilon" (512-base) or prediction="v_prediction" (768-v)'
+            f'{section}prediction="epsilon" (512-base) or "v_prediction" (768-v)'
         )
     place = expanded(tokenizer, name="tokenizer")
     return Given(

@@ -1,12 +1,13 @@
 """The tokenizer of a folder: prompts to chunks of token ids with weights."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from diffjax.conditioning.clip import END, clip_tokenizer
 from diffjax.conditioning.model_folder import read_json
@@ -68,6 +69,26 @@ class PromptTokenizer:
         self.ends = begin, end
         self.padding, self.length, self.name = padding, length, name
         self._warned: set[str] = set()
+        self._learned: dict[int, tuple[int, ...]] = {}
+
+    def with_token(self, token: str, ids: Sequence[int]) -> "PromptTokenizer":
+        """A tokenizer that makes these ids of a new token.
+
+        Raises:
+          UserError: a token that it knows.
+        """
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        if tokenizer.token_to_id(token) is not None:
+            raise UserError(
+                f"{self.name}: the token {token!r} is known already: choose another name, such as "
+                f"<{token.strip('<>')}-1>"
+            )
+        tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        (placeholder,) = tokenizer.encode(token, add_special_tokens=False).ids
+        made = copy.copy(self)
+        made._tokenizer, made._warned = tokenizer, set()
+        made._learned = {**self._learned, placeholder: tuple(ids)}
+        return made
 
     @property
     def most(self) -> int:
@@ -88,7 +109,8 @@ class PromptTokenizer:
         ids: list[int] = []
         weights: list[float] = []
         for span in spans:
-            found = self._tokenizer.encode(span.text, add_special_tokens=False).ids
+            plain = self._tokenizer.encode(span.text, add_special_tokens=False).ids
+            found = [made for one in plain for made in self._learned.get(one, (one,))]
             ids += found
             weights += [span.weight] * len(found)
         return ids, weights

@@ -67,7 +67,8 @@ def example(module: StableDiffusionUNet, latent_channels: int) -> tuple[Any, Any
     if module.map_channels:
         spatial = SpatialMap(array(1, side, side, module.map_channels), None)
     sizes = array(1, SIZES) if module.pooled_width else None
-    condition = Condition(text=text, map=spatial, augmentation=sizes)
+    image = array(1, module.image_width) if module.image_tokens else None
+    condition = Condition(text=text, map=spatial, augmentation=sizes, embedding=image)
     return array(1, side, side, latent_channels), array(1), condition
 
 

@@ -1,9 +1,9 @@
-"""An objective whose network is trained through adapters of frozen parameters."""
+"""An objective whose network is trained through adapters of frozen parameters, or other small
+parts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from diffjax.models import lora
 from diffjax.models.network import Network, Pair
 from diffjax.training.objective import (
     HeldOutObjective,
@@ -22,13 +22,13 @@ class AdaptedObjective(NamedTuple):
 
     Attributes:
       of_network: network -> objective.
-      network: of the frozen parameters; it consists of Linen modules.
-      alpha: see `models.lora`.
+      network: of the frozen parameters.
+      adapted: (network, frozen parameters, adapters, *arguments of `Network.apply`) -> the output.
     """
 
     of_network: Callable[[Network], HeldOutObjective]
     network: Network
-    alpha: float
+    adapted: Callable[..., Array]
 
     def init(self, key: Array, params: Any) -> ObjectiveState:
         """The objective's own state, without the frozen parameters."""
@@ -40,8 +40,7 @@ class AdaptedObjective(NamedTuple):
         """The loss of a batch, and the gradients with respect to the adapters."""
 
         def apply(adapters: Any, *args: Any, **options: Any) -> Array:
-            with lora.intercepted(lora.of_tree(adapters, alpha=self.alpha)):
-                return self.network.apply(state.frozen, *args, **options)
+            return self.adapted(self.network, state.frozen, adapters, *args, **options)
 
         objective = self.of_network(Pair(self.network.init, apply))
         return objective.loss_and_grads(params, state._replace(frozen=None), inputs)

@@ -44,7 +44,10 @@ VARIANTS = [
     *((path, "quick") for path in EXPERIMENTS if path.stem in QUICK),
     *((path, name) for path in EXPERIMENTS for name in JIT if path.stem == "fashion_mnist_dit"),
     *((path, "tiny") for path in TWO_STAGES),
-    *((ROOT / "experiments/stable_diffusion.py", name) for name in ("lora", "dreambooth")),
+    *(
+        (ROOT / "experiments/stable_diffusion.py", name)
+        for name in ("lora", "dreambooth", "textual_inversion")
+    ),
 ]
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "emoji": (64, 64, 3)}
 

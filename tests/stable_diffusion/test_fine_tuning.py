@@ -304,12 +304,6 @@ def test_wrong_configs(small, pictures, changes, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.usefixtures("cache")
-def test_an_inpainting_network_is_not_trained(folders, pictures):
-    with pytest.raises(UserError, match="has an inpainting network"):
-        kinds.resolve(training(folders("sd15_inpaint")[0], pictures))
-
-
 def train(folder, pictures, workdir, *arguments, mode="train"):
     return main([
         f"--config={EXPERIMENT}", f"--config.model.folder={folder}", f"--workdir={workdir}",

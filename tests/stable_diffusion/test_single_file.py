@@ -12,9 +12,12 @@ import pytest
 
 import diffjax
 from diffjax.errors import UserError
+from diffjax.experiment import model_folder, plan_sampling
+from diffjax.main import run
 from diffjax.stable_diffusion import families, sources, text, unet, vae, weights
 from diffjax.stable_diffusion.families import Encoder, Family
 from diffjax.stable_diffusion.folder import load_folder
+from tests.stable_diffusion.test_config import config_of
 
 BEGINNINGS = {"sd15": "cond_stage_model.transformer.", "sd21": "cond_stage_model.model."}
 XL = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
@@ -206,6 +209,36 @@ def test_diffjax_loads_a_file(file_of):
     model = diffjax.load(path, tokenizer=folder / "tokenizer")
     check_equal(model.params, diffjax.load(folder).params)
     assert model.about.name == "sd15.safetensors"
+
+
+def test_a_file_by_config(file_of, tmp_path):
+    path, _, folder = file_of("sd21")
+    given = {"sample__prompt": "a cat", "sample__count": 1, "sample__steps": 2,
+             "sample__format": "npz", "parallel__compile": False}  # fmt: skip
+    of_file = {"model__tokenizer": str(folder / "tokenizer"), "model__prediction": "v_prediction"}
+    config = config_of(path, **given, **of_file)
+    assert run(config, tmp_path / "file", mode="sample") == 0
+    assert run(config_of(folder, **given), tmp_path / "folder", mode="sample") == 0
+    images = []
+    for name in ("file", "folder"):
+        (archive,) = (tmp_path / name / "generated").glob("*.npz")
+        with np.load(archive) as found:
+            images.append(found["images"])
+    np.testing.assert_array_equal(*images)
+    settled = model_folder.settled(config)
+    assert settled.data.image_size == 16 and settled.diffusion.parametrisation == "v"
+    plans = [plan_sampling.plan_here(model_folder.settled(one))
+             for one in (config, config_of(folder, **given))]  # fmt: skip
+    assert plans[0]._replace(name="") == plans[1]._replace(name="")
+    for changes, message in (
+        ({}, r"no vocabulary .* give config\.model\.tokenizer=FOLDER"),
+        ({"model__tokenizer": str(folder / "tokenizer")}, r'config\.model\.prediction="epsilon"'),
+        ({"model__folder": str(folder), **of_file}, r"leave out config\.model\.tokenizer"),
+        ({"model__folder": str(folder / "model_index.json")}, r"it is no \.safetensors or \.ckpt"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            run(config_of(path, **{**given, **changes}), tmp_path / "none", mode="sample")
+        assert "\n" not in str(error.value)
 
 
 def refused(pattern, path, **how):
