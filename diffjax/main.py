@@ -22,6 +22,7 @@ from diffjax.commands.process_setup import (
     use_compilation_cache,
 )
 from diffjax.commands.streams import check_written, tolerant_streams
+from diffjax.commands.welcome import version, welcome
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import expanded
@@ -30,7 +31,7 @@ from diffjax.files import expanded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0: done; 2: bad input, reported in one line; 128 + signal: stopped by a signal, saved.
+    0: done; 2: bad input, reported in one line, or no input; 128 + signal: stopped by a signal, saved.
     In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
     with tolerant_streams():
@@ -52,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> int:
     configure_logging()  # before other packages configure the root logger
     try:
+        if not arguments:  # most likely a first look; a script whose flags are lost must fail
+            print(welcome(), file=sys.stderr)
+            return 2
+        if "--version" in arguments:
+            print(version())
+            return 0
         if (key := flags.help_wanted(arguments)) is not None:
             print(flags.help_text(__doc__ or "") if not key else flags.explain(key))
             return 0
