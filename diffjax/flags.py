@@ -135,8 +135,8 @@ def _define_others(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), "Command to run.", flag_values=values)
     flags.DEFINE_string(
         "out", None,
-        "Folder that --mode=export writes, or of the results of sample, edit and evaluate; the "
-        "workdir by default.",
+        "Folder that --mode=export writes, or of the results of sample, edit, evaluate and report; "
+        "the workdir by default.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(

@@ -31,7 +31,7 @@ from diffjax.files import expanded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0: done; 2: bad input, reported in one line, or no input; 128 + signal: stopped by a signal, saved.
+    0: done; 2: bad input, reported in one line, or none; 128 + signal: stopped by one, saved.
     In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
     with tolerant_streams():
@@ -122,8 +122,8 @@ def run(
       workdir: the run directory.
       mode: one of `commands.MODES`.
       profile: whether training writes a trace of a few steps.
-      out: the folder that mode "export" writes, or that of the results of "sample", "edit" and
-        "evaluate", which are in the workdir otherwise.
+      out: the folder that mode "export" writes, or that of the results of "sample", "edit",
+        "evaluate" and "report", which are in the workdir otherwise.
       export_format: what mode "export" writes, one of `commands.FORMATS`; None for the first.
 
     Returns:
@@ -153,11 +153,11 @@ def run(
             f"--mode={mode} is for diffusion models, and this config is of {kind(config)}: "
             f"expected one of {', '.join(modes)}; {instead}"
         )
-    if mode not in ("plan", "config"):
+    if mode not in ("report", "plan", "config"):
         use_compilation_cache()
     workdir = expanded(workdir, name="workdir")
     config = located(config, workdir, of_run=False)
-    if mode != "config":
+    if mode not in ("report", "config"):
         config = settled(config)
     out = expanded(out, name="out") if out else None
     return command(mode)(Request(config, workdir, profile, out, export_format))

@@ -18,7 +18,7 @@ from diffjax.checkpoints.store import Checkpoints
 from diffjax.distributed import processes
 from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
-from diffjax.training import loss_picture
+from diffjax.training import loss_picture, starts
 from diffjax.training.gc_pause import gc_disabled
 from diffjax.training.logs import MetricsLog, NoLog, NoProgress, Progress
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
@@ -118,6 +118,14 @@ def _train(
     )
     if start >= task.settings.steps:
         return state
+
+    def record_start() -> None:
+        try:
+            starts.record(folder, step=start, devices=strategy.devices, parameters=parameters)
+        except OSError as error:
+            log(f"warning: this start is not recorded in {starts.STARTS}: {error}")
+
+    processes.run_on_primary(record_start)
     not_finite = NotFinite(folder, start=start, position=batches.get_state())
     run = _Run(
         task,
