@@ -185,7 +185,6 @@ def _bits_per_dim(
         split="test" if test else "training",
         num_images=config.evaluate.images,
         batch_size=config.sample.batch_size,
-        quiet=not processes.is_primary(),
     )
     report = {
         "step": step,

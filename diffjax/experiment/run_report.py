@@ -322,7 +322,6 @@ def _data(run: _Run) -> str:
     name = about.get("name") or ("" if run.config is None else run.config.data.name)
     shape = about.get("shape")
     classes = about.get("class_names") or []
-    words = about.get("vocabulary")
     known = ""
     with _reported([]):
         known = credits.of(str(name), _place(run))
@@ -331,17 +330,18 @@ def _data(run: _Run) -> str:
         "Shape": " x ".join(map(str, shape)) if isinstance(shape, list) else None,
         "Classes": f"{len(classes)}: {', '.join(map(str, classes))}" if classes else None,
         "Captions": "yes" if about.get("has_captions") else None,
-        "Vocabulary": f"{len(json.loads(words)['words'])} words" if _is_vocabulary(words) else None,
+        "Vocabulary": _vocabulary(about.get("vocabulary")),
     }
     if "\n" not in known:
         return page.facts(facts | {"Authors and licence": known or "not known to diffjax"})
     return page.facts(facts) + page.heading("Authors and licence") + page.listing(known)
 
 
-def _is_vocabulary(stored: Any) -> bool:
-    with contextlib.suppress(ValueError, TypeError):
-        return isinstance(json.loads(stored).get("words"), list)
-    return False
+def _vocabulary(stored: Any) -> str | None:
+    """The size of a stored vocabulary."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return f"{len(json.loads(stored)['words'])} words"
+    return None
 
 
 def _place(run: _Run) -> str:

@@ -97,9 +97,9 @@ def curves(
     )
     for mark in marks:
         if to_x.low <= mark <= to_x.high:
-            x = to_x(mark)
+            at = to_x(mark)
             parts.append(
-                f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
+                f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" '
                 f'y2="{HEIGHT - _BOTTOM}"/>'
             )
     for line, (x, y) in zip(lines, points, strict=True):
