@@ -8,7 +8,8 @@ from diffjax.progress import note_if_long
 
 def run(request: Request) -> int:
     """Edits the images of config.edit; loads no data set."""
-    model = model_of(request.config, request.workdir)
+    with note_if_long("building the model"):
+        model = model_of(request.config, request.workdir)
     edit = edit_of(model)  # check the files before parameters are restored
     step, params = parameters_of(model, request.workdir)
     folder = results_folder(request)

@@ -22,7 +22,7 @@ def of(name: str, directory: str = "") -> str:
 
     Args:
       name: as for `diffjax.data.load`.
-      directory: config.data.dir, "" for the default.
+      directory: config.data.dir, or where a folder's images are now; "" for the default.
 
     Returns:
       For a set that comes with diffjax, its authors and licence; for one of TFDS, what its
@@ -33,7 +33,7 @@ def of(name: str, directory: str = "") -> str:
     kind, _, rest = name.partition(":")
     if kind == "tfds":
         return _of_tfds(rest, directory)
-    folder = rest if kind == "folder" else directory
+    folder = directory or (rest if kind == "folder" else "")
     return _of_folder(Path(folder)) if folder else ""
 
 

@@ -107,14 +107,13 @@ def train_classifier(
         )
     check_labelled(train)
     num_classes = len(train.class_names)
-    state = first_state(num_classes, recipe, train.image_shape)
-
     passes = recipe.steps * recipe.batch_size / len(train)
     log(
         f"classifier: training on {train.name} ({len(train)} images, {num_classes} "
         f"classes) for {recipe.steps} steps of {recipe.batch_size} ({passes:.1f} passes)"
     )
     with Bar("classifier", recipe.steps, unit="step", log=log) as bar:
+        state = first_state(num_classes, recipe, train.image_shape)
         for step, indices in enumerate(example_order(len(train), recipe), start=1):
             images, labels = read_examples(train, indices)
             check_labels(labels, train)

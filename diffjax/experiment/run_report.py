@@ -239,7 +239,8 @@ def _pictures(run: _Run) -> str:
     during = sorted((folder / "samples").glob("step_*.png"))
     chosen = sorted({round(i) for i in np.linspace(0, len(during) - 1, MOST_GRIDS)})
     figures = [_picture(during[i], _step_of(during[i])) for i in chosen if during]
-    figures.append(_picture(folder / "samples.png", "final"))
+    for name in ("samples.png", "reconstructions.png"):
+        figures.append(_picture(folder / name, "final"))
     drawn: list[str] = []
     for place, what in (("generated", "Drawn"), ("edited", "Edited")):
         files = [p for p in (folder / place).glob("*.png") if p.is_file()]
@@ -345,8 +346,11 @@ def _vocabulary(stored: Any) -> str | None:
 
 
 def _place(run: _Run) -> str:
-    """The folder of config.data.dir, where it is now."""
-    given = "" if run.config is None else run.config.data.dir
+    """The folder of config.data.dir, or of the images of folder:<path>, where it is now."""
+    if run.config is None:
+        return ""
+    kind, _, path = str(run.config.data.name).partition(":")
+    given = path if kind == "folder" else run.config.data.dir
     if not given:
         return ""
     return origin.locate(given, run.folder, of_run=True)

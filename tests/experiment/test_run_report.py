@@ -201,6 +201,19 @@ def test_the_command_replaces_the_page(tmp_path, capsys, tiny_flags):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folders_credits_are_found_where_the_folder_is_now(tmp_path):
+    (tmp_path / "before" / "data" / "mine").mkdir(parents=True)
+    (tmp_path / "before" / "data" / "mine" / "CREDITS.txt").write_text("Painted by A. Painter")
+    run = write_run(tmp_path / "before" / "runs" / "mine")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["name"] = "folder:data/mine"
+    (run / "config.json").write_text(json.dumps(config))
+    at = {"workdir": str(run), "working_folder": str(tmp_path / "before")}
+    (run / "origin.json").write_text(json.dumps(at))
+    (tmp_path / "before").rename(tmp_path / "now")
+    assert "A. Painter" in Page(html(tmp_path / "now" / "runs" / "mine")).text
+
+
 def test_pictures_are_whole(tmp_path):
     run = write_run(tmp_path)
     path = run / "samples" / "step_0000400.png"
