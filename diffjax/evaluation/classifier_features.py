@@ -286,6 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}, weights {classifier.weights_digest[:12]}")
     return 0
 
