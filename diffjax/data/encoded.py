@@ -68,7 +68,7 @@ def _map_chunks(
     """Yields function(rows) for consecutive chunks of rows, in order; can be stopped early."""
     with contextlib.ExitStack() as held:
         bar = held.enter_context(Bar(what, length))
-        each = map(function, _chunks(length))
+        each: Iterator[list[_T]] = map(function, _chunks(length))
         if threads > 1:
             pool = ThreadPoolExecutor(threads, thread_name_prefix="diffjax-decode")
             held.callback(pool.shutdown, cancel_futures=True)

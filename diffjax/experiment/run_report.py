@@ -296,6 +296,7 @@ def _machine(run: _Run) -> str:
     last = run.starts[-1]
     versions = last.get("versions")
     facts = {
+        "Started": run.starts[0].get("time"),
         "Devices": f"{last.get('devices')} x {last.get('device_kind')}",
         "Processor": f"{last.get('processor')}, {last.get('cores')} cores",
         "System": last.get("system"),

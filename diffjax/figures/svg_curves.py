@@ -102,8 +102,9 @@ def curves(
                 f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" '
                 f'y2="{HEIGHT - _BOTTOM}"/>'
             )
-    for line, (x, y) in zip(lines, points, strict=True):
-        parts += _drawn(line, [(to_x(a), to_y(b)) for a, b in zip(*_thinned(x, y), strict=True)])
+    for line, values in zip(lines, points, strict=True):
+        pairs = zip(*_thinned(*values), strict=True)
+        parts += _drawn(line, [(to_x(a), to_y(b)) for a, b in pairs])
     return "".join([*parts, "</svg>"])
 
 
