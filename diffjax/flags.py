@@ -111,6 +111,7 @@ def help_text(about: str) -> str:
         "  --config: Config file; file.py:variant for a variant.\n"
         "  --config.key.name=value: Overrides a config value.\n"
         "  --help=key.name: Explains a config key.\n"
+        "  --version: Prints the versions of diffjax and JAX.\n"
         f"{values.get_help(prefix='').strip(chr(10))}\n"
         f"  Modes:\n{modes}  Formats:\n{formats}"
     ).rstrip("\n")
@@ -134,8 +135,8 @@ def _define_others(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("mode", "train", list(MODES), "Command to run.", flag_values=values)
     flags.DEFINE_string(
         "out", None,
-        "Folder that --mode=export writes, or of the results of sample, edit and evaluate; the "
-        "workdir by default.",
+        "Folder that --mode=export writes, or of the results of sample, edit, evaluate and report; "
+        "the workdir by default.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(

@@ -22,6 +22,7 @@ from diffjax.commands.process_setup import (
     use_compilation_cache,
 )
 from diffjax.commands.streams import check_written, tolerant_streams
+from diffjax.commands.welcome import version, welcome
 from diffjax.distributed import processes
 from diffjax.errors import UserError
 from diffjax.files import expanded
@@ -30,7 +31,7 @@ from diffjax.files import expanded
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0: done; 2: bad input, reported in one line; 128 + signal: stopped by a signal, saved.
+    0: done; 2: bad input, reported in one line, or none; 128 + signal: stopped by one, saved.
     In a multi-process run an error exits immediately, and JAX's runtime ends the other processes.
     """
     with tolerant_streams():
@@ -52,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str]) -> int:
     configure_logging()  # before other packages configure the root logger
     try:
+        if not arguments:  # most likely a first look; a script whose flags are lost must fail
+            print(welcome(), file=sys.stderr)
+            return 2
+        if "--version" in arguments:
+            print(version())
+            return 0
         if (key := flags.help_wanted(arguments)) is not None:
             print(flags.help_text(__doc__ or "") if not key else flags.explain(key))
             return 0
@@ -115,8 +122,8 @@ def run(
       workdir: the run directory.
       mode: one of `commands.MODES`.
       profile: whether training writes a trace of a few steps.
-      out: the folder that mode "export" writes, or that of the results of "sample", "edit" and
-        "evaluate", which are in the workdir otherwise.
+      out: the folder that mode "export" writes, or that of the results of "sample", "edit",
+        "evaluate" and "report", which are in the workdir otherwise.
       export_format: what mode "export" writes, one of `commands.FORMATS`; None for the first.
 
     Returns:
@@ -146,11 +153,11 @@ def run(
             f"--mode={mode} is for diffusion models, and this config is of {kind(config)}: "
             f"expected one of {', '.join(modes)}; {instead}"
         )
-    if mode not in ("plan", "config"):
+    if mode not in ("report", "plan", "config"):
         use_compilation_cache()
     workdir = expanded(workdir, name="workdir")
     config = located(config, workdir, of_run=False)
-    if mode != "config":
+    if mode not in ("report", "config"):
         config = settled(config)
     out = expanded(out, name="out") if out else None
     return command(mode)(Request(config, workdir, profile, out, export_format))

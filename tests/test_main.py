@@ -8,13 +8,20 @@ import sys
 import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import diffjax
+from diffjax import flags
 from diffjax.commands.process_setup import use_compilation_cache
 from diffjax.main import main
+
+DIGITS = Path(__file__).resolve().parents[1] / "experiments" / "digits.py"
+# What the console command `diffjax` runs, by the entry point of setup.cfg.
+CONSOLE_COMMAND = "import sys; from diffjax.__main__ import console; sys.exit(console())"
 
 
 def one_error(capsys, *arguments):
@@ -30,7 +37,6 @@ def one_error(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "no config file was given"),
         (["--config"], "no config file was given"),
         (["--config=nope.py"], "there is no such file"),
         (["--config=DIGITS:big"], "has no variants"),
@@ -84,6 +90,35 @@ def test_bad_input_is_one_line_and_writes_nothing(
         expected = expected.replace(name, str(path)) if name == "EMPTYDIR" else expected
     assert expected in one_error(capsys, *arguments)
     assert list(cwd.iterdir()) == []
+
+
+def test_no_flags_show_commands_that_run(capsys, monkeypatch):
+    monkeypatch.chdir(DIGITS.parents[1])
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    commands = [line.split("#")[0].split() for line in err.splitlines() if " --config=" in line]
+    assert len(commands) == 3 and not out
+    for command in commands:
+        flags.parse([part for part in command if part.startswith("--")])
+
+
+def test_the_version(capsys):
+    import jax
+
+    assert main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert diffjax.__version__ in printed and jax.__version__ in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [["-m", "diffjax"], ["-c", CONSOLE_COMMAND]])
+def test_other_ways_to_start(program, tmp_path):
+    (tmp_path / "mine.py").write_text("def pictures(): raise ValueError('mine was imported')")
+    flags = [f"--config={DIGITS}", "--config.data.name=mine:pictures"]
+    done = subprocess.run(
+        [sys.executable, *program, *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "mine was imported" in done.stderr
 
 
 @pytest.mark.parametrize("place", ["a_file", "a_file/below", "/proc/diffjax/run"])

@@ -13,6 +13,7 @@ MODES = {
     "evaluate": "measure samples, likelihoods or reconstructions",
     "ema": "rebuild an average of another length from stored snapshots",
     "export": "write the model to --out: safetensors and config.json",
+    "report": "write a page about the run: curves, samples, evaluations, config, machine",
     "plan": "memory and FLOPs of training on config.parallel.devices devices; trains nothing",
     "config": "print the complete config and mark values that differ from the defaults",
 }
@@ -27,17 +28,17 @@ FORMATS = {
     "onnx": "the denoiser as a program for onnxruntime",
 }
 # Modes that write to --out: their results, or, for "export", the model.
-TO_OUT = ("sample", "edit", "evaluate", "export")
+TO_OUT = ("sample", "edit", "evaluate", "export", "report")
 # Modes that run in a single process.
-ONE_PROCESS = ("edit", "ema", "export", "plan", "config")
+ONE_PROCESS = ("edit", "ema", "export", "report", "plan", "config")
 _OF_IMAGE_MODELS = (
-    ("train", "sample", "evaluate", "plan", "config"),
+    ("train", "sample", "evaluate", "report", "plan", "config"),
     "to edit, rebuild averages or export, train a diffusion model",
 )
 # What a config trains -> its modes, where it hasn't all of them, and what to do for the others.
 MODES_OF = {
     "an autoencoder": (
-        ("train", "evaluate", "export", "plan", "config"),
+        ("train", "evaluate", "export", "report", "plan", "config"),
         "to sample, train a diffusion model with config.first_stage.workdir set to this run",
     ),
     "a PixelCNN": _OF_IMAGE_MODELS,

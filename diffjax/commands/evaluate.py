@@ -25,13 +25,15 @@ from diffjax.experiment.evaluation import features
 from diffjax.experiment.restore import restore_params
 from diffjax.experiment.schema import is_cascade, section
 from diffjax.files import atomic_write, cache_folder
+from diffjax.progress import note_if_long
 
 
 def run(request: Request) -> int:
     """Runs the evaluation of config.evaluate on the config's data."""
     if is_cascade(request.config):
         return _cascade(request)
-    setup = resolve(request.config, trains=False)
+    with note_if_long("reading the data set and building the model"):
+        setup = resolve(request.config, trains=False)
     say_kernels(setup)
     say_if_other_data(setup, request.workdir)
     measure = {
@@ -203,7 +205,6 @@ def _bits_per_dim(
         split="test" if test else "training",
         num_images=config.evaluate.images,
         batch_size=config.sample.batch_size,
-        quiet=not processes.is_primary(),
     )
     report = {
         "step": step,

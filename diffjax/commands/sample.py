@@ -6,6 +6,7 @@ from diffjax.experiment import pictures, sample_files
 from diffjax.experiment.model import check_sampling
 from diffjax.experiment.restore import restore_params
 from diffjax.experiment.schema import is_cascade, is_diffusion
+from diffjax.progress import note_if_long
 
 
 def run(request: Request) -> int:
@@ -21,7 +22,8 @@ def run(request: Request) -> int:
         step, params = restore_params(drawn, request.workdir)
         sample_files.generated(drawn, params, results_folder(request), step=step)
         return 0
-    model = model_of(request.config, request.workdir, prompt="sample.prompt")
+    with note_if_long("building the model"):
+        model = model_of(request.config, request.workdir, prompt="sample.prompt")
     drawing = pictures.of_model(model)
     check_sampling(model, drawing.generator)  # before parameters are restored
     step, params = parameters_of(model, request.workdir)

@@ -7,6 +7,7 @@ from diffjax.commands.setup import resolve
 from diffjax.errors import UserError
 from diffjax.experiment.paths import check_apart
 from diffjax.experiment.schema import is_cascade
+from diffjax.progress import note_if_long
 from diffjax.training import loop
 
 
@@ -18,8 +19,10 @@ def run(request: Request) -> int:
         raise UserError(how_to_train(request.config))
     check_apart(request.config, request.workdir)
     print(f"workdir: {request.workdir.absolute()}")
+    with note_if_long("reading the data set and building the model"):
+        task = resolve(request.config)
     try:
-        loop.train(resolve(request.config), request.workdir, profile=request.profile)
+        loop.train(task, request.workdir, profile=request.profile)
     except loop.Stopped as stopped:
         print(f"{stopped}: run the same command again to resume", file=sys.stderr)
         return 128 + stopped.signal

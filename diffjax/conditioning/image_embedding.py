@@ -32,6 +32,7 @@ import numpy.typing as npt
 from diffjax.errors import UserError
 from diffjax.images import to_model_range
 from diffjax.models.embedding_network import EmbeddingNetwork
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 Floats = npt.NDArray[np.float32]
@@ -236,10 +237,12 @@ def features_of(network: EmbeddingNetwork, images: np.ndarray) -> Floats:
       UserError: images that the network does not take.
     """
     found = []
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        padded = np.concatenate([part, np.repeat(part[:1], BATCH - len(part), axis=0)])
-        found.append(np.asarray(_features(network.apply, network.params, padded))[: len(part)])
+    with Bar(f"features of {network.name}", len(images), at_once=BATCH) as bar:
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            padded = np.concatenate([part, np.repeat(part[:1], BATCH - len(part), axis=0)])
+            found.append(np.asarray(_features(network.apply, network.params, padded))[: len(part)])
+            bar(start + BATCH)
     return np.concatenate(found).astype(np.float32)
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 _logger = logging.getLogger("diffjax")
@@ -170,9 +171,11 @@ def _encode_all(encoder: TextEncoder, distinct: list[str], batch_size: int) -> E
 
     tokens = np.zeros((count, encoder.length, encoder.width), np.float16)
     pooled = np.zeros((count, encoder.width), np.float32)
-    last_log = start
     # Full float32 on every device, since the file may be read on another one.
-    with jax.default_matmul_precision("float32"):
+    with (
+        jax.default_matmul_precision("float32"),
+        Bar(f"{encoder.name}: encoding captions", count, unit="caption") as bar,
+    ):
         for first in range(0, count, size):
             # The last batch is padded with repeats: one shape, one program.
             rows = np.arange(first, first + size) % count
@@ -181,9 +184,7 @@ def _encode_all(encoder: TextEncoder, distinct: list[str], batch_size: int) -> E
             with np.errstate(over="ignore"):
                 tokens[first:end, :used] = np.asarray(batch.tokens)[: end - first]
             pooled[first:end] = np.asarray(batch.pooled)[: end - first]
-            if time.monotonic() - last_log > 10 and end < count:
-                last_log = time.monotonic()
-                _logger.info("%s: encoded %d of %d captions", encoder.name, end, count)
+            bar(end)
     if not (np.isfinite(tokens).all() and np.isfinite(pooled).all()):
         raise UserError(
             f"{encoder.name} gave NaN or features beyond float16; expected finite ones; check "

@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the command line; None takes sys.argv's.
 
     Returns:
-      The exit code: 0, or 2 with one line on standard error if the set cannot be loaded.
+      The exit code: 0, 2 with one line on standard error if the set cannot be loaded, 130 if it was
+      interrupted.
     """
     parser = argparse.ArgumentParser(
         prog="python -m diffjax.data",
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr)
+        return 130
     height, width, channels = source.image_shape
     print(f"{options.name}: {len(source)} images of {height}x{width}x{channels}, ready")
     return 0

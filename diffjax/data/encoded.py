@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import zlib
@@ -17,6 +18,7 @@ from diffjax.data.images import Size
 from diffjax.data.sources import ArraySource, ImageSource, StreamedSource, number_captions
 from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder
+from diffjax.progress import Bar
 
 _CHUNK = 256
 NAMED = 5  # unreadable images that a message names; a file lists all
@@ -61,17 +63,19 @@ def _readable(data: bytes | OSError) -> bytes:
 
 
 def _map_chunks(
-    function: Callable[[range], list[_T]], length: int, threads: int
+    function: Callable[[range], list[_T]], length: int, threads: int, *, what: str
 ) -> Iterator[list[_T]]:
     """Yields function(rows) for consecutive chunks of rows, in order; can be stopped early."""
-    if threads == 1:
-        yield from map(function, _chunks(length))
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="diffjax-decode")
-    try:
-        yield from pool.map(function, _chunks(length))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with contextlib.ExitStack() as held:
+        bar = held.enter_context(Bar(what, length))
+        each: Iterator[list[_T]] = map(function, _chunks(length))
+        if threads > 1:
+            pool = ThreadPoolExecutor(threads, thread_name_prefix="diffjax-decode")
+            held.callback(pool.shutdown, cancel_futures=True)
+            each = pool.map(function, _chunks(length))
+        for number, chunk in enumerate(each, start=1):
+            yield chunk
+            bar(number * _CHUNK)
 
 
 class _Broken:
@@ -167,7 +171,8 @@ def _scan_headers(
     first: tuple[int, tuple[int, int]] | None = None
     grey = True
     row = -1
-    for chunk in _map_chunks(scan, min(limit, len(encoded)), threads):
+    count = min(limit, len(encoded))
+    for chunk in _map_chunks(scan, count, threads, what=f"{name}: reading headers"):
         for result in chunk:
             row += 1
             if isinstance(result, str):
@@ -197,7 +202,7 @@ def _find_broken(encoded: EncodedImages, broken: _Broken, *, threads: int) -> No
         return reasons
 
     row = -1
-    for chunk in _map_chunks(read, len(encoded), threads):
+    for chunk in _map_chunks(read, len(encoded), threads, what="checking images"):
         for reason in chunk:
             row += 1
             if reason is not None:
@@ -231,7 +236,7 @@ def _decode_all(
     first = 0
     grey = True
     row = -1
-    for chunk in _map_chunks(decode, length, threads):
+    for chunk in _map_chunks(decode, length, threads, what=f"{name}: decoding"):
         for image, label in chunk:
             row += 1
             labels[row] = label

@@ -33,6 +33,7 @@ from PIL import Image
 from diffjax.data import tfds_sets
 from diffjax.errors import UserError
 from diffjax.files import expanded, sync_descriptor
+from diffjax.progress import note_if_long
 
 NAME = "fashion_mnist"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -181,7 +182,9 @@ def prepare(root: Path, idx_files: dict[str, Path] | None) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f"incomplete.{NAME}.", dir=root))
-        with tfds_sets.quiet():
+        origin = "downloading it and " if idx_files is None else ""
+        what = f"{NAME}: {origin}preparing it in {root}"
+        with note_if_long(what), tfds_sets.quiet(bars=True):
             builder = _builder_class()(data_dir=str(aside), file_format="array_record")
             builder.idx_files = idx_files
             builder.download_and_prepare(

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from diffjax import progress
 from diffjax.data import decoded, encoded
 from diffjax.data.images import Size
 from diffjax.data.sources import UNLABELLED, ArraySource, ImageSource
@@ -110,8 +111,8 @@ def find_prepared(name: str, root: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences TFDS's progress bars and prints.
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Silences TFDS's prints, and its progress bars but on a terminal if `bars`.
 
     TFDS prints to standard output regardless of the logging level, e.g. a banner about missing
     TensorFlow, and logs each step through absl.
@@ -121,7 +122,8 @@ def quiet() -> Iterator[None]:
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
+    if not (bars and progress.shown() and progress.on_terminal()):
+        tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -321,7 +323,8 @@ def download(name: str, root: Path) -> Path:
     import tensorflow_datasets as tfds
 
     try:
-        with quiet():
+        what = f"tfds:{name}: downloading and preparing it in {root}"
+        with progress.note_if_long(what), quiet(bars=True):
             builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
             check_reachable(list(builder.url_infos or ())[:1])
             builder.download_and_prepare(

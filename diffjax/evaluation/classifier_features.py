@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,11 @@ from diffjax.perceptual.classifier_weights import (
     round_weights,
     save_classifier,
 )
+from diffjax.progress import Bar
 
 # Increment it with any change to the recipe or the network, to invalidate cached classifiers.
 RECIPE_VERSION = 1
+LOSS_EVERY = 25  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +107,20 @@ def train_classifier(
         )
     check_labelled(train)
     num_classes = len(train.class_names)
-    state = first_state(num_classes, recipe, train.image_shape)
-
     passes = recipe.steps * recipe.batch_size / len(train)
     log(
         f"classifier: training on {train.name} ({len(train)} images, {num_classes} "
         f"classes) for {recipe.steps} steps of {recipe.batch_size} ({passes:.1f} passes)"
     )
-    started = time.monotonic()
-    for step, indices in enumerate(example_order(len(train), recipe)):
-        images, labels = read_examples(train, indices)
-        check_labels(labels, train)
-        state, loss = _train_step(num_classes, recipe, state, step, images, labels)
-        if (step + 1) % max(1, recipe.steps // 5) == 0:
-            log(
-                f"classifier: step {step + 1}/{recipe.steps}, loss {float(loss):.3f}, "
-                f"{time.monotonic() - started:.0f} s"
-            )
+    with Bar("classifier", recipe.steps, unit="step", log=log) as bar:
+        state = first_state(num_classes, recipe, train.image_shape)
+        for step, indices in enumerate(example_order(len(train), recipe), start=1):
+            images, labels = read_examples(train, indices)
+            check_labels(labels, train)
+            state, loss = _train_step(num_classes, recipe, state, step - 1, images, labels)
+            if step % LOSS_EVERY == 0:  # reading it waits for the step
+                bar(step, f"loss {float(loss):.3f}")
+    log(f"classifier: trained in {bar.seconds:.0f} s, loss {float(loss):.3f}")
     classifier = TrainedClassifier(
         weights=round_weights(state[0]),
         data=train.name,
@@ -288,6 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again", file=sys.stderr)
+        return 130
     print(f"wrote {options.out}, weights {classifier.weights_digest[:12]}")
     return 0
 

@@ -22,6 +22,7 @@ from diffjax.evaluation.labelled_images import (
 from diffjax.models.classifier import Classifier
 from diffjax.perceptual import EmbeddingNetwork
 from diffjax.perceptual.classifier_weights import TrainedClassifier
+from diffjax.progress import Bar
 
 # One compiled program serves any number of images.
 FEATURE_BATCH = 500
@@ -147,8 +148,10 @@ def accuracy(classifier: TrainedClassifier, source: LabelledImages) -> float:
     check_labelled(source)
     features_and_classes = make_feature_function(classifier)
     right = 0
-    for images, labels in read_in_order(source, FEATURE_BATCH):
-        right += int(np.sum(features_and_classes(images)[1] == labels))
+    with Bar("classifier's accuracy", len(source)) as bar:
+        for images, labels in read_in_order(source, FEATURE_BATCH):
+            right += int(np.sum(features_and_classes(images)[1] == labels))
+            bar(bar.done + len(images))
     return right / len(source)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from diffjax.errors import UserError
 from diffjax.likelihood.bits import summarise
+from diffjax.progress import Bar
 
 # (batch, indices of its images) -> values of each image by name, including "total"
 Measure = Callable[[Mapping[str, np.ndarray], np.ndarray], Mapping[str, np.ndarray]]
@@ -33,7 +32,6 @@ def evaluate_likelihood(
     split: str,
     num_images: int = 0,
     batch_size: int = 250,
-    quiet: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Bits per dimension over a split, in order, with a progress bar.
 
@@ -44,7 +42,6 @@ def evaluate_likelihood(
       split: the name of the split.
       num_images: number of images, evenly spaced over the split; 0 for all.
       batch_size: images per batch.
-      quiet: no bar.
 
     Returns:
       A report serialisable as JSON ("bits_per_dim", "standard_error", "images", the mean of each
@@ -58,11 +55,8 @@ def evaluate_likelihood(
     index = np.arange(count) * len(test) // count
     size = min(batch_size, count)
     began = time.monotonic()
-    often = 1 if sys.stderr.isatty() else 30  # seconds between two lines of a log
     parts: list[Mapping[str, np.ndarray]] = []
-    with tqdm(
-        total=count, unit="image", dynamic_ncols=True, mininterval=often, disable=quiet
-    ) as bar:
+    with Bar("likelihood", count) as bar:
         for start in range(0, count, size):
             rows = index[start : start + size]
             filled = np.resize(rows, size)  # one compiled shape
@@ -74,8 +68,7 @@ def evaluate_likelihood(
             values = measure(batch, filled.astype(np.int32))
             parts.append({name: np.asarray(x)[: len(rows)] for name, x in values.items()})
             so_far = np.concatenate([part["total"] for part in parts])
-            bar.set_postfix_str(f"{so_far.mean():.4f} bits/dim", refresh=False)
-            bar.update(len(rows))
+            bar(start + len(rows), f"{so_far.mean():.4f} bits/dim")
     each = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     invalid = int((~np.isfinite(each["total"])).sum())
     if invalid:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from diffjax import arguments
 from diffjax.errors import UserError
+from diffjax.progress import Bar
 
 # The paper's k.
 NEIGHBOURS = 3
@@ -85,19 +86,22 @@ def precision_recall(
 
 def _share_inside(points: FloatArray, centres: FloatArray, neighbours: int) -> float:
     """The share of points in the manifold of the centres."""
-    radii = np.concatenate(
-        [
+    parts: list[FloatArray] = []
+    with Bar("distances between features", len(centres), unit="feature") as bar:
+        for rows in _blocks(centres):
             # The nearest of its own set is the feature itself.
-            np.partition(_squared_distances(rows, centres), neighbours, axis=1)[:, neighbours]
-            for rows in _blocks(centres)
-        ]
-    )
+            nearest = np.partition(_squared_distances(rows, centres), neighbours, axis=1)
+            parts.append(nearest[:, neighbours])
+            bar(bar.done + len(rows))
+    radii = np.concatenate(parts)
     norms = np.square(centres).sum(axis=1)
     inside = 0
-    for rows in _blocks(points):
-        tolerance = ROUNDING * (np.square(rows).sum(axis=1)[:, None] + norms)
-        near = _squared_distances(rows, centres) <= radii + tolerance
-        inside += int(near.any(axis=1).sum())
+    with Bar("features within others' distances", len(points), unit="feature") as bar:
+        for rows in _blocks(points):
+            tolerance = ROUNDING * (np.square(rows).sum(axis=1)[:, None] + norms)
+            near = _squared_distances(rows, centres) <= radii + tolerance
+            inside += int(near.any(axis=1).sum())
+            bar(bar.done + len(rows))
     return inside / len(points)
 
 

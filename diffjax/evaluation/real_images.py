@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from diffjax.evaluation.labelled_images import (
     read_in_order,
 )
 from diffjax.files import atomic_write
+from diffjax.progress import Bar
 
 Log = Callable[[str], object]
 FloatArray = npt.NDArray[np.float32]
@@ -77,12 +77,12 @@ class RealImages:
             else:
                 self._log(f"real images: {self._split} statistics from {path}")
                 return statistics
-        progress = Progress(f"real images, {self._split}", len(self), self._log)
         statistics = FeatureStatistics.empty(width)
-        for images, _ in read_in_order(self._source, REAL_BATCH):
-            statistics = statistics.update(self._features.of_images(images)[0])
-            progress(statistics.count)
-        self._log(f"real images: {len(self)} of {self._split} in {progress.seconds:.0f} s")
+        with self._bar(f"real images, {self._split}", len(self)) as bar:
+            for images, _ in read_in_order(self._source, REAL_BATCH):
+                statistics = statistics.update(self._features.of_images(images)[0])
+                bar(statistics.count)
+        self._log(f"real images: {len(self)} of {self._split} in {bar.seconds:.0f} s")
         arrays: dict[str, Any] = {
             "count": np.array(statistics.count),
             "mean": statistics.mean,
@@ -106,12 +106,12 @@ class RealImages:
             else:
                 return found
         rows = drawn_rows(len(self), count, draw=0)
-        progress = Progress(f"real images, {count} of {self._split}", count, self._log)
         features = np.empty(shape, np.float32)
-        for start in range(0, count, REAL_BATCH):
-            images, _ = read_examples(self._source, rows[start : start + REAL_BATCH])
-            features[start : start + len(images)] = self._features.of_images(images)[0]
-            progress(start + len(images))
+        with self._bar(f"real images, {count} of {self._split}", count) as bar:
+            for start in range(0, count, REAL_BATCH):
+                images, _ = read_examples(self._source, rows[start : start + REAL_BATCH])
+                features[start : start + len(images)] = self._features.of_images(images)[0]
+                bar(start + len(images))
         atomic_write(path, lambda file: np.savez(file, features=features))
         return features
 
@@ -123,17 +123,21 @@ class RealImages:
         for draw in range(DRAWS):
             chosen[draw, drawn_rows(len(self), count, draw=draw)] = True
         statistics = [FeatureStatistics.empty(self._features.dimensions)] * DRAWS
-        progress = Progress(f"real images, draws of {self._split}", len(self), self._log)
         start = 0
-        for images, _ in read_in_order(self._source, REAL_BATCH):
-            features, _ = self._features.of_images(images)
-            in_batch = chosen[:, start : start + len(images)]
-            statistics = [
-                some.update(features[mask]) for some, mask in zip(statistics, in_batch, strict=True)
-            ]
-            start += len(images)
-            progress(start)
+        with self._bar(f"real images, draws of {self._split}", len(self)) as bar:
+            for images, _ in read_in_order(self._source, REAL_BATCH):
+                features, _ = self._features.of_images(images)
+                in_batch = chosen[:, start : start + len(images)]
+                statistics = [
+                    some.update(features[mask])
+                    for some, mask in zip(statistics, in_batch, strict=True)
+                ]
+                start += len(images)
+                bar(start)
         return statistics
+
+    def _bar(self, what: str, total: int) -> Bar:
+        return Bar(what, total, log=self._log)
 
     def _log_unreadable(self, path: Path, error: Exception) -> None:
         self._log(f"real images: cannot use {path} ({type(error).__name__}); computing it again")
@@ -145,25 +149,3 @@ def drawn_rows(total: int, count: int, *, draw: int) -> npt.NDArray[np.int64]:
     count = arguments.whole("count", count, most=total)
     generator = np.random.Generator(np.random.Philox(key=draw))
     return np.sort(generator.permutation(total)[:count])
-
-
-class Progress:
-    """Logs each tenth of a long computation, from the first half minute on."""
-
-    QUIET_S = 30.0
-
-    def __init__(self, what: str, total: int, log: Log) -> None:
-        self._what, self._total, self._log = what, total, log
-        self._started = time.monotonic()
-        self._tenths = 0
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._started
-
-    def __call__(self, done: int) -> None:
-        tenths = 10 * done // self._total
-        if tenths > self._tenths and self.seconds > self.QUIET_S and done < self._total:
-            self._log(f"{self._what}: {done}/{self._total}, {self.seconds:.0f} s")
-        self._tenths = max(self._tenths, tenths)

@@ -27,6 +27,7 @@ from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
 from diffjax.evaluation.labelled_images import LabelledImages, read_examples, read_in_order
 from diffjax.figures.image_grids import check_images
 from diffjax.models.classifier import FEATURES
+from diffjax.progress import Bar
 
 Images = npt.NDArray[np.uint8]
 Log = Callable[[str], object]
@@ -59,13 +60,15 @@ def similarity(images: Images, reconstructed: Images) -> dict[str, float | None]
         )
     psnr, ssim, l1 = [], [], []
     has_window = min(images.shape[1:3]) >= SMALLEST_FOR_SSIM
-    for start in range(0, len(images), BATCH):
-        a, b = (part[start : start + BATCH] for part in (images, reconstructed))
-        x, y = (jnp.asarray(part, jnp.float32) / 255 for part in (a, b))
-        psnr.append(np.minimum(np.asarray(dm_pix.psnr(x, y)), 100.0))
-        if has_window:
-            ssim.append(np.asarray(dm_pix.ssim(x, y)))
-        l1.append(np.asarray(2 * jnp.abs(x - y).mean((1, 2, 3))))
+    with Bar("PSNR and SSIM", len(images)) as bar:
+        for start in range(0, len(images), BATCH):
+            a, b = (part[start : start + BATCH] for part in (images, reconstructed))
+            x, y = (jnp.asarray(part, jnp.float32) / 255 for part in (a, b))
+            psnr.append(np.minimum(np.asarray(dm_pix.psnr(x, y)), 100.0))
+            if has_window:
+                ssim.append(np.asarray(dm_pix.ssim(x, y)))
+            l1.append(np.asarray(2 * jnp.abs(x - y).mean((1, 2, 3))))
+            bar(start + BATCH)
     return {
         "psnr": float(np.concatenate(psnr).mean()),
         "ssim": float(np.concatenate(ssim).mean()) if has_window else None,
@@ -124,8 +127,10 @@ def evaluate_reconstruction(
         return FeatureStatistics.empty(FEATURES).update(features_and_classes(some)[0])
 
     all_training = FeatureStatistics.empty(FEATURES)
-    for some, _ in read_in_order(train, BATCH):
-        all_training = all_training.update(features_and_classes(some)[0])
+    with Bar("real images, train", len(train), log=log) as bar:
+        for some, _ in read_in_order(train, BATCH):
+            all_training = all_training.update(features_and_classes(some)[0])
+            bar(all_training.count)
     return report | {
         "classifier_frechet_distance": frechet_distance(statistics(reconstructed), all_training),
         "floor": frechet_distance(statistics(images), all_training),
@@ -158,8 +163,10 @@ def _by_maps(
         return total
 
     all_training = None
-    for some, _ in read_in_order(train, BATCH):
-        all_training = add(all_training, some)
+    with Bar("real images, train", len(train)) as bar:
+        for some, _ in read_in_order(train, BATCH):
+            all_training = add(all_training, some)
+            bar(all_training.count)
     assert all_training is not None
     return {
         "perceptual_frechet_distance": frechet_distance(statistics(reconstructed), all_training),

@@ -15,7 +15,6 @@ class 0.011 to 0.023 (four draws). Sample classes in the proportions of the data
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +32,7 @@ from diffjax.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from diffjax.evaluation.real_images import DRAWS, REAL_BATCH, FloatArray, RealImages
 from diffjax.models.classifier import FEATURES
 from diffjax.perceptual import EmbeddingNetwork
+from diffjax.progress import Bar
 
 Generate = Callable[[int, int], npt.NDArray[np.uint8]]
 Log = Callable[[str], object]
@@ -287,24 +287,21 @@ def _sample_features(
     """The samples' features, and the class that a classifier predicts of each."""
     found = np.empty((num_samples, features.dimensions), np.float32)
     classes = []
-    started = time.monotonic()
-    tenths_logged = 0
-    for start, made in _one_ahead(generate, num_samples, batch_size):
-        count = min(batch_size, num_samples - start)
-        samples = np.asarray(made)
-        if samples.dtype != np.uint8 or samples.shape != (count, *image_shape):
-            raise UserError(
-                f"got samples of dtype {samples.dtype} and shape {samples.shape}; expected uint8 "
-                f"{(count, *image_shape)}, the data's image shape; evaluate the model on the data "
-                "set it was trained on"
-            )
-        found[start : start + count], predicted = features.of_images(samples)
-        if predicted is not None:
-            classes.append(predicted)
-        done = start + count
-        if 10 * done // num_samples > tenths_logged:
-            tenths_logged = 10 * done // num_samples
-            log(f"samples: {done}/{num_samples}, {time.monotonic() - started:.0f} s")
+    with Bar("samples", num_samples, log=log) as bar:
+        for start, made in _one_ahead(generate, num_samples, batch_size):
+            count = min(batch_size, num_samples - start)
+            samples = np.asarray(made)
+            if samples.dtype != np.uint8 or samples.shape != (count, *image_shape):
+                raise UserError(
+                    f"got samples of dtype {samples.dtype} and shape {samples.shape}; expected "
+                    f"uint8 {(count, *image_shape)}, the data's image shape; evaluate the model on "
+                    "the data set it was trained on"
+                )
+            found[start : start + count], predicted = features.of_images(samples)
+            if predicted is not None:
+                classes.append(predicted)
+            bar(start + count)
+    log(f"samples: {num_samples} in {bar.seconds:.0f} s")
     return found, np.concatenate(classes) if classes else None
 
 

@@ -15,6 +15,7 @@ from diffjax.experiment.dataset import load_held_out
 from diffjax.experiment.pictures import pixel_scale
 from diffjax.images import to_model_range
 from diffjax.latent.first_stage import FirstStage, StageParams
+from diffjax.progress import Bar
 from diffjax.training import loss_picture
 
 COLUMNS = 8  # pairs of an image and its reconstruction in a row
@@ -65,10 +66,13 @@ def reconstructed(
     reconstruct = jax.jit(lambda params, x: setup.stage.reconstruct(params, to_model_range(x)))
     size = min(batch_size, len(images))
     parts = []
-    for start in range(0, len(images), size):
-        part = images[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-        parts.append(figures.to_uint8(processes.on_host(reconstruct(params, filled)))[: len(part)])
+    with Bar("reconstructions", len(images), at_once=size) as bar:
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
+            made = figures.to_uint8(processes.on_host(reconstruct(params, filled)))
+            parts.append(made[: len(part)])
+            bar(start + size)
     return np.concatenate(parts)
 
 

@@ -10,6 +10,7 @@ from diffjax.checkpoints.parameters import Parameters
 from diffjax.errors import UserError
 from diffjax.experiment import strategies
 from diffjax.experiment.run import owns, read_model
+from diffjax.progress import note_if_long
 
 
 class Stored(Protocol):
@@ -63,9 +64,10 @@ def read(setup: Stored, folder: Path) -> Parameters:
     stored = None
     if owns(setup, folder):
         checkpoint = setup.config.sample.checkpoint
-        stored = read_model(
-            folder, wanted=checkpoint, fields=setup.fields, shapes=setup.parameter_shapes
-        )
+        with note_if_long(f"reading the checkpoint {checkpoint!r} of {folder}"):
+            stored = read_model(
+                folder, wanted=checkpoint, fields=setup.fields, shapes=setup.parameter_shapes
+            )
     if stored is None:
         raise untrained(folder)
     return stored

@@ -37,6 +37,7 @@ from diffjax.experiment.pictures import (
 from diffjax.experiment.rules import SAMPLE_FORMATS
 from diffjax.files import atomic_write
 from diffjax.inference.generator import Generated
+from diffjax.progress import Bar, note_if_long
 
 CHUNK = "diffjax"
 
@@ -90,7 +91,8 @@ def generated(
         draws, stages = each.write(keep="grid" in formats or "npz" in formats)
         log(f"wrote {each.folder}: {each.written} PNG files" + each.kept)
     else:
-        drawn = setup.generator(params, start=0, count=count, batch_size=batch_size)
+        with note_if_long(f"drawing {count} samples; the sampler is compiled first"):
+            drawn = setup.generator(params, start=0, count=count, batch_size=batch_size)
         draws, stages = drawn.images, drawn.stages
     if not processes.is_primary():
         return
@@ -173,24 +175,30 @@ class _Each:
         sample = self._setup.config.sample
         size = min(sample.batch_size, sample.count)
         draws, stages = [], []
-        for start in range(0, sample.count, size):
-            number = min(size, sample.count - start)
-            files = self._files(start, number)
-            missing = [i for i, (path, text) in enumerate(files) if not self._is_there(path, text)]
-            if not missing and not keep:
-                self._kept += number
-                continue
-            drawn = self._setup.generator(self._params, start=start, count=number, batch_size=size)
-            images = drawn.images
-            if processes.is_primary():
-                for i in missing:
-                    path, text = files[i]
-                    figures.save_png(path, images[i], text={CHUNK: text})
-            self.written += len(missing)
-            self._kept += number - len(missing)
-            if keep:
-                draws.append(images)
-                stages.append(drawn.stages)
+        with Bar("samples", sample.count, unit="sample", at_once=size) as bar:
+            for start in range(0, sample.count, size):
+                bar(start)
+                number = min(size, sample.count - start)
+                files = self._files(start, number)
+                missing = [
+                    i for i, (path, text) in enumerate(files) if not self._is_there(path, text)
+                ]
+                if not missing and not keep:
+                    self._kept += number
+                    continue
+                drawn = self._setup.generator(
+                    self._params, start=start, count=number, batch_size=size
+                )
+                images = drawn.images
+                if processes.is_primary():
+                    for i in missing:
+                        path, text = files[i]
+                        figures.save_png(path, images[i], text={CHUNK: text})
+                self.written += len(missing)
+                self._kept += number - len(missing)
+                if keep:
+                    draws.append(images)
+                    stages.append(drawn.stages)
         if not keep:
             return np.empty(0, np.uint8), ()
         return np.concatenate(draws), tuple(map(np.concatenate, zip(*stages, strict=True)))

@@ -72,7 +72,7 @@ def plot_loss(
         if len(losses):
             axes.plot(steps, losses, color=LOSS_COLOUR, linewidth=1.6, label="loss")
     else:
-        smooth = _moving_average(losses)
+        smooth = moving_average(losses)
         axes.plot(steps, losses, color=LOSS_COLOUR, linewidth=0.7, alpha=0.35, label="loss")
         axes.plot(steps, smooth, color=LOSS_COLOUR, linewidth=2.0, label="loss, smoothed")
     if len(eval_losses):
@@ -161,7 +161,7 @@ def _series(history: Sequence[Mapping[str, float]], key: str) -> tuple[FloatArra
     return np.array(steps, np.float64), np.array(values, np.float64)
 
 
-def _moving_average(values: FloatArray) -> FloatArray:
+def moving_average(values: FloatArray) -> FloatArray:
     """Centred mean over about 1/25 of the values, over fewer near the ends."""
     half = max(1, len(values) // 50)
     sums = np.concatenate([[0.0], np.cumsum(values)])

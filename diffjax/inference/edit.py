@@ -16,6 +16,7 @@ from diffjax.inference.generator import Generator
 from diffjax.latent.space import DiffusionSpace
 from diffjax.models.condition import Condition
 from diffjax.prediction import Prediction
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 
@@ -126,23 +127,26 @@ class Editing:
         space, count = self._space, self._count
         mask = None if self._mask is None else space.mask(self._mask)
         rows = []
-        for i in range(len(self._images) - self.task.images + 1):
-            indices = i * count + np.arange(count)
-            images = to_model_range(jnp.asarray(self._images[i : i + self.task.images]))
-            try:
-                x_0 = edited(
-                    params, self._generator.weak_params, space.of_images(images), mask,
-                    self._condition(i), indices, self._embeddings(i), self._places,
-                )  # fmt: skip
-                row = np.asarray(self._with_known_pixels(space.to_images(x_0), images))
-            except (ValueError, TypeError, ZeroDivisionError) as error:
-                raise UserError(f"{self.what}: {str(error).splitlines()[0]}") from error
-            if not np.isfinite(row).all():
-                raise UserError(
-                    f"image {i}: the result is not finite: use more config.sample.steps or "
-                    "config.sample.threshold='clip'"
-                )
-            rows.append(to_uint8(row))
+        number = len(self._images) - self.task.images + 1
+        with Bar(self.what, number, at_once=1) as bar:
+            for i in range(number):
+                indices = i * count + np.arange(count)
+                images = to_model_range(jnp.asarray(self._images[i : i + self.task.images]))
+                try:
+                    x_0 = edited(
+                        params, self._generator.weak_params, space.of_images(images), mask,
+                        self._condition(i), indices, self._embeddings(i), self._places,
+                    )  # fmt: skip
+                    row = np.asarray(self._with_known_pixels(space.to_images(x_0), images))
+                except (ValueError, TypeError, ZeroDivisionError) as error:
+                    raise UserError(f"{self.what}: {str(error).splitlines()[0]}") from error
+                if not np.isfinite(row).all():
+                    raise UserError(
+                        f"image {i}: the result is not finite: use more config.sample.steps or "
+                        "config.sample.threshold='clip'"
+                    )
+                rows.append(to_uint8(row))
+                bar(i + 1)
         return np.stack(rows)
 
     def _function(self) -> Any:

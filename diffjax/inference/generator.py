@@ -19,6 +19,7 @@ from diffjax.inference.sampling import GuidanceModel, OtherModel, Sampling, appl
 from diffjax.latent.space import DiffusionSpace, PixelSpace
 from diffjax.models.network import Network
 from diffjax.prediction import Prediction
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 
@@ -154,20 +155,22 @@ class Generator:
         def images_of(x: Array, number: int) -> np.ndarray:
             return processes.on_host(self._space.to_images(x))[:number]
 
-        for first in range(start, start + count, size):
-            number = min(size, start + count - first)
-            indices = first + np.arange(size)  # the last batch is padded: one compiled shape
-            indices, condition = placement.shard_batch(
-                (indices, self.conditions.batch(first, size))
-            )
-            x_0, trajectory = self._compile(size, keep_trajectory)(
-                params, indices, condition, self.weak_params, np.uint32(self._seed)
-            )
-            draws.append(images_of(x_0, number))
-            if keep_trajectory:
-                # By index: an array sharded over several processes can't be iterated over.
-                steps = range(len(trajectory))
-                paths.append(np.stack([images_of(trajectory[i], number) for i in steps]))
+        with Bar("samples", count, unit="sample", at_once=size) as bar:
+            for first in range(start, start + count, size):
+                number = min(size, start + count - first)
+                indices = first + np.arange(size)  # the last batch is padded: one compiled shape
+                indices, condition = placement.shard_batch(
+                    (indices, self.conditions.batch(first, size))
+                )
+                x_0, trajectory = self._compile(size, keep_trajectory)(
+                    params, indices, condition, self.weak_params, np.uint32(self._seed)
+                )
+                draws.append(images_of(x_0, number))
+                if keep_trajectory:
+                    # By index: an array sharded over several processes can't be iterated over.
+                    steps = range(len(trajectory))
+                    paths.append(np.stack([images_of(trajectory[i], number) for i in steps]))
+                bar(first - start + number)
         images = np.concatenate(draws)
         if not np.isfinite(images).all():
             raise UserError(

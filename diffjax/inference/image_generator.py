@@ -14,6 +14,7 @@ from diffjax.errors import UserError
 from diffjax.figures import to_uint8
 from diffjax.inference.generator import Generated
 from diffjax.inference.sample_conditions import SampleConditions
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 # (params, keys (B,), classes (B,) or None) -> (B, H, W, C) in [-1, 1]
@@ -59,13 +60,15 @@ class ImageGenerator(NamedTuple):
         placement = Placement()
         size = placement.round_up_batch(batch_size or min(self.batch_size, count))
         draws = []
-        for first in range(start, start + count, size):
-            indices = first + np.arange(size)  # the last batch is padded: one compiled shape
-            condition = self.conditions.batch(first, size)
-            label = None if condition is None else condition.label
-            placed = placement.shard_batch((indices, label))
-            x = _samples(self.draw, self.stream, params, np.uint32(self.seed), *placed)
-            draws.append(processes.on_host(x)[: min(size, start + count - first)])
+        with Bar("samples", count, unit="sample", at_once=size) as bar:
+            for first in range(start, start + count, size):
+                indices = first + np.arange(size)  # the last batch is padded: one compiled shape
+                condition = self.conditions.batch(first, size)
+                label = None if condition is None else condition.label
+                placed = placement.shard_batch((indices, label))
+                x = _samples(self.draw, self.stream, params, np.uint32(self.seed), *placed)
+                draws.append(processes.on_host(x)[: min(size, start + count - first)])
+                bar(first - start + size)
         images = np.concatenate(draws)
         if not np.isfinite(images).all():
             raise UserError(

@@ -15,6 +15,7 @@ import numpy as np
 from diffjax import data
 from diffjax.errors import UserError
 from diffjax.files import atomic_write, cache_folder, drop_unused, touch
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 _logger = logging.getLogger("diffjax")
@@ -77,7 +78,7 @@ def encoded(
         _logger.info("%s: latents read from %s", source.name, folder)
         return LatentSource(source, kept)
     start = time.monotonic()
-    arrays = _encode_all(source, jax.jit(encode), frozen, batch)
+    arrays = _encode_all(source, jax.jit(encode), frozen, batch, what)
     if not np.isfinite(arrays["image"]).all():
         raise UserError(
             f"{what} encodes images of {source.name} to values that are not finite in float16: "
@@ -110,16 +111,19 @@ def _encode_all(
     encode: Callable[[Any, Any], dict[str, Array]],
     frozen: Any,
     most: int,
+    what: str,
 ) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {}
     size = min(most, len(source))
-    for first in range(0, len(source), size):
-        # The last batch is padded with repeats: one shape, one program.
-        batch = take(source, np.arange(first, first + size) % len(source))
-        made = encode(frozen, batch["image"])
-        batch |= {name: np.asarray(array).astype(np.float16) for name, array in made.items()}
-        for name, array in batch.items():
-            parts.setdefault(name, []).append(array[: len(source) - first])
+    with Bar(f"{source.name}: encoding by {what}", len(source)) as bar:
+        for first in range(0, len(source), size):
+            # The last batch is padded with repeats: one shape, one program.
+            batch = take(source, np.arange(first, first + size) % len(source))
+            made = encode(frozen, batch["image"])
+            batch |= {name: np.asarray(array).astype(np.float16) for name, array in made.items()}
+            for name, array in batch.items():
+                parts.setdefault(name, []).append(array[: len(source) - first])
+            bar(first + size)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 

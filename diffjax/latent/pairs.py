@@ -19,6 +19,7 @@ from diffjax.files import cache_folder
 from diffjax.latent.encoded import read_arrays, write_arrays
 from diffjax.latent.space import Augment, DiffusionSpace, Keys
 from diffjax.models.condition import SpatialMap
+from diffjax.progress import Bar
 from diffjax.types import Array
 
 _logger = logging.getLogger("diffjax")
@@ -91,15 +92,17 @@ def pairs(
     )
     solved = jax.jit(lambda params, noise, label: solve(params, noise.astype(jnp.float32), label))
     parts: dict[str, list[np.ndarray]] = {"image": [], "noise": [], "label": []}
-    for first in range(0, count, batch):
-        # The last batch is drawn whole: one shape, one program.
-        indices = np.arange(first, first + batch)
-        label = (indices % num_classes if num_classes else np.full(batch, -1)).astype(np.int32)
-        noise = draw(indices)
-        made = {"image": solved(params, noise, label), "noise": noise, "label": label}
-        for part, array in made.items():
-            wanted = np.asarray(array)[: count - first]
-            parts[part].append(wanted if part == "label" else wanted.astype(np.float16))
+    with Bar(f"{name}: drawing pairs of noise and sample", count, unit="pair") as bar:
+        for first in range(0, count, batch):
+            # The last batch is drawn whole: one shape, one program.
+            indices = np.arange(first, first + batch)
+            label = (indices % num_classes if num_classes else np.full(batch, -1)).astype(np.int32)
+            noise = draw(indices)
+            made = {"image": solved(params, noise, label), "noise": noise, "label": label}
+            for part, array in made.items():
+                wanted = np.asarray(array)[: count - first]
+                parts[part].append(wanted if part == "label" else wanted.astype(np.float16))
+            bar(first + batch)
     arrays = {part: np.concatenate(each) for part, each in parts.items()}
     if not np.isfinite(arrays["image"]).all():
         raise UserError(f"{name}: the teacher's samples are not finite: use more steps")

@@ -21,6 +21,7 @@ from diffjax.models.linen import from_linen
 from diffjax.models.network import Network
 from diffjax.models.ops import Ops
 from diffjax.models.stable_diffusion import SIZES
+from diffjax.progress import Bar
 from diffjax.stable_diffusion import (
     controlnet,
     image_adapter,
@@ -241,8 +242,11 @@ def _in_batches(encode: Callable[[Sequence[str]], Text]) -> Callable[[Sequence[s
     """The encoding of any number of texts, `TEXTS_A_TIME` at a time."""
 
     def encode_all(captions: Sequence[str]) -> Text:
-        starts = range(0, len(captions), TEXTS_A_TIME)
-        parts = [encode(captions[start : start + TEXTS_A_TIME]) for start in starts]
+        parts = []
+        with Bar("encoding prompts", len(captions), unit="prompt", at_once=TEXTS_A_TIME) as bar:
+            for start in range(0, len(captions), TEXTS_A_TIME):
+                parts.append(encode(captions[start : start + TEXTS_A_TIME]))
+                bar(start + TEXTS_A_TIME)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     return encode_all

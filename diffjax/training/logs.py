@@ -4,13 +4,13 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from diffjax.errors import UserError
 from diffjax.files import atomic_write
+from diffjax.progress import terminal_bar
 from diffjax.training.append_file import AppendFile, reason
 from diffjax.training.tensorboard import EventWriter
 
@@ -111,6 +111,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def first_step_seconds(rows: Sequence[Mapping[str, Any]], *, batch_size: int) -> float | None:
+    """Seconds of the first step of the last start, which were mostly spent on compiling.
+
+    Args:
+      rows: of a metrics.jsonl; the first row of a start has a rate, and no times of steps yet.
+      batch_size: of a step.
+    """
+    rates = [
+        row["images_per_second"]
+        for row in rows
+        if row.get("images_per_second") and "step_ms_p50" not in row
+    ]
+    return batch_size / rates[-1] if rates else None
+
+
 class Progress:
     """A bar on a terminal, plain lines elsewhere: loss, images per second, time left."""
 
@@ -120,7 +135,7 @@ class Progress:
         self._out = sys.stderr if out is None else out
         self._start, self._total, self._batch_size = start, total, batch_size
         self._bar = (
-            tqdm(total=total, initial=start, file=self._out, unit="step", dynamic_ncols=True)
+            terminal_bar(total=total, initial=start, file=self._out, unit="step")
             if self._out.isatty()
             else None
         )

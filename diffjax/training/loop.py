@@ -18,9 +18,17 @@ from diffjax.checkpoints.store import Checkpoints
 from diffjax.distributed import processes
 from diffjax.distributed.strategy import Strategy
 from diffjax.errors import UserError
-from diffjax.training import loss_picture
+from diffjax.progress import note_if_long
+from diffjax.training import loss_picture, starts
 from diffjax.training.gc_pause import gc_disabled
-from diffjax.training.logs import MetricsLog, NoLog, NoProgress, Progress
+from diffjax.training.logs import (
+    MetricsLog,
+    NoLog,
+    NoProgress,
+    Progress,
+    first_step_seconds,
+    read_rows,
+)
 from diffjax.training.not_finite import FILE, MOST_IN_A_ROW, NotFinite, is_finite, skipping
 from diffjax.training.prefetch import Prefetcher
 from diffjax.training.stop_request import StopRequest
@@ -93,13 +101,15 @@ def _train(
 ) -> Any:
     batches = task.batches()
     processes.check_same("the training set", json.dumps(batches.get_state(), sort_keys=True))
-    restored = checkpoints.restore(task.to_stored(task.state_shapes()))
+    with note_if_long(f"reading the checkpoint of {folder}", log=log):
+        restored = checkpoints.restore(task.to_stored(task.state_shapes()))
     if restored is not None:
         state = task.from_stored(restored.state)
         batches.set_state(restored.data)
         log(f"resuming from step {restored.step} of {folder}")
     else:
-        state = strategy.init_state(task)
+        with note_if_long("compiling and drawing the initial parameters", log=log):
+            state = strategy.init_state(task)
         if begin is not None:
             state = task.started(state, begin, log=log)
     start = int(state.step)
@@ -118,6 +128,14 @@ def _train(
     )
     if start >= task.settings.steps:
         return state
+
+    def record_start() -> None:
+        try:
+            starts.record(folder, step=start, devices=strategy.devices, parameters=parameters)
+        except OSError as error:
+            log(f"warning: this start is not recorded in {starts.STARTS}: {error}")
+
+    processes.run_on_primary(record_start)
     not_finite = NotFinite(folder, start=start, position=batches.get_state())
     run = _Run(
         task,
@@ -200,7 +218,7 @@ class _Run:
                         batch = next(prefetcher)
                     self.profiler.before(step)
                     # The batch is already on the devices; a step makes no other transfers.
-                    with gc_disabled(), guard(step):  # the first call traces
+                    with gc_disabled(), guard(step), self.compiling(step):
                         state, metrics = train_step(state, batch)
                     self.timer.step(metrics)
                     self.pending.append((step, metrics))
@@ -224,6 +242,16 @@ class _Run:
         finally:
             prefetcher.close()
         return self.task.before_save(state)
+
+    def compiling(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Logs that the step is compiled, within the first call, which traces and compiles it."""
+        if step != self.start + 1:
+            return contextlib.nullcontext()
+        seconds = first_step_seconds(
+            read_rows(self.folder / "metrics.jsonl"), batch_size=self.settings.batch_size
+        )
+        before = "this may take a minute" if seconds is None else f"{seconds:.0f} s the last time"
+        return note_if_long(f"compiling the train step: {before}", log=self.progress.log)
 
     def flush(self) -> None:
         """Fetches the pending metrics, handles those that are not finite, and logs one row."""
@@ -292,10 +320,12 @@ class _Run:
             return
         self.flush()
         averaged = self.task.averaged(state)
-        losses = [
-            self.eval_loss(averaged, self.strategy.shard_held_out(batch)) for batch in self.held_out
-        ]
-        self.loss = float(np.mean([float(loss) for loss in losses]))
+        with note_if_long("measuring the loss on held-out images", log=self.progress.log):
+            losses = [
+                self.eval_loss(averaged, self.strategy.shard_held_out(batch))
+                for batch in self.held_out
+            ]
+            self.loss = float(np.mean([float(loss) for loss in losses]))
         self.evaluated = step
         if not math.isfinite(self.loss):
             self._stop_at(step, {"eval_loss": self.loss})
@@ -331,7 +361,8 @@ class _Run:
         self.flush()
         averaged = self.task.averaged(state)
         path = self.folder / "samples" / f"step_{step:07}.png"
-        with self.dispensable("samples", step):
+        drawing = note_if_long(f"drawing samples of step {step}", log=self.progress.log)
+        with self.dispensable("samples", step), drawing:
             self.log.image("samples", self.task.write_samples(averaged, path), step=step)
         with self.dispensable("loss.png", step):
             if processes.is_primary():
