@@ -1,12 +1,19 @@
 """The sampling settings of a stored run, and the names that may take their place."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffjax.errors import UserError
 from diffjax.experiment import schema
 from diffjax.experiment.run import read_config
 from diffjax.experiment.sampling import GRIDS, GUIDANCE, SAMPLERS, THRESHOLDS
+from diffjax.experiment.spec import function_from_spec
+from diffjax.schedules import Schedule
 
+# Names of a config's `sample` section.
 SHOWN = ("sampler", "grid", "steps", "guidance", "threshold")
 
 
@@ -36,3 +43,16 @@ def own_settings(folder: Path) -> dict[str, Any]:
     if config is None or not schema.is_diffusion(config):
         return {}
     return {key: config.sample[key] for key in SHOWN}
+
+
+def sampler_of(text: str, schedule: Schedule) -> Callable[..., Any]:
+    """The sampler that a text such as "ddim(eta=0.5)" names.
+
+    Raises:
+      UserError: an unknown name, wrong options, or a sampler of flow maps.
+    """
+    sampler = function_from_spec(text, SAMPLERS, key="sample.sampler")
+    parameters = inspect.signature(sampler).parameters
+    if next(iter(parameters), "") == "jump":
+        raise UserError(f"{text} takes a flow map: choose another sampler")
+    return partial(sampler, schedule=schedule) if "schedule" in parameters else sampler

@@ -61,7 +61,8 @@ def check_drawable(model: Pipeline) -> None:
     """Refuses models whose samples are no images, or that are given more than a class or a text."""
     if not model.space.images:
         raise UserError(
-            f"this run's data are arrays of {tuple(model.space.image_shape)}: the panels show images"
+            f"this run's data are arrays of {tuple(model.space.image_shape)}: the panels show "
+            "images"
         )
     conditions = model.generator().conditions
     if hasattr(conditions.model.make_map, "enlarged"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from diffjax.playground import draw
+from diffjax.playground import code, compare, draw, edit, mix, toy
 from diffjax.playground.runs import Run, Runs
 from diffjax.playground.values import Values
 from diffjax.playground.worker import Report
@@ -31,6 +31,11 @@ def _describe(values: Values, run: Run, report: Report) -> None:
 PANELS: Mapping[str, Panel] = {
     "describe": _of_run(_describe),
     "draw": _of_run(draw.run),
+    "compare": _of_run(compare.run),
+    "mix": _of_run(mix.run),
+    "edit": edit.run,
+    "toy": toy.run,
+    "code": code.run,
 }
 # Those whose pictures `--save` writes, and which have code.
-SAVED = ("draw",)
+SAVED = ("draw", "compare", "mix", "edit")

@@ -5,8 +5,8 @@
     GET  TOKEN/api/runs               the runs, and the names of samplers and the like
     POST TOKEN/api/training           a run's metrics and grids, see `training`
     GET  TOKEN/grids/RUN/NAME         a grid of samples that a run has written
-    POST TOKEN/api/PANEL              a panel's work: a stream of JSON, one event a line
-    POST TOKEN/api/code               the Python and the command of a view
+    POST TOKEN/api/PANEL              a panel's work: a stream of JSON, one event a line; also
+                                      "describe" of a model and "code" of a view
 
 A stream ends when the page closes it, and so does its work.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from diffjax.errors import UserError
 from diffjax.experiment.own_settings import names
-from diffjax.playground import code, training
+from diffjax.playground import training
 from diffjax.playground.guard import HEADERS, Guard, Refusal, new_token
 from diffjax.playground.panels import PANELS
 from diffjax.playground.runs import Runs
@@ -111,17 +111,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, path: str) -> None:
         given = self._body()
         panel = path.removeprefix("api/")
-        if panel == path or not (panel in PANELS or panel in ("code", "training")):
+        if panel == path or not (panel in PANELS or panel == "training"):
             raise Refusal(404, "there is nothing at this address")
         values, runs = Values(given), self.server.runs
-        if panel == "code":
-            return self._json(code.of(values, runs))
         if panel == "training":
             return self._json(training.since(values, runs))
         job = self.server.worker.submit(lambda report: _work(panel, values, runs, report))
         self._head(200, "application/x-ndjson")
         self._line({"waiting": self.server.worker.ahead_of(job)})
-        with contextlib.closing(job.events(self._is_open)) as events:
+        events = job.events(self._is_open)
+        with contextlib.closing(events):
             for event in events:
                 self._line(event)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 from diffjax.errors import UserError
@@ -22,7 +23,8 @@ def since(values: Values, runs: Runs) -> dict[str, Any]:
 
     Returns:
       records, of whole lines; next, the place to go on from; restarted, whether the file is now
-      shorter than `start`, so that the records are from its beginning; grids, in order.
+      shorter than `start`, so that the records are from its beginning; age, the seconds since it
+      was written to, or None; grids, in order.
 
     Raises:
       UserError: no such run, or files that can't be read.
@@ -32,10 +34,11 @@ def since(values: Values, runs: Runs) -> dict[str, Any]:
     start = values.whole("start", 0, most=2**53)
     path = run.folder / "metrics.jsonl"
     records: list[dict[str, Any]] = []
-    restarted = False
+    restarted, age = False, None
     try:
         if path.is_file():
             _within(run, path)
+            age = max(0.0, time.time() - path.stat().st_mtime)
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 restarted = size < start
@@ -50,7 +53,9 @@ def since(values: Values, runs: Runs) -> dict[str, Any]:
         grids = sorted(f.name for f in found if GRID.fullmatch(f.name))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
-    return {"records": records, "next": start, "restarted": restarted, "grids": grids}
+    return {
+        "records": records, "next": start, "restarted": restarted, "age": age, "grids": grids,
+    }  # fmt: skip
 
 
 def grid(run: Run, name: str) -> bytes:

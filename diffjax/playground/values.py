@@ -46,6 +46,11 @@ class Values:
             )
         return self
 
+    def but(self, changed: Mapping[str, Any]) -> "Values":
+        """These values with some changed, and without those that tell several pictures apart."""
+        kept = {name: v for name, v in self._given.items() if name not in ("by", "items")}
+        return Values({**kept, **changed})
+
     def names(self) -> list[str]:
         """The names of the values."""
         return list(self._given)

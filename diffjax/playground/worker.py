@@ -8,7 +8,7 @@ begun never does.
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from diffjax.errors import UserError
@@ -53,7 +53,9 @@ class Job:
         if event:
             self._events.put(event)
 
-    def events(self, alive: Callable[[], bool], *, seconds: float = 0.2) -> Iterator[Event]:
+    def events(
+        self, alive: Callable[[], bool], *, seconds: float = 0.2
+    ) -> Generator[Event, None, None]:
         """The events, as they come; cancels the job where `alive` is no longer true.
 
         Args:

@@ -3,10 +3,15 @@
 import * as address from "./address.js";
 import { get, stream } from "./api.js";
 import { el } from "./dom.js";
+import * as compare from "./compare.js";
 import * as draw from "./draw.js";
+import * as edit from "./edit.js";
+import * as mix from "./mix.js";
 import { followTheme } from "./theme.js";
+import * as toy from "./toy.js";
+import * as training from "./training.js";
 
-const PANELS = { draw };
+const PANELS = { draw, compare, mix, edit, training, toy };
 const DELAY = 350; // ms from a change of a control to the request
 
 const byId = (id) => document.getElementById(id);
@@ -58,7 +63,7 @@ async function request(panel, values, status, onEvent) {
 
 function contextOf(model, run) {
   const context = {
-    model, run, names: known.names, values: now.values, fail,
+    model, run, runs: known.runs, modelOf, names: known.names, values: now.values, fail,
     current: () => ({ ...now.values, run: run.name }),
     set(changed, { again = true } = {}) {
       Object.assign(now.values, changed);
@@ -67,6 +72,7 @@ function contextOf(model, run) {
       if (again) timer = setTimeout(() => mounted?.run?.(), DELAY);
     },
     work: request,
+    reopen: () => open(),
     stop(status) {
       clearTimeout(timer);
       work.abort();

@@ -1,6 +1,6 @@
 // "Copy as Python / as command": the code for what is seen.
 
-import { post } from "./api.js";
+import { stream } from "./api.js";
 import { button, el } from "./dom.js";
 
 export function code(context, panel) {
@@ -8,7 +8,9 @@ export function code(context, panel) {
   const shown = el("pre", { hidden: true, tabIndex: 0 });
   async function copy(kind) {
     try {
-      const found = await post("api/code", { panel, values: context.current() });
+      const found = {};
+      said.textContent = "";
+      await stream("code", { panel, values: context.current() }, (event) => Object.assign(found, event));
       shown.textContent = found[kind].trimEnd();
       shown.setAttribute("aria-label", kind);
       shown.hidden = false;

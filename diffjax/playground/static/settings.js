@@ -42,8 +42,8 @@ export function steps({ model, values, set }) {
   }));
 }
 
-export function sampler({ model, names, values, set }) {
-  return field("Sampler", select([own(model, "sampler"), ...names.sampler], values.sampler, (value) => set({ sampler: value })));
+export function sampler({ model, names, values, set }, { otherwise = own(model, "sampler") } = {}) {
+  return field("Sampler", select([otherwise, ...names.sampler], values.sampler, (value) => set({ sampler: value })));
 }
 
 export function guidance({ model, names, values, set }) {
@@ -69,6 +69,6 @@ export function more({ model, names, values, set }) {
   return made;
 }
 
-export function sampling(context) {
-  return [sampler(context), steps(context), ...guidance(context), more(context)];
+export function sampling(context, options) {
+  return [sampler(context, options), steps(context), ...guidance(context), more(context)];
 }
