@@ -133,12 +133,12 @@ def run(values: Values, runs: Runs, report: Report) -> None:
     model = of.model
     if not model.space.images:
         raise UserError("this run's data are arrays: edits are of images")
+    edit = edit_of(values, model, model.space.image_shape[:2])
     if values.raw("picture") is not None:
         picture = unpacked("picture", values.raw("picture"), model.space.image_shape[-1])
     else:
         picture = _drawn(values, runs, of, report)
     report({"picture": packed(picture)})
-    edit = edit_of(values, model, picture.shape[:2])
     stepwise, clock = of.stepwise(), Clock()
     with stepwise.running(
         lambda step: report({"seen": of_step(step, model)["x_0"]}),

@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -83,9 +84,9 @@ class Browser:
             [executable(), *FLAGS, f"--user-data-dir={self.folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        port_file = os.path.join(self.folder, "DevToolsActivePort")
-        wait(lambda: os.path.exists(port_file) and open(port_file).read().count("\n"), 60)
-        port = open(port_file).read().split()[0]
+        written = Path(self.folder, "DevToolsActivePort")
+        wait(lambda: written.exists() and "\n" in written.read_text(), 60)
+        port = written.read_text().split()[0]
         pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json"))
         page = next(page for page in pages if page["type"] == "page")
         self.socket, self.numbers = WebSocket(page["webSocketDebuggerUrl"]), itertools.count(1)

@@ -3,7 +3,7 @@
 import { button, el, field, input, select, statusLine } from "./dom.js";
 import { LIMIT, SHAPES, pointsOf, textOf } from "./shapes.js";
 
-export const title = "Toy in 2-D";
+export const title = "Toy";
 export const about = "Points that you draw are the data; their score is known in closed form, and diffjax's own samplers, grids and schedules move the particles (on the server).";
 
 const MOST = 200;
