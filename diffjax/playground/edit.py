@@ -113,15 +113,23 @@ def kept(text: str, size: tuple[int, ...]) -> np.ndarray:
 
 
 def picture_values(values: Values, source: Run) -> Values:
-    """The settings of the picture that is drawn to be edited, as those of the panel "draw"."""
-    changed = {"run": source.name}
-    given = {name: values.raw(name) for name in ("seed",) if values.has(name)}
-    same = values.text("source", source.name) in ("", values.text("run"))
-    for name in ("label", "prompt"):
-        own = f"source_{name}" if values.has(f"source_{name}") or not same else name
+    """The settings of the picture that is drawn to be edited, as those of the panel "draw".
+
+    Its class and its prompt are the edit's, unless it has its own.
+    """
+    given = {"run": source.name, "seed": values.raw("seed")}
+    conditions = source.model.generator().conditions
+    takes = {
+        "label": conditions.has_labels,
+        "prompt": conditions.has_texts or conditions.has_prior,
+    }
+    for name in takes:
+        own = f"source_{name}"
         if values.has(own):
             given[name] = values.raw(own)
-    return Values({**given, **changed})
+        elif takes[name]:
+            given[name] = values.raw(name)
+    return Values(given)
 
 
 def run(values: Values, runs: Runs, report: Report) -> None:

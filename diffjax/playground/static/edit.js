@@ -97,11 +97,12 @@ export function mount(root, context) {
       task === "vary" && range("Strength", "strength", 0.5, { min: 0.05, max: 1, step: 0.05 }),
       task === "super_resolution" && range("Factor", "factor", 2, { min: 2, max: 8, step: 1 }),
       task === "deblur" && range("Blur, in pixels", "std", 1, { min: 0.5, max: 4, step: 0.5 }),
-      ...(enlarges
-        ? [field("Picture drawn by", select(sources(), values.source, (value) => redraw({ source: value })), "A run of small pictures"),
-           field("Class of the picture", input("number", values.source_label ?? "", (value) => redraw({ source_label: value }), { min: -1 })),
-           field("Prompt of the picture", input("text", values.source_prompt ?? "", (value) => redraw({ source_prompt: value })))]
-        : condition(context)),
+      ...condition(context),
+      enlarges && field("Picture drawn by", select(sources(), values.source, (value) => redraw({ source: value })), "A run of small pictures"),
+      enlarges && el("details", { open: Boolean(values.source_label || values.source_prompt) }, el("summary", {}, "The picture's own condition"), el("div", { class: "stack" },
+        field("Class number", input("number", values.source_label ?? "", (value) => redraw({ source_label: value }), { min: -1 })),
+        field("Prompt", input("text", values.source_prompt ?? "", (value) => redraw({ source_prompt: value }), { placeholder: "as above" })),
+      )),
       seed({ ...context, set: (changed) => redraw(changed) }, { title: "Seed of the picture" }),
       seed(context, { name: "edit_seed", title: "Seed of the edit" }),
       field("Results", input("number", values.count ?? "3", (value) => set({ count: value }), { min: 1, max: 8 })),
