@@ -129,9 +129,10 @@ class StepByStep:
             self._on_evaluation()
         self.evaluations += len(arguments[1])
         # By identity: a network need not be hashable. The entry keeps it alive.
-        entry = self._compiled.setdefault(id(network), (network, jax.jit(network.apply)))
+        if id(network) not in self._compiled:
+            self._compiled[id(network)] = network, jax.jit(network.apply)
         with jax.disable_jit(False):
-            return entry[1](*arguments)
+            return self._compiled[id(network)][1](*arguments)
 
 
 class _Network:

@@ -44,7 +44,7 @@ def condition_of(
     conditions = model.generator().conditions
     condition: dict[str, Any] = {}
     if conditions.has_labels:
-        most = len(model.about.class_names) - 1
+        most = conditions.model.num_classes - 1
         condition["labels"] = [values.whole(label, 0, least=-1, most=most)]
     elif values.has(label):
         raise UserError(f"{label} is {values.raw(label)}, and this run has no classes: leave it")

@@ -72,7 +72,7 @@ def _condition(values: Values, model: Pipeline) -> dict[str, Any]:
     conditions = model.generator().conditions
     found: dict[str, Any] = {}
     if conditions.has_labels:
-        most = len(model.about.class_names) - 1
+        most = conditions.model.num_classes - 1
         found["labels"] = [values.whole("label", -1, least=-1, most=most)]
     if conditions.has_texts:
         found["prompts"] = [values.text("prompt")]
@@ -161,7 +161,7 @@ def run(values: Values, runs: Runs, report: Report) -> None:
 
 def _drawn(values: Values, runs: Runs, of: Run, report: Report) -> np.ndarray:
     """The picture of the view's seed, by the run that is its source."""
-    source = runs[values.text("source", of.name)]
+    source = runs.used(runs[values.text("source", of.name)])
     if hasattr(source.model.generator().conditions.model.make_map, "enlarged"):
         raise UserError("this run enlarges images: load one, or choose another run to draw it")
     drawing = drawing_of(picture_values(values, source), source.model)

@@ -20,6 +20,7 @@ from diffjax.inference.step_by_step import Step
 PREVIEW = 128  # pixels of a longer side of the pictures of a step
 LARGEST = 4096  # pixels of a side that is read
 NOISE = 3.0  # standard deviations of eps that are black and white
+MOST_DECODERS = 3
 
 _decoders: dict[int, Any] = {}
 
@@ -81,6 +82,8 @@ def _decoded(model: Pipeline, x: np.ndarray) -> np.ndarray:
     space = model.space
     if space.shape == space.image_shape:
         return x
+    if id(space) not in _decoders and len(_decoders) >= MOST_DECODERS:
+        _decoders.clear()  # a decoder keeps its first stage's parameters
     with jax.disable_jit(False):
         decode = _decoders.setdefault(id(space), jax.jit(space.to_images))
         return np.asarray(decode(jnp.asarray(x)))

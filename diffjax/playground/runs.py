@@ -77,22 +77,17 @@ class Run:
         """What the panels need to know of the model: its condition, size and own settings."""
         model = self.model
         conditions = model.generator().conditions
-        has_map = bool(conditions.model.make_map)
+        numbers = map(str, range(conditions.model.num_classes))
+        names = list(model.about.class_names) or list(numbers)
         return {
             "name": self.name,
             "step": model.step,
             "shape": list(model.space.image_shape),
             "images": bool(model.space.images),
-            "latent": model.space.shape != model.space.image_shape,
-            "classes": list(model.about.class_names) if conditions.has_labels else [],
+            "classes": names if conditions.has_labels else [],
             "texts": bool(conditions.has_texts or conditions.has_prior),
             "enlarges": hasattr(conditions.model.make_map, "enlarged"),
-            "map": has_map,
-            "embedding": conditions.has_embeddings and not conditions.has_prior,
-            "parametrisation": model.diffusion.parametrisation.name
-            if hasattr(model.diffusion.parametrisation, "name")
-            else "",
-            "T": float(model.diffusion.schedule.T),
+            "parametrisation": model.diffusion.parametrisation.name,
             "own": own_settings.own_settings(self.folder),
         }
 

@@ -1,5 +1,6 @@
 """The page in a real Chromium: each panel does its work on a tiny run."""
 
+import base64
 import importlib.util
 import json
 import urllib.parse
@@ -13,9 +14,12 @@ spec = importlib.util.spec_from_file_location("chromium", Path(__file__).with_na
 chromium = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chromium)
 
-pytestmark = pytest.mark.skipif(
-    chromium.executable() is None, reason="needs Chromium, such as Debian's package chromium"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        chromium.executable() is None, reason="needs Chromium, such as Debian's package chromium"
+    ),
+]
 DONE = "document.getElementById('panel').dataset.done"
 SHOWN = (
     "[...document.querySelectorAll('#panel canvas.picture')]"
@@ -111,8 +115,6 @@ def test_edit_and_paint(page):
     browser.drag((x + cell / 2, y + cell / 2), (x + cell / 2, y + width - cell / 2))
     browser.wait(f"{DONE} === '2'")
     bits = values_of(browser)["mask"].replace("-", "+").replace("_", "/")
-    import base64
-
     found = np.unpackbits(np.frombuffer(base64.b64decode(bits + "=" * (-len(bits) % 4)), np.uint8))
     painted = found.reshape(8, 8).astype(bool)
     assert painted[:, 0].all() and not painted[:, 4:].any()

@@ -117,6 +117,10 @@ async function open() {
     fail(new Error(`there is no run ${found.values.run} here: this is ${run.name}`));
   }
   byId("run").value = run.name;
+  if (PANELS[panel].needs) {
+    now.values.run = run.name;
+    address.write(panel, now.values);
+  }
   const needed = PANELS[panel].needs;
   let model = null;
   try {
