@@ -116,6 +116,11 @@ class Generator:
         return other
 
     @property
+    def network(self) -> Network:
+        """The network, as `around` replaces it."""
+        return self._network
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C) of the samples, or the shape of other data."""
         return self._space.image_shape
