@@ -51,7 +51,7 @@ def copy_repository(to: Path) -> Path:
     return to / "notebooks"
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path, *, timeout: int = 900) -> None:
+def execute(notebook: nbformat.NotebookNode, folder: Path, *, timeout: int = 3600) -> None:
     """Runs all cells in a new kernel, in place.
 
     Args:
