@@ -36,7 +36,7 @@ COPIED = ("diffjax", "experiments", "examples")
 MACHINE_PATH = re.compile(r"/(?:home|root|tmp|Users|usr|opt|work|var|private)/[\w.-]+")
 # What XLA writes when a machine is busy: it says nothing about the notebook.
 SLOW_COMPILE = re.compile(
-    r"(?m)^(?:E\d{4} .*slow_operation_alarm.*|\*{8,}|.*Very slow compile\?.*|The operation took.*)\n?"
+    r"(?m)^(?:E\d{4} .*slow_operation_alarm.*|\*{8,}|.*Very slow compile\?.*)\n+"
 )
 SOURCES = "diffjax_sources"  # the checksum of the cells that the outputs belong to
 
@@ -92,7 +92,7 @@ def tidy(notebook: nbformat.NotebookNode, copy: str) -> None:
             if output.output_type == "stream":
                 text = output.text.replace(f"{copy}/notebooks/../", "").replace(f"{copy}/", "")
                 output.text = _after_returns(SLOW_COMPILE.sub("", text))
-                if not output.text:
+                if not output.text.strip():
                     continue
                 if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
                     kept[-1].text = _after_returns(kept[-1].text + output.text)
