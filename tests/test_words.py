@@ -24,9 +24,10 @@ PROSE_TOKENS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MI
 # Where a word is right: a key that version 0.1 wrote.
 RIGHT = {("diffjax/checkpoints/workdir.py", "'told'")}
 CODE = sorted(p for d in ("diffjax", "experiments", "examples") for p in (ROOT / d).rglob("*.py"))
+BUILT = ("api", "project", "reference")  # pages that the manual's build writes
 PROSE = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name not in BUILT),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 
