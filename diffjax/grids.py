@@ -436,7 +436,7 @@ def flow_shift(schedule: Schedule, steps: int, *, shift: float = 3.0) -> Grid:
 
     >>> import diffjax as dj
     >>> grid = dj.grids.flow_shift(dj.schedules.rectified_flow(), 4, shift=3.0)
-    >>> print((grid.noise_scale / grid.signal_scale)[1:].round(2))  # 3 times 3, 1, 1/3 and 0
+    >>> print((grid.noise_scale[1:] / grid.signal_scale[1:]).round(2))  # 3 times 3, 1, 1/3, 0
     [9. 3. 1. 0.]
     """
     _check_steps(schedule, steps)

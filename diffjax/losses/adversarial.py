@@ -38,7 +38,7 @@ def relativistic_discriminator_loss(
     >>> import jax.numpy as jnp, diffjax as dj
     >>> same, apart = jnp.array([2.0]), jnp.array([-18.0])
     >>> loss = dj.adversarial.relativistic_discriminator_loss
-    >>> print(f"{loss(same, same):.3f} {loss(same, apart):.3f}")  # log 2, and told apart
+    >>> print(f"{loss(same, same):.3f} {loss(same, apart):.3f}")  # log 2, and 0 far apart
     0.693 0.000
     """
     return jax.nn.softplus(fake_logits - real_logits).mean()
