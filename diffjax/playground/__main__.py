@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from diffjax.commands.process_setup import (
+    check_platforms,
     configure_logging,
     print_error_line,
     use_compilation_cache,
@@ -64,6 +65,7 @@ def _main(arguments: Sequence[str]) -> int:
     # After --help, which needs no JAX.
     from diffjax.playground.runs import Runs
 
+    check_platforms()
     use_compilation_cache()
     runs = Runs(options.workdir)
     if options.save:

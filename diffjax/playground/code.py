@@ -45,7 +45,7 @@ def arguments_of(drawing: draw.Drawing) -> str:
 
 def _compare(view: Values, run: Run) -> str:
     calls = [
-        f"    model.sample({arguments_of(drawing)})[0],  # {name}"
+        f"    model.sample({arguments_of(drawing)})[0],  # {' '.join(name.split())}"
         for name, drawing in compare.drawings_of(view, run)
     ]
     return _program(run, "images = [", *calls, "]")

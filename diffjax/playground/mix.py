@@ -63,8 +63,10 @@ def mix_of(values: Values, model: Pipeline) -> Mix:
     values.known(NAMES)
     between = values.one_of("between", BETWEEN, "seeds")
     count = values.whole("count", 7, least=2, most=16)
+    condition, how = condition_of(values, model), how_of(values)
     # A deterministic sampler unless another is chosen: its ends are the seeds' own pictures.
-    condition, how = condition_of(values, model), {"sampler": "ddim", **how_of(values)}
+    if between == "conditions" or not model.generator().sampling.jumps:
+        how = {"sampler": "ddim", **how}
     if between == "conditions":
         if not condition:
             raise UserError("this run has neither classes nor texts: mix two seeds instead")

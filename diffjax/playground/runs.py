@@ -87,6 +87,7 @@ class Run:
             "classes": names if conditions.has_labels else [],
             "texts": bool(conditions.has_texts or conditions.has_prior),
             "enlarges": hasattr(conditions.model.make_map, "enlarged"),
+            "jumps": model.generator().sampling.jumps,
             "parametrisation": model.diffusion.parametrisation.name,
             "own": own_settings.own_settings(self.folder),
         }

@@ -43,18 +43,23 @@ def test_a_drawing_has_every_step(client, run):
 
 VIEWS = [
     ("draw", {"label": "3", "seed": "1", "sampler": "ancestral", "steps": "4"}),
-    ("draw", {"seed": "2", "guidance": "classifier_free", "scale": "3", "steps": "3"}),
     ("compare", {"by": "steps", "items": "2, 3", "seed": "1"}),
+    ("mix", {"between": "conditions", "label": "1", "label_to": "2", "count": "3", "steps": "2"}),
+    ("edit", {"seed": "1", "steps": "3", "count": "1"}),
+]
+MORE_VIEWS = [
+    ("draw", {"seed": "2", "guidance": "classifier_free", "scale": "3", "steps": "3"}),
     ("compare", {"by": "scale", "items": "1, 2.5", "seed": "1", "steps": "2"}),
     ("mix", {"seed": "1", "seed_to": "2", "count": "3", "steps": "2"}),
-    ("mix", {"between": "conditions", "label": "1", "label_to": "2", "count": "3", "steps": "2"}),
     ("mix", {"between": "walk", "seeds": "1,2", "count": "2", "steps": "2"}),
-    ("edit", {"seed": "1", "steps": "3", "count": "1"}),
     ("edit", {"seed": "1", "steps": "3", "count": "2", "task": "vary", "strength": "0.7"}),
 ]
 
 
-@pytest.mark.parametrize(("panel", "values"), VIEWS)
+@pytest.mark.parametrize(
+    ("panel", "values"),
+    [*VIEWS, *(pytest.param(*view, marks=pytest.mark.slow) for view in MORE_VIEWS)],
+)
 def test_the_python_gives_the_same_bytes(client, run, panel, values):
     shown = images_of(client.events(panel, run=run, **values))
     code = client.events("code", panel=panel, values={"run": run, **values})[-1]["python"]
@@ -62,6 +67,13 @@ def test_the_python_gives_the_same_bytes(client, run, panel, values):
     exec(code, found)
     for mine, other in zip(shown, found["images"], strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_no_item_adds_a_line_to_the_code(client, run):
+    values = {"run": run, "items": "ddim(\neta=0.5)", "steps": "2"}
+    code = client.events("code", panel="compare", values=values)[-1]["python"]
+    line = next(line for line in code.splitlines() if "#" in line)
+    assert line.endswith("# ddim( eta=0.5)")
 
 
 def test_the_command_gives_the_same_bytes(client, run, tmp_path, monkeypatch):

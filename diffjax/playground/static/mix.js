@@ -3,7 +3,7 @@
 import { code } from "./code.js";
 import { button, el, field, input, select, statusLine } from "./dom.js";
 import { show } from "./pictures.js";
-import { condition, sampling, seed } from "./settings.js";
+import { condition, own, sampling, seed } from "./settings.js";
 
 export const title = "Mix";
 export const needs = "model";
@@ -83,6 +83,8 @@ export function mount(root, context) {
   }
 
   const other = condition(context, { label: "label_to", prompt: "prompt_to", title: model.classes.length ? "Class at the end" : "Prompt at the end" });
+  const keeps = model.jumps && between !== "conditions";
+  const otherwise = keeps ? own(model, "sampler") : ["", "ddim: draws no noise of its own"];
   const ways = [["seeds", "two seeds"], ["walk", "a walk of several seeds"]];
   if (other.length) ways.push(["conditions", model.classes.length ? "two classes" : "two prompts"]);
   root.append(el("div", { class: "layout" },
@@ -95,7 +97,7 @@ export function mount(root, context) {
         : [seed(context, { title: between === "seeds" ? "First seed" : "Seed" })]),
       between === "seeds" && seed(context, { name: "seed_to", title: "Second seed" }),
       field(between === "walk" ? "Pictures from seed to seed" : "Pictures", input("number", values.count ?? "7", (value) => set({ count: value }), { min: 2, max: 16 })),
-      ...sampling(context, { otherwise: ["", "ddim: draws no noise of its own"] }),
+      ...sampling(context, { otherwise }),
       el("div", { class: "row" }, el("button", { class: "primary" }, "Mix"), button("Stop", () => context.stop(status))),
     ),
     el("section", { class: "card stack", "aria-label": "The pictures" },

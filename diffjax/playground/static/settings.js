@@ -4,7 +4,7 @@ import { button, el, field, input, select } from "./dom.js";
 
 export const SAMPLING = ["sampler", "grid", "steps", "guidance", "scale", "threshold", "negative_prompt"];
 
-const own = (model, key) => ["", `the run's own: ${model.own[key] ?? "default"}`];
+export const own = (model, key) => ["", `the run's own: ${model.own[key] ?? "default"}`];
 
 export function condition(context, { label = "label", prompt = "prompt", title = "" } = {}) {
   const { model, values, set } = context;
