@@ -65,7 +65,8 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
   --line-0: #2563a8; --line-1: #c2551d; --line-2: #2b7a4b; --line-3: #8b4aa8; --bad: #b3262a; }
   body { max-width: none; padding: 0; font-size: 10.5pt; } h2, h3 { break-after: avoid; }
   details { display: none; } tr, figure { break-inside: avoid; }
-  .grid-of { grid-template-columns: repeat(2, 1fr); } }
+  .grid-of, .grid-of.wide { grid-template-columns: repeat(2, 1fr); }
+  figure.one img { max-height: 9cm; } }
 """
 _LINES = "\n".join(
     f"svg polyline.line-{i} {{ stroke: var(--line-{i}); }} svg circle.line-{i} "

@@ -87,7 +87,7 @@ def test_the_command_ends_with_one_line(config, disk, tmp_path, monkeypatch, cap
     monkeypatch.setattr("diffjax.experiment.diffusion.resolve", Line)
     asked = main.flags.CommandLine(config, tmp_path, "train")
     monkeypatch.setattr(main.flags, "parse", lambda arguments: asked)
-    assert main.main([]) == 2
+    assert main.main(["--config=mine.py"]) == 2
     told = capsys.readouterr().err.splitlines()
     assert len([line for line in told if line.startswith("error: can't write the metrics")]) == 1
     assert not any("Traceback" in line for line in told)
