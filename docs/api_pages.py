@@ -63,9 +63,9 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 def pages() -> dict[str, str]:
     """File name -> text, of every page of reference/api."""
     made = {"index.md": _index(), "diffjax.md": _top()}
-    for page, (title, about, _) in _all_pages().items():
+    for page, (title, about, roots) in _all_pages().items():
         parts = [f"# {title}\n\n{about}\n"]
-        parts += [_section(modules()[name]) for name in _on(page)]
+        parts += [_section(modules()[name], roots) for name in _on(page)]
         made[f"{page}.md"] = "\n".join(parts)
     return made
 
@@ -100,8 +100,10 @@ def _on(page: str) -> list[str]:
     return names
 
 
-def _section(module: Module) -> str:
-    lines = [f"## {module.name}", "", "```{eval-rst}", f".. automodule:: {module.name}"]
+def _section(module: Module, roots: tuple[str, ...]) -> str:
+    inside = max((root for root in roots if module.name.startswith(f"diffjax.{root}.")), default="")
+    title = module.name.removeprefix(f"diffjax.{inside}.") if inside else module.name
+    lines = [f"## {title}", "", "```{eval-rst}", f".. automodule:: {module.name}"]
     lines.append("   :no-members:")
     if documented()[module.name] in _names():  # a function that is called like its module
         lines.append("   :no-index:")

@@ -68,5 +68,6 @@ copybutton_prompt_is_regexp = True
 
 # MathJax is copied into the page, which so needs no network. Its SVG output needs no font files.
 _mathjax = find_spec("mathjax").submodule_search_locations[0]
-html_static_path = [str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js")]
+html_static_path = ["manual.css", str(Path(_mathjax) / "static" / "mathjax" / "es5" / "tex-svg.js")]
+html_css_files = ["manual.css"]
 mathjax_path = "tex-svg.js"

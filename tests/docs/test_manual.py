@@ -48,6 +48,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_to_files(path):
+    assert not re.findall(r"@[A-Z]+@|TODO", path.read_text("utf-8"))
     text = re.sub(r"^ *(```+).*?^ *\1", "", path.read_text("utf-8"), flags=re.M | re.S)
     made = {ROOT / "docs" / page for page in [*links.PAGES.values(), *links.copies()]}
     made |= {ROOT / "docs/reference/config.md", ROOT / "docs/reference/commands.md"}
