@@ -230,19 +230,20 @@ def options(name: str) -> str:
     """The parameters that are a sampler's own, with their defaults."""
     parameters = inspect.signature(getattr(dj.samplers, name)).parameters.values()
     own = [p for p in parameters if p.name not in _COMMON]
-    return ", ".join(f"`{p.name}={p.default!r}`" for p in own)
+    return " ".join(f"`{p.name}={p.default!r}`" for p in own)
 
 
 def table(*families: str) -> str:
     """The Markdown of the samplers of some modules, in their order."""
     check()
     lines = [
-        "| sampler | order | evaluations | noise | when; source | options |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| sampler, options | order | evaluations | noise | when; source |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, entry in ENTRIES.items():
         if entry.family in families:
-            cells = (f"{{py:obj}}`{name} <diffjax.samplers.{name}>`", *entry[1:], options(name))
+            reference = f"{{py:obj}}`{name} <diffjax.samplers.{name}>`"
+            cells = (f"{reference} {options(name)}".strip(), *entry[1:])
             lines.append(f"| {' | '.join(cells)} |")
     if len(lines) == 2:
         raise ValueError(f"no sampler is of {', '.join(families)}")
