@@ -22,7 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # Where modules that are commands are looked for.
 FOLDERS = ("diffjax", "benchmarks", "examples")
 # Run by other commands, each in a process of its own.
-INTERNAL = {"benchmarks.gpu.part", "benchmarks.probes", "benchmarks.worker"}
+INTERNAL = {
+    "benchmarks.gpu.part",
+    "benchmarks.probes",
+    "benchmarks.stable_diffusion.sides",
+    "benchmarks.worker",
+}
 
 
 def page() -> str:

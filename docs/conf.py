@@ -49,6 +49,7 @@ highlight_language = "text"
 maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
+smartquotes = False  # --flags stay flags
 nitpicky = True
 
 
