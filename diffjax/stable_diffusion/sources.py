@@ -178,7 +178,8 @@ def given(
     if predicted is None:
         raise UserError(
             f"{path} is of {file.family.name}, and does not tell what its U-Net predicts: give "
-            f'{section}prediction="epsilon" (512-base) or "v_prediction" (768-v)'
+            f'{section}prediction="epsilon" (512-base) or '
+            f'{section}prediction="v_prediction" (768-v)'
         )
     place = expanded(tokenizer, name="tokenizer")
     return Given(
