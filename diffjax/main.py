@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from diffjax import flags
-from diffjax.commands import FORMATS, MODES, MODES_OF, ONE_PROCESS, TO_OUT, Request, command
+from diffjax.commands import Request, check_kind, check_mode, command
 from diffjax.commands.process_setup import (
     check_platforms,
     configure_logging,
@@ -80,10 +80,9 @@ def _main(arguments: Sequence[str]) -> int:
     except OSError as error:
         if "--debug" in arguments:
             raise
-        where = error.filename or "a file"
         print_error_line(
-            f"error: {where}: {error.strerror or error}: free space or choose another folder, then "
-            "run the same command again; earlier checkpoints are kept"
+            f"error: {error.filename or 'a file'}: {error.strerror or error}: free space or choose "
+            "another folder, then run the same command again; earlier checkpoints are kept"
         )
         return 2
     except jax.errors.JaxRuntimeError as error:
@@ -133,26 +132,10 @@ def run(
     from diffjax.experiment.paths import located
     from diffjax.experiment.schema import check, complete, kind
 
-    if mode not in list(MODES):
-        raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
-    if mode in ONE_PROCESS and processes.is_multiprocess():
-        raise UserError(f"--mode={mode} runs in a single process: start only one")
-    if profile and mode != "train":
-        raise UserError(f"--profile is only for --mode=train, not --mode={mode}: remove it")
-    if out is not None and mode not in TO_OUT:
-        raise UserError(f"--out is only for --mode={', '.join(TO_OUT)}, not {mode}: remove it")
-    if export_format is not None and mode != "export":
-        raise UserError(f"--format is only for --mode=export, not --mode={mode}: remove it")
-    if export_format not in (None, *FORMATS):
-        raise UserError(f"format {export_format!r}: expected one of {', '.join(FORMATS)}")
+    check_mode(mode, profile=profile, out=out, export_format=export_format)
     config = complete(config)
     check(config)
-    modes, instead = MODES_OF.get(kind(config), (MODES, ""))
-    if mode not in modes:
-        raise UserError(
-            f"--mode={mode} is for diffusion models, and this config is of {kind(config)}: "
-            f"expected one of {', '.join(modes)}; {instead}"
-        )
+    check_kind(mode, kind(config))
     if mode not in ("report", "plan", "config"):
         use_compilation_cache()
     workdir = expanded(workdir, name="workdir")

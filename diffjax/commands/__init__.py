@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffjax.distributed import processes
+from diffjax.errors import UserError
+
 # mode -> description for --help. Each mode is the module of its name.
 MODES = {
     "train": "train, or resume where the last run stopped",
@@ -73,3 +76,31 @@ def command(mode: str) -> Callable[[Request], int]:
     """The function of a mode, imported on first use."""
     run: Callable[[Request], int] = importlib.import_module(f"diffjax.commands.{mode}").run
     return run
+
+
+def check_mode(
+    mode: str, *, profile: bool, out: str | Path | None, export_format: str | None
+) -> None:
+    """Raises UserError for an unknown mode or format, or a flag of another mode."""
+    if mode not in list(MODES):
+        raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if mode in ONE_PROCESS and processes.is_multiprocess():
+        raise UserError(f"--mode={mode} runs in a single process: start only one")
+    if profile and mode != "train":
+        raise UserError(f"--profile is only for --mode=train, not --mode={mode}: remove it")
+    if out is not None and mode not in TO_OUT:
+        raise UserError(f"--out is only for --mode={', '.join(TO_OUT)}, not {mode}: remove it")
+    if export_format is not None and mode != "export":
+        raise UserError(f"--format is only for --mode=export, not --mode={mode}: remove it")
+    if export_format not in (None, *FORMATS):
+        raise UserError(f"format {export_format!r}: expected one of {', '.join(FORMATS)}")
+
+
+def check_kind(mode: str, kind: str) -> None:
+    """Raises UserError for a mode that a config's kind, such as "a GAN", does not have."""
+    modes, instead = MODES_OF.get(kind, (MODES, ""))
+    if mode not in modes:
+        raise UserError(
+            f"--mode={mode} is for diffusion models, and this config is of {kind}: "
+            f"expected one of {', '.join(modes)}; {instead}"
+        )
