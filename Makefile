@@ -103,7 +103,7 @@ lint: $(VENV)/installed-$(EXTRAS)
 # Warnings are errors: broken links within the manual, names that do not exist, cells that fail.
 docs:
 	@$(MAKE) --no-print-directory VENV=$(DOCS_VENV) EXTRAS=docs $(DOCS_VENV)/installed-docs
-	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -d build/docs/doctrees docs build/docs/html
+	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -j auto -d build/docs/doctrees docs build/docs/html
 	@echo "The manual: build/docs/html/index.html"
 
 clean:

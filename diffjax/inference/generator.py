@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ class Generator:
 
     def of(
         self, choice: Choice = OPEN, *, seed: int | None = None, level: float | None = None
-    ) -> "Generator":
+    ) -> Self:
         """A generator with other conditions and the same compiled programs.
 
         Args:
@@ -90,7 +90,7 @@ class Generator:
             other._seed = seed
         return other
 
-    def at_size(self, size: tuple[int, int], choice: Choice = OPEN) -> "Generator":
+    def at_size(self, size: tuple[int, int], choice: Choice = OPEN) -> Self:
         """A generator of images of another height and width, for a network that takes any size.
 
         Args:
@@ -109,7 +109,7 @@ class Generator:
         other._compiled = {}
         return other
 
-    def around(self, network: Network) -> "Generator":
+    def around(self, network: Network) -> Self:
         """A generator with another network."""
         other = copy.copy(self)
         other._network, other._compiled = network, {}

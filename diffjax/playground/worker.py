@@ -8,14 +8,14 @@ begun never does.
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections import abc
 from typing import Any
 
 from diffjax.errors import UserError
 
 Event = dict[str, Any]
-Report = Callable[[Event], None]
-Work = Callable[[Report], None]
+Report = abc.Callable[[Event], None]
+Work = abc.Callable[[Report], None]
 
 MOST_WAITING = 16
 
@@ -54,8 +54,8 @@ class Job:
             self._events.put(event)
 
     def events(
-        self, alive: Callable[[], bool], *, seconds: float = 0.2
-    ) -> Generator[Event, None, None]:
+        self, alive: abc.Callable[[], bool], *, seconds: float = 0.2
+    ) -> abc.Generator[Event, None, None]:
         """The events, as they come; cancels the job where `alive` is no longer true.
 
         Args:
