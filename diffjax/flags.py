@@ -111,7 +111,7 @@ def help_text(about: str) -> str:
         "  --config: Config file; file.py:variant for a variant.\n"
         "  --config.key.name=value: Overrides a config value.\n"
         "  --help=key.name: Explains a config key.\n"
-        "  --version: Prints the versions of diffjax and JAX.\n"
+        "  --version: Prints the versions of diffjax, JAX and Python.\n"
         f"{values.get_help(prefix='').strip(chr(10))}\n"
         f"  Modes:\n{modes}  Formats:\n{formats}"
     ).rstrip("\n")

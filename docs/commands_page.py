@@ -54,6 +54,7 @@ def _main() -> Iterator[str]:
     yield "| `--config` | | Config file; `file.py:variant` for a variant. |"
     yield "| `--config.KEY` | | Overrides a value; see [config keys](config.md). |"
     yield "| `--help` | | Prints the flags; `--help=KEY` explains a config key. |"
+    yield "| `--version` | | Prints the versions of diffjax, JAX and Python. |"
     values = absl_flags.FlagValues()
     flags._define_others(values)
     for name in sorted(values):

