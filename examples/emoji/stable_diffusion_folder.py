@@ -3,7 +3,8 @@
     python -m diffjax.main --config=examples/emoji/autoencoder.py:kl-tiny
     python -m diffjax.main --config=examples/emoji/autoencoder.py:kl-tiny --mode=export \
         --format=diffusers --out=runs/emoji-sd/vae
-    python examples/emoji/stable_diffusion_folder.py --vae=runs/emoji-sd/vae --out=runs/emoji-sd/folder
+    python examples/emoji/stable_diffusion_folder.py --vae=runs/emoji-sd/vae \
+        --out=runs/emoji-sd/folder
     python -m diffjax.main --config=experiments/stable_diffusion.py --workdir=runs/emoji-sd/run \
         --config.model.folder=runs/emoji-sd/folder --config.data.name=folder:data/emoji \
         --config.train.learning_rate=1e-3 --config.train.batch_size=64 --config.train.steps=4800
