@@ -112,7 +112,7 @@ def ticks(low: float, high: float, *, most: int = 6, logarithmic: bool = False) 
     """At most about `most` round numbers from low to high.
 
     >>> ticks(0.0, 1200.0, most=5)
-    [0.0, 500.0, 1000.0]
+    [0.0, 250.0, 500.0, 750.0, 1000.0]
     >>> ticks(0.03, 2.0, logarithmic=True)
     [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
     """

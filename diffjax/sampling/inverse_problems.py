@@ -257,7 +257,8 @@ def pseudo_inverse(
 
     >>> import jax.numpy as jnp, diffjax as dj
     >>> flow, x_t = dj.schedules.rectified_flow(), jnp.array([[0.5, -0.5]])
-    >>> denoise, left = dj.denoisers.gaussian_denoiser(flow), dj.inverse_problems.masking([1, 0])
+    >>> denoise, mask = dj.denoisers.gaussian_denoiser(flow), jnp.array([1.0, 0.0])
+    >>> left = dj.inverse_problems.masking(mask)
     >>> options = dict(operator=left.apply, inverse=left.pseudo_inverse, y=jnp.array([[2.0, 0.0]]))
     >>> guided = dj.inverse_problems.pseudo_inverse(denoise, flow, **options)
     >>> print(guided(x_t, 0.5).x_0)  # what was measured, and the estimate as it was

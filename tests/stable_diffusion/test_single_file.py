@@ -250,7 +250,7 @@ def refused(pattern, path, **how):
 def test_what_a_file_does_not_tell(file_of, tmp_path):
     path, _, folder = file_of("sd21")
     refused("no vocabulary.*tokenizer=FOLDER", path)
-    refused('prediction="v_prediction"', path, tokenizer=folder / "tokenizer")
+    refused('prediction="epsilon" .*"v_prediction"', path, tokenizer=folder / "tokenizer")
     refused("prediction is 'v'", path, tokenizer=folder / "tokenizer", prediction="v")
     refused("found no folder", path, tokenizer=tmp_path / "none", prediction="epsilon")
     refused("leave out tokenizer", folder, tokenizer=folder / "tokenizer")
