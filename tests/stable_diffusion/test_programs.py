@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import diffjax
+from diffjax.experiment import network
 from diffjax.experiment.stable_diffusion import model_of
 from diffjax.inference.programs import onnx, stablehlo
 from diffjax.inference.programs.program import decoder, denoiser
@@ -16,6 +17,12 @@ INPUTS = {
     "sd15_inpaint": ["x_t", "t", "text_tokens", "map_values"],
     "sdxl": ["x_t", "t", "text_tokens", "text_pooled", "augmentation"],
 }
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator(monkeypatch):
+    """Its calls can't be exported; `--mode=export` sets config.model.kernels for that."""
+    monkeypatch.setitem(network.KERNELS, "auto", network.KERNELS["xla"])
 
 
 def programs_of(folder):
