@@ -58,7 +58,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
             raise UserError(
                 f"--port={port}: {reason}: choose another, or --port=0 for any that is free"
             ) from error

@@ -16,6 +16,7 @@ states tell the words and their order apart, which is what the U-Net's attention
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from diffjax.errors import UserError
@@ -45,13 +46,13 @@ def main() -> int:
         if not captions.is_file():
             raise UserError(f"found no {captions}: make it with python examples/emoji/fetch.py")
         texts = [json.loads(line)["text"] for line in captions.read_text().splitlines()]
-        tokens = given.out.with_name(f"{given.out.name}-tokenizer")
-        size = tokenizer_of(texts, tokens, size=2048)
-        ends = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
-        create(
-            given.out, unet_config=UNET, text_config={**TEXT, "vocab_size": size, **ends},
-            vae=given.vae, tokenizer=tokens,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as tokens:
+            size = tokenizer_of(texts, tokens, size=2048)
+            ends = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+            create(
+                given.out, unet_config=UNET, text_config={**TEXT, "vocab_size": size, **ends},
+                vae=given.vae, tokenizer=tokens,
+            )  # fmt: skip
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
