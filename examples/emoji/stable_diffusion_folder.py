@@ -23,7 +23,7 @@ from diffjax.errors import UserError
 from diffjax.stable_diffusion.create import create, tokenizer_of
 
 UNET = {
-    "sample_size": 16, "block_out_channels": [64, 128, 192], "layers_per_block": 1,
+    "sample_size": 16, "block_out_channels": [32, 64, 128], "layers_per_block": 1,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "cross_attention_dim": 192, "attention_head_dim": 4,
