@@ -40,10 +40,17 @@ def test_help(capsys):
     assert ended.value.code == 0 and "--workdir" in capsys.readouterr().out
 
 
+# The background jobs of a shell ignore the signal, and their children inherit that.
+HEARS_CTRL_C = """
+import signal, runpy
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("diffjax.playground", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_ctrl_c_ends_it_cleanly(tiny_run):
     process = subprocess.Popen(
-        [sys.executable, "-m", "diffjax.playground", f"--workdir={tiny_run}", "--port=0",
-         "--no-browser"],
+        [sys.executable, "-c", HEARS_CTRL_C, f"--workdir={tiny_run}", "--port=0", "--no-browser"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
     address = process.stdout.readline()
