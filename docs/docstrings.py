@@ -3,7 +3,7 @@
 The docstrings are plain text for the reader of a source file: equations and tables are indented
 blocks, code is in single backticks, arguments are in Google's sections. `restructured` makes of
 that what Sphinx expects, and `signature` takes a signature from the source, where an annotation is
-the name that a reader knows (`Data`) rather than what it stands for.
+the name that a reader knows (`Data`) rather than the type that it is an alias of.
 """
 
 import ast

@@ -170,14 +170,7 @@ def test_a_step_of_adapters_is_torchs(tiny, small, pictures, layers):
     batch = next(setup.batches())
     _, metrics = jax.jit(setup.train_step())(state, batch)
 
-    def key(name):
-        return rng.stream(2, name, 0)
-
-    indices = jnp.arange(4)
-    x_0, _ = setup.space.read(jax.tree.map(jnp.asarray, batch), key=key, indices=indices)
-    inputs = LossInputs(x_0, None, key, indices, 4, state.step)
-    draws = setup.objective.of_network(setup.network).draw(state.objective_state, inputs)
-    dropped = rng.per_example(key("label"), indices, lambda k: jax.random.bernoulli(k, 0.5))
+    x_0, draws, dropped = tiny.draws_of(setup, state, batch, seed=2)
     rows = next(data.batches(data.load(f"folder:{pictures}", image_size=16), batch_size=4, seed=2))
     captions = sorted(CAPTIONS)
     given = [

@@ -5,14 +5,13 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import diffjax
-from diffjax import data, rng
+from diffjax import data
 from diffjax.data import dreambooth
 from diffjax.errors import UserError
 from diffjax.experiment import kinds, plan_sampling
@@ -22,7 +21,6 @@ from diffjax.main import main
 from diffjax.stable_diffusion import learned_tokens
 from diffjax.stable_diffusion.folder import load_folder
 from diffjax.stable_diffusion.learned_tokens import Learned
-from diffjax.training.objective import LossInputs
 from tests.stable_diffusion.test_config import EXPERIMENT
 from tests.stable_diffusion.test_fine_tuning import cache, small, training
 
@@ -70,14 +68,7 @@ def test_a_step_is_torchs(tiny, small, toys):
     batch = next(setup.batches())
     _, metrics = jax.jit(setup.train_step())(state, batch)
 
-    def key(name):
-        return rng.stream(2, name, 0)
-
-    indices = jnp.arange(4)
-    x_0, _ = setup.space.read(jax.tree.map(jnp.asarray, batch), key=key, indices=indices)
-    inputs = LossInputs(x_0, None, key, indices, 4, state.step)
-    draws = setup.objective.of_network(setup.network).draw(state.objective_state, inputs)
-    dropped = rng.per_example(key("label"), indices, lambda k: jax.random.bernoulli(k, 0.5))
+    x_0, draws, dropped = tiny.draws_of(setup, state, batch, seed=2)
     assert 0 < dropped.sum() < 4
     rows = next(data.batches(setup.source, batch_size=4, seed=2))["caption"]
     captions = [setup.source.captions[row] for row in rows]

@@ -3,10 +3,15 @@
 import json
 
 import diffusers
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
 from tokenizers import pre_tokenizers
+
+from diffjax import rng
+from diffjax.training.objective import LossInputs
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = ["c a", "ca t</w>", "d o", "do g</w>", "r e", "re d</w>", "o n</w>", "a</w> c"]
@@ -134,3 +139,17 @@ def nhwc(tensor):
 
 def nchw(array):
     return torch.tensor(np.array(np.moveaxis(array, -1, 1)))
+
+
+def draws_of(setup, state, batch, *, seed):
+    """x_0, t and eps, and which captions are dropped, in a step of a run of this seed."""
+
+    def key(name):
+        return rng.stream(seed, name, 0)
+
+    indices = jnp.arange(setup.config.train.batch_size)
+    x_0, _ = setup.space.read(jax.tree.map(jnp.asarray, batch), key=key, indices=indices)
+    inputs = LossInputs(x_0, None, key, indices, len(indices), state.step)
+    draws = setup.objective.of_network(setup.network).draw(state.objective_state, inputs)
+    dropped = rng.per_example(key("label"), indices, lambda k: jax.random.bernoulli(k, 0.5))
+    return x_0, draws, dropped
