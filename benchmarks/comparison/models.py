@@ -60,6 +60,15 @@ MODELS = {
         likelihood="vlb",
         images=100,
     ),
+    "mean_flow": Model(
+        "diffusion in four steps",
+        (
+            Part(
+                "mean_flow", "experiments/fashion_mnist_mean_flow.py:quick",
+                flags=("--config.sample.steps=4",),
+            ),
+        ),
+    ),
     "latents": Model(
         "diffusion in latents",
         (

@@ -81,6 +81,7 @@ def test_the_page_has_medians_ranges_and_gaps(tmp_path):
         "one": [result(3.0, bits=2.9), result(1.0, bits=2.7), result(2.0, bits=2.8)],
         "two": [result(9.0)],
     }
+    results["one"][0]["training_seconds"] = results["one"][2]["training_seconds"] = 900.0
     pictures = {
         name: dict.fromkeys(("images", "neighbours"), np.zeros((12, 28, 28, 1), np.uint8))
         for name in results
