@@ -49,7 +49,7 @@ EXPLAINED = """
 * **training, sampling**: at a training's median rate, and the quickest of the seeds, since other
   work on the machine can only slow one down. Second-order gradients and convolutions with many
   small maps take a CPU longer than their FLOPs say. Diffusion in pixels takes 50 steps and in
-  latents 25, with guidance; in four steps, it is MeanFlow (Geng et al. 2025), trained from nothing.
+  latents 40, with guidance; in four steps, it is MeanFlow (Geng et al. 2025), trained from nothing.
 
 ![Ten samples of each model, one a class](comparison.png)
 
