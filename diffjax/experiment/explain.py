@@ -59,6 +59,7 @@ TABLES = {
     "pixelcnn.kernels": "network:KERNELS",
     "gan.loss": "gan:LOSSES",
     "gan.dtype": "backbones:DTYPES",
+    "gan.kernels": "network:KERNELS",
     "loss.reconstruction": "autoencoder_objective:DIFFERENCES",
     "loss.perceptual": "autoencoder_objective:PERCEPTUAL",
     "loss.adversarial": "autoencoder_objective:DISCRIMINATORS",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import optax
 
-from diffjax.accelerator import Kernels
 from diffjax.data.info import DataInfo
 from diffjax.experiment import optimisation, schema
 from diffjax.experiment.backbones import DTYPES
@@ -19,15 +18,14 @@ from diffjax.experiment.image_model import (
     generator,
     shape_and_conditions,
 )
+from diffjax.experiment.network import kernels as choose_kernels
 from diffjax.experiment.spec import from_table
 from diffjax.inference.gan import sample_images
 from diffjax.losses import adversarial
 from diffjax.models.gan import Discriminator, Generator
-from diffjax.models.ops import XLA
+from diffjax.models.ops import Ops
 from diffjax.training.adversarial_objective import AdversarialLoss, AdversarialObjective
 from diffjax.training.gc_pause import gc_disabled
-
-KERNELS = Kernels(XLA, "kernels: XLA's own, the only ones with second derivatives, as a GAN needs")
 
 
 def _r3gan(gamma: float = 0.1) -> AdversarialLoss:
@@ -57,21 +55,25 @@ def resolve_model(config: Any, about: DataInfo) -> ImageModel:
       UserError: data that are no images, of another size or without classes, or invalid values.
     """
     shape, conditions = shape_and_conditions(config, about)
-    objective = _objective(config, shape, conditions.num_classes)
+    kernels = choose_kernels(config.gan.kernels, key="gan.kernels")
+    objective = _objective(config, shape, conditions.num_classes, kernels.ops)
     draw = partial(sample_images, objective.generator, latent_size=config.gan.latent_size)
     draws = generator(config, draw, shape, conditions, stream="sample_latents")
     return ImageModel(
-        config, about, KERNELS, conditions, objective.generator, objective.init_params, draws
+        config, about, kernels, conditions, objective.generator, objective.init_params, draws
     )
 
 
-def _objective(config: Any, shape: tuple[int, int, int], num_classes: int) -> AdversarialObjective:
+def _objective(
+    config: Any, shape: tuple[int, int, int], num_classes: int, ops: Ops
+) -> AdversarialObjective:
     c = config.gan
     common: dict[str, Any] = {
         "num_classes": num_classes,
         "channels": tuple(c.channels),
         "blocks": c.blocks,
         "dtype": from_table(c.dtype, DTYPES, key="gan.dtype"),
+        "ops": ops,
     }
     return AdversarialObjective(
         Generator(shape, **common),
@@ -89,7 +91,8 @@ class AdversarialTraining(ImageModelTask):
     def objective(self) -> AdversarialObjective:
         """The losses of both networks."""
         height, width, channels = self.about.shape
-        return _objective(self.config, (height, width, channels), self.conditions.num_classes)
+        shape, classes = (height, width, channels), self.conditions.num_classes
+        return _objective(self.config, shape, classes, self.kernels.ops)
 
     @property
     def objective_optimizer(self) -> optax.GradientTransformation:

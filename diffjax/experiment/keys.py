@@ -324,6 +324,7 @@ GAN: Mapping[str, Key] = {
     ),
     "gan.class_conditional": Key(SWITCH, True, "whether the networks take the class"),
     "gan.dtype": Key(SPEC, "float32", "compute type: float32 or bfloat16"),
+    "gan.kernels": Key(SPEC, "auto", "backend of convolutions: auto, onednn, xla"),
     **_TRAIN,
     "train.optimizer": _TRAIN["train.optimizer"]._replace(default="adam(b1=0.0, b2=0.99)"),
     "train.learning_rate": _TRAIN["train.learning_rate"]._replace(default=2e-4),

@@ -3,8 +3,7 @@
 Huang et al. 2024, section 3: leaky ReLU; a block's last kernel starts at zero, so that no sum grows
 with the depth (Fixup; Zhang et al. 2019). Means of 2x2 pixels and nearest neighbours change the
 resolution. The class is embedded: next to z in the generator, as a direction of the features in the
-discriminator (projection; Miyato & Koyama 2018, equation 3). XLA's kernels alone: gradient
-penalties need second derivatives.
+discriminator (projection; Miyato & Koyama 2018, equation 3).
 """
 
 import math
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 
 from diffjax.errors import UserError
 from diffjax.models.blocks import Conv3x3, Dense, average_pool, nearest
+from diffjax.models.ops import XLA, Ops
 from diffjax.types import Array, Dtype
 
 
@@ -34,13 +34,13 @@ def coarsest(height: int, width: int, levels: int) -> tuple[int, int]:
 _of_classes: Any = partial(nn.Embed, embedding_init=nn.initializers.normal(1.0))
 
 
-def _blocks(h: Array, features: int, count: int, dtype: Dtype, zero: bool = True) -> Array:
+def _blocks(h: Array, features: int, count: int, zero: bool = True, **common: Any) -> Array:
     """x + conv(act(conv(act(x)))), `count` times, after a linear map if x has other channels."""
     if h.shape[-1] != features:
-        h = Dense(features, dtype=dtype)(h)
+        h = Dense(features, **common)(h)
     for _ in range(count):
-        y = Conv3x3(features, dtype=dtype)(nn.leaky_relu(h, 0.2))
-        h = h + Conv3x3(features, zero=zero, dtype=dtype)(nn.leaky_relu(y, 0.2))
+        y = Conv3x3(features, **common)(nn.leaky_relu(h, 0.2))
+        h = h + Conv3x3(features, zero=zero, **common)(nn.leaky_relu(y, 0.2))
     return h
 
 
@@ -51,7 +51,7 @@ class Generator(nn.Module):
       shape: (H, W, C) of the images.
       num_classes: 0 for a network without classes.
       channels: of each level, the first one of the images' resolution.
-      blocks, dtype: residual blocks per level; compute type.
+      blocks, dtype, ops: residual blocks per level; compute type; kernel implementations.
     """
 
     shape: tuple[int, int, int]
@@ -59,6 +59,7 @@ class Generator(nn.Module):
     channels: tuple[int, ...] = (48, 96, 192)
     blocks: int = 1
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
 
     @nn.compact
     def __call__(self, z: Array, label: Array | None = None) -> Array:
@@ -67,16 +68,17 @@ class Generator(nn.Module):
         Images in [-1, 1], which is learned: a tanh that saturates passes no gradient.
         """
         height, width, channels = self.shape
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         size = coarsest(height, width, len(self.channels))
         if label is not None:
             z = jnp.concatenate([z, _of_classes(self.num_classes, z.shape[-1])(label)], axis=-1)
-        h = Dense(math.prod(size) * self.channels[-1], dtype=self.dtype)(z)
+        h = Dense(math.prod(size) * self.channels[-1], **common)(z)
         h = h.reshape(-1, *size, self.channels[-1])
         for level, features in enumerate(reversed(self.channels)):
             if level:
                 h = nearest(h, height=2 * h.shape[1], width=2 * h.shape[2])
-            h = _blocks(h, features, self.blocks, self.dtype)
-        h = Conv3x3(channels, dtype=self.dtype)(nn.leaky_relu(h, 0.2))
+            h = _blocks(h, features, self.blocks, **common)
+        h = Conv3x3(channels, **common)(nn.leaky_relu(h, 0.2))
         return h.astype(jnp.float32)
 
 
@@ -90,16 +92,18 @@ class Discriminator(nn.Module):
     channels: tuple[int, ...] = (48, 96, 192)
     blocks: int = 1
     dtype: Dtype = jnp.float32
+    ops: Ops = XLA
     zero: bool = True
 
     @nn.compact
     def __call__(self, x: Array, label: Array | None = None) -> Array:
         """x: (B, H, W, C) in [-1, 1], label: (B,) integers -> (B,) float32."""
+        common: dict[str, Any] = {"dtype": self.dtype, "ops": self.ops}
         size = coarsest(x.shape[1], x.shape[2], len(self.channels))
-        h = Conv3x3(self.channels[0], dtype=self.dtype)(x)
+        h = Conv3x3(self.channels[0], **common)(x)
         for level, features in enumerate(self.channels):
             h = average_pool(h) if level else h
-            h = _blocks(h, features, self.blocks, self.dtype, self.zero)
+            h = _blocks(h, features, self.blocks, self.zero, **common)
         h = nn.leaky_relu(h, 0.2).astype(jnp.float32)
         # A weight for each place and channel, as in R3GAN, instead of a matrix of all of them.
         init = nn.initializers.normal(math.prod(size) ** -0.5)

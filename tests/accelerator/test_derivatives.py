@@ -14,7 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
 
 from diffjax.accelerator.ops import NATIVE
+from diffjax.losses import adversarial
 from diffjax.models import UNet, remat
+from diffjax.models.gan import Discriminator
 from diffjax.models.ops import XLA, Ops
 from tests.accelerator.closeness import BOUNDS, error, normal
 from tests.weights import normal_like
@@ -365,3 +367,19 @@ def test_a_mean_flows_gradient_is_that_of_xla_and_computes_only_what_it_needs(st
     assert (
         _native_calls(fused) == _native_calls(split) == plain | {"convolution_forward": 2 * layers}
     )
+
+
+def test_a_gradient_penaltys_gradient_is_that_of_xla() -> None:
+    network, x = Discriminator(channels=(8, 12), zero=False), normal(1, 6, 8, 8, 1)
+    params = normal_like(jax.eval_shape(network.init, jax.random.key(0), x)["params"], scale=0.3)
+
+    def gradient(ops: Ops) -> Any:
+        def penalty(params: Any) -> jax.Array:
+            logits_of = functools.partial(network.clone(ops=ops).apply, {"params": params})
+            return adversarial.gradient_penalty(logits_of, x)[1].mean()  # type: ignore[arg-type]
+
+        return jax.jit(jax.grad(penalty))(params)
+
+    ours, reference = gradient(NATIVE), gradient(XLA)
+    for layer in ("Conv3x3_0", "Conv3x3_4", "Dense_1"):
+        assert error(ours[layer]["kernel"], reference[layer]["kernel"]) < 1e-4
