@@ -40,7 +40,8 @@ class AdversarialObjective(NamedTuple):
       generator, discriminator: the networks.
       latent_size: Z of z, (B, Z).
       loss: what they are trained on.
-      spectral_norm: whether the discriminator's kernels have spectral norm 1.
+      spectral_norm: whether the discriminator's kernels have spectral norm 1, all but the weights
+        of places before its last layer.
     """
 
     generator: Generator
@@ -116,7 +117,10 @@ class AdversarialObjective(NamedTuple):
         """The discriminator's parameters as they are used, and the next history."""
         if not self.spectral_norm:
             return params, history
-        return adversarial.spectral_norm(params, history)
+        normed, history = adversarial.spectral_norm(params, history)
+        # The weights of places are free, a learned scale of the logits (Miyato et al. 2018,
+        # appendix E): with norm 1, these stay within the hinge loss's margins of +-1.
+        return {**normed, "maps": params["maps"]}, history
 
     def _a_label(self, num_classes: int) -> Array | None:
         return jnp.zeros(1, jnp.int32) if num_classes else None
