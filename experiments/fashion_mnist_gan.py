@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.name = "fashion_mnist"
     config.train.update(steps=60_000, batch_size=128)
     if "tiny" in variant:
-        config.gan.update(channels=(16, 32, 64))
+        config.gan.update(channels=(16, 32, 64), loss="r3gan(gamma=1.0)")
         config.train.update(
             steps=2500, batch_size=32, learning_rate=5e-4, warmup_steps=100, ema_decay=0.995,
             log_every=50, sample_every=500,
