@@ -223,9 +223,12 @@ def _reconstruction(setup: Any, request: Request) -> int:
     from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction
     from diffjax.experiment.reconstructions import reconstructed
 
+    config = setup.config
+    labelled = len(setup.source.class_names) >= 2
+    by_classes = config.evaluate.features.strip() == "auto" and not labelled
+    network = None if by_classes else features(config, setup.source.class_names)
     step, frozen = restore_params(setup, request.workdir)
     folder = results_folder(request)
-    config = setup.config
 
     def reconstruct(images: Any) -> Any:
         return reconstructed(setup, frozen, images, batch_size=config.sample.batch_size)
@@ -237,6 +240,7 @@ def _reconstruction(setup: Any, request: Request) -> int:
         test=test,
         num_images=config.evaluate.num_samples,
         cache_dir=cache_folder() / "evaluation",
+        network=network,
         features=setup.objective.reconstruction_loss.features,
     )
     codes = setup.codes(frozen, test or setup.source)

@@ -1,10 +1,10 @@
 """Reconstruction quality of an autoencoder: PSNR, SSIM, and a Fréchet distance.
 
 The Fréchet distance is between features of reconstructed test images and of all training images; it
-is reported with that of the original test images, a lower bound to expect. For labelled images the
-features are those of the set's own classifier, as for samples (CFD). For sets without classes they
-are means over the last maps of the perceptual network that the autoencoder was trained with, which
-biases the distance in its favour: use it only to compare runs.
+is reported with that of the original test images, a lower bound to expect. The features are an
+embedding network's, as for samples. Without one they are, for labelled images, those of the set's
+own classifier (CFD), and for others means over the last maps of the perceptual network that the
+autoencoder was trained with, which biases the distance in its favour: use it only to compare runs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy.typing as npt
 from diffjax import arguments
 from diffjax.errors import UserError
 from diffjax.evaluation.classifier_features import classifier_for
-from diffjax.evaluation.feature_function import make_feature_function
+from diffjax.evaluation.feature_function import embedding_features, make_feature_function
 from diffjax.evaluation.frechet import FeatureStatistics, frechet_distance
 from diffjax.evaluation.labelled_images import LabelledImages, read_examples, read_in_order
 from diffjax.figures.image_grids import check_images
-from diffjax.models.classifier import FEATURES
+from diffjax.perceptual import EmbeddingNetwork
 from diffjax.progress import Bar
 
 Images = npt.NDArray[np.uint8]
@@ -83,6 +83,7 @@ def evaluate_reconstruction(
     test: LabelledImages | None,
     num_images: int,
     cache_dir: str | Path,
+    network: EmbeddingNetwork | None = None,
     features: Callable[[Any], Sequence[Any]] | None = None,
     log: Log = print,
 ) -> dict[str, Any]:
@@ -94,14 +95,16 @@ def evaluate_reconstruction(
       test: held-out images; None uses training images, as "split" reports.
       num_images: maximal number, drawn without replacement by a fixed seed.
       cache_dir: see `report.evaluate`.
+      network: whose features a distance is measured in; None for the choice by classes.
       features: images in [-1, 1] -> maps, for sets without classes; None for no distance there.
       log: called with lines of progress.
 
     Returns:
-      A dictionary serialisable as JSON: "images" and "split", the values of `similarity`, and for
-      labelled sets "classifier_frechet_distance" of the reconstructions against all training
-      images, "floor" of the original images, and "classifier_weights"; for others, with `features`,
-      "perceptual_frechet_distance" and "floor".
+      A dictionary serialisable as JSON: "images" and "split", the values of `similarity`, and the
+      distance of the reconstructions to all training images with "floor", that of the original
+      images. It is "embedding_frechet_distance" with a network, next to its "features";
+      "classifier_frechet_distance" for labelled sets, next to "classifier_weights"; and
+      "perceptual_frechet_distance" for others, with `features`.
     """
     source = train if test is None else test
     count = min(num_images, len(source))
@@ -114,64 +117,47 @@ def evaluate_reconstruction(
         **similarity(images, reconstructed),
     }
     log(f"PSNR {report['psnr']:.2f} dB of {count} {report['split']} images")
-    if len(train.class_names) < 2:
-        return (
-            report
-            if features is None
-            else report | _by_maps(features, train, images, reconstructed)
-        )
-    classifier = classifier_for(train, load_test=lambda: test, cache_dir=cache_dir, log=log)
-    features_and_classes = make_feature_function(classifier)
-
-    def statistics(some: Images) -> FeatureStatistics:
-        return FeatureStatistics.empty(FEATURES).update(features_and_classes(some)[0])
-
-    all_training = FeatureStatistics.empty(FEATURES)
+    if network is not None:
+        found = embedding_features(network, images.shape[1:])
+        what, of_images = "embedding", found.of_images
+        report["features"] = found.name
+    elif len(train.class_names) >= 2:
+        classifier = classifier_for(train, load_test=lambda: test, cache_dir=cache_dir, log=log)
+        what, of_images = "classifier", make_feature_function(classifier)
+        report["classifier_weights"] = classifier.weights_digest
+    elif features is not None:
+        what, of_images = "perceptual", _of_maps(features)
+    else:
+        return report
+    all_training = FeatureStatistics.empty(of_images(images[:1])[0].shape[1])
     with Bar("real images, train", len(train), log=log) as bar:
         for some, _ in read_in_order(train, BATCH):
-            all_training = all_training.update(features_and_classes(some)[0])
+            all_training = all_training.update(of_images(some)[0])
             bar(all_training.count)
+
+    def distance(some: Images) -> float:
+        statistics = FeatureStatistics.empty(all_training.mean.shape[0])
+        for start in range(0, len(some), BATCH):
+            statistics = statistics.update(of_images(some[start : start + BATCH])[0])
+        return frechet_distance(statistics, all_training)
+
     return report | {
-        "classifier_frechet_distance": frechet_distance(statistics(reconstructed), all_training),
-        "floor": frechet_distance(statistics(images), all_training),
-        "classifier_weights": classifier.weights_digest,
-    }
+        f"{what}_frechet_distance": distance(reconstructed), "floor": distance(images)
+    }  # fmt: skip
 
 
-def _by_maps(
-    features: Callable[[Any], Sequence[Any]],
-    train: LabelledImages,
-    images: Images,
-    reconstructed: Images,
-) -> dict[str, float]:
-    """The Fréchet distance in the means over a network's last maps."""
+def _of_maps(features: Callable[[Any], Sequence[Any]]) -> Callable[[Images], tuple[Any, None]]:
+    """uint8 images -> the means over a network's last maps, as a feature function."""
 
     @jax.jit
     def means(some: Any) -> Any:
         return features(some.astype(jnp.float32) / 127.5 - 1)[-1].mean((1, 2))
 
-    def add(statistics: FeatureStatistics | None, some: Images) -> FeatureStatistics:
+    def of_images(some: Images) -> tuple[Any, None]:
         filled = np.concatenate([some, np.repeat(some[:1], BATCH - len(some), axis=0)])
-        batch = np.asarray(means(filled))[: len(some)]
-        return (statistics or FeatureStatistics.empty(batch.shape[1])).update(batch)
+        return np.asarray(means(filled))[: len(some)], None
 
-    def statistics(some: Images) -> FeatureStatistics:
-        total = None
-        for start in range(0, len(some), BATCH):
-            total = add(total, some[start : start + BATCH])
-        assert total is not None
-        return total
-
-    all_training = None
-    with Bar("real images, train", len(train)) as bar:
-        for some, _ in read_in_order(train, BATCH):
-            all_training = add(all_training, some)
-            bar(all_training.count)
-    assert all_training is not None
-    return {
-        "perceptual_frechet_distance": frechet_distance(statistics(reconstructed), all_training),
-        "floor": frechet_distance(statistics(images), all_training),
-    }
+    return of_images
 
 
 def codebook_use(indices: npt.NDArray[np.integer[Any]], size: int) -> dict[str, float]:

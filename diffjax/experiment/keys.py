@@ -278,6 +278,12 @@ AUTOENCODER: Mapping[str, Key] = {
     "sample.batch_size": Key(whole(1), 250, "images per batch"),
     "sample.checkpoint": Key(CHECKPOINT, "latest", "checkpoint to reconstruct with"),
     "evaluate.num_samples": Key(whole(2), 10_000, "images that distances are computed from"),
+    "evaluate.features": Key(
+        SPEC,
+        "auto",
+        "what distances are measured in: auto (classifier for labelled sets, else the perceptual "
+        "network), classifier, efficientnet_lite0, inception(file='PATH')",
+    ),
 }
 _IMAGE_SAMPLES: Mapping[str, Key] = {
     "sample.count": Key(whole(1), 100, "number of samples"),

@@ -144,6 +144,7 @@ def _reconstruction(report: Mapping[str, Any]) -> str:
         "ssim": "SSIM",
         "l1": "L1 distance of pixels in [-1, 1]",
         "classifier_frechet_distance": "Fréchet distance (CFD) of reconstructions",
+        "embedding_frechet_distance": f"Fréchet distance ({report.get('features')})",
         "perceptual_frechet_distance": "Fréchet distance (perceptual network)",
         "floor": "the same of the original images",
         "codes_used": "share of the codes that are used",

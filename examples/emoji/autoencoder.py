@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.update(adversarial="patch(channels=64, layers=3)", adversarial_start=8000)
     config.train.update(steps=30_000, batch_size=64, learning_rate=2e-4, sample_every=1500)
     config.sample.update(count=32, batch_size=64)
-    config.evaluate.num_samples = 1000
+    config.evaluate.update(num_samples=1000, features="efficientnet_lite0")
     if variant:
         config.autoencoder.update(channels=48, multipliers=(1, 2), blocks=1, patch=2)
         config.loss.update(adversarial="patch(channels=32, layers=2)", adversarial_start=2500)

@@ -5,6 +5,7 @@ import pytest
 
 from diffjax.data import ArraySource
 from diffjax.evaluation.reconstruction import codebook_use, evaluate_reconstruction, similarity
+from diffjax.perceptual import EmbeddingNetwork
 
 IMAGES = np.random.default_rng(0).integers(20, 200, (6, 16, 16, 3)).astype(np.uint8)
 
@@ -49,6 +50,13 @@ def test_a_set_without_classes_has_no_frechet_distance(tmp_path):
         lambda x: x, train=source, test=None, num_images=6, cache_dir=tmp_path,
         features=lambda x: [x], log=said.append,
     )  # fmt: skip
+    network = EmbeddingNetwork("means", (), lambda params, x: x.mean((1, 2)), 3, "means")
+    embedded = evaluate_reconstruction(
+        lambda x: x // 2, train=source, test=None, num_images=6, cache_dir=tmp_path,
+        network=network, log=said.append,
+    )  # fmt: skip
+    assert embedded["features"] == "means" and embedded["floor"] == pytest.approx(0, abs=1e-6)
+    assert embedded["embedding_frechet_distance"] > 0.01
     assert with_features["perceptual_frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert report["images"] == 4 and report["split"] == "train"
     assert "classifier_frechet_distance" not in report and any("train" in line for line in said)
