@@ -60,7 +60,8 @@ def create(
       unet_config: fields of UNet2DConditionModel's config.json that differ from its defaults.
       text_config: likewise of CLIPTextModel's; its vocab_size must be the tokenizer's.
       vae: folder of a trained AutoencoderKL, as `--mode=export --format=diffusers` writes one.
-      tokenizer: folder with vocab.json and merges.txt.
+      tokenizer: folder with vocab.json and merges.txt; the number of tokens of a text becomes the
+        text encoder's max_position_embeddings.
       scheduler: scheduler_config.json.
       seed: of the random weights.
 
@@ -75,6 +76,7 @@ def create(
     with new_folder(out) as aside:
         for part, source in (("vae", vae), ("tokenizer", tokenizer)):
             _copy(expanded(source, name=part), aside / part)
+        _set_length(aside / "tokenizer", text_config.get("max_position_embeddings", 77))
         for part, config in (
             ("unet", {"_class_name": _PARTS["unet"], **unet_config}),
             ("text_encoder", {"model_type": "clip_text_model", **text_config}),
@@ -148,6 +150,13 @@ def _copy(source: Path, to: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file():
             shutil.copyfile(path, to / path.name)
+
+
+def _set_length(folder: Path, length: int) -> None:
+    """Makes transformers pad and cut texts to the text encoder's length."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.exists() else {"tokenizer_class": "CLIPTokenizer"}
+    write_json(path, {**config, "model_max_length": length})
 
 
 def _write_unet(folder: Path, key: Array) -> None:
