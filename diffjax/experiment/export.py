@@ -113,7 +113,7 @@ def _diffusers(config: Any, workdir: Path, out: Path) -> list[Path]:
             f"--format=diffusers is for models of config.model.folder, and config.model.name = "
             f"{config.model.name!r}: {_unfit(config)}: use --format=stablehlo or onnx"
         )
-    model, _, params = restored(config, workdir)
+    model, _, params = restored(config, workdir, dtype="float32")  # all parts of one type
     assert model.folder is not None
     return save(with_process(model.folder, model.diffusion), out, params=params)
 
@@ -140,7 +140,7 @@ def _original(config: Any, workdir: Path, out: Path) -> list[Path]:
         raise UserError(
             "--format=original is for networks of config.model.folder: use another --format"
         )
-    model, _, params = restored(config, workdir)
+    model, _, params = restored(config, workdir, dtype="float32")  # all parts of one type
     assert model.folder is not None
     with new_folder(out) as aside:
         save_file.save_file(
