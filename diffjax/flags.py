@@ -2,7 +2,7 @@
 
 The file's folder is added to sys.path, so that a config can import modules next to it.
 ml_collections applies `--config.key=value` to the completed config; the overrides are checked here
-first, for one-line error messages.
+first, for one-line error messages. In place of a file, --config takes the folder of a run.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from diffjax.commands import FORMATS, MODES
 from diffjax.distributed.processes import CLUSTERS, SINGLE_PROCESS, ProcessAddress
 from diffjax.errors import UserError
+from diffjax.experiment.run import stored_config
 from diffjax.experiment.schema import complete
 from diffjax.experiment.spec import add_to_path
 from diffjax.files import expanded
@@ -43,14 +44,17 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """Reads the flags that follow the program's name.
 
     The workdir is runs/<name> by default, where the name is the config file's, with -variant for
-    file.py:variant. No flag is defined outside this call.
+    file.py:variant; with --config=<folder of a run>, which has the run's config, it is that folder.
+    No flag is defined outside this call.
 
     Raises:
       UserError: no config or an unreadable one, an unknown flag or key, a value of the wrong type.
     """
     flag = _config_flag(arguments)
     path, _, variant = flag.partition(":")
-    config = _completed(_load(expanded(path), variant), arguments)
+    run = expanded(flag) if os.path.isdir(expanded(flag)) else None
+    loaded = _load(expanded(path), variant) if run is None else _of_run(run)
+    config = _completed(loaded, arguments)
     _check_overrides(arguments, config)
 
     values = flags.FlagValues()
@@ -66,12 +70,13 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: write --name=value")
     name = f"{Path(path).stem}-{variant}" if variant else Path(path).stem
+    default = run or Path("runs") / name
     if values.workdir == "":  # most likely an unset shell variable
-        raise UserError(f"--workdir= is empty: give a folder, or omit it for runs/{name}")
+        raise UserError(f"--workdir= is empty: give a folder, or omit it for {default}")
     for flag, folder in (("workdir", values.workdir), ("out", values.out)):
         if "\0" in (folder or ""):
             raise UserError(f"--{flag}={folder}: no path has a null character: give another name")
-    workdir = expanded(values.workdir) if values.workdir else Path("runs") / name
+    workdir = expanded(values.workdir) if values.workdir else default
     if values.out == "":
         raise UserError("--out= is empty: give a new folder")
     out = expanded(values.out) if values.out else None
@@ -108,7 +113,7 @@ def help_text(about: str) -> str:
     )
     return (
         f"{about}\n"
-        "  --config: Config file; file.py:variant for a variant.\n"
+        "  --config: Config file; file.py:variant for a variant; or the workdir of a run.\n"
         "  --config.key.name=value: Overrides a config value.\n"
         "  --help=key.name: Explains a config key.\n"
         "  --version: Prints the versions of diffjax, JAX and Python.\n"
@@ -210,6 +215,16 @@ def _completed(config: Any, arguments: Sequence[str]) -> Any:
         kept = {k: v for k, v in model.items() if k == "class_conditional"}
         config.model = ConfigDict({"name": now, **kept})
     return complete(config)
+
+
+def _of_run(folder: Path) -> Any:
+    config = stored_config(folder)
+    if config is None:
+        raise UserError(
+            f"--config={folder} is a folder without a run: give a config file, for example "
+            f"{EXAMPLE}, or the workdir of a run"
+        )
+    return config
 
 
 def _load(path: Path, variant: str) -> Any:

@@ -51,7 +51,7 @@ def _main() -> Iterator[str]:
     yield "128 + the signal that ended a training, which was saved.\n"
     yield "### Flags\n"
     yield "| flag | default | is |\n| --- | --- | --- |"
-    yield "| `--config` | | Config file; `file.py:variant` for a variant. |"
+    yield "| `--config` | | Config file; `file.py:variant` for a variant; or a run's workdir. |"
     yield "| `--config.KEY` | | Overrides a value; see [config keys](config.md). |"
     yield "| `--help` | | Prints the flags; `--help=KEY` explains a config key. |"
     yield "| `--version` | | Prints the versions of diffjax, JAX and Python. |"

@@ -100,11 +100,21 @@ def test_code_is_python(page, code):
     ast.parse(code)
 
 
+def by_file(page, command):
+    """A command with the config file of its run, --config=runs/..., that the page trains."""
+    run = re.search(r"--config=(runs/\S+)", command)
+    if run is None:
+        return command
+    trained, *_ = [c for c in commands(page, "python -m diffjax.main") if f"dir={run[1]}" in c]
+    return command.replace(run[0], re.search(r"--config=\S+", trained)[0])
+
+
 @pytest.mark.parametrize(
     "page, command", everywhere(lambda p: commands(p, "python -m diffjax.main"))
 )
 def test_commands_parse(page, command, monkeypatch):
     monkeypatch.chdir(ROOT)
+    command = by_file(page, command)
     arguments = shlex.split(command.replace("FOLDER", "folder").replace("=FILE", f"={DIGITS}"))
     about = flags.help_wanted(arguments)
     if about:

@@ -128,8 +128,9 @@ def check(
         more = f" (and {len(other) - 1} more)" if other[1:] else ""
         raise UserError(
             f"--workdir={workdir} holds a run with config.{key} = {before.get(key)!r}, not "
-            f"{now.get(key)!r}{more}: use the config of that run, or start a new run, from its "
-            f"weights with another --workdir and --config.train.init_from={workdir}"
+            f"{now.get(key)!r}{more}: use the config of that run, --config={workdir}, or start a "
+            f"new run, from its weights with another --workdir and "
+            f"--config.train.init_from={workdir}"
         )
     check_identity(identity_of(workdir), identity, what=f"--workdir={workdir}")
     return True

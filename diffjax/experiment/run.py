@@ -23,6 +23,14 @@ STAGE_FIELDS = ("ema_params", "codebook", "scaling")
 
 
 def read_config(folder: Path) -> Any:
+    """`stored_config` for inference, which has no backward pass."""
+    config = stored_config(folder)
+    if config is not None and schema.is_diffusion(config) and not is_path(config.model.name):
+        config.model.remat = "none"
+    return config
+
+
+def stored_config(folder: Path) -> Any:
     """The complete config of a run, whose paths are where they are now; None if there is none.
 
     Raises:
@@ -36,10 +44,7 @@ def read_config(folder: Path) -> Any:
         schema.check(config)
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
-    config = located(config, folder, of_run=True)
-    if schema.is_diffusion(config) and not is_path(config.model.name):
-        config.model.remat = "none"  # inference has no backward pass
-    return config
+    return located(config, folder, of_run=True)
 
 
 class Owner(Protocol):

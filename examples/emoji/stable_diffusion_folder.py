@@ -7,7 +7,8 @@
         --out=runs/emoji-sd/folder
     python -m diffjax.main --config=experiments/stable_diffusion.py --workdir=runs/emoji-sd/run \
         --config.model.folder=runs/emoji-sd/folder --config.data.name=folder:data/emoji \
-        --config.train.learning_rate=1e-3 --config.train.batch_size=64 --config.train.steps=4800
+        --config.train.learning_rate=1e-3 --config.train.batch_size=64 --config.train.steps=9600 \
+        --config.train.ema_decay=0.998
 
 The tokens are learned from the captions of the training set. The text encoder stays as it is: its
 states tell the words and their order apart, which is what the U-Net's attention needs.
