@@ -6,7 +6,7 @@
 draws pictures without data; with --config.data.name=folder:PATH, images and captions, it trains.
 `:lora` trains adapters, `:dreambooth` a subject (--config.data.prompt="a sks dog") next to images
 of its class (--config.data.prior=PATH, prior_prompt="a dog"), `:textual_inversion` a new token, of
-images without captions. The rest is the folder's. Untrained.
+images without captions. The rest is the folder's. Trained on emoji: docs/stable_diffusion.md.
 """
 
 from ml_collections import ConfigDict
