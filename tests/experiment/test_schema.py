@@ -114,8 +114,8 @@ def test_experiments_are_what_they_were_when_each_wrote_down_every_key(name):
             stage = before["first_stage"]["workdir"]
             assert stage == f"runs/emoji_autoencoder{variant and '-tiny'}"
             before["first_stage"]["workdir"] = stage.replace("emoji_", "")
-            # A category of the table is a class by now, and "auto" would be a classifier's.
-            before["evaluate"]["features"] = "efficientnet_lite0"
+        # A category of the table is a class by now, and "auto" would be a classifier's.
+        before["evaluate"]["features"] = "efficientnet_lite0"
     get_config = runpy.run_path(str(path))["get_config"]
     made = schema.complete(get_config(variant) if variant else get_config())
     now = json.loads(json.dumps(made.to_dict()))
