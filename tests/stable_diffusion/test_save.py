@@ -329,6 +329,7 @@ def test_a_run_of_adapters_is_a_folder_with_them_merged_or_a_file_of_them(
         "--config.train.learning_rate=0.1", "--config.train.ema_decay=0.5",
         "--config.train.sample_every=10", "--config.model.lora=lora(rank=2, alpha=4.0)",
         "--config.sample.steps=2", "--config.sample.count=1", "--config.sample.batch_size=1",
+        "--config.model.dtype=float32",
     ]  # fmt: skip
     out = f"--out={tmp_path / 'early'}"
     assert command(*flags, out, "--format=lora") == 2
