@@ -110,7 +110,6 @@ def measure(workdir: Path, distance: Distance, *, samples: int, batch: int) -> d
         "milliseconds": cells[STEPS[-1]].milliseconds,
         "rate": rate,
         "images": config.train.steps * config.train.batch_size,
-        "minutes": config.train.steps * config.train.batch_size / rate / 60,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         "memory": max(peaks),
         "samples": cells[STEPS[-1]].images[:ROW],

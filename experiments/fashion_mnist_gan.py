@@ -5,8 +5,8 @@
     python -m diffjax.main --config=experiments/fashion_mnist_gan.py:hinge        the hinge loss
     python -m diffjax.main --config=experiments/fashion_mnist_gan.py:tiny-hinge
 
-By default both networks are trained on R3GAN's loss (Huang et al. 2024). No variant has been
-trained yet.
+By default both networks are trained on R3GAN's loss (Huang et al. 2024). tiny: CFD 3.8 after 7,173
+steps (benchmarks.comparison, one seed). The defaults have not been trained yet.
 """
 
 from ml_collections import ConfigDict

@@ -224,9 +224,10 @@ def _reconstruction(setup: Any, request: Request) -> int:
     from diffjax.experiment.reconstructions import reconstructed
 
     config = setup.config
-    labelled = len(setup.source.class_names) >= 2
-    by_classes = config.evaluate.features.strip() == "auto" and not labelled
-    network = None if by_classes else features(config, setup.source.class_names)
+    names = setup.source.class_names
+    # Without classes, "auto" is the perceptual network that the autoencoder was trained with.
+    is_perceptual = config.evaluate.features.strip() == "auto" and len(names) < 2
+    network = None if is_perceptual else features(config, names)
     step, frozen = restore_params(setup, request.workdir)
     folder = results_folder(request)
 

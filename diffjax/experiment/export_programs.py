@@ -78,10 +78,9 @@ def restored(config: Any, workdir: Path, **changes: str) -> tuple[Model, int, An
         )
     changed = _changed(config, changes)
     if any((workdir / "checkpoints").glob("[0-9]*")):
-        model = resolve_model(config, about_of(workdir, config))
+        model = resolve_model(changed, about_of(workdir, config))
         found = restore.read(model, workdir)
-        params = strategies.to_compute(fitted(model, found), config)
-        return resolve_model(changed, model.about), found.step, params
+        return model, found.step, strategies.to_compute(fitted(model, found), changed)
     if not model_folder.is_named(config):
         raise restore.untrained(workdir)
     model = resolve_model(changed, model_folder.about(config))

@@ -23,7 +23,7 @@ STAGE_FIELDS = ("ema_params", "codebook", "scaling")
 
 
 def read_config(folder: Path) -> Any:
-    """`stored_config` for inference, which has no backward pass."""
+    """`stored_config` without rematerialisation, as inference has no backward pass."""
     config = stored_config(folder)
     if config is not None and schema.is_diffusion(config) and not is_path(config.model.name):
         config.model.remat = "none"

@@ -340,6 +340,10 @@ def test_a_run_of_adapters_is_a_folder_with_them_merged_or_a_file_of_them(
         assert code == 0, capsys.readouterr().err
     trained = diffjax.load(tmp_path / "run").params
     same(load_folder(tmp_path / "diffusers").params, trained)
+    # Whatever the network computes in.
+    low = ["--config.model.dtype=bfloat16", f"--out={tmp_path / 'low'}", "--format=diffusers"]
+    assert command(*flags, *low) == 0
+    same(load_folder(tmp_path / "low").params, trained)
     place = ("down0_0_transformer", "self0_v", "kernel")
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_v.lora_{}.weight"
     with safe_open(tmp_path / "lora/pytorch_lora_weights.safetensors", framework="np") as file:
